@@ -1,0 +1,329 @@
+"""Images for the VAE and GAN families: rendered, CelebA, LFW or any folder of the user's own.
+
+Every set becomes one uint8 array (N, S, S, 3) in `<data_dir>/cache/<content_hash>_<S>.npy`, its rows ordered
+train, val, test, which training maps into memory.
+
+    splits = load("synthetic", "data/store", image_size=64)
+    splits.train                                        # uint8 (17000, 64, 64, 3)
+
+torch and torchvision are imported where they are used: checking, hashing and decoding need neither.
+Shapes: N images, S = image_size pixels, F factors.
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from data import DataError
+from data.image_files import decode_all, find, in_order, reason, write_whole
+
+if TYPE_CHECKING:
+    import torch
+
+PARTS = ("train", "val", "test")
+MIN_IMAGES = 32  # different ones; with fewer, val and test would hold one or two
+PIPELINE = 1  # part of every content hash: raise it when decoding, cropping or splitting changes
+LAYOUTS = {  # where a set's files lie under --data_dir: torchvision's own places
+    "celeba": "celeba/img_align_celeba/000001.jpg … 202599.jpg and, in celeba/, list_eval_partition.txt, "
+    "list_attr_celeba.txt, identity_CelebA.txt, list_bbox_celeba.txt, list_landmarks_align_celeba.txt",
+    "lfw": "lfw-py/lfw_funneled/<Person_Name>/<Person_Name>_0001.jpg … (13,233 images of 5,749 people)",
+}
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """A data set in its three parts, as copy-on-write maps of the cache: writing to them stays private."""
+
+    name: str  # short, for titles ('synthetic', 'faces')
+    content_hash: str  # 16 hex digits: what the images and their split are (not image_size, not paths)
+    train: torch.Tensor  # uint8 (N, S, S, 3), channels last, CPU
+    val: torch.Tensor
+    test: torch.Tensor
+    factor_names: tuple[str, ...] = ()
+    factors: dict[str, np.ndarray] | None = None  # part -> float32 (N, F), where the truth is known
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    content_hash: str
+    # fill(image_size, write) hands all rows in order to `write`; returns how many are train, val, test
+    fill: Callable[[int, Callable[[np.ndarray], Any]], list[int]]
+
+
+def fingerprint(dataset: str, data_dir: str) -> str:
+    """Content hash of a set without decoding it. Raises DataError where it is missing or holds no images."""
+    return _resolve(dataset, Path(data_dir)).content_hash
+
+
+def load(dataset: str, data_dir: str, image_size: int) -> ImageSplits:
+    """Load a named set or a folder as square images; the first call decodes, later ones map the cache.
+
+    Raises DataError for what is missing, unusable or cannot be cached.
+    """
+    import torch
+
+    name, content_hash, parts, _ = load_arrays(dataset, data_dir, image_size)
+    splits = {part: torch.from_numpy(rows) for part, rows in parts.items()}
+    if dataset != "synthetic":
+        return ImageSplits(name, content_hash, **splits)
+    from data import synthetic
+
+    truth = synthetic.sample_factors(0, np.arange(synthetic.N_IMAGES))
+    cuts = list(accumulate(len(rows) for rows in parts.values()))[:-1]
+    factors = dict(zip(PARTS, np.split(truth, cuts)))
+    return ImageSplits(name, content_hash, **splits, factor_names=synthetic.FACTOR_NAMES, factors=factors)
+
+
+def load_arrays(dataset: str, data_dir: str, image_size: int) -> tuple[str, str, dict[str, np.ndarray], Path]:
+    """As `load`, without torch: name, content hash, part -> uint8 (N, S, S, 3), path of the cache file."""
+    if image_size < 1:
+        raise DataError(f"--image_size={image_size}: must be at least 1 pixel")
+    source = _resolve(dataset, Path(data_dir))
+    path = Path(data_dir) / "cache" / f"{source.content_hash}_{image_size}.npy"
+    if (cached := _open_cache(path, image_size)) is None:
+        _build_cache(path, image_size, source.fill)
+        cached = _open_cache(path, image_size)
+    if cached is None:
+        raise DataError(f"the image cache {path} does not read back as it was written: is the disk in order?")
+    rows, counts = cached
+    parts = {part: rows[end - n : end] for part, n, end in zip(PARTS, counts, accumulate(counts))}
+    return source.name, source.content_hash, parts, path
+
+
+# ---- the sets ------------------------------------------------------------------------------------------
+
+
+def _resolve(dataset: str, data_dir: Path) -> _Source:
+    if dataset in NAMED_SETS:
+        return NAMED_SETS[dataset](data_dir)
+    path = os.path.expanduser(dataset)
+    if os.path.isdir(path):
+        return _folder(Path(path), data_dir)
+    if os.path.exists(path):
+        raise DataError(f"--dataset={dataset} is a file, not a folder of images (unpack an archive first)")
+    parent, known = os.path.dirname(path), list(NAMED_SETS)
+    if os.path.isdir(parent):  # a mistyped path: look among its neighbours too
+        known += [os.path.join(parent, name) for name in os.listdir(parent)]
+    close = [n for text in (path, path.lower()) for n in difflib.get_close_matches(text, known, n=1)]
+    raise DataError(
+        f"--dataset={dataset} is neither a named set ({', '.join(NAMED_SETS)}) nor an existing folder"
+        + (f"; did you mean {close[0]}?" if close else "")
+    )
+
+
+def _synthetic(data_dir: Path) -> _Source:
+    from data import synthetic
+
+    n = synthetic.N_IMAGES
+    counts = [n - n // 20 - n // 10, n // 20, n // 10]  # of 20,000: 17,000, 1,000, 2,000
+
+    def fill(image_size: int, write: Callable) -> list[int]:
+        if image_size not in synthetic.SIZES:
+            raise DataError(f"--image_size={image_size}: synthetic is rendered at one of {synthetic.SIZES}")
+        factors = synthetic.sample_factors(0, np.arange(n))
+        chunks = np.array_split(factors, max(1, n // 200))
+        with closing(
+            in_order(lambda f: synthetic.render(f, image_size), chunks, "rendering", batch=8)
+        ) as done:
+            for rows in done:
+                write(np.ascontiguousarray(rows))
+        return counts
+
+    return _Source("synthetic", _digest("synthetic", synthetic.VERSION, *counts), fill)
+
+
+def _celeba(data_dir: Path) -> _Source:
+    folder = data_dir / "celeba"
+    try:
+        partition = hashlib.sha256((folder / "list_eval_partition.txt").read_bytes()).hexdigest()
+    except OSError:
+        raise _missing("celeba", data_dir) from None
+    if not (folder / "img_align_celeba").is_dir():
+        raise _missing("celeba", data_dir, "lacks its folder img_align_celeba")
+
+    def fill(image_size: int, write: Callable) -> list[int]:
+        from torchvision.datasets import CelebA
+
+        try:  # torchvision checks the md5 sums of the annotation files
+            parts = [CelebA(data_dir, part, target_type=[]).filename for part in ("train", "valid", "test")]
+        except (RuntimeError, OSError, ValueError) as e:
+            raise _missing("celeba", data_dir, f"is incomplete or damaged ({reason(e)})") from None
+        return _fill_parts("celeba", data_dir, folder / "img_align_celeba", parts, image_size, write)
+
+    # Hashing 202,599 images would read 1.4 GB; the official partition names them.
+    return _Source("celeba", _digest("celeba", partition), fill)
+
+
+def _lfw(data_dir: Path) -> _Source:
+    # Only torchvision's layout: its LFWPeople insists on people.txt and lfw-names.txt, whose server is gone.
+    folder = data_dir / "lfw-py" / "lfw_funneled"
+    hashes, broken, _ = find(folder, data_dir / "cache")
+    hashes = {file: digest for file, digest in sorted(hashes.items()) if len(Path(file).parts) == 2}
+    if not hashes:
+        raise _missing("lfw", data_dir)
+    if broken:
+        raise _missing("lfw", data_dir, f"cannot be read ({_printable(broken[0][0])}: {broken[0][1]})")
+    people = Counter(Path(file).parts[0] for file in hashes)
+    part_of, before = {}, 0
+    # People in an arbitrary, fixed order; all of a person's images go where the first one falls.
+    for person in sorted(people, key=lambda name: hashlib.sha256(os.fsencode(name)).digest()):
+        part_of[person] = bisect.bisect([0.8 * len(hashes), 0.9 * len(hashes)], before)
+        before += people[person]
+    parts = [[file for file in hashes if part_of[Path(file).parts[0]] == part] for part in range(3)]
+    if not all(parts):
+        raise _missing("lfw", data_dir, f"is incomplete ({len(hashes)} images of {len(people)} people)")
+
+    def fill(image_size: int, write: Callable) -> list[int]:
+        return _fill_parts("lfw", data_dir, folder, parts, image_size, write)
+
+    return _Source("lfw", _digest("lfw", *(f"{file} {digest}" for file, digest in hashes.items())), fill)
+
+
+def _folder(folder: Path, data_dir: Path) -> _Source:
+    """The user's own images. Order and split follow from the files' bytes: renaming changes nothing."""
+    hashes, unreadable, others = find(folder, data_dir / "cache")
+    if not hashes:
+        raise DataError(
+            f"--dataset={folder}: no images found ({len(unreadable)} unreadable, {others} other files); "
+            "read by their ending: JPEG, PNG, WebP, GIF, BMP, TIFF and the other pixel formats of Pillow"
+        )
+    files = sorted(hashes, key=lambda file: (hashes[file], file))
+
+    def fill(image_size: int, write: Callable) -> list[int]:
+        broken, kept = list(unreadable), []
+        with closing(decode_all(folder, files, image_size)) as images:
+            for file, image in zip(files, images):
+                if isinstance(image, str):
+                    broken.append((file, image))
+                else:
+                    write(image)
+                    kept.append(hashes[file])
+        different = sorted(set(kept))
+        _tell(_title(folder), broken, others, copies=len(kept) - len(different))
+        if len(different) < MIN_IMAGES:
+            raise DataError(
+                f"--dataset={folder}: {len(files) + len(unreadable)} images found, {len(broken)} broken, "
+                f"{len(different)} different usable images left; at least {MIN_IMAGES} are needed"
+            )
+        tenth = len(different) // 10  # cut between different images: exact copies stay together
+        ends = [bisect.bisect_left(kept, different[-2 * tenth]), bisect.bisect_left(kept, different[-tenth])]
+        return [ends[0], ends[1] - ends[0], len(kept) - ends[1]]
+
+    return _Source(_title(folder), _digest("folder", *sorted(hashes.values())), fill)
+
+
+NAMED_SETS: dict[str, Callable[[Path], _Source]] = {"synthetic": _synthetic, "celeba": _celeba, "lfw": _lfw}
+
+
+def _fill_parts(
+    name: str, data_dir: Path, folder: Path, parts: list[list[str]], image_size: int, write: Callable
+) -> list[int]:
+    """Decode a published set. With a hole in it, it would be another set: a broken file is an error."""
+    files = [file for part in parts for file in part]
+    with closing(decode_all(folder, files, image_size)) as images:
+        for file, image in zip(files, images):
+            if isinstance(image, str):
+                raise _missing(name, data_dir, f"is incomplete or damaged ({_printable(file)}: {image})")
+            write(image)
+    return [len(part) for part in parts]
+
+
+def _missing(name: str, data_dir: Path, what: str = "is not there") -> DataError:
+    return DataError(
+        f"--dataset={name} {what}: get it with `python data/prepare.py {name} --data_dir={data_dir}`, or "
+        f"place by hand under {data_dir}: {LAYOUTS[name]}"
+    )
+
+
+def _digest(*parts: object) -> str:
+    text = "\n".join(map(str, (PIPELINE, *parts)))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _title(folder: Path) -> str:
+    return folder.resolve().name or "images"
+
+
+def _printable(file: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in file)  # names may hold line breaks and stray bytes
+
+
+def _tell(name: str, broken: list[tuple[str, str]], others: int, copies: int) -> None:
+    lines = [f"{name}: {len(broken)} broken files skipped"] if broken else []
+    lines += [f"  {_printable(file)}: {why}" for file, why in broken[:10]]
+    lines += [f"  … and {len(broken) - 10} more"] if len(broken) > 10 else []
+    lines += [f"{name}: {others} files skipped: hidden, or without an image's ending"] if others else []
+    lines += [f"{name}: {copies} exact copies; copies stay in one part of the split"] if copies else []
+    for line in lines:
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+# ---- the cache -----------------------------------------------------------------------------------------
+
+
+def _open_cache(path: Path, image_size: int) -> tuple[np.ndarray, list[int]] | None:
+    """Map the cache: rows (N, S, S, 3) and how many are train, val, test. None where missing or damaged."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        shape = (sum(about["counts"]), image_size, image_size, 3)
+        head = _header(shape)
+        with open(path, "rb") as f:
+            if f.read(len(head)) != head or os.fstat(f.fileno()).st_size != len(head) + int(np.prod(shape)):
+                return None
+        rows = np.memmap(path, np.uint8, mode="c", offset=len(head), shape=shape)
+        return (rows, about["counts"]) if _checksum(rows) == about["crc32"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _build_cache(path: Path, image_size: int, fill: Callable) -> None:
+    def write(f: io.BufferedWriter) -> dict[str, Any]:
+        # Rows go through write(), not a writable map: a map on a full disk dies of SIGBUS, without an error.
+        f.write(_header((0, image_size, image_size, 3)))
+        start = f.tell()
+        counts = fill(image_size, f.write)
+        shape = (sum(counts), image_size, image_size, 3)
+        f.seek(0)
+        f.write(_header(shape))  # numpy pads it: its length does not depend on N
+        assert f.tell() == start, f"the header is {f.tell()} bytes long, not {start}"
+        f.flush()
+        return {"counts": counts, "crc32": _checksum(np.memmap(f.name, np.uint8, "r", start, shape))}
+
+    try:
+        about = write_whole(path, write)
+        write_whole(path.with_suffix(".json"), lambda f: f.write(json.dumps(about).encode()))
+    except OSError as e:
+        raise DataError(
+            f"cannot write the image cache {path}: {reason(e)}; make room or choose another --data_dir"
+        ) from None
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+def _checksum(rows: np.ndarray) -> int:
+    """crc32 of up to 1,024 rows spread over the file: finds holes and mix-ups without reading all."""
+    crc = 0
+    for i in np.linspace(0, len(rows) - 1, min(len(rows), 1024)).astype(int):
+        crc = zlib.crc32(rows[i], crc)
+    return crc

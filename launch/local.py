@@ -1,0 +1,277 @@
+"""Run a W&B sweep YAML on this machine, without a server.
+
+    python launch/local.py sweeps/bvae.yaml
+    python launch/local.py sweeps/bvae.yaml --set steps=300 --set 'seed=[0, 1]' --name=quick
+
+The same command again goes on where it stopped: Ctrl-C once makes the workers save and stop.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+if not __package__:  # run as a script: import from this tree
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+from rich.live import Live
+from rich.table import Table
+
+from launch import collect, plan, report
+from launch.queue import DONE, Queue, Trial
+from launch.worker import last_line
+from research.common import lease as leases
+from research.common.commandline import EXIT_PREEMPTED, main
+from research.common.flags import UserError, console, escape
+
+REFRESH_S = 1.0
+MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Run a W&B sweep YAML on this machine, without a server."""
+
+    sweep: str
+    """the sweep's YAML file (may stand without --sweep=)"""
+    out: str = "runs"
+    """folder that holds the sweep folders"""
+    name: str | None = None
+    """name of the sweep's folder; default: that of the YAML file, with --set also a hash"""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """--set flag=value (or 'flag=[value, value]'): set a parameter of the sweep; repeatable"""
+    workers: int | None = None
+    """trials at the same time; default: one per visible GPU, else one per CPU core"""
+    runs_per_gpu: int = 1
+    """workers that share one GPU"""
+    threads: int | None = None
+    """CPU threads of each worker; default: the cores shared out, on GPUs torch's own choice"""
+    wandb: str | None = None
+    """online, offline or disabled, for each trial; default as in the scripts"""
+    retry: bool = False
+    """also run again the trials that failed"""
+    fresh: bool = False
+    """set an existing folder of this sweep aside and start anew"""
+    reuse: bool = False
+    """go on with an existing sweep's snapshot of the code although the code has changed since"""
+
+    def __post_init__(self):
+        for name in ("workers", "runs_per_gpu", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name}={value}: must be at least 1")
+        if self.wandb not in (None, "online", "offline", "disabled"):
+            raise UserError(f"--wandb={self.wandb}: must be one of online, offline, disabled")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a worker runs: its environment and its threads (None: torch's own choice)."""
+
+    env: dict[str, str]
+    threads: int | None
+
+
+def slots(flags: Flags) -> list[Slot]:
+    """One slot per worker: each visible GPU `runs_per_gpu` times, or the cores shared out."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        n = flags.workers or gpus * flags.runs_per_gpu
+        return [Slot({"CUDA_VISIBLE_DEVICES": visible[i % gpus]}, flags.threads) for i in range(n)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n = flags.workers or cores
+    threads = flags.threads or max(1, cores // n)
+    return [
+        Slot({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}, threads) for _ in range(n)
+    ]
+
+
+class Local:
+    """Workers on this machine, and what they are doing."""
+
+    def __init__(self, flags: Flags, sweep: plan.Sweep, queue: Queue):
+        self.flags, self.sweep, self.queue = flags, sweep, queue
+        self.slots = slots(flags)
+        self.workers: dict[int, subprocess.Popen] = {}
+        self.stops = self.restarts = 0
+        self.started = time.monotonic()
+        self.varied = _varied(queue.trials())
+        self.first_step: dict[str, tuple[int, float]] = {}
+
+    def start_worker(self, i: int) -> None:
+        slot = self.slots[i]
+        extra = [f"--threads={slot.threads}"] if slot.threads and "threads" not in self._parameters() else []
+        extra += [f"--wandb={self.flags.wandb}"] if self.flags.wandb else []
+        code = self.queue.folder / plan.CODE
+        command = [sys.executable, str(code / "launch" / "worker.py"), f"--sweep={self.queue.folder}"]
+        command += [
+            f"--program={self.sweep.program}",
+            f"--extra={' '.join(extra)}",
+            f"--parent={os.getpid()}",
+        ]
+        with open(self.queue.folder / f"worker-{i}.log", "ab") as log:
+            self.workers[i] = subprocess.Popen(
+                command, env=os.environ | slot.env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _parameters(self) -> dict[str, Any]:
+        return self.sweep.content["parameters"]
+
+    def stop(self, *_: object) -> None:
+        """Ctrl-C: the workers save and stop; the second time their training processes are killed."""
+        self.stops += 1
+        if self.stops == 1:
+            console.print("stopping: the workers save their runs (Ctrl-C again: kill them)")
+        for worker in self.workers.values():
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+
+    def run(self) -> None:
+        """Keep the workers going until nothing is open, and show what happens."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self.stop)
+        for i in range(min(len(self.slots), sum(1 for _ in self.queue.open_trials()))):
+            self.start_worker(i)
+        shown: dict[str, str] = {}
+        live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        with live or contextlib.nullcontext():
+            while any(worker.poll() is None for worker in self.workers.values()):
+                time.sleep(REFRESH_S)
+                self._replace_dead()
+                self._tell_changes(shown)
+                if live:
+                    live.update(self.view())
+        self._tell_changes(shown)
+
+    def _replace_dead(self) -> None:
+        for i, worker in list(self.workers.items()):
+            code = worker.poll()
+            if code not in (None, 0, EXIT_PREEMPTED) and not self.stops and self.restarts < MAX_RESTARTS:
+                self.restarts += 1
+                why = last_line(self.queue.folder / f"worker-{i}.log") if code > 0 else ""
+                console.print(
+                    f"[yellow]worker {i} ended with {code}[/] {escape(why)}; another takes its place"
+                )
+                self.start_worker(i)
+
+    def _tell_changes(self, shown: dict[str, str]) -> None:
+        """A line for every trial that starts or ends; for a failure, its last lines."""
+        for trial in self.queue.trials():
+            status = self.queue.status(trial)
+            now = status["status"]
+            before = shown.get(trial.key)
+            shown[trial.key] = now
+            if before == now or (before is None and now in (*DONE, "open", "failed", "preempted")):
+                continue
+            headline = f", {status['headline']:.5g}" if status.get("headline") is not None else ""
+            reason = f": {status['reason']}" if status.get("reason") else ""
+            console.print(f"{trial.index:04d}  {escape(self.label(trial))}  {now}{headline}{escape(reason)}")
+            if now == "failed":
+                log = self.queue.run_folder(trial) / "output.log"
+                for line in log.read_text(errors="replace").splitlines()[-8:] if log.exists() else ():
+                    console.print(f"      {escape(line)}", style="dim")
+
+    def label(self, trial: Trial) -> str:
+        return (
+            " ".join(f"{name}={trial.flags[name]}" for name in self.varied if name in trial.flags)
+            or trial.key
+        )
+
+    def view(self) -> Table:
+        """The live table: a row per trial that has started, what is open in the caption."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("trial", *self.varied, "status", "step", "headline", "examples/s", "left"):
+            table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+        trials = self.queue.trials()
+        counts: dict[str, int] = {}
+        rows = []
+        for trial in trials:
+            status = self.queue.status(trial)
+            state = self._state(trial, status)
+            counts[state] = counts.get(state, 0) + 1
+            if state != "open":
+                varied = [str(trial.flags.get(v)) for v in self.varied]
+                cells = [f"{trial.index:04d}", *varied, *self._cells(trial, status, state)]
+                rows.append((state != "running", cells))
+        for _, row in sorted(rows, key=lambda r: r[0])[: max(5, console.height - 6)]:
+            table.add_row(*row)
+        done = sum(counts.get(s, 0) for s in DONE)
+        minutes = (time.monotonic() - self.started) / 60
+        table.caption = f"{done} of {len(trials)} done, {counts.get('failed', 0)} failed, {minutes:.1f} min"
+        return table
+
+    def _state(self, trial: Trial, status: dict[str, Any]) -> str:
+        """'running' only while somebody holds the lease: a killed run's status still says so."""
+        if status["status"] != "running":
+            return status["status"]
+        n, info = leases.newest(self.queue.run_folder(trial))
+        return (
+            "interrupted"
+            if info and leases.Watch().stale(self.queue.run_folder(trial), n, info)
+            else "running"
+        )
+
+    def _cells(self, trial: Trial, status: dict[str, Any], state: str) -> list[str]:
+        folder = self.queue.run_folder(trial)
+        row, timed = _tail(folder / "metrics.jsonl"), _tail(folder / "time.jsonl")
+        step, steps = row.get("step", status.get("step") or 0), status.get("steps") or 0
+        headline = "" if status.get("headline") is None else f"{status['headline']:.5g}"
+        speed, left = "", ""
+        if state == "running" and "time/step_ms" in timed:
+            speed = f"{timed['time/examples_per_s']:.0f}"
+            left = f"{timed['time/step_ms'] * (steps - step) / 60000:.1f} min"
+        return [state, f"{step}/{steps}", headline, speed, left]
+
+
+def _tail(path: Path) -> dict[str, Any]:
+    """The last whole row of a .jsonl file, from its last 8 KB."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as f:
+        f.seek(max(0, f.seek(0, os.SEEK_END) - 8192))
+        return json.loads(f.read().rpartition(b"\n")[0].rpartition(b"\n")[2])
+    return {}
+
+
+def _varied(trials: list[Trial]) -> list[str]:
+    names = {name: None for trial in trials for name in trial.flags}
+    return [n for n in names if len({json.dumps(trial.flags.get(n)) for trial in trials}) > 1]
+
+
+def run(flags: Flags) -> None:
+    sweep = plan.read(flags.sweep, flags.set)
+    name = flags.name or sweep.path.stem
+    if flags.set and not flags.name:
+        name += "-" + hashlib.sha256(json.dumps(sweep.content, sort_keys=True).encode()).hexdigest()[:6]
+    folder = Path(flags.out) / name
+    queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse)
+    if flags.retry:
+        console.print(f"{queue.retry_failed(leases.Watch())} failed trials are open again")
+    local = Local(flags, sweep, queue)
+    n_open = sum(1 for _ in queue.open_trials())
+    console.print(f"[bold]{escape(str(folder))}[/]: {len(queue.trials())} trials, {n_open} of them open, "
+                  f"{len(local.slots)} workers; varied: {', '.join(local.varied) or 'nothing'}")  # fmt: skip
+    local.run()
+    results = collect.read_sweep(folder)
+    collect.print_table(collect.table(results), console)
+    console.print(f"report: {escape(str(report.write_report(folder)))}")
+    states = [queue.status(trial)["status"] for trial in queue.trials()]
+    if any(state == "failed" for state in states):
+        console.print("some trials failed; --retry runs them again")
+        sys.exit(1)
+    if any(state not in DONE for state in states):
+        console.print("stopped before the end; the same command goes on")
+        sys.exit(EXIT_PREEMPTED)
+
+
+if __name__ == "__main__":
+    main(Flags, run, positional="sweep")

@@ -1,0 +1,199 @@
+"""From a sweep YAML to a sweep folder: read, check every point against the flags, freeze, snapshot."""
+
+import dataclasses
+import difflib
+import importlib
+import os
+import shutil
+import time
+import typing
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from launch.queue import Queue, as_args, points
+from research.common import lease as leases
+from research.common import provenance
+from research.common.commandline import parse
+from research.common.files import read_json, write_bytes, write_json
+from research.common.flags import UserError, console, escape, run_key
+
+CODE = "code"  # the snapshot's folder inside the sweep folder
+COPIED = ("research", "data", "launch")
+LISTED = 20  # a refusal shows at most so many lines of a changed YAML
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep YAML as read: its text (with the header), its content, and the script's module."""
+
+    path: Path
+    text: str
+    content: dict[str, Any]
+    module: ModuleType
+
+    @property
+    def program(self) -> str:
+        return self.content["program"]
+
+    @property
+    def family(self) -> str:
+        return Path(self.program).stem
+
+
+def read(path: str, changes: tuple[str, ...] = ()) -> Sweep:
+    """Read a W&B sweep YAML and apply `--set flag=value` to its parameters. Raises UserError, one line."""
+    try:
+        text = Path(path).read_text()
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"--sweep={path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--sweep={path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
+        raise UserError(f"--sweep={path}: not a W&B sweep; it needs program, method and parameters")
+    program = content.get("program")
+    if not isinstance(program, str) or not (provenance.ROOT / program).is_file():
+        raise UserError(f"--sweep={path}: program: {program} is no script like research/bvae_faces.py")
+    method = content.get("method")
+    if method not in ("grid", "random"):
+        raise UserError(f"--sweep={path}: method: {method} is not run here; allowed: grid, random")
+    if method == "random" and not isinstance(content.get("run_cap"), int):
+        raise UserError(f"--sweep={path}: a random sweep needs run_cap, the number of its trials")
+    module = importlib.import_module(program.removesuffix(".py").replace("/", "."))
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise UserError(f"--set={change}: written as --set flag=value, or --set 'flag=[value, value]'")
+        value = yaml.safe_load(value)
+        content["parameters"][name] = {"values": value} if isinstance(value, list) else {"value": value}
+    flags = typing.get_type_hints(module.Config)
+    for name in content["parameters"]:
+        if name not in flags:
+            near = difflib.get_close_matches(name, flags, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"--sweep={path}: parameter {name} is no flag of {program}{hint}")
+    if changes:
+        header = "".join(line + "\n" for line in text.split("\n") if line.startswith("#"))
+        text = header + f"# with {', '.join(changes)}\n" + yaml.safe_dump(content, sort_keys=False)
+    return Sweep(Path(path), text, content, module)
+
+
+def flags_of(sweep: Sweep, flags: dict[str, Any]) -> Any:
+    """The script's Config at one point, through its real parser. Raises UserError."""
+    try:
+        return parse(sweep.module.Config, as_args(flags))
+    except UserError as error:
+        raise UserError(f"--sweep={sweep.path}: {error}") from None
+
+
+def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool) -> Queue:
+    """Make or find the sweep folder of `sweep`, with its snapshot and all its trials.
+
+    Raises UserError when the folder holds another sweep (a grid may grow), or this one made by other code and
+    neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
+    """
+    planned = _points(sweep, [])  # refused before anything is written
+    configs = [flags_of(sweep, point) for point in planned]
+    # made or decoded here once, so that the workers find it in the cache
+    by_data = {_data_flags(cfg): cfg for cfg in configs}
+    data_hashes = {key: sweep.module.load_data(cfg).content_hash for key, cfg in by_data.items()}
+    if fresh and folder.exists():
+        _set_aside(folder)
+    source = provenance.source_hash(sweep.family)
+    kept = read_json(folder / CODE / provenance.SNAPSHOT)
+    if kept and kept["source"] != source and not reuse:
+        raise UserError(
+            f"{folder} was started with other code ({kept['source']}, now {source}): --fresh sets it aside "
+            "and starts anew, --reuse goes on with its own snapshot of the code"
+        )
+    frozen = folder / "sweep.yaml"
+    if frozen.exists():
+        _refuse_other(sweep, frozen, planned)
+    folder.mkdir(parents=True, exist_ok=True)
+    _snapshot(folder, source)
+    write_bytes(frozen, sweep.text.encode())
+    queue = Queue(folder)
+    for point in _points(sweep, [trial.flags for trial in queue.trials()]):
+        cfg = flags_of(sweep, point)
+        queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hashes[_data_flags(cfg)]))
+    return queue
+
+
+def _points(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
+        try:
+            return list(points(sweep.content, taken))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"--sweep={sweep.path}: {' '.join(str(error).split())}") from None
+
+
+def _data_flags(cfg: Any) -> tuple[Any, ...]:
+    return cfg.dataset, cfg.data_dir, getattr(cfg, "image_size", None)
+
+
+def _refuse_other(sweep: Sweep, frozen: Path, planned: list[dict[str, Any]]) -> None:
+    """Only a grid may change, and only grow; comments may change."""
+    old = yaml.safe_load(frozen.read_text())
+    if old == sweep.content:
+        return
+    rest = {k: v for k, v in old.items() if k != "parameters"}
+    same_rest = rest == {k: v for k, v in sweep.content.items() if k != "parameters"}
+    if same_rest and sweep.content["method"] == "grid":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if all(point in planned for point in points(old, [])):
+                return
+    old_text, new_text = (yaml.safe_dump(c, sort_keys=True).splitlines() for c in (old, sweep.content))
+    lines = [
+        x
+        for x in difflib.unified_diff(old_text, new_text, lineterm="", n=0)
+        if not x.startswith(("---", "+++", "@"))
+    ]
+    shown = "; ".join(" ".join(line.split()) for line in lines[:LISTED])
+    raise UserError(
+        f"{frozen.parent} holds another sweep ({shown}): a grid may grow; "
+        "anything else needs another --name, or --fresh"
+    )
+
+
+def _snapshot(folder: Path, source: str) -> None:
+    """Copy the code into the sweep folder, once: what the workers run, whatever is edited meanwhile."""
+    target = folder / CODE
+    if target.exists():
+        return
+    tmp = folder / f".{CODE}.{os.getpid()}"
+    for name in COPIED:
+        for path in (provenance.ROOT / name).rglob("*"):
+            relative = path.relative_to(provenance.ROOT)
+            if (
+                path.suffix in (".py", ".j2")
+                and "__pycache__" not in relative.parts
+                and "store" not in relative.parts
+            ):
+                (tmp / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, tmp / relative)
+    write_json(tmp / provenance.SNAPSHOT, provenance.git_state() | {"source": source})
+    try:
+        tmp.rename(target)
+    except OSError:  # another process was quicker
+        if not target.exists():
+            raise
+        shutil.rmtree(tmp)
+
+
+def _set_aside(folder: Path) -> None:
+    """--fresh: give the old sweep folder another name, unless somebody is working in it."""
+    watch = leases.Watch()
+    for run in folder.glob("*/lease.1"):
+        n, info = leases.newest(run.parent)
+        if not watch.stale(run.parent, n, info):
+            where = f"process {info['pid']} on {info['host']}" if info else "another process"
+            raise UserError(f"--fresh: {run.parent} is being trained by {where}; stop it first")
+    old = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder.rename(old)
+    console.print(f"{escape(str(folder))}: the old sweep is now {escape(old.name)}")

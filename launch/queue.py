@@ -1,0 +1,182 @@
+"""A sweep as a folder that any number of equal workers share. There is no controller and no lock to clean up.
+
+`runs/<sweep>/` holds `sweep.yaml` (frozen), `code/` (a snapshot), `trials/NNNN.json` (a point of the sweep
+and the key of its run, each made once) and one run folder per trial, `runs/<sweep>/<key>/`. A trial is open
+until its run says that it is done; who may run it is decided by the run folder's lease, which a worker makes
+and its training process adopts. Any process can be killed at any moment: no trial is lost and none counts
+twice.
+"""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from research.common import lease as leases
+from research.common.checkpoints import Checkpoints
+from research.common.files import read_json, write_json
+from research.common.lease import Lease, Watch
+
+DONE = ("finished", "stopped", "diverged")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a sweep. flags: what the sweep sets; key: identity and folder name of its run."""
+
+    index: int
+    flags: dict[str, Any]
+    key: str
+
+
+class Queue:
+    """The trials of one sweep folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._trials: dict[int, Trial] = {}  # trial files never change: each is read once
+        self._done: set[str] = set()
+
+    def trials(self) -> list[Trial]:
+        """All trials made so far, by index."""
+        for path in (self.folder / "trials").glob("[0-9]*.json"):
+            if (index := int(path.stem)) not in self._trials:
+                kept = json.loads(path.read_text())  # whole from its first moment: see `add`
+                self._trials[index] = Trial(index, kept["flags"], kept["key"])
+        return [self._trials[i] for i in sorted(self._trials)]
+
+    def add(self, flags: dict[str, Any], key: str) -> Trial:
+        """The trial of this run; made if there is none. Safe against others who add at the same time."""
+        folder = self.folder / "trials"
+        folder.mkdir(parents=True, exist_ok=True)
+        tmp = folder / f".{os.getpid()}.tmp"
+        while True:
+            known = self.trials()
+            for trial in known:
+                if trial.key == key:
+                    return trial
+            index = known[-1].index + 1 if known else 0
+            write_json(tmp, {"index": index, "flags": flags, "key": key})
+            try:
+                os.link(tmp, folder / f"{index:04d}.json")
+            except FileExistsError:
+                continue  # somebody made this index: read it, and try the next
+            finally:
+                tmp.unlink()
+
+    def run_folder(self, trial: Trial) -> Path:
+        return self.folder / trial.key
+
+    def status(self, trial: Trial) -> dict[str, Any]:
+        """The run's status.json; {"status": "open"} before there is one."""
+        return read_json(self.run_folder(trial) / "status.json") or {"status": "open"}
+
+    def open_trials(self) -> Iterator[Trial]:
+        """Trials that are neither done nor failed."""
+        for trial in self.trials():
+            if trial.key not in self._done:
+                status = self.status(trial)["status"]
+                if status in DONE:
+                    self._done.add(trial.key)
+                elif status != "failed":
+                    yield trial
+
+    def claim(self, watch: Watch) -> tuple[Trial, Lease] | None:
+        """An open trial that nobody is running, and its lease, now ours; None if there is none at the moment.
+
+        Trials whose attempts keep dying without progress are marked failed on the way.
+        """
+        for trial in self.open_trials():
+            folder = self.run_folder(trial)
+            lease = leases.acquire(folder, watch, role="worker")
+            if lease is None:
+                continue
+            status = self.status(trial)["status"]
+            if status in DONE or status == "failed":  # it ended between our look and our lease
+                lease.release(status)
+                continue
+            step = Checkpoints(folder / "checkpoints").newest_step()
+            died = leases.deaths_without_progress(folder, step) - 1  # less this lease
+            if died >= leases.MAX_DEATHS:
+                self.fail(trial, lease, f"died {died} times at step {step}")
+                continue
+            return trial, lease
+        return None
+
+    def fail(self, trial: Trial, lease: Lease, reason: str) -> None:
+        """Mark the run of `trial` as failed, unless another process has it by now."""
+        path = self.run_folder(trial) / "status.json"
+        if lease.check():
+            kept = read_json(path) or {"step": 0, "steps": None, "headline": None, "segments": []}
+            write_json(path, kept | {"status": "failed", "reason": reason})
+            lease.release("failed")
+
+    def retry_failed(self, watch: Watch) -> int:
+        """Open failed trials again; how many."""
+        count = 0
+        for trial in self.trials():
+            status = self.status(trial)
+            if status["status"] != "failed":
+                continue
+            lease = leases.acquire(self.run_folder(trial), watch, role="worker")
+            if lease:
+                write_json(self.run_folder(trial) / "status.json", status | {"status": "preempted"})
+                lease.release("retried")
+                count += 1
+        return count
+
+
+def points(sweep: dict[str, Any], taken: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The points of a W&B sweep, by W&B's own engine: flags of each trial that is not in `taken`.
+
+    A grid ends by itself. A random sweep needs `run_cap`; point i is a function of (parameters, i), so that
+    the same sweep draws the same points anywhere. Raises ValueError for what the engine refuses.
+    """
+    from sweeps import RunState, SweepRun, next_run
+
+    def as_run(flags: dict[str, Any]) -> SweepRun:
+        return SweepRun(config={k: {"value": v} for k, v in flags.items()}, state=RunState.finished)
+
+    config = {k: sweep[k] for k in ("method", "metric", "parameters") if k in sweep}
+    seen, cap = [as_run(flags) for flags in taken], sweep.get("run_cap", float("inf"))
+    drawn = set()
+    index = len(taken) if sweep["method"] == "grid" else 0
+    while index < cap:
+        if sweep["method"] == "random":
+            _seed_engine(sweep["parameters"], index)
+        point = next_run(config, seen)
+        if point is None:
+            return
+        flags = {name: plain(entry["value"]) for name, entry in point.config.items()}
+        index += 1
+        if sweep["method"] == "grid":
+            seen.append(as_run(flags))
+        fingerprint = json.dumps(flags, sort_keys=True)
+        if fingerprint not in drawn and flags not in taken:  # random search repeats discrete points
+            drawn.add(fingerprint)
+            yield flags
+
+
+def _seed_engine(parameters: dict[str, Any], index: int) -> None:
+    """The engine draws from Python's and numpy's global generators: both must be seeded."""
+    import hashlib
+
+    import numpy as np
+
+    text = json.dumps([parameters, index], sort_keys=True)
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML and JSON have it: the engine returns numpy scalars."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def as_args(flags: dict[str, Any]) -> list[str]:
+    """Flags as a command line, as `wandb agent` writes them."""
+    return [f"--{name}={value}" for name, value in flags.items()]

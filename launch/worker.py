@@ -1,0 +1,127 @@
+"""A worker: claims an open trial of a sweep folder, trains it in a process of its own, and takes the next.
+
+Started by launch/local.py (and, on a cluster, by each task of the array); it may be killed at any moment.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from launch.queue import DONE, Queue, Trial, as_args
+from research.common.commandline import EXIT_PREEMPTED, main
+from research.common.flags import console
+from research.common.lease import HANDOVER, Lease, Watch, newest
+
+ROOT = Path(__file__).resolve().parents[1]
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Work on a sweep folder until no trial is open."""
+
+    sweep: str
+    """the sweep folder, runs/<sweep>"""
+    program: str
+    """the training script, relative to the root of the code"""
+    extra: str = ""
+    """flags for every trial, separated by blanks, after the trial's own"""
+    parent: int = 0
+    """stop as on SIGTERM when this process (our parent) is gone; 0: don't look"""
+
+
+class Worker:
+    """Claims trials and trains them, one at a time."""
+
+    def __init__(self, flags: Flags):
+        self.flags, self.queue, self.watch = flags, Queue(Path(flags.sweep)), Watch()
+        self.stops = 0  # how often we were asked to stop
+        self.child: subprocess.Popen | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self.stops += 1
+        if self.child and self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM if self.stops == 1 else signal.SIGKILL)
+
+    def _orphaned(self) -> bool:
+        return self.flags.parent != 0 and os.getppid() != self.flags.parent
+
+    def work(self) -> int:
+        """Train until nothing is open; 75 when stopped before that."""
+        pause = 0.2
+        while not self.stops and not self._orphaned():
+            claim = self.queue.claim(self.watch)
+            if claim:
+                self.train(*claim)
+                pause = 0.2
+            elif next(self.queue.open_trials(), None) is None:
+                return 0
+            else:  # all open trials are being trained by others: stay, in case one of them dies
+                time.sleep(pause)
+                pause = min(2.0, 1.5 * pause)
+        return EXIT_PREEMPTED
+
+    def train(self, trial: Trial, lease: Lease) -> None:
+        """Run one trial to its end; afterwards either its run is done, or the trial is open again."""
+        folder = self.queue.run_folder(trial)
+        command = [sys.executable, str(ROOT / self.flags.program), *as_args(trial.flags)]
+        command += [*self.flags.extra.split(), f"--out={self.queue.folder}", f"--name={trial.key}"]
+        env = os.environ | {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
+        env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
+        with open(folder / "output.log", "ab") as log:
+            # its own session: Ctrl-C reaches it only through us, as a request to save and stop
+            self.child = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+            if self.stops:
+                self.child.send_signal(signal.SIGTERM)
+            while (code := self.child.poll()) is None:
+                time.sleep(POLL_S)
+                if self._orphaned() and not self.stops:
+                    self._on_signal()
+        self._after(trial, lease, code)
+
+    def _after(self, trial: Trial, lease: Lease, code: int) -> None:
+        status = self.queue.status(trial)["status"]
+        if status in DONE or status == "failed":
+            return
+        n, info = newest(self.queue.run_folder(trial))
+        if n != lease.n or info is None or info["role"] != "worker":
+            return  # the child adopted the lease: what became of it shows there
+        if self.stops or code == EXIT_PREEMPTED:
+            lease.release("preempted")
+        elif code == 2:  # refused in one line: trying again would not help
+            self.queue.fail(trial, lease, last_line(self.queue.run_folder(trial) / "output.log"))
+        else:
+            lease.release("died")
+            time.sleep(1)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that is not blank; '' without one."""
+    with contextlib.suppress(OSError):
+        lines = path.read_bytes()[-4000:].decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def run(flags: Flags) -> None:
+    if not (Path(flags.sweep) / "trials").is_dir():
+        from research.common.flags import UserError
+
+        raise UserError(f"--sweep={flags.sweep}: not a sweep folder (it has no trials)")
+    code = Worker(flags).work()
+    console.print(f"worker {os.getpid()}: " + ("nothing is open any more" if code == 0 else "stopped"))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(Flags, run, positional="sweep")

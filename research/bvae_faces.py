@@ -1,0 +1,389 @@
+"""Autoencoder and β-VAE on faces.
+
+What    A convolutional encoder q(z|x) and decoder p(x|z) for square colour pictures. --beta=0 is the plain
+        autoencoder (z is the mean, nothing is drawn); --beta=1 the VAE; --beta>1 presses latents that do not
+        pay for themselves back to the prior (Higgins et al. 2017).
+Run     python research/bvae_faces.py --beta=4                        # the project's rendered faces
+        python research/bvae_faces.py --dataset=path/to/photos --steps=2000
+        python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>     # see TASKS below
+        wandb sweep sweeps/bvae.yaml   or   python launch/local.py sweeps/bvae.yaml
+Expect  see sweeps/bvae.yaml: test error, active units and MIG by β, over seeds. Sources Kingma & Welling 2013
+(arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4; layers as in
+        Locatello et al. 2019 (arXiv:1811.12359), table 1.
+Departs Any --width, --depth and --image_size; padding of 1 instead of 'same'; the learning rate decays to 0
+along
+        a half cosine. Our sums make β comparable with papers that sum over pixels, and not with those that
+        average.
+Shapes  B batch, C = 3 channels, S image size, D latents. Pixels x are in [0, 1]; the likelihood is Bernoulli
+on
+        logits, whose best possible value for grey pixels is not 0 but `val/rec_floor_nats`.
+Units   Nats: reconstruction summed over C·S·S pixels, KL summed over latents, both averaged over the batch.
+"""
+
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+if not __package__:  # run as a script: import from this tree, which may be a snapshot of another
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from data import images
+from research.common import charts, latents, pictures
+from research.common.checkpoints import load_file, resolve
+from research.common.commandline import main
+from research.common.flags import RunFlags, aside, console, require, with_epochs
+from research.common.media import File, picture, video
+from research.common.run import Run, make_rng
+from research.common.start import start_run
+
+KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunFlags):
+    """Autoencoder (β = 0) and β-VAE on faces, rendered ones or your own pictures."""
+
+    task: Literal[TASKS] = aside("train")
+    """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
+    dataset: str = aside("synthetic")
+    """synthetic (rendered faces with known factors), celeba, lfw, or a folder of pictures"""
+    steps: int = 3000
+    """training length in steps; a step is one optimiser update"""
+    beta: float = 4.0
+    """weight of the KL term; 0 is the unregularised autoencoder"""
+    width: int = 32
+    """channels of the first half of the convolutions; the second half has twice as many"""
+    depth: int = 4
+    """convolutions, each of which halves the picture"""
+    latent_dim: int = 32
+    """size D of the code z"""
+    hidden_dim: int = 256
+    """units of the layer between the convolutions and the code"""
+    image_size: Literal[32, 64, 128] = 64
+    """edge S of the pictures in pixels"""
+    image: str | None = aside(None)
+    """tasks: a picture file of the face to use"""
+    index: int | None = aside(None)
+    """tasks: number of the held-out face to use; default: 0"""
+    image2: str | None = aside(None)
+    """interpolate: a picture file of the second face"""
+    index2: int | None = aside(None)
+    """interpolate: number of the second held-out face; default: 1"""
+    random: bool = aside(False)
+    """interpolate: between two z drawn from the prior instead of two faces"""
+    dim: int | None = aside(None)
+    """rotate: along this latent instead of a direction found from the data"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 <= self.beta < float("inf"), self, "beta", "at least 0 (0: plain autoencoder)")
+        for name in ("width", "latent_dim", "hidden_dim"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+        most = self.image_size.bit_length() - 2
+        require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} at --image_size={self.image_size}")
+        require(self.task == "train" or self.checkpoint is not None, self, "task",
+                "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
+        require(self.dim is None or 0 <= self.dim < self.latent_dim, self, "dim", f"below {self.latent_dim}")
+        require(self.image is None or self.index is None, self, "index", "used without --image")
+        require(self.image2 is None or self.index2 is None, self, "index2", "used without --image2")
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+class VAE(nn.Module):
+    """Encoder to mean and log variance of q(z|x), decoder to pixel logits."""
+
+    def __init__(self, width: int, depth: int, latent_dim: int, hidden_dim: int, image_size: int):
+        super().__init__()
+        channels = [3] + [width if i < depth / 2 else 2 * width for i in range(depth)]
+        edge = image_size >> depth
+        encoder, decoder = [], []
+        for c_in, c_out in pairwise(channels):
+            encoder += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]
+            decoder = [nn.ReLU(), nn.ConvTranspose2d(c_out, c_in, 4, 2, 1), *decoder]
+        flat = channels[-1] * edge * edge
+        self.encoder = nn.Sequential(
+            *encoder,
+            nn.Flatten(),
+            nn.Linear(flat, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, 2 * latent_dim),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, flat),
+            nn.Unflatten(1, (channels[-1], edge, edge)), *decoder,
+        )  # fmt: skip
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, S, S) in [0, 1] → mu, logvar (B, D)."""
+        mu, logvar = self.encoder(x).chunk(2, dim=1)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (B, D) → x_logits (B, C, S, S)."""
+        return self.decoder(z)
+
+    def forward(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x and noise (B, D), standard normal or None for z = mu → x_logits, mu, logvar (float32)."""
+        mu, logvar = (t.float() for t in self.encode(x))
+        z = mu if noise is None else mu + noise * (0.5 * logvar).exp()
+        return self.decode(z).float(), mu, logvar
+
+
+def build(cfg: Config, device: torch.device) -> VAE:
+    """The model of `cfg` on `device`; its initial weights are a function of the seed."""
+    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
+        torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
+        model = VAE(cfg.width, cfg.depth, cfg.latent_dim, cfg.hidden_dim, cfg.image_size)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def to_float(batch: Tensor, device: torch.device) -> Tensor:
+    """uint8 (B, S, S, C) → float32 (B, C, S, S) in [0, 1]; the memory stays channels last."""
+    return rearrange(batch.to(device), "b h w c -> b c h w").float() / 255
+
+
+# ------------------------------------------------------------------------------------------------ objective
+
+
+def terms_of(x: Tensor, x_logits: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    """Reconstruction −log p(x|z), summed over pixels, and KL per latent (D,), means over the batch; nats."""
+    rec = F.binary_cross_entropy_with_logits(x_logits, x, reduction="sum") / len(x)
+    return rec, latents.kl_per_latent(mu, logvar)
+
+
+def loss_fn(
+    model: nn.Module, x: Tensor, rng: torch.Generator, cfg: Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """rec + β·KL (Higgins et al. 2017, eq. 4, with the sign of a loss) on x (B, C, S, S), and its terms, in
+    nats.
+
+    The only place where the objective is written, for training and validation. With β = 0, z is the mean.
+    """
+    noise = torch.randn(len(x), cfg.latent_dim, generator=rng, device=x.device) if cfg.beta > 0 else None
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        x_logits, mu, logvar = model(x, noise)
+    rec, kl_each = terms_of(x, x_logits, mu, logvar)
+    if cfg.beta == 0:
+        return rec, {"rec_nats": rec}
+    kl = kl_each.sum()
+    return rec + cfg.beta * kl, {"rec_nats": rec, "kl_nats": kl, "elbo_nats": -(rec + kl)}
+
+
+def lr_at(step: int, cfg: Config) -> float:
+    """Learning rate of `step`: up over the first 100 steps, then down to 0 along a half cosine."""
+    cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / cfg.steps)).item())
+    return cfg.learning_rate * min(1.0, (step + 1) / 100) * cosine
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+@torch.no_grad()
+def encode_all(model: VAE, data: Tensor, device: torch.device, chunk: int = 250) -> tuple[Tensor, Tensor]:
+    """Means and log variances (N, D) of all of data, uint8 (N, S, S, C)."""
+    parts = [model.encode(to_float(part, device)) for part in data.split(chunk)]
+    mu, logvar = (torch.cat(t).float() for t in zip(*parts, strict=True))
+    return mu, logvar
+
+
+@torch.no_grad()
+def evaluate(
+    model: VAE, data: images.ImageSplits, part: str, cfg: Config, device: torch.device
+) -> dict[str, float]:
+    """Objective, error and what the latents carry, on data.val or data.test; keys as in docs/METRICS.md.
+
+    The terms use one z ~ q(z|x) for each picture, the same noise at every call; the error per pixel and the
+    pictures use z = mu.
+    """
+    x_all, rng = getattr(data, part), make_rng(cfg.seed, 0, "eval", device)
+    sums: dict[str, float] = {}
+    mus, logvars = [], []
+    for chunk in x_all.split(250):
+        x = to_float(chunk, device)
+        loss, terms = loss_fn(model, x, rng, cfg)
+        mu, logvar = model.encode(x)
+        error = (torch.sigmoid(model.decode(mu)) - x).square().mean()
+        for name, value in (terms | {"loss": loss, "mse": error}).items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(x)
+        mus.append(mu)
+        logvars.append(logvar)
+    mu, logvar = torch.cat(mus), torch.cat(logvars)
+    metrics = {f"{part}/{name}": value / len(x_all) for name, value in sums.items()}
+    metrics[f"{part}/active_units"] = int(latents.active_units(mu).sum())
+    if data.factors is not None:
+        from research.common.metrics import mig
+
+        metrics[f"{part}/mig"] = mig(mu.cpu().numpy(), data.factors[part]).score
+    return metrics
+
+
+def rec_floor(data: Tensor, device: torch.device) -> float:
+    """The least reconstruction loss a model can reach: the entropy of grey pixels, nats per picture."""
+    total = 0.0
+    for part in data.split(250):
+        x = to_float(part, device)
+        total += -(torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).sum().item()
+    return total / len(data)
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def shown_range(model: VAE, mu: Tensor, cfg: Config) -> tuple[Tensor, Tensor]:
+    """Shift and scale (D,) of 'from −3 to 3': the prior's, or for β = 0, which has none, the codes' own."""
+    if cfg.beta > 0:
+        return torch.zeros_like(mu[0]), torch.ones_like(mu[0])
+    return mu.mean(0), mu.std(0)
+
+
+def latent_order(mu: Tensor, logvar: Tensor, cfg: Config) -> tuple[Tensor, Tensor]:
+    """Latents, the most informative first, with their KL in nats (β = 0 has none: variance of the mean)."""
+    if cfg.beta > 0:
+        return latents.sort_by_kl(mu, logvar)
+    variance, order = torch.sort(mu.var(0), descending=True, stable=True)
+    return order, variance
+
+
+@torch.no_grad()
+def training_pictures(
+    model: VAE, data: images.ImageSplits, cfg: Config, device: torch.device
+) -> dict[str, File]:
+    """Reconstructions, samples, traversals and KL per latent; the same faces and noise at every step."""
+    x = to_float(data.val[:256], device)
+    mu, logvar = model.encode(x)
+    order, value = latent_order(mu, logvar, cfg)
+    shift, scale = shown_range(model, mu, cfg)
+    rebuilt = torch.sigmoid(model.decode(mu[:8]))
+    noise = torch.randn(
+        16, cfg.latent_dim, generator=make_rng(cfg.seed, 0, "pictures", device), device=device
+    )
+    random = torch.sigmoid(model.decode(shift + scale * noise))
+    codes = latents.traversal(mu[0], order[:12], torch.linspace(-3, 3, 9), scale, shift)
+    travelled = torch.sigmoid(model.decode(codes.flatten(0, 1)))
+    measure = "KL" if cfg.beta > 0 else "var"
+    rows = [f"z{d} {measure} {v:.2g}" for d, v in zip(order[:12].tolist(), value.tolist(), strict=False)]
+    cols = [f"{v:g}" for v in torch.linspace(-3, 3, 9).tolist()]
+    label = f"β = {cfg.beta:g}"
+    files = {
+        "sample/reconstructions": picture(pictures.grid, torch.cat([x[:8], rebuilt]).cpu(), 8, ["x", "x̂"]),
+        "sample/random": picture(pictures.grid, random.cpu(), 4),
+        "latent/traversal": picture(pictures.grid, travelled.cpu(), 9, rows, cols, title=label),
+    }
+    if cfg.beta > 0:
+        kl, names = value.tolist(), [f"z{d}" for d in order.tolist()]
+        files["latent/kl_per_latent"] = picture(charts.bars, kl, names, f"KL per latent, {label}", "nats")
+        files["latent/kl_histogram"] = picture(charts.histogram, kl, f"KL per latent, {label}", "nats")
+    return files
+
+
+@torch.no_grad()
+def interpolation(model: VAE, z0: Tensor, z1: Tensor, n_frames: int = 48) -> dict[str, File]:
+    """The way from z0 to z1 (D,): a strip of nine pictures and a video there and back."""
+    codes = latents.lerp(z0, z1, torch.linspace(0, 1, n_frames, device=z0.device))
+    frames = pictures.to_uint8(torch.sigmoid(model.decode(codes)).cpu())
+    nine = torch.linspace(0, n_frames - 1, 9).round().long().tolist()
+    strip = picture(pictures.strip, frames[nine], [f"{i / (n_frames - 1):.2f}" for i in nine], scale=2)
+    there_and_back = pictures.ping_pong(frames)
+    return {"sample/interpolation": strip, "sample/interpolation_video": video(there_and_back, 24, upscale=4)}
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def load_data(cfg: Config) -> images.ImageSplits:
+    """The data set of `cfg`. Raises DataError when it is missing or unusable."""
+    return images.load(cfg.dataset, cfg.data_dir, cfg.image_size)
+
+
+def data_hash(cfg: Config) -> str:
+    """Content hash of the data set of `cfg`, part of the run's key."""
+    return images.fingerprint(cfg.dataset, cfg.data_dir)
+
+
+def start_from(cfg: Config, model: VAE) -> None:
+    """Load the weights of --checkpoint into `model`."""
+    path = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
+    try:
+        model.load_state_dict(load_file(path)["states"][0])
+    except RuntimeError as error:
+        require(False, cfg, "checkpoint", f"of the same model ({str(error).splitlines()[-1].strip()})")
+
+
+def train(cfg: Config) -> dict[str, float]:
+    data = load_data(cfg)
+    cfg = with_epochs(cfg, len(data.train))
+    model = build(cfg, torch.device("cpu"))
+    if cfg.checkpoint:
+        start_from(cfg, model)
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/mse", goal="minimize")
+    if run.finished:
+        return run.metrics
+    device = run.device
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=device.type != "mps")
+    step = run.restore(model, optimizer)
+    run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
+    forward = torch.compile(model) if cfg.compile else model
+    train_images = data.train.to(device)  # 12 kB a picture: lies on the device whole
+    while True:  # visits cfg.steps once more, only to evaluate
+        last, metrics = step == cfg.steps, {}
+        if last or step % cfg.eval_every == 0:
+            metrics |= evaluate(model, data, "val", cfg, device)
+            run.keep_best(model, metrics, step)
+        if step == 0:
+            metrics["val/rec_floor_nats"] = rec_floor(data.val, device)
+        if last or run.sampling(step):
+            metrics |= training_pictures(model, data, cfg, device)
+        if last:
+            best = run.best(model)
+            metrics |= evaluate(best, data, "test", cfg, device)
+            mu, _ = encode_all(best, data.test[:2], device)
+            metrics |= interpolation(best, mu[0], mu[1])
+            if metrics["test/active_units"] == 0:
+                console.print("[yellow]posterior collapse:[/] no latent tells anything about the pictures")
+        if not last:
+            x = to_float(train_images[run.batch_indices(step)], device)
+            loss, terms = loss_fn(forward, x, run.rng(step), cfg)
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(step, cfg)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            run.update(loss)
+            if step % cfg.log_every == 0:
+                metrics |= {"train/loss": loss} | {f"train/{k}": v for k, v in terms.items()}
+                metrics["train/learning_rate"] = lr_at(step, cfg)
+        run.log(metrics, step)  # one call, one row a step
+        if last:
+            break
+        step += 1  # the update above is done: a checkpoint from here on counts it
+        if run.stopping:
+            break
+        if step % cfg.save_every == 0:
+            run.save(model, optimizer, step)
+    run.save(model, optimizer, step)
+    return run.finish()
+
+
+def run_task(cfg: Config) -> None:
+    """Train, or one of the tasks that read a checkpoint, which live in a file of their own."""
+    if cfg.task == "train":
+        train(cfg)
+    else:
+        from research import bvae_analysis
+
+        bvae_analysis.run(cfg)
+
+
+if __name__ == "__main__":
+    main(Config, run_task)

@@ -1,0 +1,141 @@
+"""Checkpoint files: named by step and digest, written whole or not at all, found by listing.
+
+`step_00001500_<sha8>.pt` holds 1,500 updates; `best_<sha8>.pt` the weights with the best headline. The digest
+in the name tells a damaged file. The same training state gives the same bytes, whether or not it was
+interrupted.
+"""
+
+import hashlib
+import io
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from research.common.files import write_bytes
+from research.common.flags import UserError, console, escape
+
+KEPT = 2  # step files; the one before the newest serves when the newest is damaged
+_NAME = re.compile(r"(?:step_(\d{8})|best)_([0-9a-f]{8})\.pt")
+
+
+def canonical(value: Any) -> Any:
+    """Nested dicts, lists and tuples rebuilt with tensors on the CPU and strings interned.
+
+    Pickle writes a reference where it meets the same object again, so the bytes would otherwise tell a state
+    that was loaded from one that was made here.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, Mapping):
+        return {canonical(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(canonical(v) for v in value)
+    return value
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the content of a checkpoint has the digest that its name tells."""
+    match = _NAME.fullmatch(path.name)
+    return bool(match) and hashlib.sha256(path.read_bytes()).hexdigest()[:8] == match[2]
+
+
+class Checkpoints:
+    """The checkpoint folder of one run."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def steps(self) -> list[tuple[int, Path]]:
+        """(step, file) of every step checkpoint, oldest first."""
+        names = ((_NAME.fullmatch(p.name), p) for p in self.folder.glob("step_*.pt"))
+        return sorted((int(m[1]), p) for m, p in names if m)
+
+    def newest_step(self) -> int:
+        """How many updates the newest checkpoint holds; 0 without one."""
+        return max((step for step, _ in self.steps()), default=0)
+
+    def save(self, state: dict[str, Any], name: str) -> Path:
+        """Write `state` as `<name>_<sha8>.pt`; name is 'best' or 'step_00001500'."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(canonical(state), buffer)
+        data = buffer.getvalue()
+        path = self.folder / f"{name}_{hashlib.sha256(data).hexdigest()[:8]}.pt"
+        if not path.exists():
+            self.folder.mkdir(exist_ok=True)
+            write_bytes(path, data)
+        return path
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """The newest whole step checkpoint, or None; damaged ones are set aside with a warning."""
+        for _, path in reversed(self.steps()):
+            if is_whole(path):
+                return load_file(path)
+            aside = path.with_suffix(".damaged")
+            path.rename(aside)
+            console.print(
+                f"[yellow]checkpoint {escape(str(path))} is damaged[/]: set aside as {aside.name}; "
+                "the one before it is used"
+            )
+        return None
+
+    def prune(self, best: str | None, finished: bool) -> None:
+        """Keep the newest step files and the best file; before the end, also the best files they refer to."""
+        steps = self.steps()
+        for _, path in steps[:-KEPT]:
+            path.unlink()
+        needed = {best}
+        if not finished:
+            needed |= {load_file(path).get("best_file") for _, path in steps[-KEPT:-1]}
+        for path in self.folder.glob("best_*.pt"):
+            if path.name not in needed:
+                path.unlink()
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU. Only tensors and plain values are read, never code."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+
+
+def resolve(spec: str, weights: str, download_to: Path) -> Path:
+    """The file that --checkpoint names: a run folder, a file, or a W&B artifact entity/project/name:alias.
+
+    weights: 'best' or 'last', for a run folder. Raises UserError when there is none.
+    """
+    path = Path(spec)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        files = sorted((path / "checkpoints").glob("best_*.pt" if weights == "best" else "step_*.pt"))
+        if not files:
+            raise UserError(
+                f"--checkpoint={spec}: this folder has no {weights} checkpoint; is it a run folder?"
+            )
+        return files[-1]
+    if ":" not in spec:
+        raise UserError(
+            f"--checkpoint={spec}: no such run folder or file (W&B artifacts are ENTITY/PROJECT/NAME:ALIAS)"
+        )
+    import wandb
+
+    try:
+        folder = Path(
+            wandb.Api().artifact(spec, type="model").download(str(download_to / spec.replace("/", "_")))
+        )
+    except (wandb.errors.Error, ValueError) as error:
+        raise UserError(
+            f"--checkpoint={spec}: W&B gives no such artifact ({str(error).splitlines()[0]})"
+        ) from None
+    return next(folder.glob("*.pt"))

@@ -1,0 +1,172 @@
+"""The command line: flags read by tyro into a script's dataclass, refused in one line, exit codes.
+
+A flag is `--name=value`; booleans take True, False, true, false or nothing (a bare `--flag` is True); `None`
+is accepted where the type allows it.
+"""
+
+import contextlib
+import difflib
+import errno
+import io
+import json
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from data import DataError
+from research.common.flags import UserError, console, escape
+
+EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
+AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
+BOOLEANS = {"true": "True", "false": "False"}
+C = TypeVar("C")
+
+
+def _kinds(tp: Any) -> tuple[Any, ...]:
+    """The alternatives of a type: int | None → (int, NoneType)."""
+    return typing.get_args(tp) if typing.get_origin(tp) in (typing.Union, types.UnionType) else (tp,)
+
+
+def _allowed(tp: Any) -> str:
+    words = []
+    for kind in _kinds(tp):
+        if typing.get_origin(kind) is Literal:
+            words.append("one of " + ", ".join(map(str, typing.get_args(kind))))
+        else:
+            words.append(
+                {
+                    int: "a whole number",
+                    float: "a number",
+                    bool: "True or False",
+                    str: "text",
+                    type(None): "None",
+                }.get(kind, str(kind))
+            )
+    return " or ".join(words)
+
+
+def _tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None) -> list[str]:
+    """Normalise to one `--name=value` token per flag; refuse unknown names, with a suggestion."""
+    out, i = [], 0
+    while i < len(args):
+        arg, i = args[i], i + 1
+        if arg in ("-h", "--help"):
+            out.append("--help")
+            continue
+        if not arg.startswith("--"):
+            if positional and not any(t.startswith(f"--{positional}=") for t in out):
+                out.append(f"--{positional}={arg}")
+                continue
+            raise UserError(f"{arg!r} is not a flag; flags are written --name=value (see {prog} --help)")
+        name, equals, value = arg[2:].partition("=")
+        name = name.replace("-", "_")
+        if name.startswith("_wandb"):  # a requeued run of a W&B agent can carry one of these
+            continue
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.6)
+            hint = f"; did you mean --{near[0]}?" if near else f" (see {prog} --help)"
+            raise UserError(f"unknown flag --{name}{hint}")
+        if not equals:
+            boolean = bool in _kinds(hints[name])
+            if i < len(args) and (args[i].lower() in BOOLEANS if boolean else not args[i].startswith("--")):
+                value, i = args[i], i + 1
+            elif boolean:
+                value = "True"
+            else:
+                raise UserError(f"--{name} needs a value: {_allowed(hints[name])}")
+        if bool in _kinds(hints[name]):
+            value = BOOLEANS.get(value.lower(), value)
+        out.append(f"--{name}={value}")
+    return out
+
+
+def parse(config_class: type[C], args: Sequence[str] | None = None, positional: str | None = None) -> C:
+    """Read `args` (default: sys.argv) into `config_class`. Raises UserError, one line, for what is not
+    allowed.
+    """
+    import tyro
+
+    args = list(sys.argv[1:] if args is None else args)
+    prog = Path(sys.argv[0]).name
+    hints = typing.get_type_hints(config_class)
+    tokens = _tokens(args, hints, prog, positional)
+    given = {t[2:].partition("=")[0]: t.partition("=")[2] for t in tokens if t != "--help"}
+    if "epochs" in given and "steps" in given and given["epochs"] != "None":
+        raise UserError("--epochs stands instead of --steps: give one of the two")
+    if given.get("config") not in (None, "None"):
+        tokens = _tokens_of_file(given["config"], given, hints) + tokens
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                config_class,
+                args=tokens,
+                prog=prog,
+                use_underscores=True,
+                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+            )
+    except SystemExit as stop:
+        if stop.code in (None, 0):  # --help
+            raise
+        flag = re.search(r"--(\w+)", printed.getvalue())
+        if not flag or flag[1] not in hints:
+            raise UserError(" ".join(re.sub(r"[─│╭╮╰╯]", " ", printed.getvalue()).split())) from None
+        value = next((t.partition("=")[2] for t in reversed(tokens) if t.startswith(f"--{flag[1]}=")), "")
+        near = difflib.get_close_matches(value, re.findall(r"\w+", _allowed(hints[flag[1]])), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None
+
+
+def _tokens_of_file(path: str, given: dict[str, str], hints: dict[str, Any]) -> list[str]:
+    """The flags kept in a run's config.json as tokens, less those given and those that name a place."""
+    try:
+        flags = json.loads(Path(path).read_text())["flags"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--config={path}: not a run's config.json ({error})") from None
+    skip = {*given, "out", "name", "config", "fresh", "reuse", "task"} | (
+        {"steps"} if "epochs" in given else set()
+    )
+    if "steps" in given:
+        skip.add("epochs")
+    unknown = sorted(set(flags) - set(hints))
+    if unknown:
+        raise UserError(f"--config={path}: this script has no flag --{unknown[0]}")
+    if flags.get("epochs") is not None and "epochs" not in skip:
+        skip.add("steps")
+    return [f"--{k}={v}" for k, v in flags.items() if k not in skip]
+
+
+def main(config_class: type[C], run: Callable[[C], Any], positional: str | None = None) -> None:
+    """A script's entry point: read the flags and run; a user's mistake is one line and exit code 2.
+
+    positional: the flag that a word without -- stands for.
+    """
+    try:
+        run(parse(config_class, positional=positional))
+    except (UserError, DataError) as error:
+        _crash(error)
+        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        _crash(error)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        what = escape(f"{os.strerror(error.errno)} ({error.filename})")
+        console.print(
+            f"[bold red]error:[/] {what}: free some space or choose another --out, then run the same command "
+            "again; it goes on from the last checkpoint"
+        )
+        sys.exit(1)
+    except Exception as error:
+        _crash(error)
+        raise
+
+
+def _crash(error: BaseException) -> None:
+    for hook in list(AT_CRASH):
+        hook(error)

@@ -1,0 +1,149 @@
+"""Flags: a flat, frozen dataclass per script, these common ones in every script, and the key made of them.
+
+Flags that cannot change a run's numbers are marked with `aside(...)`; all others are *result flags* and make
+up the run's key.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rich.console import Console
+from rich.markup import escape as rich_escape
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+C = TypeVar("C")
+
+
+def escape(text: str) -> str:
+    """Text that rich prints as it is."""
+    return rich_escape(text)
+
+
+class UserError(ValueError):
+    """The user's mistake. Its message is one line that names the flag or file and what is allowed."""
+
+
+def aside(default: Any) -> Any:
+    """A flag that does not change a run's numbers (paths, cadence, device, W&B) and so is not in its key."""
+    return field(default=default, metadata={"result": False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """The flags that every family has, with one meaning everywhere."""
+
+    dataset: str = aside("synthetic")
+    """a named set, or a path to your own file or folder (its content, not its name, enters the run's key)"""
+    data_dir: str = aside("data/store")
+    """where named sets and the cache of decoded data lie"""
+    out: str = aside("runs")
+    """folder that holds the run folders"""
+    name: str | None = aside(None)
+    """name of this run's folder; default: its key"""
+    checkpoint: str | None = None
+    """a run folder, a checkpoint file or a W&B artifact; with --task=train: start from these weights"""
+    weights: Literal["best", "last"] = "best"
+    """which weights of --checkpoint to take"""
+    config: str | None = aside(None)
+    """start from the flags in this config.json; flags given on the command line win"""
+    seed: int = 0
+    """seed of everything that is drawn; drawn anew at each step from (seed, step)"""
+    steps: int = 1000
+    """training length in steps; a step is one optimiser update"""
+    epochs: int | None = None
+    """training length in full passes over the training part, instead of --steps"""
+    batch_size: int = 64
+    """examples per step"""
+    learning_rate: float = 0.001
+    """peak learning rate"""
+    log_every: int = aside(50)
+    """steps between rows of training metrics"""
+    eval_every: int = 500
+    """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
+    sample_every: int = aside(500)
+    """steps between pictures; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    save_every: int = aside(500)
+    """steps between checkpoints; the last step is always saved"""
+    device: str = aside("auto")
+    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """arithmetic of the forward pass; parameters stay fp32"""
+    compile: bool = False
+    """torch.compile the model"""
+    threads: int | None = aside(None)
+    """CPU threads of torch; default: as torch chooses, or as the run had before it was interrupted"""
+    deterministic: bool = False
+    """deterministic kernels, needed for bit-exact resume on CUDA"""
+    wandb: Literal["online", "offline", "disabled"] | None = aside(None)
+    """default: what WANDB_MODE says, else online when logged in, else offline"""
+    project: str = aside("letters-and-latents")
+    """W&B project"""
+    entity: str | None = aside(None)
+    """W&B entity (user or team); default: yours"""
+    fresh: bool = aside(False)
+    """set an existing folder of this run aside and start anew"""
+    reuse: bool = aside(False)
+    """go on with (or skip) an existing run although the code has changed since"""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "epochs", "threads"):
+            value = getattr(self, name)
+            if value is not None:
+                require(value >= 1, self, name, "at least 1")
+        require(self.sample_every >= 0, self, "sample_every", "at least 0 (0: at steps 0, 1, 2, 4, 8 ...)")
+        require(0 < self.learning_rate < float("inf"), self, "learning_rate", "a number above 0")
+        require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
+        ok = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
+        require(bool(ok), self, "device", "auto, cpu, cuda, cuda:N or mps")
+        require(not (self.fresh and self.reuse), self, "fresh", "used without --reuse")
+        plain = self.name is None or (self.name not in ("", ".", "..") and "/" not in self.name)
+        require(plain, self, "name", "a plain folder name; --out says where it lies")
+
+
+def require(ok: bool, cfg: Any, name: str, allowed: str) -> None:
+    """Refuse the flag `name` of `cfg` in one line unless `ok`."""
+    if not ok:
+        raise UserError(f"--{name}={getattr(cfg, name)}: must be {allowed}")
+
+
+def result_flags(cfg: Any) -> dict[str, Any]:
+    """The flags of `cfg` that its numbers depend on. With --epochs, --steps only follows from it."""
+    flags = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.metadata.get("result", True)}
+    if cfg.checkpoint is None:
+        flags.pop("weights")  # --weights says nothing without --checkpoint
+    flags.pop("epochs" if cfg.epochs is None else "steps")
+    return flags
+
+
+def changed_flags(cfg: Any) -> dict[str, Any]:
+    """The result flags of `cfg` that differ from the defaults of its class (required flags always count)."""
+    defaults = {f.name: f.default for f in dataclasses.fields(cfg)}
+    return {k: v for k, v in result_flags(cfg).items() if v != defaults[k]}
+
+
+def run_key(family: str, key_version: int, cfg: Any, data_hash: str) -> str:
+    """A run's identity, 12 hex digits: family, key version, changed result flags, content of the data set."""
+    flags = changed_flags(cfg)
+    if (
+        cfg.checkpoint is not None
+    ):  # what the weights are counts, not where they lie: the name has their digest
+        from research.common.checkpoints import resolve
+
+        flags["checkpoint"] = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").name
+    parts = [family, key_version, flags, data_hash]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def with_epochs(cfg: C, n_train: int) -> C:
+    """`cfg` with --steps derived from --epochs (if given) for `n_train` training examples.
+
+    An epoch is `n_train // batch_size` steps. Raises UserError when the batch is larger than the data set.
+    """
+    steps_per_epoch = n_train // cfg.batch_size
+    require(steps_per_epoch >= 1, cfg, "batch_size", f"at most {n_train}, the number of training examples")
+    return cfg if cfg.epochs is None else dataclasses.replace(cfg, steps=cfg.epochs * steps_per_epoch)

@@ -1,0 +1,271 @@
+"""Reading run folders back, the committed CSV, and the report: as HTML, and as a real browser draws it."""
+
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from launch import collect, report
+
+NASTY = "<script>document.title='owned'</script>"
+PICTURES = ["sample/reconstructions", "latent/traversal"]
+YAML = """\
+# Question: how does beta change what a code keeps,
+# and its samples?
+# Size: 2 x 2 runs & a few broken ones
+program: research/vae_mnist.py
+method: grid
+parameters:
+  seed: {values: [0, 1]}
+  beta: {values: [0, 4]}
+  steps: {value: 200}
+"""
+
+
+def make_run(folder, beta, seed, state="finished", last=200, commit="c0ffee0123456789", **flags):
+    """A run folder whose val/mse falls as 1 / (1 + step / 50) + beta + seed / 8."""
+    (folder).mkdir(parents=True)
+    flags = {"beta": float(beta), "seed": seed, "steps": 200, "out": str(folder)} | flags
+    config = {"family": "vae_mnist", "task": "train", "key": folder.name, "flags": flags,
+              "headline": "val/mse", "goal": "minimize",
+              "source": {"commit": commit, "dirty": seed == 1}}  # fmt: skip
+    rows = []
+    for step in range(0, last + 1, 50):
+        mse = 1 / (1 + step / 50) + beta + seed / 8
+        rows.append({"step": step, "epoch": step / 100, "train/loss": 2 * mse, "val/mse": mse})
+        rows[-1]["val/mse_best"] = mse
+        for k, key in enumerate(PICTURES):
+            path = folder / "media" / key / f"{step:08d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 8), (60 * k, step, 40 * beta)).save(path)  # equal over seeds
+    if state == "finished":
+        rows[-1] |= {"test/mse": mse + 1 / 3, "test/kl_nats": 7.0}
+    reason = "out of memory" if state == "failed" else None
+    status = {"status": state, "reason": reason, "step": last, "steps": 200,
+              "headline": mse, "segments": [{"host": "h", "commit": commit, "from_step": 0}]}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "status.json").write_text(json.dumps(status))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def sweep_folder(tmp_path):
+    """2 beta x 2 seeds: two finished, one failed (a null), one running (a torn line); one trial is open."""
+    folder = tmp_path / "runs" / "vae"
+    (folder / "trials").mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(YAML)
+    points = [(4, 0), (0, 0), (4, 1), (0, 1), (9, 0)]
+    for i, (beta, seed) in enumerate(points):
+        trial = {"index": i, "flags": {"beta": beta, "seed": seed, "steps": 200}, "key": f"key{i}"}
+        (folder / "trials" / f"{i:04d}.json").write_text(json.dumps(trial))
+    make_run(folder / "key0", 4, 0)
+    make_run(folder / "key1", 0, 0)
+    failed = make_run(folder / "key2", 4, 1, "failed", last=100) / "metrics.jsonl"
+    lines = failed.read_text().splitlines()
+    failed.write_text("\n".join([*lines[:-1], json.dumps(json.loads(lines[-1]) | {"val/mse": None})]) + "\n")
+    with (make_run(folder / "key3", 0, 1, "running", last=50) / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 100, "val/m')
+    make_run(folder / "key0.old-1", 4, 0)  # what --fresh set aside is no result
+    return folder
+
+
+def test_a_sweep_is_read(sweep_folder):
+    sweep = collect.read_sweep(sweep_folder)
+    assert (sweep.name, sweep.problem, sweep.spec["method"]) == ("vae", None, "grid")
+    assert sweep.header.splitlines()[1] == "and its samples?"
+    assert [run.folder.name for run in sweep.runs] == ["key0", "key1", "key2", "key3"]
+    assert [trial["key"] for trial in sweep.open_trials] == ["key4"]
+    assert sweep.varied == ["beta", "seed"]  # the YAML's order, but seed last; `out` does not count
+    assert [step for step, _ in sweep.runs[0].media["sample/reconstructions"]] == [0, 50, 100, 150, 200]
+    df = collect.table(sweep)
+    assert list(df.columns) == ["beta", "seed", "status", "step", "steps", "headline", "test/kl_nats",
+                                "test/mse", "val/mse", "commit", "key", "reason"]  # fmt: skip
+    assert list(df["headline"]) == [4.2, 0.2, pytest.approx(4 + 1 / 3 + 1 / 8), 0.625]
+    assert df["test/mse"][0] == pytest.approx(4.2 + 1 / 3) and math.isnan(df["test/mse"][2])
+    assert math.isnan(df["val/mse"][2])  # the last value was not finite: an earlier one must not stand for it
+    assert list(df["commit"][:3]) == ["c0ffee0123", "c0ffee0123", "c0ffee0123-dirty"]
+    assert df.attrs == {"headline": "val/mse", "goal": "minimize"}
+
+
+def test_a_damaged_run_is_listed_with_its_problem(sweep_folder):
+    (sweep_folder / "key1" / "config.json").write_text('{"family": ')
+    (sweep_folder / "key0" / "status.json").unlink()
+    (sweep_folder / "key4").mkdir()  # a worker took the trial and has not written anything yet
+    torn = sweep_folder / "key3" / "metrics.jsonl"
+    torn.write_text("rubbish\n" + torn.read_text())
+    (sweep_folder / "trials" / "0007.json").write_text("[]")
+    sweep = collect.read_sweep(sweep_folder)
+    assert "0007.json" in sweep.problem
+    df = collect.table(sweep).set_index("key")
+    assert list(df.index) == ["key0", "key1", "key2", "key3", "key4"]
+    assert "config.json cannot be read" in df["reason"]["key1"]
+    assert df["beta"]["key1"] == 0  # its trial still says so
+    assert df["status"]["key0"] == "unreadable" and df["reason"]["key0"] == "status.json is missing"
+    assert df["reason"]["key3"] == "metrics.jsonl cannot be read (line 1 is damaged)"
+    assert df["status"]["key4"] == "unreadable"
+    assert "config.json cannot be read" in report.render(sweep)
+
+
+def test_rows_without_a_torn_last_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"step": 0}\n{"step": 1, "a": "é'.encode()[:-1])
+    assert collect.read_rows(path) == [{"step": 0}]
+    path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        collect.read_rows(path)
+
+
+def test_plain_folders_and_single_runs(sweep_folder, tmp_path):
+    for state, folder in (("a", tmp_path / "p" / "a"), ("b", tmp_path / "p" / "b")):
+        make_run(folder, 4, 0, device=state, learning_rate=0.001 if state == "a" else None, layers=[1, 2])
+    plain = collect.read_sweep(tmp_path / "p")
+    assert plain.varied == ["learning_rate"] and plain.spec == {} and not plain.header
+    assert "--config=p/a/config.json --learning_rate=0.001" in report.render(plain)
+    single = collect.read_sweep(sweep_folder / "key0")
+    assert [run.folder.name for run in single.runs] == ["key0"] and single.varied == []
+    assert len(collect.summarise_over_seeds(collect.table(single))) == 1
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        collect.read_sweep(tmp_path / "nowhere")
+
+
+def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert collect.results_csv(collect.read_sweep(sweep_folder), one) == 3
+    (sweep_folder / "key0").rename(sweep_folder / "moved")  # the order of folders and trials must not show
+    (sweep_folder / "trials" / "0000.json").unlink()
+    collect.results_csv(collect.read_sweep(sweep_folder), two)
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_text() == (
+        "beta,seed,status,val/mse_best,test/kl_nats,test/mse,commit\n"
+        "0,0,finished,0.2,7,0.533333,c0ffee0123\n"
+        "4,0,finished,4.2,7,4.53333,c0ffee0123\n"
+        "4,1,failed,4.45833,,,c0ffee0123-dirty\n"
+    )
+
+
+def test_means_over_seeds(tmp_path):
+    for i, (beta, seed) in enumerate([(20, 0), (4, 0), (4, 1), (4, 2)]):
+        make_run(tmp_path / "s" / f"r{i}", beta, seed, "failed" if seed == 2 else "finished")
+    out = collect.summarise_over_seeds(collect.table(collect.read_sweep(tmp_path / "s")))
+    assert list(out["beta"]) == [4, 20] and list(out["n"]) == [2, 1] and list(out["runs"]) == [3, 1]
+    assert out["headline"][0] == pytest.approx(4.2 + 1 / 16)
+    assert out["headline sd"][0] == pytest.approx(math.sqrt(2) / 16)  # of two: their difference / sqrt(2)
+    assert math.isnan(out["headline sd"][1])
+    collect.results_csv(collect.read_sweep(tmp_path / "s"), tmp_path / "s.csv")
+    again = collect.summarise_over_seeds(collect.pd.read_csv(tmp_path / "s.csv"))
+    assert again["test/mse sd"][0] == pytest.approx(out["test/mse sd"][0], rel=1e-4)
+
+
+def test_printed_table_fits(sweep_folder):
+    console = Console(file=io.StringIO(), width=140)
+    collect.print_table(collect.table(collect.read_sweep(sweep_folder)), console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100 and "test/mse" in lines[1] and "best val/mse" in lines[1]
+    assert [line.split()[2] for line in lines[3:7]] == ["finished", "running", "finished", "failed"]
+    console = Console(file=io.StringIO(), width=46)
+    collect.print_table(collect.table(collect.read_sweep(sweep_folder)), console)
+    assert "test/mse" not in console.file.getvalue()
+
+
+def test_pictures_are_thinned_and_embedded_once(sweep_folder):
+    for limit in (1, 3, 12):
+        kept = report.spread(set(range(0, 5001, 100)), limit)
+        assert len(kept) == limit and 5000 in kept and (limit == 1 or 0 in kept)
+    assert report.spread({1, 2}, 12) == {1, 2} and report.spread(set(), 12) == set()
+    sweep = collect.read_sweep(sweep_folder)
+    data = report.pictures(sweep, sweep.varied, [0, 1, 2, 3], 100.0)
+    # per key: 5 of beta 0 and 5 of beta 4, which their second seeds share
+    assert len(data["blobs"]) == 2 * 10 and data["note"] == ""
+    assert [step for step, _ in data["keys"]["latent/traversal"][3]] == [0, 50]
+    none = report.pictures(sweep, sweep.varied, [0, 1, 2, 3], 1e-9)
+    assert none["keys"] == {} and "did not fit" in none["note"]
+
+
+class Loads(HTMLParser):
+    """Collects what a page would load: src and href, but for anchors within it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.titles = [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [v for k, v in attrs if k in ("src", "href", "poster") and not v.startswith("#")]
+        self.titles += tag == "title"
+
+
+def test_html_is_self_contained_and_escaped(sweep_folder, tmp_path):
+    config = json.loads((sweep_folder / "key0" / "config.json").read_text())
+    config["flags"]["seed"] = NASTY
+    (sweep_folder / "key0" / "config.json").write_text(json.dumps(config))
+    (sweep_folder / "sweep.yaml").write_text(f"# Question: {NASTY}\n" + YAML)
+    html = report.write_report(sweep_folder, tmp_path / "r.html").read_text()
+    page = Loads()
+    page.feed(html)
+    assert page.found == [] and page.titles == 1
+    assert NASTY not in html and "&lt;script&gt;document.title" in html
+    assert not re.search(r"\bNaN\b", html.rsplit('id="curve-data"', 1)[1].split("</script>")[0])
+    assert "python launch/local.py sweeps/vae.yaml" in html
+    assert "python research/vae_mnist.py --beta=0 --seed=1 --steps=200" in html
+    assert "2 of 5 runs are done" in re.sub(r"\s+", " ", html) and "out of memory" in html
+    assert str(tmp_path) not in html
+
+
+def test_command_line(sweep_folder, tmp_path, capsys):
+    script, out, csv = report.ROOT / "launch" / "report.py", tmp_path / "x.html", tmp_path / "x.csv"
+    args = [sys.executable, script, sweep_folder.name, f"--out={out}", f"--csv={csv}"]
+    done = subprocess.run(args, cwd=sweep_folder.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and out.exists() and csv.exists()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for wrong in ([str(empty)], [str(tmp_path / "nowhere")], [str(sweep_folder), "--oops=1"], []):
+        assert report.main(wrong) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and (not wrong or Path(wrong[0]).name in said or "--oops" in said)
+
+
+def test_a_real_browser_draws_it(sweep_folder, tmp_path):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium on PATH to open the report in")
+    sample = sweep_folder / "key0" / "media" / "sample" / "text" / "00000200.html"
+    sample.parent.mkdir()
+    sample.write_text("<script>parent.document.title = 'owned'</script><img src='https://example.com/x.png'>")
+    page = report.write_report(sweep_folder, tmp_path / "r.html")
+    act = """<script>
+      document.querySelectorAll("#runs th button")[1].click();             // by seed
+      document.querySelectorAll("#runs th button")[0].click();             // by beta
+      document.querySelectorAll("#runs th button")[0].click();             // by beta, downwards
+      document.getElementById("log").click();
+      const slider = document.getElementById("step");
+      document.body.dataset.last = document.getElementById("at").textContent;
+      slider.value = 2; slider.oninput();
+    </script>"""
+    page.write_text(page.read_text().replace("</body>", act + "</body>"))
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+         "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    dom = done.stdout.split("<script>/**")[0]  # what is drawn, without plotly's source
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    assert dom.count('class="main-svg"') >= 2 and dom.count('class="trace scatter') == 4
+    runs = dom.split('id="seeds"')[0]
+    cells = re.findall(r"<tr>\s*<td[^>]*>(\d)</td>\s*<td[^>]*>(\d)</td>\s*<td><span", runs)
+    assert cells == [("4", "0"), ("4", "1"), ("0", "0"), ("0", "1")]
+    assert 'data-last="200 (5 of 5)"' in done.stdout and "100 (3 of 5)" in dom
+    tiles = dom.split('id="tiles"')[1].split("<dialog")[0]
+    assert tiles.count('src="data:image/png') == 4 and tiles.count('class="column"') == 2
+    assert re.findall(r'aria-pressed="true">([^<]+)', dom) == ["sample/reconstructions"]
+    assert "beta=0 · seed=1 · step 50 · running" in tiles and "<title>vae</title>" in dom
