@@ -6,7 +6,7 @@ How: orthographic ray casting against ellipsoids, some cut by planes (hair, hat)
 brows and mouth are painted in head coordinates on the surface that was hit, so they move and foreshorten as
 the head turns. 2x2 samples per pixel. Per sample only + - * / sqrt min max and comparisons are used: they
 round alike in scalar and vector code, so an image has the same bytes alone, in any batch, on any threads.
-NumPy on Python threads, not torch: its threads wait for each other at every operation, and crawl on shared cores.
+NumPy on Python threads, not torch, whose threads wait for each other at every operation.
 
 Space: x right, y up, z towards the viewer; the picture spans -1 .. 1.
 Shapes: N images, F factors, K parts, P samples that hit, S pixels and W = 2 S samples a side.
@@ -21,7 +21,7 @@ import numpy as np
 VERSION = 1  # bump when any pixel can change
 N_IMAGES = 20_000
 SIZES = (32, 64, 128)
-THREADS = int(os.environ.get("T", 2))
+THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ SKIN = ((1.00, 0.87, 0.77), (0.94, 0.74, 0.58), (0.72, 0.49, 0.34), (0.43, 0.27,
 HAIR = ((0.09, 0.08, 0.10), (0.40, 0.23, 0.11), (0.76, 0.29, 0.09), (0.96, 0.80, 0.40), (0.64, 0.66, 0.72))
 BACKGROUND = ((0.96, 0.90, 0.56), (0.67, 0.88, 0.58), (0.54, 0.87, 0.85), (0.58, 0.73, 0.95),
               (0.78, 0.66, 0.95), (0.96, 0.64, 0.78))
-SHIRT, HAT, BAND, FRAME = (0.25, 0.33, 0.47), (0.66, 0.17, 0.24), (0.95, 0.88, 0.74), (0.12, 0.11, 0.13)
+SHIRT, HAT, BAND = (0.25, 0.33, 0.47), (0.66, 0.17, 0.24), (0.95, 0.88, 0.74)
+FRAME, IRIS = (0.10, 0.09, 0.11), (0.20, 0.42, 0.50)
 HEAD_Y = 0.10  # the head's centre, above the middle of the picture
 N_PAINTED = 2  # the first parts, skull and jaw, carry the painted face
 
@@ -84,8 +85,7 @@ def sample_factors(seed: int, indices: np.ndarray) -> np.ndarray:
 
 def _palette(colours, t: np.ndarray) -> np.ndarray:
     """Colour (N, 3) at t (N,) in 0 .. 1 along `colours`."""
-    grid = np.linspace(0, 1, len(colours))
-    return np.stack([np.interp(t, grid, channel) for channel in np.array(colours).T], axis=1)
+    return np.column_stack([np.interp(t, np.linspace(0, 1, len(c)), c) for c in np.array(colours).T])
 
 
 def _rotation(yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:
@@ -96,16 +96,17 @@ def _rotation(yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:
 
 
 class _Scene:
-    """What N heads look like: float32 tables (K, N, ...) of their parts. At u, v from its centre, the surface of
-    a part is z = centre_z - lean . (u, v) +- sqrt(disc . (1, -u^2, -2 u v, -v^2))."""
+    """What N heads look like: float32 tables (K, N, ...) of their parts. At u, v from its centre, a
+    part's surface is z = centre_z - lean . (u, v) +- sqrt(disc . (1, -u^2, -2 u v, -v^2))."""
 
     def __init__(self, factors: np.ndarray):
         f = dict(zip(FACTOR_NAMES, np.ascontiguousarray(factors.T, np.float64), strict=True))
         self.head = _rotation(f["yaw"], f["pitch"])  # head to view
-        self.shape, self.shade, self.box = [], [], []  # centre, lean, disc; centre, matrix, colour; low, high x y
+        # of each part: centre, lean, disc; centre and matrix of its normals, colour; low and high x, y
+        self.shape, self.shade, self.box = [], [], []
         self.cuts = {}  # part -> [(2, N, 3)]: upper and lower bounds a + b x + c y of its z
         skin, hair = _palette(SKIN, f["skin_tone"]), _palette(HAIR, f["hair_colour"])
-        w, length, hat, glasses = 1 + 0.17 * f["face_width"], f["hair_length"], f["hat"] > 0, f["glasses"]
+        w, length, hat, worn = 1 + 0.17 * f["face_width"], f["hair_length"], f["hat"] > 0, f["glasses"] > 0
         stubble = np.clip(length / 0.12, 0, 1)  # the shortest hair fades in on the scalp
         locks = skin + (hair - skin) * stubble[:, None]
         bulk = 0.99 + 0.02 * stubble + 0.10 * length
@@ -119,8 +120,7 @@ class _Scene:
         self._add((0, -1.26, -0.12), (0.78, 0.50, 0.36), SHIRT, body=True)
         for side in (-1, 1):
             self._add((0.46 * w * side, -0.04, -0.05), (0.05, 0.12, 0.085), skin, yaw=20 * side)  # ears
-            self._add((0.41 * w * side, 0.04, 0.19), (0.018, 0.024, 0.31), FRAME, glasses > 0,
-                      yaw=-20 * side)
+            self._add((0.41 * w * side, 0.04, 0.19), (0.018, 0.024, 0.31), FRAME, worn, yaw=-20 * side)
             # the hair on the head, in two halves that meet at the parting
             self._add((0, 0.11, -0.07), (0.47 * w * bulk, 0.50 * bulk, 0.54 * bulk), locks, length > 0,
                       cuts=[(-0.28 * side, -0.76, 0.58, 0.02)])
@@ -134,35 +134,35 @@ class _Scene:
 
         angle, background = np.radians(70 * f["light"]), _palette(BACKGROUND, f["background"])
         light = [0.94 * np.sin(angle), np.full_like(w, 0.33), 0.94 * np.cos(angle)]
-        look = [*light, *0.8 * hair.T, *background.T, w, f["mouth"], glasses, *self.head.reshape(-1, 9).T]
+        paint = [*0.8 * hair.T, *background.T, w, f["mouth"], f["glasses"]]
+        look = [*light, *paint, *self.head.reshape(-1, 9).T]  # (21, N)
         self.look, self.shape, self.shade = (np.array(x, np.float32) for x in (look, self.shape, self.shade))
 
     def _add(self, centre, radii, colour, shown=True, body=False, yaw=0, pitch=0, cuts=(), normals=None):
-        """Adds an ellipsoid at `centre` of the head (or of the body, which does not turn), turned there by yaw
-        and pitch, where `shown` (N,), cut to normal . p < offset for each (*normal, offset) in its own frame.
+        """Adds an ellipsoid at `centre` of the head (or of the body, which does not turn), rotated by yaw and
+        pitch, where `shown` (N,), cut to normal . p < offset for each (*normal, offset) in its own frame.
         Returns what its normals are computed from, for parts that share them."""
         n = len(self.head)
         centre, radii, colour = (  # (N, 3)
-            np.stack([np.broadcast_to(x, n) for x in xs], axis=1) if isinstance(xs, tuple) else xs
+            np.column_stack([np.broadcast_to(x, n) for x in xs]) if isinstance(xs, tuple) else xs
             for xs in (centre, radii, colour))
-        frame = _rotation(np.zeros(n), np.zeros(n)) if body else self.head
-        turned = _rotation(np.full(n, float(yaw)), np.full(n, float(pitch)))
+        frame = np.tile(np.eye(3), (n, 1, 1)) if body else self.head
+        turned = _rotation(np.array([yaw]), np.array([pitch]))
         axes = sum(frame[:, :, k, None] * turned[:, None, k, :] for k in range(3))  # (N, 3, 3), columns
         c = (frame * centre[:, None, :]).sum(axis=2) + np.array([0, HEAD_Y, 0])
         xx, xy, xz, yy, yz, zz = matrix = [
             (axes[:, i] * axes[:, j] / radii**2).sum(axis=1) for i in range(3) for j in range(i, 3)]
         p, q = xz / zz, yz / zz
-        disc = np.stack([1 / zz, xx / zz - p * p, xy / zz - p * q, yy / zz - q * q], axis=1)
+        disc = np.column_stack([1 / zz, xx / zz - p * p, xy / zz - p * q, yy / zz - q * q])
         half = np.sqrt((axes[:, :2] ** 2 * radii[:, None] ** 2).sum(axis=2))  # half size on the screen
         for *normal, offset in cuts:
             a = (axes * np.array(normal)).sum(axis=2)
             az = np.where(np.abs(a[:, 2]) < 1e-4, 1e-4, a[:, 2])[:, None]
-            plane = np.stack([offset + (a * c).sum(axis=1), -a[:, 0], -a[:, 1]], axis=1) / az
-            bounds = np.stack([np.where(az > 0, plane, (1e6, 0, 0)), np.where(az < 0, plane, (-1e6, 0, 0))])
-            self.cuts.setdefault(len(self.shape), []).append(bounds.astype(np.float32))
+            plane = np.column_stack([offset + (a * c).sum(axis=1), -a[:, :2]]) / az
+            bounds = np.where(az > 0, plane, (1e6, 0, 0)), np.where(az < 0, plane, (-1e6, 0, 0))
+            self.cuts.setdefault(len(self.shape), []).append(np.array(bounds, np.float32))
         normals, shown = normals or [*c.T, *matrix], np.broadcast_to(shown, n)
-        disc = np.where(shown[:, None], disc, (-1, 0, 0, 0))  # below 0: hit nowhere
-        self.shape.append(np.column_stack([c, p, q, disc]))
+        self.shape.append(np.column_stack([c, p, q, np.where(shown[:, None], disc, (-1, 0, 0, 0))]))
         self.shade.append(np.column_stack([*normals, colour]))
         self.box.append(np.array([c[:, :2] - half, c[:, :2] + half])[:, shown])  # (2, <= N, 2)
         return normals
@@ -174,14 +174,14 @@ def _closest_hit(scene: _Scene, grid: np.ndarray) -> tuple[np.ndarray, np.ndarra
     depth = np.full((len(scene.head), side, side), -1e3, np.float32)
     part = np.zeros(depth.shape, np.uint8)
     for k, (low, high) in enumerate(scene.box):
-        if not len(low):
+        if not len(low):  # nobody has it
             continue
         # the columns and rows in which some head can be hit; row 0 is the top
         x0, y0 = np.clip((low.min(axis=0) + 1) * side / 2 - 1, 0, side).astype(int)
         x1, y1 = np.clip((high.max(axis=0) + 1) * side / 2 + 2, 0, side).astype(int)
         columns, rows = slice(x0, x1), slice(side - y1, side - y0)
-        x, y = grid[None, None, columns], -grid[None, rows, None]
         cx, cy, cz, p, q, d0, d1, d2, d3 = scene.shape[k].T[:, :, None, None]
+        x, y = grid[columns], -grid[rows, None]
         u, v = x - cx, y - cy  # (N, 1, columns), (N, rows, 1)
         disc = (d0 - d1 * u * u) - v * (2 * d2 * u + d3 * v)  # (N, rows, columns)
         hit = disc > 0
@@ -214,27 +214,25 @@ def _mix(rgb: list, coverage: np.ndarray, colour) -> list:
 def _paint_face(rgb: list, x, y, z, mouth, brows, w, size: int) -> list:
     """Cheeks, eyes, brows and mouth over the channels `rgb` of P samples at head coordinates x, y, z."""
     front, side = z > 0.05, np.abs(x)
-    bx, by = (side - 0.26 * w) * 8, (y + 0.20) * 9
-    rgb = _mix(rgb, 0.30 * front * np.maximum(1 - bx * bx - by * by, 0), (0.90, 0.36, 0.36))
+    dx, dy = side - 0.26 * w, y + 0.20
+    rgb = _mix(rgb, front * np.maximum(0.30 - dx * dx * 19 - dy * dy * 24, 0), (0.90, 0.36, 0.36))
     dx = side - 0.185 * w
-    ex, ey = dx * 9.5, (y - 0.02) * 12
-    eye = (1 - ex * ex - ey * ey) * (1 / 22)  # about the distance to the rim
+    eye = (1 - dx * dx * 90 - (y - 0.02) * (y - 0.02) * 144) * (1 / 22)  # about the distance to the rim
     rgb = _mix(rgb, front * _ramp(eye + 0.02, size) * (y > 0.02), (0.16, 0.11, 0.10))  # lashes
     white = front * _ramp(eye, size)
     rgb = _mix(rgb, white, (0.99, 0.99, 0.99))
-    for radius, height, colour in ((0.062, 0.018, (0.20, 0.42, 0.50)), (0.036, 0.018, (0.04, 0.04, 0.06)),
-                                   (0.016, 0.044, (1.0, 1.0, 1.0))):  # iris, pupil, glint
+    for radius, height, colour in ((0.062, 0.018, IRIS), (0.036, 0.018, FRAME), (0.016, 0.044, (1, 1, 1))):
         disc = (radius / 2) - (dx * dx + (y - height) * (y - height)) * (0.5 / radius)
-        rgb = _mix(rgb, white * _ramp(disc, size), colour)
+        rgb = _mix(rgb, white * _ramp(disc, size), colour)  # iris, pupil, glint
     t = np.abs(dx * 8)
     arch = 0.038 - np.abs(y - (0.20 - 0.05 * t * t)) - 0.012 * t
     rgb = _mix(rgb, front * _ramp(arch, size) * _ramp((1 - t) * 0.125, size), brows)
-    t = x * x * 25
-    upper = mouth * 0.10 * (t - 0.5) - 0.345
-    lower = upper - 0.16 * np.maximum(mouth, 0) * (1 - t)
-    within = front * _ramp((1 - t) * 0.10, size)
+    t = x * x * 18
+    upper = mouth * 0.13 * (t - 0.5) - 0.325
+    lower = upper - 0.16 * np.maximum(mouth, 0) * (1 - t)  # open when smiling
+    within = front * _ramp((1 - t) * 0.12, size)
     inside = np.minimum(upper - y, y - lower)
-    rgb = _mix(rgb, within * _ramp(inside + 0.024, size), (0.66, 0.20, 0.20))  # lips
+    rgb = _mix(rgb, within * _ramp(inside + 0.027, size), (0.66, 0.20, 0.20))  # lips
     rgb = _mix(rgb, within * _ramp(inside, size), (0.30, 0.05, 0.08))
     inside = np.minimum(inside, y - (0.55 * upper + 0.45 * lower))
     return _mix(rgb, within * _ramp(inside, size), (0.98, 0.97, 0.94))  # teeth
@@ -247,11 +245,10 @@ def _paint_glasses(rgb: list, depth: np.ndarray, kind, w, pose, grid: np.ndarray
     z = (0.50 - xz * px - yz * py) * (1 / zz)  # where the head's z is 0.50
     x, y = (xx * px + yx * py) + zx * z, (xy * px + yy * py) + zy * z - 0.02
     seen, dark = z > depth, kind > 1
-    dx, dy = (np.abs(x) - 0.195 * w) * (1 / 0.165), y * (1 / 0.14)
-    dx, dy = dx * dx, dy * dy
+    dx, dy = np.square((np.abs(x) - 0.195 * w) * (1 / 0.165)), np.square(y * (1 / 0.14))
     lens = (1 - dx * (0.6 + 0.4 * dx) - dy * (0.6 + 0.4 * dy)) * 0.052  # about the distance to the rim
-    tint = [np.where(dark, np.float32(c - 0.86), np.float32(c)) for c in (0.92, 0.97, 1.0)]
-    rgb = _mix(rgb, seen * _ramp(lens, size) * np.where(dark, np.float32(0.92), np.float32(0.22)), tint)
+    tint = [c - np.float32(0.86) * dark for c in (0.92, 0.97, 1.0)]
+    rgb = _mix(rgb, seen * _ramp(lens, size) * (0.22 + np.float32(0.70) * dark), tint)
     bridge = np.minimum(0.08 - np.abs(x), 0.02 - np.abs(y - 0.03))
     return _mix(rgb, seen * _ramp(np.maximum(0.019 - np.abs(lens), bridge), size), FRAME)
 
@@ -265,13 +262,12 @@ def _render_chunk(factors: np.ndarray, size: int) -> np.ndarray:
     canvas = look[6:9, :, None, None] * fade  # the background, a little lighter at the top
 
     hit = np.flatnonzero(part)  # (P,)
-    image, pixel = hit // side**2, hit % side**2
-    k = part.ravel()[hit].astype(np.int64)
+    image, pixel, k = hit // side**2, hit % side**2, part.ravel()[hit].astype(np.int64)
     x, y, z = grid[pixel % side], -grid[pixel // side], depth.ravel()[hit]
     table = np.ascontiguousarray(scene.shade.reshape(-1, 12).T)  # (12, K N)
     cx, cy, cz, xx, xy, xz, yy, yz, zz, *rgb = table.take((k - 1) * len(scene.head) + image, axis=1)
     dx, dy, dz = x - cx, y - cy, z - cz
-    nx, ny, nz = xx * dx + xy * dy + xz * dz, xy * dx + yy * dy + yz * dz, xz * dx + yz * dy + zz * dz
+    nx, ny, nz = (a * dx + b * dy + c * dz for a, b, c in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz)))
     lx, ly, lz = look[:3].take(image, axis=1)
     lambert = (nx * lx + ny * ly + nz * lz) / np.sqrt(nx * nx + ny * ny + nz * nz)
     bright = 0.56 + 0.54 * np.maximum(lambert, 0) + 0.16 * np.minimum(lambert, 0)
@@ -294,14 +290,14 @@ def _render_chunk(factors: np.ndarray, size: int) -> np.ndarray:
 
 
 def render(factors: np.ndarray, image_size: int = 64) -> np.ndarray:
-    """RGB pictures (N, S, S, 3) uint8 of `factors` (N, F). S = image_size: 32, 64, 128; ValueError otherwise."""
+    """RGB pictures (N, S, S, 3) uint8 of `factors` (N, F); S = image_size: 32, 64, 128, or a ValueError."""
     factors = np.asarray(factors)
     if factors.ndim != 2 or factors.shape[1] != len(FACTORS):
-        raise ValueError(f"factors must be (N, {len(FACTORS)}), a column per FACTOR_NAMES; got {factors.shape}")
+        raise ValueError(f"factors must be (N, {len(FACTORS)}), the FACTOR_NAMES; got {factors.shape}")
     if image_size not in SIZES:
         raise ValueError(f"image_size must be one of {SIZES}, got {image_size}")
     images = np.empty((len(factors), image_size, image_size, 3), np.uint8)
-    chunk = 2**int(os.environ.get("CHUNK", 16)) // image_size**2  # small enough for the processor's cache, large enough for vector code
+    chunk = 2**16 // image_size**2  # pictures at once: 1 MiB per array of samples, for the processor's cache
 
     def draw(start: int) -> None:
         images[start : start + chunk] = _render_chunk(factors[start : start + chunk], image_size)

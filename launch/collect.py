@@ -70,7 +70,7 @@ def show(value, digits: int | None = None) -> str:
 def sort_key(value) -> tuple:
     """Numbers before words before None and NaN, so that a flag that takes 4 and None sorts too."""
     if isinstance(value, numbers.Real) and not math.isnan(value):  # numpy's integers are no int
-        return 0, value, ""
+        return 0, float(value), ""
     return 1 + (show(value) in ("None", "")), 0, show(value)
 
 
@@ -177,7 +177,7 @@ def table(sweep: Sweep) -> pd.DataFrame:
                        "key": run.folder.name, "reason": reason})  # fmt: skip
     columns = [*varied, "status", "step", "steps", "headline", *figures, "commit", "key", "reason"]
     df = pd.DataFrame(rows, columns=columns, dtype=object)  # flags as they are: no integer seed made a float
-    for name in ("step", "steps", "headline", *figures):
+    for name in columns[len(varied) + 1 : -3]:
         kind = "Int64" if name in ("step", "steps") else float
         df[name] = pd.to_numeric(df[name], errors="coerce").astype(kind)
     df.attrs.update(headline=headline, goal=goal)
@@ -190,7 +190,7 @@ def flag_columns(df: pd.DataFrame) -> list[str]:
 
 
 def _by_flags(df: pd.DataFrame, flags: list[str]) -> pd.DataFrame:
-    keys = [[sort_key(value) for value in row] for row in df[flags].itertuples(index=False)]
+    keys = [[sort_key(value) for value in row] for row in df[flags].astype(object).to_numpy().tolist()]
     return df.iloc[sorted(range(len(df)), key=keys.__getitem__)].reset_index(drop=True)
 
 

@@ -36,7 +36,6 @@ from research.common.flags import UserError
 ROOT = Path(__file__).resolve().parents[1]
 POINTS = 500  # of a curve, at most: beyond that nobody sees a difference and the file grows
 STEPS = 12  # with pictures embedded, per key and run, at most
-END = "<extra></extra>"  # of plotly's hover text: without a second box that repeats the name
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash"]
 KINDS = {".html": "text", ".txt": "text", ".mp4": "video", ".webm": "video"}  # all else is an image
 
@@ -107,14 +106,13 @@ def curves(sweep: Sweep, varied: list[str], order: list[int], headline: str) -> 
                 continue
             thin = points[: -1 : math.ceil(len(points) / POINTS)] + points[-1:]
             group, name = escape(label(run, varied[:1])), escape(label(run, varied))
-            trace = go.Scatter(
+            metrics[metric].append(go.Scatter(
                 x=[step for step, _ in thin], y=[value for _, value in thin], legendgroup=group,
                 name=name if by_run else group, showlegend=by_run or group not in named,
-                hovertemplate=f"{name}<br>step %{{x}}<br>{escape(metric)} %{{y:.5g}}{END}",
+                hovertemplate=f"{name}<br>step %{{x}}<br>{escape(metric)} %{{y:.5}}<extra></extra>",
                 line={"color": palette[i], "width": 1.8, "dash": dashes[others[i]]}, marker={"size": 5},
                 mode="lines+markers" if len(thin) <= 30 else "lines",
-            )  # fmt: skip
-            metrics[metric].append(trace.to_plotly_json())
+            ).to_plotly_json())  # fmt: skip
             named.add(group)
     layout = go.Layout(template="plotly_white", xaxis={"title": {"text": "step"}}, height=440,
                        margin={"l": 60, "r": 20, "t": 20, "b": 50}, font={"size": 13})  # fmt: skip
@@ -189,7 +187,8 @@ def cell(row: dict, name: str) -> tuple[str, float | None]:
     value = row[name]
     text = "" if value is pd.NA else show(value, 4 if name == "headline" or "/" in name else 6)
     text = mean_sd(value, row[f"{name} sd"]) if f"{name} sd" in row else text
-    return text, None if sort_key(value)[0] else value
+    rank, number, _ = sort_key(value)
+    return text, None if rank else number
 
 
 def render(sweep: Sweep, max_mb: float = 100.0) -> str:

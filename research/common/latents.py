@@ -33,7 +33,7 @@ def slerp(z0: Tensor, z1: Tensor, t) -> Tensor:
     t = _ratios(t, z0)
     n0, n1 = z0.norm(dim=-1, keepdim=True), z1.norm(dim=-1, keepdim=True)
     u0, u1 = z0 * n1, z1 * n0
-    # Kahan's form of the angle: arccos of the cosine has no correct digits left at small angles in float32.
+    # Kahan's form of the angle: near π the weights are large, and arccos is off by percents in float32.
     angle = 2 * torch.atan2((u0 - u1).norm(dim=-1, keepdim=True), (u0 + u1).norm(dim=-1, keepdim=True))
     sine = torch.sin(angle)
     flat = (sine < 1e-3) | (n0 * n1 == 0)
