@@ -55,8 +55,12 @@ class Config(RunFlags):
     """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
     dataset: str = aside("synthetic")
     """synthetic (rendered faces with known factors), celeba, lfw, or a folder of pictures"""
-    steps: int = 3000
+    steps: int = 6000
     """training length in steps; a step is one optimiser update"""
+    batch_size: int = 32
+    """pictures per step"""
+    learning_rate: float = 0.002
+    """peak learning rate"""
     beta: float = 4.0
     """weight of the KL term; 0 is the unregularised autoencoder"""
     width: int = 32
@@ -108,18 +112,18 @@ class VAE(nn.Module):
         edge = image_size >> depth
         encoder, decoder = [], []
         for c_in, c_out in pairwise(channels):
-            encoder += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]
-            decoder = [nn.ReLU(), nn.ConvTranspose2d(c_out, c_in, 4, 2, 1), *decoder]
+            encoder += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.SiLU()]
+            decoder = [nn.SiLU(), nn.ConvTranspose2d(c_out, c_in, 4, 2, 1), *decoder]
         flat = channels[-1] * edge * edge
         self.encoder = nn.Sequential(
             *encoder,
             nn.Flatten(),
             nn.Linear(flat, hidden_dim),
-            nn.ReLU(),
+            nn.SiLU(),
             nn.Linear(hidden_dim, 2 * latent_dim),
         )
         self.decoder = nn.Sequential(
-            nn.Linear(latent_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, flat),
+            nn.Linear(latent_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, flat),
             nn.Unflatten(1, (channels[-1], edge, edge)), *decoder,
         )  # fmt: skip
 
