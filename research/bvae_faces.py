@@ -2,21 +2,19 @@
 
 What    A convolutional encoder q(z|x) and decoder p(x|z) for square colour pictures. --beta=0 is the plain
         autoencoder (z is the mean, nothing is drawn); --beta=1 the VAE; --beta>1 presses latents that do not
-        pay for themselves back to the prior (Higgins et al. 2017).
-Run     python research/bvae_faces.py --beta=4                        # the project's rendered faces
-        python research/bvae_faces.py --dataset=path/to/photos --steps=2000
-        python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>     # see TASKS below
-        wandb sweep sweeps/bvae.yaml   or   python launch/local.py sweeps/bvae.yaml
-Expect  see sweeps/bvae.yaml: test error, active units and MIG by β, over seeds. Sources Kingma & Welling 2013
-(arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4; layers as in
-        Locatello et al. 2019 (arXiv:1811.12359), table 1.
-Departs Any --width, --depth and --image_size; padding of 1 instead of 'same'; the learning rate decays to 0
-along
-        a half cosine. Our sums make β comparable with papers that sum over pixels, and not with those that
-        average.
+        pay for themselves back to the prior.
+Run     python research/bvae_faces.py --beta=4                                 # the project's rendered faces
+        python research/bvae_faces.py --dataset=path/to/photos --steps=2000    # your own pictures
+        python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>    # and the other TASKS below
+        python launch/local.py sweeps/bvae.yaml      or: wandb sweep sweeps/bvae.yaml
+Expect  Time and test figures by β, over seeds, stand in the header of sweeps/bvae.yaml.
+Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4; layers as
+        in Locatello et al. 2019 (arXiv:1811.12359), table 1.
+Departs Any --width, --depth and --image_size; SiLU instead of ReLU (docs/LOG.md has the figures); padding of 1
+        instead of 'same'; the learning rate decays to 0 along a half cosine. Losses are sums over pixels, so
+        β is not that of papers that average over them.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pixels x are in [0, 1]; the likelihood is Bernoulli
-on
-        logits, whose best possible value for grey pixels is not 0 but `val/rec_floor_nats`.
+        on logits, whose best possible value for grey pixels is not 0 but `val/rec_floor_nats`.
 Units   Nats: reconstruction summed over C·S·S pixels, KL summed over latents, both averaged over the batch.
 """
 

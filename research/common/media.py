@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from research.common import pictures
+from research.common.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -28,4 +29,4 @@ def video(frames: Sequence[Any], fps: int, **kwargs: Any) -> File:
 
 def html(text: str) -> File:
     """A page of HTML."""
-    return File(".html", lambda path: path.write_text(text))
+    return File(".html", lambda path: write_bytes(path, text.encode()))

@@ -82,7 +82,7 @@ class Run:
         return make_rng(self.cfg.seed, step, stream, self.device)
 
     def batch_indices(self, step: int) -> torch.Tensor:
-        """Which training examples `step` takes: indices (batch_size,) on the device; an epoch is a shuffle."""
+        """Indices (batch_size,), on the device, of the examples of `step`; every epoch is one shuffle."""
         epoch, i = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             rng = make_rng(
