@@ -10,7 +10,7 @@ Run     python research/bvae_faces.py --beta=4                                 #
 Expect  Time and test figures by β, over seeds, stand in the header of sweeps/bvae.yaml.
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4; layers as
         in Locatello et al. 2019 (arXiv:1811.12359), table 1.
-Departs Any --width, --depth and --image_size; SiLU instead of ReLU (docs/LOG.md has the figures); padding of 1
+Departs Any --width, --depth and --image_size; SiLU instead of ReLU (figures in docs/LOG.md); padding of 1
         instead of 'same'; the learning rate decays to 0 along a half cosine. Losses are sums over pixels, so
         β is not that of papers that average over them.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pixels x are in [0, 1]; the likelihood is Bernoulli

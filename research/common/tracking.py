@@ -61,7 +61,7 @@ class Mirror(threading.Thread):
         self._queue.put(("row", step, row, media))
 
     def finish(self, exit_code: int, model: Path | None, preempting: bool, timeout_s: float) -> None:
-        """Log the model artifact and end the W&B run; waits `timeout_s` at most, and says if that is short."""
+        """Log the model artifact and end the W&B run; waits at most `timeout_s` and says if it is short."""
         if self.ident is None:  # never started
             return
         self._queue.put(("finish", exit_code, model, preempting))

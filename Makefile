@@ -1,0 +1,50 @@
+# The contributor's menu. `make sweep` and `make test` install what they need first.
+SHELL := /bin/bash
+PY := .venv/bin/python
+# the CPU option of uv: `make install TORCH=cpu` takes torch's small CPU build and leaves the CUDA packages out
+TORCH ?=
+PYTEST := $(PY) -m pytest
+
+.PHONY: help install sweep test test-all check format lock clean
+help:
+	@echo "make install     .venv with the exact versions of requirements.lock (TORCH=cpu: without CUDA)"
+	@echo "make sweep       the main job, small: 3 values of beta x 2 seeds on rendered faces, then a report"
+	@echo "make test        all tests that a change must pass"
+	@echo "make test-all    the soaks too: kill -9 storms, the full faces"
+	@echo "make check       ruff and the quick unit tests"
+	@echo "make format      ruff format"
+	@echo "make lock        resolve requirements.lock and environment.yml anew"
+
+install: .venv/installed
+.venv/installed: requirements.lock
+	@launch/install.sh "$(TORCH)"
+	@touch $@
+
+sweep: install
+	@echo "== beta-VAE on rendered faces: beta 0, 4, 20 x 2 seeds, 32 pixels, 1,600 steps, on this machine"
+	$(PY) launch/local.py sweeps/bvae.yaml --name=bvae-quick \
+	  --set image_size=32 --set steps=1600 --set 'seed=[0, 1]'
+
+test: install
+	@echo "== all tests but the soaks"
+	$(PYTEST) -n 2 --dist loadfile -m "not soak"
+
+test-all: install
+	@echo "== all tests, soaks included"
+	$(PYTEST) -n 2 --dist loadfile
+	$(PY) tests/soak_kills.py
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(PYTEST) -n 2 -m "not soak" tests/test_flags.py tests/test_queue.py tests/test_metrics.py tests/test_sweeps.py
+
+format: install
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lock:
+	uv pip compile --universal --group dev --extra publish pyproject.toml -o requirements.lock --python-version 3.11
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
