@@ -73,7 +73,12 @@ class Run:
             ThreadPoolExecutor(1, "media"),
             [],
         )  # composes pictures off the critical path
-        self._stop_looked, self._own_s, self._mark = 0.0, 0.0, (time.perf_counter(), -1, 0.0)
+        self._stop_looked, self._own_s, self._media_s, self._mark = (
+            0.0,
+            0.0,
+            0.0,
+            (time.perf_counter(), -1, 0.0),
+        )
 
     # ------------------------------------------------------------------------------------- randomness
 
@@ -230,19 +235,21 @@ class Run:
 
     def _log_files(self, step: int, row: dict[str, Any], files: dict[str, File]) -> None:
         """In the media thread: write the files of one step, then hand the step to W&B."""
-        paths = {}
+        began, paths = time.thread_time(), {}
         for key, file in files.items():
             paths[key] = self.folder / "media" / key / f"{step:08d}{file.suffix}"
             paths[key].parent.mkdir(parents=True, exist_ok=True)
             file.write(paths[key])
             with open(paths[key], "rb") as f:
                 os.fsync(f.fileno())
+        self._media_s += time.thread_time() - began
         self.mirror.send(step, row, paths)
 
     def _timing(self, step: int) -> dict[str, Any]:
         """time/* of the steps since the last row; wall time, so that it differs from run to run."""
         now, (then, last, _) = time.perf_counter(), self._mark
-        timed: dict[str, Any] = {"step": step, "time/logging_s": self._own_s}
+        background = self._media_s + self.mirror.cpu_s
+        timed: dict[str, Any] = {"step": step, "time/logging_s": self._own_s, "time/background_s": background}
         if last >= 0 and step > last:
             timed["time/step_ms"] = 1000 * (now - then) / (step - last)
             timed["time/examples_per_s"] = self.cfg.batch_size * (step - last) / (now - then)

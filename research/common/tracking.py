@@ -7,6 +7,8 @@ import os
 import queue
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,29 @@ def send(wandb_run: Any, step: int, row: dict[str, Any], media: dict[str, Path])
     wandb_run.log(values | {k: kinds[p.suffix](str(p)) for k, p in media.items()}, step=step)
 
 
+def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
+    """The W&B run that `init(wandb, mode)` starts, offline when W&B can't be reached; None when disabled.
+
+    The mode is that of --wandb, else of WANDB_MODE, else online when logged in, else offline.
+    """
+    mode = cfg.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
+    if mode == "disabled":
+        return None
+    os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
+    import wandb
+
+    if mode is None:
+        mode = "online" if wandb.login(prompt=False) else "offline"
+    try:
+        return init(wandb, mode)
+    except wandb.errors.CommError as error:
+        reason = escape(str(error).split("\n")[0])
+        console.print(
+            f"[yellow]W&B can't be reached[/] ({reason}): this run is kept offline; upload it later"
+        )
+        return init(wandb, "offline")
+
+
 class Mirror(threading.Thread):
     """The W&B run of one run folder, fed through a queue from the training process.
 
@@ -55,6 +80,7 @@ class Mirror(threading.Thread):
         self.stop_requested = threading.Event()
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._next_step = 0
+        self.cpu_s = 0.0  # CPU time of this thread, the client's import included
         self.live_from = 0  # steps below are replayed from the folder, the others come through the queue
 
     def send(self, step: int, row: dict[str, Any], media: dict[str, Path]) -> None:
@@ -74,7 +100,7 @@ class Mirror(threading.Thread):
     def run(self) -> None:
         wandb_run = None
         try:
-            wandb_run = self._start()
+            wandb_run = connect(self.cfg, self._init)
             if wandb_run is None:
                 return None
             while True:
@@ -84,6 +110,7 @@ class Mirror(threading.Thread):
                 if job[0] >= self._next_step:
                     send(wandb_run, *job)
                     self._next_step = job[0] + 1
+                self.cpu_s = time.thread_time()
         except Exception as error:  # whatever W&B does, training goes on; the folder holds everything
             reason = escape(str(error).split("\n")[0])
             console.print(
@@ -91,30 +118,12 @@ class Mirror(threading.Thread):
                 f"{escape(str(self.folder))} holds everything"
             )
 
-    def _start(self) -> Any:
-        mode = self.cfg.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
-        if mode == "disabled":
-            return None
-        os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
-        import wandb
-
-        if mode is None:
-            mode = "online" if wandb.login(prompt=False) else "offline"
-        try:
-            return self._init(wandb, mode)
-        except wandb.errors.CommError as error:
-            reason = escape(str(error).split("\n")[0])
-            console.print(
-                f"[yellow]W&B can't be reached[/] ({reason}): this run is kept offline; upload it later"
-            )
-            return self._init(wandb, "offline")
-
     def _init(self, wandb: Any, mode: str) -> Any:
-        init = dict(self.init)
+        init, wandb_id = dict(self.init), self._wandb_id()
         if (
             "WANDB_SWEEP_ID" not in os.environ
         ):  # in a sweep, W&B hands these over and drops ours with a warning
-            init |= {"project": self.cfg.project, "entity": self.cfg.entity, "id": self._wandb_id(mode)}
+            init |= {"project": self.cfg.project, "entity": self.cfg.entity, "id": wandb_id}
         settings = wandb.Settings(quiet=True, silent=mode == "offline", stop_fn=self.stop_requested.set)
         wandb_run = wandb.init(
             dir=str(self.folder), mode=mode, config=self.config, resume="allow", settings=settings, **init
@@ -126,7 +135,7 @@ class Mirror(threading.Thread):
         self._next_step = replay(self.folder, wandb_run, since, self.live_from)
         return wandb_run
 
-    def _wandb_id(self, mode: str) -> str:
+    def _wandb_id(self) -> str:
         """The run's W&B id. Offline segments of earlier attempts are set aside, for the new one holds their
         rows.
 
