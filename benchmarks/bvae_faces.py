@@ -1,0 +1,122 @@
+"""Training steps of bvae_faces per second, against another implementation's model in the same run.
+
+    python benchmarks/bvae_faces.py --peer path/to/Beta-VAE --threads 1
+
+--peer is a checkout of github.com/1Konny/Beta-VAE; its `model.BetaVAE_H` (the same layers: four convolutions,
+256 units, z of 10) is trained with the loss and optimiser of its solver.py on pictures that already lie in
+memory, which is kinder than its own loader. Ours takes its batch by index from uint8 pictures, as in training.
+Blocks of both alternate, so that the ratio holds when the machine's speed drifts. Without --peer only ours is
+timed.
+"""
+
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import torch.nn.functional as F
+
+from research import bvae_faces
+from research.common.commandline import main
+from research.common.run import make_rng
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Time training steps of bvae_faces, alone or against a peer."""
+
+    peer: str | None = None
+    """checkout of 1Konny/Beta-VAE"""
+    threads: int = 1
+    """CPU threads of torch"""
+    batch_size: int = 64
+    """pictures per step"""
+    steps: int = 10
+    """steps per block"""
+    blocks: int = 7
+    """blocks of each, in turn; the first of each is not counted"""
+    device: str = "cpu"
+    """cpu or cuda"""
+
+
+def ours(flags: Flags, precision: str) -> Callable[[], None]:
+    """One training step of ours at the peer's sizes."""
+    cfg = bvae_faces.Config(latent_dim=10, batch_size=flags.batch_size, precision=precision)
+    device = torch.device(flags.device)
+    model = bvae_faces.build(cfg, device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
+    data = torch.randint(0, 256, (4096, 64, 64, 3), dtype=torch.uint8, device=device)
+
+    def step() -> None:
+        rng = make_rng(0, step.n, "train", device)
+        indices = torch.randint(len(data), (flags.batch_size,), generator=rng, device=device)
+        loss, _ = bvae_faces.loss_fn(model, bvae_faces.to_float(data[indices], device), rng, cfg)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step.n += 1
+
+    step.n = 0
+    return step
+
+
+def peer(flags: Flags) -> Callable[[], None]:
+    """One training step of the peer: its model; loss and optimiser as in its solver.py (H, β = 4)."""
+    spec = importlib.util.spec_from_file_location("peer_model", Path(flags.peer) / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    device = torch.device(flags.device)
+    model = module.BetaVAE_H(10, 3).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.999))
+    data = torch.rand(1024, 3, 64, 64, device=device)
+
+    def step() -> None:
+        i = step.n * flags.batch_size % (len(data) - flags.batch_size)
+        x = data[i : i + flags.batch_size]
+        x_recon, mu, logvar = model(x)
+        rec = F.binary_cross_entropy_with_logits(x_recon, x, reduction="sum").div(len(x))
+        kl = (-0.5 * (1 + logvar - mu.pow(2) - logvar.exp())).sum(1).mean(0, True)
+        loss = rec + 4 * kl
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step.n += 1
+
+    step.n = 0
+    return step
+
+
+def run(flags: Flags) -> None:
+    torch.set_num_threads(flags.threads)
+    contenders = {"ours fp32": ours(flags, "fp32"), "ours bf16": ours(flags, "bf16")}
+    if flags.peer:
+        contenders["peer"] = peer(flags)
+    speed: dict[str, list[float]] = {name: [] for name in contenders}
+    for block in range(flags.blocks):
+        for name, step in contenders.items():
+            began = time.perf_counter()
+            for _ in range(flags.steps):
+                step()
+            if flags.device == "cuda":
+                torch.cuda.synchronize()
+            if block:
+                speed[name].append(flags.steps * flags.batch_size / (time.perf_counter() - began))
+    print(f"torch {torch.__version__}, {flags.device}, {flags.threads} threads, batch {flags.batch_size}")
+    for name, values in speed.items():
+        low, middle, high = min(values), statistics.median(values), max(values)
+        line = f"{name:10s} {middle:7.0f} pictures/s (min {low:.0f}, max {high:.0f})"
+        if flags.peer:
+            ratios = [a / b for a, b in zip(values, speed["peer"], strict=True)]
+            middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+            line += f"   x{middle:.2f} of the peer (min {low:.2f}, max {high:.2f})"
+        print(line)
+
+
+if __name__ == "__main__":
+    main(Flags, run)
