@@ -4,7 +4,7 @@
 
 --peer is a checkout of github.com/1Konny/Beta-VAE; its `model.BetaVAE_H` (the same layers: four convolutions,
 256 units, z of 10) is trained with the loss and optimiser of its solver.py on pictures that already lie in
-memory, which is kinder than its own loader. Ours takes its batch by index from uint8 pictures, as in training.
+memory, which is kinder than its own loader. Ours takes its batch by index from uint8 pictures as in training.
 Blocks of both alternate, so that the ratio holds when the machine's speed drifts. Without --peer only ours is
 timed.
 """

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import yaml
+from jsonschema import ValidationError  # comes with W&B's engine, which raises it
 
 from launch.queue import Queue, as_args, points
 from research.common import lease as leases
@@ -64,11 +65,16 @@ def read(path: str, changes: tuple[str, ...] = ()) -> Sweep:
     if method == "random" and not isinstance(content.get("run_cap"), int):
         raise UserError(f"--sweep={path}: a random sweep needs run_cap, the number of its trials")
     module = importlib.import_module(program.removesuffix(".py").replace("/", "."))
+    if not hasattr(module, "Config"):
+        raise UserError(f"--sweep={path}: program: {program} is no script like research/bvae_faces.py")
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise UserError(f"--set={change}: written as --set flag=value, or --set 'flag=[value, value]'")
-        value = yaml.safe_load(value)
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set={change}: its value is not readable as YAML") from None
         content["parameters"][name] = {"values": value} if isinstance(value, list) else {"value": value}
     flags = typing.get_type_hints(module.Config)
     for name in content["parameters"]:
@@ -128,8 +134,9 @@ def _points(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
         warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
         try:
             return list(points(sweep.content, taken))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"--sweep={sweep.path}: {' '.join(str(error).split())}") from None
+        except (ValueError, TypeError, KeyError, ValidationError) as error:
+            why = " ".join(str(getattr(error, "message", error)).split())
+            raise UserError(f"--sweep={sweep.path}: refused by W&B's engine: {why}") from None
 
 
 def _data_flags(cfg: Any) -> tuple[Any, ...]:

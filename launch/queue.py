@@ -42,10 +42,12 @@ class Queue:
 
     def trials(self) -> list[Trial]:
         """All trials made so far, by index."""
-        for path in (self.folder / "trials").glob("[0-9]*.json"):
-            if (index := int(path.stem)) not in self._trials:
-                kept = json.loads(path.read_text())  # whole from its first moment: see `add`
-                self._trials[index] = Trial(index, kept["flags"], kept["key"])
+        folder = self.folder / "trials"
+        for name in os.listdir(folder) if folder.is_dir() else ():  # glob is far slower
+            stem, _, suffix = name.partition(".")
+            if suffix == "json" and stem.isdigit() and int(stem) not in self._trials:
+                kept = json.loads((folder / name).read_text())  # whole from its first moment: see `add`
+                self._trials[int(stem)] = Trial(int(stem), kept["flags"], kept["key"])
         return [self._trials[i] for i in sorted(self._trials)]
 
     def add(self, flags: dict[str, Any], key: str) -> Trial:

@@ -266,6 +266,7 @@ def training_pictures(
     order, value = latent_order(mu, logvar, cfg)
     shift, scale = shown_range(model, mu, cfg)
     rebuilt = torch.sigmoid(model.decode(mu[:8]))
+    both = torch.cat([x[:8], rebuilt])  # a small set of one's own can have fewer than 8 held-out pictures
     noise = torch.randn(
         16, cfg.latent_dim, generator=make_rng(cfg.seed, 0, "pictures", device), device=device
     )
@@ -277,7 +278,7 @@ def training_pictures(
     cols = [f"{v:g}" for v in torch.linspace(-3, 3, 9).tolist()]
     label = f"β = {cfg.beta:g}"
     files = {
-        "sample/reconstructions": picture(pictures.grid, torch.cat([x[:8], rebuilt]).cpu(), 8, ["x", "x̂"]),
+        "sample/reconstructions": picture(pictures.grid, both.cpu(), len(rebuilt), ["x", "x̂"]),
         "sample/random": picture(pictures.grid, random.cpu(), 4),
         "latent/traversal": picture(pictures.grid, travelled.cpu(), 9, rows, cols, title=label),
     }

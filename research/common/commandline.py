@@ -50,6 +50,13 @@ def _allowed(tp: Any) -> str:
     return " or ".join(words)
 
 
+def _choices(tp: Any) -> list[str]:
+    """The words that a type lists: those of a Literal, True and False."""
+    literals = [kind for kind in _kinds(tp) if typing.get_origin(kind) is Literal]
+    words = [str(word) for kind in literals for word in typing.get_args(kind)]
+    return words + ["True", "False"] * (bool in _kinds(tp))
+
+
 def _tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None) -> list[str]:
     """Normalise to one `--name=value` token per flag; refuse unknown names, with a suggestion."""
     out, i = [], 0
@@ -81,6 +88,8 @@ def _tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: s
                 raise UserError(f"--{name} needs a value: {_allowed(hints[name])}")
         if bool in _kinds(hints[name]):
             value = BOOLEANS.get(value.lower(), value)
+        if int in _kinds(hints[name]):  # W&B's engine writes whole numbers of a quantised range as 4.0
+            value = re.sub(r"(?<=\d)\.0+\Z", "", value)
         out.append(f"--{name}={value}")
     return out
 
@@ -117,7 +126,7 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         if not flag or flag[1] not in hints:
             raise UserError(" ".join(re.sub(r"[─│╭╮╰╯]", " ", printed.getvalue()).split())) from None
         value = next((t.partition("=")[2] for t in reversed(tokens) if t.startswith(f"--{flag[1]}=")), "")
-        near = difflib.get_close_matches(value, re.findall(r"\w+", _allowed(hints[flag[1]])), n=1)
+        near = difflib.get_close_matches(value, _choices(hints[flag[1]]), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None
 
@@ -125,7 +134,7 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
 def _tokens_of_file(path: str, given: dict[str, str], hints: dict[str, Any]) -> list[str]:
     """The flags kept in a run's config.json as tokens, less those given and those that name a place."""
     try:
-        flags = json.loads(Path(path).read_text())["flags"]
+        flags = dict(json.loads(Path(path).read_text())["flags"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--config={path}: not a run's config.json ({error})") from None
     skip = {*given, "out", "name", "config", "fresh", "reuse", "task"} | (

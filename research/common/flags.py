@@ -24,8 +24,12 @@ def escape(text: str) -> str:
     return rich_escape(text)
 
 
-class UserError(ValueError):
+class UserError(Exception):  # not a ValueError: tyro would swallow the message of one from __post_init__
     """The user's mistake. Its message is one line that names the flag or file and what is allowed."""
+
+    def __str__(self) -> str:
+        """On one line whatever the user typed: line breaks and stray bytes are shown as escapes."""
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 def aside(default: Any) -> Any:

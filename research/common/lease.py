@@ -62,6 +62,11 @@ def process_start(pid: int) -> str | None:
     return told or None
 
 
+def is_local(info: dict[str, Any] | None) -> bool:
+    """Whether the holder of a lease belongs to this boot of this machine, where its pid can be looked up."""
+    return info is not None and info["boot"] == _boot() and info["host"] == socket.gethostname()
+
+
 def _identity(role: str) -> dict[str, Any]:
     env = os.environ
     return {
@@ -124,7 +129,7 @@ class Watch:
             return float("inf")
         me = os.environ.get("SLURM_JOB_ID")
         if info is not None:
-            if info["boot"] == _boot() and info["host"] == socket.gethostname():
+            if is_local(info):
                 start = process_start(info["pid"])
                 if start is None or start != info["pid_start"]:
                     return float("inf")

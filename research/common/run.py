@@ -191,7 +191,7 @@ class Run:
         from torchinfo import summary
 
         text = str(summary(model, input_data=list(inputs), verbose=0, depth=4))
-        (self.folder / "model.txt").write_text(text + "\n")
+        write_bytes(self.folder / "model.txt", f"{text}\n".encode())
         if self.status["step"] == 0:
             print(text, flush=True)
 
@@ -225,10 +225,10 @@ class Run:
                     self._diverged = step
             self.metrics |= row
             timed = self._timing(step)
-            if not self.lease.lost:
+            if self.lease.check():  # after standing still for long, the run may have another owner
                 append_row(self.folder / "metrics.jsonl", row)
                 append_row(self.folder / "time.jsonl", timed)
-        if row or files:
+        if (row or files) and not self.lease.lost:
             self._pending.append(self._media.submit(self._log_files, step, row | timed, files))
         self._pending = [job for job in self._pending if not (job.done() and job.result() is None)]
         self._own_s += time.perf_counter() - began
@@ -239,9 +239,13 @@ class Run:
         for key, file in files.items():
             paths[key] = self.folder / "media" / key / f"{step:08d}{file.suffix}"
             paths[key].parent.mkdir(parents=True, exist_ok=True)
-            file.write(paths[key])
-            with open(paths[key], "rb") as f:
-                os.fsync(f.fileno())
+            try:
+                file.write(paths[key])
+                with open(paths[key], "rb") as f:
+                    os.fsync(f.fileno())
+            except OSError as error:  # a full disk: say which file
+                error.filename = str(paths[key])
+                raise
         self._media_s += time.thread_time() - began
         self.mirror.send(step, row, paths)
 

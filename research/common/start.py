@@ -16,7 +16,7 @@ import torch
 from research.common import lease as leases
 from research.common import provenance
 from research.common.commandline import AT_CRASH
-from research.common.files import read_json, read_rows, write_json
+from research.common.files import read_json, read_rows, write_bytes, write_json
 from research.common.flags import UserError, changed_flags, console, escape, result_flags, run_key
 from research.common.run import STOP_FILE, Preempted, Run, under_agent
 from research.common.tracking import Mirror
@@ -58,17 +58,16 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: str,
     if kept is not None and not cfg.fresh:
         _refuse_other(folder, kept, cfg, key, source)
     run = Run(folder, cfg, device, headline, goal, len(data.train))
+    if _skip(run):  # before the lease: nothing is touched
+        return run
     run.lease = leases.adopt(folder) or _acquire(folder)
+    if _skip(run):  # another process ended it while we waited for the lease
+        return run
+    kept = read_json(folder / "config.json")
     if cfg.fresh and kept is not None:
         run.lease = _set_aside(folder, run.lease)
         kept = None
     run.status = (read_json(folder / "status.json") if kept else None) or {"segments": []}
-    if kept and run.status.get("status") in DONE:
-        run.finished = True
-        run.metrics = {k: v for row in read_rows(folder / "metrics.jsonl") for k, v in row.items()}
-        run.lease.release(run.status["status"])
-        run._say(f"is {run.status['status']} already; --fresh trains it anew")
-        return run
     AT_CRASH.append(run.crash)
     died = leases.deaths_without_progress(folder, run.checkpoints.newest_step()) - 1  # less this attempt
     if died >= leases.MAX_DEATHS:
@@ -85,7 +84,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: str,
         secrets.token_hex(4), "source": {"hash": source, "commit": git["commit"], "dirty": bool(git["diff"])},
     }  # fmt: skip
     write_json(folder / "config.json", config)
-    (folder / "source.diff").write_text(git["diff"])
+    write_bytes(folder / "source.diff", git["diff"].encode(errors="surrogateescape"))
     segment = {
         "host": socket.gethostname(),
         "device": device.type,
@@ -123,6 +122,20 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: str,
     return run
 
 
+def _skip(run: Run) -> bool:
+    """Whether the run is done already, and not to be trained anew; then `run` is ready to be returned."""
+    status = read_json(run.folder / "status.json") or {}
+    whole = (run.folder / "config.json").exists()
+    if run.cfg.fresh or not whole or status.get("status") not in DONE:
+        return False
+    run.finished, run.status = True, status
+    run.metrics = {k: v for row in read_rows(run.folder / "metrics.jsonl") for k, v in row.items()}
+    if run.lease:
+        run.lease.release(status["status"])
+    run._say(f"is {status['status']} already; --fresh trains it anew")
+    return True
+
+
 def _refuse_other(folder: Path, kept: dict[str, Any], cfg: Any, key: str, source: str) -> None:
     """Refuse a folder that holds another configuration, or this one made by other code."""
     if kept["key"] != key:
@@ -147,14 +160,15 @@ def _acquire(folder: Path) -> leases.Lease:
     """The lease of `folder`, after waiting as long as its holder may only be slow; Preempted when it is
     alive.
     """
-    watch, told = leases.Watch(), False
+    watch, told, first = leases.Watch(), False, None
     while (lease := leases.acquire(folder, watch)) is None:
         n, info = leases.newest(folder)
         holder = f"process {info['pid']} on {info['host']}" if info else "an unreadable lease"
-        here = info and info["host"] == socket.gethostname()
-        if here or (watch.idle_s(folder, n, info) == 0.0 and told):
+        seen = n, info and (info["pid"], info["beats"])
+        if leases.is_local(info) or (first or seen) != seen:  # its process is there, or its counter moves
             console.print(f"[bold red]error:[/] {escape(str(folder))} is being trained by {escape(holder)}")
             raise Preempted
+        first = seen
         if not told:
             console.print(
                 f"{escape(str(folder))} is held by {escape(holder)}: watching whether it is still alive "

@@ -5,6 +5,7 @@ that training never waits for W&B; whatever W&B misses is still in the folder, a
 import json
 import os
 import queue
+import secrets
 import shutil
 import threading
 import time
@@ -145,9 +146,7 @@ class Mirror(threading.Thread):
         config = read_json(self.folder / "config.json") or {}
         for segment in sorted((self.folder / "wandb").glob("offline-run-*")):
             if any(segment.glob("*.synced")):
-                import wandb
-
-                config["wandb_id"] = wandb.util.generate_id()
+                config["wandb_id"] = secrets.token_hex(4)
                 console.print(
                     f"an interrupted part of this run is already on W&B under another id; from now on its "
                     f"W&B id is {config['wandb_id']}, which gets the whole run"

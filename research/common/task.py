@@ -1,0 +1,151 @@
+"""A task that reads a checkpoint and writes pictures and numbers beside it; in W&B a run of its own.
+
+A family calls `find_run` and `start_task`, then `picture`, `video`, `gif` and `numbers`, at the end `finish`.
+The training run's log and its W&B folder are never touched. Running a task again overwrites its files.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from research.common import pictures
+from research.common.checkpoints import resolve
+from research.common.files import read_json, write_json
+from research.common.flags import console, escape, require
+from research.common.run import make_rng
+from research.common.start import pick_device
+from research.common.tracking import SET_ASIDE, connect, send
+
+
+def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
+    """The file that --checkpoint names, and the config.json of the run that made it.
+
+    That lies two levels above the file, or, downloaded as a W&B artifact, beside it. Raises UserError, which
+    names --checkpoint, where either is missing or the run is of another family.
+    """
+    file = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").absolute()
+    config = read_json(file.parents[1] / "config.json") or read_json(file.parent / "config.json")
+    require(config is not None, cfg, "checkpoint", f"of a run: no readable config.json in {file.parents[1]}")
+    made_by = config.get("family")
+    require(made_by == family, cfg, "checkpoint", f"a run of {family}; this one is of {made_by}")
+    return file, config
+
+
+def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> "Task":
+    """The task of `cfg` on the checkpoint and config.json that `find_run` found.
+
+    Its folder is <run>/<task>/, or <out>/<name or the run's key>/<task>/ for a file outside of a run; nothing
+    is made there before the first file. Raises UserError for a --device that is not there.
+    """
+    run = checkpoint_file.absolute().parents[1]
+    if not (run / "config.json").exists():
+        run = Path(cfg.out) / (cfg.name or run_config.get("key") or checkpoint_file.stem)
+    device = pick_device(cfg.device)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    return Task(cfg, run / cfg.task, device, checkpoint_file, run_config)
+
+
+class Task:
+    """A task under way, made by `start_task`. folder: where its files go; device: torch.device."""
+
+    def __init__(self, cfg: Any, folder: Path, device: torch.device, source: Path, run_config: dict):
+        self.cfg, self.folder, self.device = cfg, folder, device
+        self._source, self._run_config = source, run_config
+        self._files: dict[str, Path] = {}  # by their key in W&B
+        self._results: dict[str, Any] = {}
+
+    def rng(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """The generator of --seed, anew at each call; by default on the CPU: equal draws on every device."""
+        return make_rng(self.cfg.seed, 0, "pictures", device)
+
+    def picture(self, name: str, array: Any) -> None:
+        """Write `<name>.png` of uint8 (H, W, 3)."""
+        self._wrote(name, pictures.write_png(self.folder / f"{name}.png", array))
+
+    def video(self, name: str, frames: Any, fps: float, **options: Any) -> None:
+        """Write `<name>.mp4`; frames and options as in `pictures.write_mp4`."""
+        self._wrote(name, pictures.write_mp4(self.folder / f"{name}.mp4", frames, fps, **options))
+
+    def gif(self, name: str, frames: Any, fps: float, **options: Any) -> None:
+        """Write `<name>.gif`; frames and options as in `pictures.write_gif`."""
+        self._wrote(f"{name}_gif", pictures.write_gif(self.folder / f"{name}.gif", frames, fps, **options))
+
+    def numbers(self, values: Mapping[str, Any]) -> None:
+        """Write `results.json`: nested numbers, tensors and text (null: not finite), checkpoint and files."""
+        self._results = _plain(values)
+        told = {"task": self.cfg.task, "checkpoint": str(self._source), "seed": self.cfg.seed} | self._results
+        told["files"] = sorted(path.name for path in self._files.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "results.json", told)
+        console.print(escape(f"{self.folder}/results.json"))
+
+    def finish(self) -> None:
+        """Log all of it to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
+        try:
+            if (wandb_run := connect(self.cfg, self._init)) is None:
+                return
+            self._use_model(wandb_run)
+            numbers = {k: v for k, v in self._results.items() if isinstance(v, (int, float))}
+            send(wandb_run, 0, {f"{self.cfg.task}/{k}": v for k, v in numbers.items()}, self._files)
+            copy = shutil.copy(
+                self.folder / "results.json", wandb_run.dir
+            )  # else W&B makes a link, and says so
+            wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
+            wandb_run.finish(exit_code=0)
+        except Exception as error:
+            reason, folder = escape((str(error) or repr(error)).split("\n")[0]), escape(str(self.folder))
+            console.print(f"[yellow]W&B did not take this task[/] ({reason}); {folder} holds everything")
+
+    def _wrote(self, key: str, path: Path) -> None:
+        self._files[f"{self.cfg.task}/{key}"] = path
+        console.print(escape(str(path)))
+
+    def _init(self, wandb: Any, mode: str) -> Any:
+        self.folder.mkdir(parents=True, exist_ok=True)  # else W&B would choose another
+        for segment in (self.folder / "wandb").glob("offline-run-*"):  # of an earlier call, now overwritten
+            (self.folder / SET_ASIDE).mkdir(exist_ok=True)
+            shutil.move(str(segment), str(self.folder / SET_ASIDE / segment.name))
+        run, digest = self._run_config, hashlib.sha256(self._source.read_bytes()).hexdigest()
+        lineage = {
+            "family": run["family"], "checkpoint_run": run.get("wandb_id"), "checkpoint_key": run.get("key"),
+            "checkpoint_file": self._source.name, "checkpoint_sha256": digest,
+        }  # fmt: skip
+        return wandb.init(
+            dir=str(self.folder), mode=mode, project=self.cfg.project, entity=self.cfg.entity,
+            id=secrets.token_hex(4), name=f"{self.cfg.task} of {run.get('key')}", job_type=self.cfg.task,
+            tags=[run["family"], self.cfg.task], config=dataclasses.asdict(self.cfg) | lineage,
+            settings=wandb.Settings(quiet=True, silent=mode == "offline"),
+        )  # fmt: skip
+
+    def _use_model(self, wandb_run: Any) -> None:
+        """Make the model an input of this run in W&B's graph; a run trained offline may not be there yet."""
+        spec, run = self.cfg.checkpoint, self._run_config
+        if Path(spec).exists():  # else it is an artifact itself
+            flags = run.get("flags", {})
+            place = f"{flags.get('entity') or wandb_run.entity}/{flags.get('project') or wandb_run.project}"
+            spec = f"{place}/{run['family']}-{run.get('wandb_id')}:best"
+            if not self._source.name.startswith("best_"):
+                return  # W&B is given the best weights only
+        if not wandb_run.offline:
+            with contextlib.suppress(Exception):
+                wandb_run.use_artifact(spec)
+
+
+def _plain(value: Any) -> Any:
+    """Nested JSON values: tensors and arrays as lists, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,145 @@
+"""Fixtures that several test files share: a tiny data set, a tiny run, and a process left as it was found."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a run changes in its process is put back; what a W&B agent or SLURM says in it is not heard."""
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "SLURM_", "RUN_LEASE")):
+            monkeypatch.delenv(name)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if threads:
+        sys.modules["torch"].set_num_threads(threads)
+    if "research.common.commandline" in sys.modules:
+        sys.modules["research.common.commandline"].AT_CRASH.clear()
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 different tiny pictures; its cache lies beside it, in `store`."""
+    folder = tmp_path_factory.mktemp("data") / "faces"
+    folder.mkdir()
+    for i in range(60):
+        pixels = np.random.default_rng(i).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(faces: Path) -> dict[str, Any]:
+    """Flags of a run of 30 steps, 6 of them an epoch, whose cadences do not meet."""
+    return {
+        "dataset": str(faces), "data_dir": str(faces.parent / "store"), "image_size": 32, "width": 4,
+        "depth": 2, "hidden_dim": 16, "latent_dim": 4, "batch_size": 8, "steps": 30, "log_every": 3,
+        "eval_every": 10, "save_every": 7, "sample_every": 1000, "threads": 1, "device": "cpu",
+        "wandb": "disabled",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def config(tiny: dict[str, Any], tmp_path: Path) -> Callable[..., Any]:
+    """config(**flags): the tiny run's Config with these changed; runs go to tmp_path/runs."""
+    from research import bvae_faces
+
+    def make(**flags: Any) -> bvae_faces.Config:
+        return bvae_faces.Config(**({"out": str(tmp_path / "runs")} | tiny | flags))
+
+    return make
+
+
+def write_dot(path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(path)
+
+
+@pytest.fixture
+def dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family's pictures are replaced by black squares: drawing is seconds, and not what is tested."""
+    from research import bvae_faces
+    from research.common.media import File
+
+    def training_pictures(*_: Any) -> dict[str, File]:
+        return {"sample/random": File(".png", write_dot)}
+
+    def interpolation(*_: Any) -> dict[str, File]:
+        return {"sample/interpolation": File(".png", write_dot)}
+
+    monkeypatch.setattr(bvae_faces, "training_pictures", training_pictures)
+    monkeypatch.setattr(bvae_faces, "interpolation", interpolation)
+
+
+class Killed(BaseException):
+    """Stands for kill -9 inside the test's own process."""
+
+
+def abandon(run: Any) -> None:
+    """Leave `run` as kill -9 does: no thread writes any more, its lease names a process that is gone."""
+    run._media.shutdown()
+    run.lease._stop.set()
+    if run.lease._thread:
+        run.lease._thread.join()
+    run.lease.update(pid_start="gone")
+
+
+@contextlib.contextmanager
+def killed(method: str, step: int, after: bool = True) -> Iterator[None]:
+    """Train within this, and the process "dies" before or after Run.`method` (log or save) of `step`."""
+    from research.common.run import Run
+
+    real = getattr(Run, method)
+
+    def dying(self: Run, *args: Any) -> None:
+        if args[-1] == step and not after:
+            abandon(self)
+            raise Killed
+        real(self, *args)
+        if args[-1] == step:
+            abandon(self)
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, method, dying)
+        yield
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What must be equal by bytes between a straight and an interrupted run: rows and checkpoints."""
+    files = [folder / "metrics.jsonl", *(folder / "checkpoints").glob("*.pt")]
+    return {path.name: path.read_bytes() for path in sorted(files)}
+
+
+def folder_of(cfg: Any) -> Path:
+    """The only run folder under --out, but for those set aside."""
+    (found,) = [p for p in Path(cfg.out).iterdir() if ".old-" not in p.name]
+    return found
+
+
+@pytest.fixture(scope="session")
+def straight(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny run, never interrupted."""
+    from research import bvae_faces
+
+    cfg = bvae_faces.Config(**tiny, out=str(tmp_path_factory.mktemp("straight")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bvae_faces, "training_pictures", lambda *_: {})
+        patch.setattr(bvae_faces, "interpolation", lambda *_: {})
+        bvae_faces.train(cfg)
+    sys.modules["research.common.commandline"].AT_CRASH.clear()
+    return folder_of(cfg)

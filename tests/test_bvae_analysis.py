@@ -1,0 +1,344 @@
+"""The tasks on a trained autoencoder or β-VAE: their files and numbers, which faces, what is refused."""
+
+import dataclasses
+import json
+import shutil
+import sys
+import types
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import DataError, synthetic
+from research import bvae_analysis as A
+from research import bvae_faces as faces
+from research.common.flags import UserError
+from research.common.latents import Aggregate
+from research.common.task import find_run, start_task
+
+SMALL = {"image_size": 32, "width": 4, "depth": 3, "hidden_dim": 16, "batch_size": 16, "steps": 5}
+SMALL |= {"eval_every": 5, "sample_every": 5, "device": "cpu", "wandb": "disabled"}
+FILES = {
+    "random_generation": {"samples.png", "walk.mp4", "walk.gif"},
+    "latent_analysis": {"factors.png", "per_latent.png", "sweep.mp4", "sweep.gif"}
+    | {f"traversal_{i}.png" for i in (1, 2, 3)},
+    "rotate": {"strip.png", "distance.png", "turn.mp4", "turn.gif"},
+    "interpolate": {"strip.png", "way.mp4", "way.gif"},
+}
+FRAMES = {"random_generation": 16, "latent_analysis": 8, "rotate": 16, "interpolate": 16}  # of 9
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data, photos, and tiny finished runs: β = 4 (20 latents), β = 0 and one on the photos."""
+    place = tmp_path_factory.mktemp("analysis")
+    rng = np.random.default_rng(0)
+    (place / "photos").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(place / f"photos/{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "N_IMAGES", 400)
+        patch.setattr(A, "N_FRAMES", 9)
+        for name in ("training_pictures", "interpolation"):  # of no interest here
+            patch.setattr(faces, name, lambda *args: {})
+        common = SMALL | {"data_dir": str(place / "store"), "out": str(place / "runs")}
+        faces.train(faces.Config(**common, name="b4", beta=4, latent_dim=20))
+        faces.train(faces.Config(**common, name="b0", beta=0, latent_dim=6))
+        faces.train(faces.Config(**common, name="photos", latent_dim=6, dataset=str(place / "photos")))
+        yield place
+
+
+def do(place, task, run="b4", **flags):
+    """Run a task through the script's own entry; returns its folder and what results.json says."""
+    faces.run_task(config(place, task, run, **flags))
+    folder = place / "runs" / run / task
+    return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def config(place, task, run="b4", **flags):
+    return faces.Config(
+        **{"task": task, "checkpoint": str(place / "runs" / run), "wandb": "disabled", "device": "cpu"}
+        | flags
+    )
+
+
+def check_files(folder, task, missing=()):
+    names = {path.name for path in folder.iterdir()} - {"results.json"}
+    assert names == FILES[task] - set(missing)
+    for path in folder.glob("*.png"):
+        assert np.asarray(Image.open(path)).std() > 5
+    (video,) = folder.glob("*.mp4")
+    assert len(imageio.mimread(video, memtest=False)) == FRAMES[task]
+    assert Image.open(video.with_suffix(".gif")).n_frames <= FRAMES[task] // 2
+
+
+@pytest.mark.parametrize("task", FILES)
+@pytest.mark.parametrize("run", ["b4", "b0"])
+def test_tasks_write_their_files_and_leave_the_training_run_alone(place, task, run):
+    before = {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")}
+    folder, told = do(place, task, run)
+    check_files(folder, task)
+    assert told["task"] == task
+    assert told["beta"] == (4 if run == "b4" else 0)
+    assert set(told["files"]) == FILES[task]
+    assert told["data_hash"] == told["trained_on_data_hash"]
+    assert {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")} == before
+    assert not (place / "runs" / run / "wandb").exists()
+
+
+def test_a_task_done_again_gives_the_same_bytes(place):
+    folder, _ = do(place, "rotate")
+    first = {path.name: path.read_bytes() for path in folder.glob("*")}
+    do(place, "rotate")
+    assert {path.name: path.read_bytes() for path in folder.glob("*")} == first
+
+
+def test_the_divergence_of_the_aggregate_from_the_prior():
+    q = Aggregate(torch.tensor([0.5, -1.0]).double(), torch.tensor([[2.0, 0.3], [0.3, 0.5]]).double())
+    normal = torch.distributions.MultivariateNormal
+    p = normal(torch.zeros(2).double(), torch.eye(2).double())
+    expected = torch.distributions.kl_divergence(normal(q.mean, q.cov), p)
+    assert A.kl_to_prior(q) == pytest.approx(float(expected))
+    assert A.kl_to_prior(Aggregate(torch.zeros(3), torch.eye(3))) == pytest.approx(0, abs=1e-6)
+    assert A.kl_to_prior(Aggregate(torch.zeros(2), torch.diag(torch.tensor([1.0, 0.0])))) == float("inf")
+
+
+def test_latents_are_sorted_and_all_in_the_numbers(place):
+    _, told = do(place, "latent_analysis", index=39)
+    assert sorted(told["latents_sorted"]) == list(range(20))
+    assert told["kl_nats_per_latent"] == sorted(told["kl_nats_per_latent"], reverse=True)
+    assert told["kl_nats"] == pytest.approx(sum(told["kl_nats_per_latent"]), rel=1e-5)
+    assert np.shape(told["mi_nats"]) == np.shape(told["mi_share"]) == (20, len(synthetic.FACTOR_NAMES))
+    gaps = [v for v in told["mig_per_factor"].values() if v is not None]
+    assert told["mig"] == pytest.approx(np.mean(gaps))
+    assert told["faces"] == ["test face 39"]
+
+
+def make_bench(place, run="b4"):
+    cfg = config(place, "rotate", run)
+    file, run_config = find_run(cfg, "bvae_faces")
+    cfg = A.flags_of_run(cfg, run_config)
+    task = start_task(cfg, file, run_config)
+    return A.Bench(cfg, A.load_model(cfg, file, task.device), faces.load_data(cfg), task)
+
+
+def test_yaw_steps_go_where_codes_go(place, monkeypatch):
+    bench = make_bench(place)
+    yaw = {len(getattr(bench.data, p)): bench.data.factors[p][:, 0] for p in ("train", "test")}
+
+    def encode(self, x):
+        g = torch.Generator().manual_seed(len(x))
+        mu = 0.01 * torch.randn(len(x), 20, generator=g)
+        angle = torch.from_numpy(yaw[len(x)])
+        mu[:, 0] = angle / 30 + 0.1 * torch.randn(len(x), generator=g)
+        mu[:, 1] = angle / 3000  # tells the yaw best, and hardly moves
+        return mu, torch.zeros_like(mu)
+
+    monkeypatch.setattr(A.Bench, "encode", encode)
+    z = torch.zeros(20)
+    z[0] = 1.0
+    turn = A.turn_by_yaw(bench, z)
+    assert turn.step[0] * 30 == pytest.approx(1, rel=0.05)  # the latent moves as it does over the data
+    assert turn.own == pytest.approx(30, abs=3)
+    assert turn.numbers["r2_test"] > 0.95
+
+
+def test_rotation_says_what_it_went_along(place):
+    folder, told = do(place, "rotate", index=3)
+    assert told["unit"] == "°"
+    assert told["values"][0] == -60 and told["values"][-1] == 60
+    assert len(told["rmse_to_the_unturned_face"]) == len(told["rmse_to_the_face_rendered_at_that_yaw"]) == 9
+    assert "r2_test" in told
+    folder, told = do(place, "rotate", dim=19)
+    assert told["direction"] == "latent 19"
+    assert told["values"][-1] == 3
+    check_files(folder, "rotate")
+
+
+def test_photos_turn_along_the_mirror_direction(place):
+    folder, told = do(place, "rotate", "photos")
+    check_files(folder, "rotate")
+    assert "mirror" in told["direction"]
+    assert 0 <= told["share_explained"] <= 1
+    folder, told = do(place, "latent_analysis", "photos")
+    check_files(folder, "latent_analysis", ["factors.png"])
+    assert "mig" not in told
+
+
+def test_faces_from_files_and_random_codes(place):
+    picture = place / "photos/0.png"
+    _, told = do(place, "interpolate", image=str(picture), index2=2)
+    assert (told["from"], told["to"], told["way"]) == ("your face", "test face 2", "linear")
+    assert told["rmse_to_first"][0] == told["rmse_to_last"][-1] == 0
+    for run in ("b4", "b0"):
+        _, told = do(place, "interpolate", run, random=True)
+        assert told["way"] == "spherical"
+        _, other = do(place, "interpolate", run, random=True, seed=1)
+        assert other["code_norms"] != told["code_norms"]
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "message"),
+    [
+        ("rotate", {"index": 40}, r"--index=40: must be from 0 to 39, the test part"),
+        ("rotate", {"index": -1}, r"--index=-1: must be from 0 to 39"),
+        ("interpolate", {"index2": 99}, r"--index2=99: must be from 0 to 39"),
+        ("latent_analysis", {"image": "no/such.png"}, r"--image=no/such.png: No such file"),
+        ("interpolate", {"image2": __file__}, r"--image2=.*not an image"),
+        ("interpolate", {"random": True, "index": 1}, r"--random=True: must be used without --index"),
+        ("rotate", {"dim": 25}, r"--dim=25: must be below 20"),
+        ("rotate", {"checkpoint": "no/such/run"}, r"--checkpoint=no/such/run: no such run"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(place, task, flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        faces.run_task(config(place, task, **flags))
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(place / "runs/b4", run, ignore=shutil.ignore_patterns(*FILES))
+    kept = json.loads((run / "config.json").read_text())
+    cfg = faces.Config(task="rotate", checkpoint=str(run), wandb="disabled", device="cpu")
+    for change, message in (
+        ({"family": "gan_faces"}, "must be a run of bvae_faces; this one is of gan_faces"),
+        ({"flags": kept["flags"] | {"hidden_dim": 17}}, "no weights of this model"),
+        ({"flags": {}}, "must be of a run that tells its --width"),
+    ):
+        (run / "config.json").write_text(json.dumps(kept | change))
+        with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):
+            faces.run_task(cfg)
+    (run / "config.json").unlink()
+    with pytest.raises(UserError, match=r"^--checkpoint=.*no readable config\.json"):
+        faces.run_task(cfg)
+    (run / "config.json").write_text(json.dumps(kept))
+    next((run / "checkpoints").glob("best_*.pt")).write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"^--checkpoint=.*not a readable checkpoint"):
+        faces.run_task(cfg)
+    assert not (run / "rotate").exists()
+
+
+def test_data_comes_from_the_run_unless_it_is_given(place, tmp_path):
+    cfg = config(place, "rotate")
+    _, run_config = find_run(cfg, "bvae_faces")
+    assert A.flags_of_run(cfg, run_config).data_dir == str(place / "store")
+    other = dataclasses.replace(cfg, dataset=str(place / "photos"), data_dir=str(tmp_path), width=99)
+    merged = A.flags_of_run(other, run_config)
+    assert (merged.dataset, merged.data_dir, merged.width) == (str(place / "photos"), str(tmp_path), 4)
+    with pytest.raises(DataError, match="--dataset=no/such"):
+        faces.run_task(dataclasses.replace(cfg, dataset="no/such"))
+
+
+def test_a_file_outside_of_a_run_writes_below_out(place, tmp_path):
+    folder = tmp_path / "artifact"  # as W&B's download: the file with config.json beside it
+    folder.mkdir()
+    file = next((place / "runs/b4/checkpoints").glob("best_*.pt"))
+    shutil.copy(file, folder)
+    shutil.copy(place / "runs/b4/config.json", folder)
+    cfg = config(place, "rotate", checkpoint=str(folder / file.name), out=str(tmp_path / "out"))
+    found, run_config = find_run(cfg, "bvae_faces")
+    assert start_task(cfg, found, run_config).folder == tmp_path / "out" / run_config["key"] / "rotate"
+    named = dataclasses.replace(cfg, name="mine")
+    assert start_task(named, found, run_config).folder == tmp_path / "out/mine/rotate"
+    assert not (tmp_path / "out").exists()
+
+
+# W&B
+
+
+def small_task(place, tmp_path, **flags):
+    run = tmp_path / "run"
+    shutil.copytree(place / "runs/b4", run, ignore=shutil.ignore_patterns(*FILES))
+    cfg = faces.Config(task="rotate", checkpoint=str(run), device="cpu", **flags)
+    task = start_task(cfg, *find_run(cfg, "bvae_faces"))
+    task.picture("strip", np.zeros((8, 8, 3), np.uint8))
+    task.numbers({"a": torch.tensor(1.5), "b": float("nan"), "c": {"d": np.arange(2)}, "e": [float("inf")]})
+    return task
+
+
+def test_results_are_plain(place, tmp_path):
+    task = small_task(place, tmp_path, wandb="disabled")
+    task.finish()
+    told = json.loads((task.folder / "results.json").read_text(), parse_constant=pytest.fail)
+    assert (told["a"], told["b"], told["c"], told["e"]) == (1.5, None, {"d": [0, 1]}, [None])
+    assert told["files"] == ["strip.png"]
+    assert {path.name for path in task.folder.iterdir()} == {"strip.png", "results.json"}
+
+
+def test_offline_the_task_is_a_run_of_its_own(place, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    task = small_task(place, tmp_path, wandb="offline")
+    task.finish()
+    task.finish()  # again: the earlier segment would else be synced too
+    assert len(list((task.folder / "wandb").glob("offline-run-*"))) == 1
+    assert len(list((task.folder / "wandb-set-aside").glob("offline-run-*"))) == 1
+    (file,) = (task.folder / "wandb").glob("offline-run-*/*.wandb")
+    assert b"strip" in file.read_bytes()
+    assert not (tmp_path / "run" / "wandb").exists()
+
+
+class FakeRun:
+    offline, entity = False, "me"
+
+    def __init__(self, error=None):
+        self.error, self.used, self.logged, self.exit_code = error, [], {}, None
+
+    def use_artifact(self, spec):
+        self.used.append(spec)
+        raise ValueError("unknown artifact")
+
+    def log(self, row, step):
+        if self.error:
+            raise self.error
+        self.logged = row
+
+    def save(self, *args, **kwargs): ...
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+def fake_wandb(monkeypatch, run, calls):
+    def init(**kwargs):
+        calls.append(kwargs)
+        return run
+
+    wandb = types.SimpleNamespace(
+        init=init, login=lambda prompt: True, Settings=lambda **k: k, Image=str, Video=str, Html=str,
+        errors=types.SimpleNamespace(CommError=ConnectionError),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+
+def test_online_the_task_names_its_checkpoint(place, tmp_path, monkeypatch):
+    run, calls = FakeRun(), []
+    run.dir = str(tmp_path)
+    fake_wandb(monkeypatch, run, calls)
+    task = small_task(place, tmp_path, wandb="online")
+    task.finish()
+    (call,) = calls
+    made_by = json.loads((tmp_path / "run/config.json").read_text())
+    assert call["job_type"] == "rotate" and call["dir"] == str(task.folder)
+    assert call["id"] != made_by["wandb_id"]
+    assert call["config"]["checkpoint_run"] == made_by["wandb_id"]
+    assert call["config"]["checkpoint_key"] == made_by["key"]
+    assert call["config"]["checkpoint_sha256"].startswith(call["config"]["checkpoint_file"][5:13])
+    assert run.used == [f"me/letters-and-latents/bvae_faces-{made_by['wandb_id']}:best"]
+    assert run.logged == {"rotate/a": 1.5, "rotate/strip": str(task.folder / "strip.png")}
+    assert run.exit_code == 0
+    assert (tmp_path / "results.json").exists()
+
+
+def test_a_broken_wandb_loses_no_file(place, tmp_path, monkeypatch, capsys):
+    fake_wandb(monkeypatch, FakeRun(RuntimeError("service died\nlong trace")), [])
+    task = small_task(place, tmp_path, wandb="online")
+    task.finish()
+    assert "W&B did not take this task (service died)" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
+    task.finish()
+    assert "W&B did not take this task" in capsys.readouterr().err
+    assert (task.folder / "strip.png").exists()

@@ -1,0 +1,179 @@
+"""Every sweep YAML passes W&B's own check and the script's real parser, and its header quotes its results."""
+
+import importlib
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import get_type_hints
+
+import pandas as pd
+import pytest
+import yaml
+
+from launch import collect
+from launch.queue import as_args, points
+from research.common.commandline import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+NOT_MEASURED = "to be measured"
+# Figures that a Finding quotes, with their decimals, and the headlines that the scripts log.
+FIGURES = {
+    "bvae_faces": {"test/mse": 4, "test/rec_nats": 0, "test/active_units": 1, "test/mig": 2},
+}
+HEADLINES = {"bvae_faces": ("val/mse", "minimize")}
+SIGNS = {"beta": "β"}
+
+
+def content(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def header(path: Path) -> str:
+    return "".join(line + "\n" for line in path.read_text().splitlines() if line.startswith("#"))
+
+
+def violations(content: dict) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
+        from sweeps.config import schema_violations_from_proposed_config
+
+    return schema_violations_from_proposed_config(content)
+
+
+def grid(path: Path) -> list[dict]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(points(content(path), []))
+
+
+def family(path: Path) -> str:
+    return Path(content(path)["program"]).stem
+
+
+def config_of(path: Path) -> type:
+    return importlib.import_module(f"research.{family(path)}").Config
+
+
+def finding_lines(df: pd.DataFrame, figures: dict[str, int]) -> list[str]:
+    """The lines of a Finding that a results CSV proves: per setting, each figure's mean ± sd over seeds."""
+    lines = []
+    summary = collect.summarise_over_seeds(df)
+    flags = [name for name in collect.flag_columns(df) if name != "seed"]
+    for row in summary.to_dict("records"):
+        setting = ", ".join(f"{SIGNS.get(f, f)} = {collect.show(row[f])}" for f in flags)
+        told = [f"{name} {row[name]:.{digits}f} ± {row[f'{name} sd']:.{digits}f}"
+                for name, digits in figures.items() if not math.isnan(row[name])]  # fmt: skip
+        lines.append(f"#   {setting}    " + "   ".join(told))
+    return lines
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"[ \t]+", " ", text)
+
+
+def unproven(text: str, csv: Path, figures: dict[str, int]) -> list[str]:
+    """What the header `text` should say by `csv` and does not, and lines of the kind that `csv` lacks."""
+    if not csv.exists():
+        return [] if re.search(rf"(?m)^# Finding +{NOT_MEASURED}$", text) else [NOT_MEASURED]
+    lines = [squeezed(line) for line in finding_lines(pd.read_csv(csv), figures)]
+    said = [line.rstrip() for line in squeezed(text[text.index("# Finding") :]).splitlines()]
+    quoted = [line for line in said if "±" in line]
+    return [x for x in lines if x not in quoted] + [x for x in quoted if x not in lines]
+
+
+def test_there_are_sweeps():
+    assert SWEEPS and all(family(path) in FIGURES for path in SWEEPS)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_wandb_accepts_it(path):
+    assert violations(content(path)) == []
+    broken = content(path)
+    broken["parameters"]["seed"] = {"valuess": [0]}
+    assert violations(broken) != []
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_every_point_goes_through_the_scripts_parser(path):
+    assert (ROOT / content(path)["program"]).is_file()
+    config, parameters = config_of(path), content(path)["parameters"]
+    hints = get_type_hints(config)
+    assert set(parameters) <= set(hints), "a parameter is no flag"
+    made = grid(path)
+    assert made
+    for point in made:
+        cfg = parse(config, as_args(point))
+        assert {name: getattr(cfg, name) for name in point} == point  # a number that YAML read as text fails
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_numbers_are_numbers_to_yaml(path):
+    """PyYAML reads 1e-3 as text; W&B's own reader may not, so the two would differ."""
+    hints = get_type_hints(config_of(path))
+    for name, entry in content(path)["parameters"].items():
+        for value in [entry.get(k) for k in ("value", "min", "max") if k in entry] + entry.get("values", []):
+            if hints[name] in (int, float, int | None, float | None):
+                assert isinstance(value, (int, float)) and not isinstance(value, bool), (name, value)
+            assert not isinstance(value, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", value)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_the_metric_is_the_scripts_running_best(path):
+    headline, goal = HEADLINES[family(path)]
+    assert content(path)["metric"] == {"name": f"{headline}_best", "goal": goal}
+    source = (ROOT / content(path)["program"]).read_text()
+    assert f'headline="{headline}", goal="{goal}"' in source
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_the_size_in_the_header(path):
+    assert f"{len(grid(path))} runs" in re.search(r"(?m)^# Size +(.*)$", header(path))[1]
+    if content(path)["method"] != "grid":
+        assert "seed" not in content(path)["parameters"] or "value" in content(path)["parameters"]["seed"]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_the_header_tells_what_its_results_prove(path):
+    text = header(path)
+    assert path.read_text().startswith("# Question")
+    for word in ("Question", "Size", "Time", "Finding"):
+        assert len(re.findall(rf"(?m)^# {word} +\S", text)) == 1, word
+    csv = ROOT / "sweeps" / "results" / f"{path.stem}.csv"
+    assert unproven(text, csv, FIGURES[family(path)]) == []
+    if csv.exists():
+        df, made = pd.read_csv(csv), grid(path)
+        assert (df["status"] == "finished").all() and len(df) == len(made)
+        varied = collect.flag_columns(df)
+        ran = {tuple(float(row[f]) for f in varied) for row in df.to_dict("records")}
+        assert ran == {tuple(float(point[f]) for f in varied) for point in made}
+
+
+RESULTS = """beta,seed,status,val/mse_best,test/mse,test/rec_nats,test/active_units,test/mig,commit
+0,0,finished,0.01,0.0123,6800,32,0.1,abc
+0,1,finished,0.01,0.0125,6810,31,0.12,abc
+0,2,finished,0.01,0.0124,6790,32,0.14,abc
+4,0,finished,0.02,0.02,7000,20,0.2,abc
+4,1,finished,0.02,0.03,7000,20,0.2,abc
+4,2,failed,,,,,,abc
+"""
+PROVEN = """# Question  q
+# Finding   Some words.
+#   β = 0    test/mse 0.0124 ± 0.0001   test/rec_nats 6800 ± 10   test/active_units 31.7 ± 0.6   test/mig 0.12 ± 0.02
+#   β = 4    test/mse 0.0250 ± 0.0071   test/rec_nats 7000 ± 0   test/active_units 20.0 ± 0.0   test/mig 0.20 ± 0.00
+"""  # noqa: E501
+
+
+def test_the_check_of_a_finding(tmp_path):
+    figures, csv = FIGURES["bvae_faces"], tmp_path / "bvae.csv"
+    assert unproven(PROVEN, csv, figures) == [NOT_MEASURED]
+    assert unproven(f"# Finding   {NOT_MEASURED}\n", csv, figures) == []
+    csv.write_text(RESULTS)
+    assert unproven(PROVEN, csv, figures) == []
+    assert unproven(PROVEN.replace("   ", "  "), csv, figures) == []  # columns may be aligned otherwise
+    assert len(unproven(f"# Finding   {NOT_MEASURED}\n", csv, figures)) == 2
+    for old, new in [("6800 ± 10", "6800 ± 11"), ("31.7", "31.8"), ("0.0124", "0.012"), ("β = 4", "β = 5")]:
+        assert len(unproven(PROVEN.replace(old, new), csv, figures)) == 2, (old, new)
+    stale = PROVEN + "#   β = 20    test/mse 0.0250 ± 0.0071\n"
+    assert unproven(stale, csv, figures) == ["# β = 20 test/mse 0.0250 ± 0.0071"]
