@@ -50,7 +50,7 @@ class Flags:
     """also write the results table here, as committed evidence"""
     open: bool = False
     """show the file in the browser"""
-    max_mb: float = 100.0
+    max_mb: float = 25.0
     """pictures to embed, in megabytes; above this, fewer steps of each run are shown"""
 
 
@@ -191,7 +191,7 @@ def cell(row: dict, name: str) -> tuple[str, float | None]:
     return text, None if rank else number
 
 
-def render(sweep: Sweep, max_mb: float = 100.0) -> str:
+def render(sweep: Sweep, max_mb: float = 25.0) -> str:
     """The report as HTML."""
     varied, df = sweep.varied, collect.table(sweep)
     order = sorted(range(len(df)), key=lambda i: [sort_key(sweep.runs[i].flags.get(f)) for f in varied])
@@ -210,7 +210,7 @@ def render(sweep: Sweep, max_mb: float = 100.0) -> str:
     )  # fmt: skip
 
 
-def write_report(folder: Path | str, out: Path | str | None = None, max_mb: float = 100.0) -> Path:
+def write_report(folder: Path | str, out: Path | str | None = None, max_mb: float = 25.0) -> Path:
     """Write the report of a sweep's folder (default: report.html in it); returns its path.
 
     UserError, one line, when the folder does not exist or holds no runs.

@@ -318,6 +318,9 @@ def turn_by_mirror(bench: Bench, z: Tensor) -> Turn:
 
 def turn_by_latent(bench: Bench, z: Tensor, dim: int) -> Turn:
     """By one latent from −3 to 3; with β = 0 in standard deviations of the codes of test faces."""
+    require(
+        dim < bench.cfg.latent_dim, bench.cfg, "dim", f"below {bench.cfg.latent_dim}, the model's latents"
+    )
     mu, logvar = bench.encode(bench.data.test[:N_TEST])
     shift, scale = faces.shown_range(bench.model, mu, bench.cfg)
     spread = max(float(scale[dim]), 1e-12)

@@ -93,7 +93,7 @@ class Config(RunFlags):
         require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} at --image_size={self.image_size}")
         require(self.task == "train" or self.checkpoint is not None, self, "task",
                 "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
-        require(self.dim is None or 0 <= self.dim < self.latent_dim, self, "dim", f"below {self.latent_dim}")
+        require(self.dim is None or self.dim >= 0, self, "dim", "a latent's number, from 0 on")
         require(self.image is None or self.index is None, self, "index", "used without --image")
         require(self.image2 is None or self.index2 is None, self, "index2", "used without --image2")
 

@@ -269,11 +269,12 @@ def test_results_are_plain(place, tmp_path):
     assert {path.name for path in task.folder.iterdir()} == {"strip.png", "results.json"}
 
 
-def test_offline_the_task_is_a_run_of_its_own(place, tmp_path, monkeypatch):
+def test_offline_the_task_is_a_run_of_its_own(place, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     task = small_task(place, tmp_path, wandb="offline")
     task.finish()
     task.finish()  # again: the earlier segment would else be synced too
+    assert "did not take" not in capsys.readouterr().err
     assert len(list((task.folder / "wandb").glob("offline-run-*"))) == 1
     assert len(list((task.folder / "wandb-set-aside").glob("offline-run-*"))) == 1
     (file,) = (task.folder / "wandb").glob("offline-run-*/*.wandb")

@@ -126,7 +126,7 @@ def test_ways_to_write_a_flag(args, expected):
         (["--depth=6"], ["--depth=6", "from 1 to 5", "--image_size=64"]),
         (["--depth=5", "--image_size=32"], ["--depth=5", "from 1 to 4", "--image_size=32"]),
         (["--latent_dim=0"], ["--latent_dim=0", "at least 1"]),
-        (["--dim=32"], ["--dim=32", "below 32"]),
+        (["--dim=-1"], ["--dim=-1", "from 0 on"]),
         (["--task=rotate"], ["--task=rotate", "--checkpoint"]),
         (["--image=a", "--index=1"], ["--index=1", "without --image"]),
         (["--fresh", "--reuse"], ["--fresh", "without --reuse"]),

@@ -86,16 +86,13 @@ class Checkpoints:
             )
         return None
 
-    def prune(self, best: str | None, finished: bool) -> None:
-        """Keep the newest step files and the best file; before the end, also the best files they refer to."""
-        steps = self.steps()
-        for _, path in steps[:-KEPT]:
-            path.unlink()
-        needed = {best}
-        if not finished:
-            needed |= {load_file(path).get("best_file") for _, path in steps[-KEPT:-1]}
-        for path in self.folder.glob("best_*.pt"):
-            if path.name not in needed:
+    def prune(self, newest: Path, best_files: set[str | None]) -> None:
+        """Keep `newest`, the step file before it, and `best_files`, which these two refer to."""
+        step = int(_NAME.fullmatch(newest.name)[1])
+        before = [path for s, path in self.steps() if s < step]
+        kept = {newest, *before[-(KEPT - 1) :], *(self.folder / name for name in best_files if name)}
+        for pattern in ("step_*.pt", "best_*.pt"):
+            for path in set(self.folder.glob(pattern)) - kept:
                 path.unlink()
 
 

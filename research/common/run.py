@@ -65,6 +65,7 @@ class Run:
         self.lease: leases.Lease | None = None
         self.mirror: Mirror | None = None
         self._best, self._best_file, self._worst = None, None, None
+        self._best_file_before: str | None = None  # that of the checkpoint before
         self._signal, self._diverged, self._complete, self._saved_step = None, None, False, -1
         self._loss_sum, self._loss_count = torch.zeros((), device=device), 0  # over this epoch
         self._epoch_loss: torch.Tensor | None = None  # the mean over the epoch before, until it is logged
@@ -113,6 +114,7 @@ class Run:
             for target, saved in zip(_several(model, optimizer), state["states"], strict=True):
                 target.load_state_dict(saved)
             self._best, self._best_file, self._worst = state["best"], state["best_file"], state["worst"]
+            self._best_file_before = self._best_file
             self._loss_sum, self._loss_count = state["loss_sum"].to(self.device), state["loss_count"]
         for name in ("metrics.jsonl", "time.jsonl"):
             kept = [row for row in read_rows(self.folder / name) if row["step"] < step]
@@ -138,7 +140,7 @@ class Run:
         began = time.perf_counter()
         if self._diverged is not None or step == self._saved_step or not self.lease.check():
             return
-        if step == self.cfg.steps and not self._complete:
+        if step == self.cfg.steps and not self._complete and not self.stopping:
             return  # the last visit of the loop may still find better weights, and saves
         self._finish_media()
         for path in (self.folder / "metrics.jsonl", self.folder / "time.jsonl"):
@@ -154,8 +156,9 @@ class Run:
             "loss_sum": self._loss_sum,
             "loss_count": self._loss_count,
         }
-        self.checkpoints.save(state, f"step_{step:08d}")
-        self.checkpoints.prune(self._best_file, self._complete)
+        path = self.checkpoints.save(state, f"step_{step:08d}")
+        self.checkpoints.prune(path, {self._best_file, None if self._complete else self._best_file_before})
+        self._best_file_before = self._best_file
         self.status |= {"step": step, "headline": self._best}
         self._write_status("running")
         self._saved_step = step

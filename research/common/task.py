@@ -96,9 +96,7 @@ class Task:
             self._use_model(wandb_run)
             numbers = {k: v for k, v in self._results.items() if isinstance(v, (int, float))}
             send(wandb_run, 0, {f"{self.cfg.task}/{k}": v for k, v in numbers.items()}, self._files)
-            copy = shutil.copy(
-                self.folder / "results.json", wandb_run.dir
-            )  # else W&B makes a link, and says so
+            copy = shutil.copy(self.folder / "results.json", wandb_run.dir)  # W&B would make a link
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
             wandb_run.finish(exit_code=0)
         except Exception as error:
