@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from research import bvae_faces
@@ -44,6 +45,17 @@ def test_readme_commands_parse(monkeypatch):
         else:
             assert words[0] in ("wandb", "source", "conda"), line
     assert seen == set(bvae_faces.TASKS), "README shows every task"
+
+
+def test_readme_results_come_from_the_csv():
+    """Each row of the results table is the mean and sd over seeds of the committed runs."""
+    figures = {"test/mse": 4, "test/rec_nats": 0, "test/active_units": 1, "test/mig": 2}
+    runs = pd.read_csv(ROOT / "sweeps" / "results" / "bvae.csv").groupby("beta")
+    readme = (ROOT / "README.md").read_text()
+    for beta, seeds in runs:
+        cells = [f"{seeds[k].mean():.{n}f} ± {seeds[k].std():.{n}f}" for k, n in figures.items()]
+        assert f"| {beta:g} | " + " | ".join(cells) + " |" in readme
+    assert len(runs) == 3
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)

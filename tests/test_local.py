@@ -202,7 +202,7 @@ def test_a_sweep_from_first_to_last(place):
     assert (place.runs / "sweep.yaml").read_text() == place.sweep.read_text()
     snapshot = place.runs / "code"
     script = place.project / "research/bvae_faces.py"
-    assert (snapshot / "research/bvae_faces.py").read_bytes() == script.read_bytes().read_bytes()
+    assert (snapshot / "research/bvae_faces.py").read_bytes() == script.read_bytes()
     assert json.loads((snapshot / "snapshot.json").read_text()).keys() == {"commit", "diff", "source"}
     assert not list(snapshot.rglob("store"))
 

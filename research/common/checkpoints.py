@@ -106,6 +106,10 @@ def load_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
 
 
+def _step_of(path: Path) -> int:
+    return load_file(path)["step"]
+
+
 def resolve(spec: str, weights: str, download_to: Path) -> Path:
     """The file that --checkpoint names: a run folder, a file, or a W&B artifact entity/project/name:alias.
 
@@ -120,7 +124,8 @@ def resolve(spec: str, weights: str, download_to: Path) -> Path:
             raise UserError(
                 f"--checkpoint={spec}: this folder has no {weights} checkpoint; is it a run folder?"
             )
-        return files[-1]
+        # a run that is not finished can hold several best files: the digests in their names tell no order
+        return files[-1] if len(files) == 1 or weights == "last" else max(files, key=_step_of)
     if ":" not in spec:
         raise UserError(
             f"--checkpoint={spec}: no such run folder or file (W&B artifacts are ENTITY/PROJECT/NAME:ALIAS)"

@@ -17,7 +17,8 @@ def source_files(family: str) -> list[Path]:
     """The files behind a family's numbers: its script (and <family>_*.py), research/common and data."""
     research = ROOT / "research"
     files = [*research.glob(f"{family}.py"), *research.glob(f"{family}_*.py")]
-    return sorted([*files, *(research / "common").glob("*.py"), *(ROOT / "data").glob("*.py")])
+    files += [p for p in (research / "common").glob("*.py") if p.name != "task.py"]  # tasks train nothing
+    return sorted([*files, *(ROOT / "data").glob("*.py")])
 
 
 @functools.lru_cache
