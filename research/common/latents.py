@@ -126,7 +126,7 @@ def regression_direction(mu: Tensor, target: Tensor, ridge: float = 0.01) -> Reg
     """The direction that best predicts a continuous factor, target (N,), linearly from codes mu (N, D).
 
     Adding Δ / slope · direction changes the prediction by Δ; the code that goes with the factor changes along
-    Σ · direction, Σ the codes' covariance (Haufe et al. 2014). ridge is relative to the mean variance of a latent;
+    Σ · direction, Σ the codes' covariance (Haufe et al. 2014). ridge is relative to a latent's mean variance;
     without it unused latents, which hardly vary, get huge weights that fit noise. Where the target or all
     codes are constant there is no direction: zeros, r2 0.
     """
