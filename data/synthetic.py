@@ -55,8 +55,14 @@ FACTOR_NAMES = tuple(factor.name for factor in FACTORS)
 # RGB at equal steps along the colour factors, linear in between
 SKIN = ((1.00, 0.87, 0.77), (0.94, 0.74, 0.58), (0.72, 0.49, 0.34), (0.43, 0.27, 0.19))
 HAIR = ((0.09, 0.08, 0.10), (0.40, 0.23, 0.11), (0.76, 0.29, 0.09), (0.96, 0.80, 0.40), (0.64, 0.66, 0.72))
-BACKGROUND = ((0.96, 0.90, 0.56), (0.67, 0.88, 0.58), (0.54, 0.87, 0.85), (0.58, 0.73, 0.95),
-              (0.78, 0.66, 0.95), (0.96, 0.64, 0.78))
+BACKGROUND = (
+    (0.96, 0.90, 0.56),
+    (0.67, 0.88, 0.58),
+    (0.54, 0.87, 0.85),
+    (0.58, 0.73, 0.95),
+    (0.78, 0.66, 0.95),
+    (0.96, 0.64, 0.78),
+)
 SHIRT, HAT, BAND = (0.25, 0.33, 0.47), (0.66, 0.17, 0.24), (0.95, 0.88, 0.74)
 FRAME, IRIS = (0.10, 0.09, 0.11), (0.20, 0.42, 0.50)
 HEAD_Y = 0.10  # the head's centre, above the middle of the picture
@@ -68,6 +74,7 @@ def sample_factors(seed: int, indices: np.ndarray) -> np.ndarray:
 
     Counter-based (splitmix64 of seed, index, factor): a row does not depend on which others are asked for.
     """
+
     def mix(x):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -78,8 +85,10 @@ def sample_factors(seed: int, indices: np.ndarray) -> np.ndarray:
     key = mix(key + (np.asarray(indices).astype(np.uint64)[:, None] + np.uint64(1)) * step)
     bits = mix(key + np.arange(1, len(FACTORS) + 1, dtype=np.uint64) * step)  # (N, F)
     u = (bits >> np.uint64(40)).astype(np.float64) / 2**24  # [0, 1)
-    columns = [np.floor(x * len(f.labels)) if f.labels else f.low + (f.high - f.low) * x
-               for x, f in zip(u.T, FACTORS, strict=True)]
+    columns = [
+        np.floor(x * len(f.labels)) if f.labels else f.low + (f.high - f.low) * x
+        for x, f in zip(u.T, FACTORS, strict=True)
+    ]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -122,14 +131,30 @@ class _Scene:
             self._add((0.46 * w * side, -0.04, -0.05), (0.05, 0.12, 0.085), skin, yaw=20 * side)  # ears
             self._add((0.41 * w * side, 0.04, 0.19), (0.018, 0.024, 0.31), FRAME, worn, yaw=-20 * side)
             # the hair on the head, in two halves that meet at the parting
-            self._add((0, 0.11, -0.07), (0.47 * w * bulk, 0.50 * bulk, 0.54 * bulk), locks, length > 0,
-                      cuts=[(-0.28 * side, -0.76, 0.58, 0.02)])
+            self._add(
+                (0, 0.11, -0.07),
+                (0.47 * w * bulk, 0.50 * bulk, 0.54 * bulk),
+                locks,
+                length > 0,
+                cuts=[(-0.28 * side, -0.76, 0.58, 0.02)],
+            )
         # what falls behind and beside the neck
-        self._add((0, -0.40, -0.14), ((0.47 + 0.07 * length) * w, 1, 0.47 + 0.02 * length), locks,
-                  length > 0.05, cuts=[(0, 0, 1, 0.12), (0, -1, 0, 1.15 * length - 0.60)])
+        self._add(
+            (0, -0.40, -0.14),
+            ((0.47 + 0.07 * length) * w, 1, 0.47 + 0.02 * length),
+            locks,
+            length > 0.05,
+            cuts=[(0, 0, 1, 0.12), (0, -1, 0, 1.15 * length - 0.60)],
+        )
         self._add((0, 0.37, -0.06), (0.55 * w, 0.46, 0.60), HAT, hat, pitch=8, cuts=[(0, -1, 0, -0.11)])
-        self._add((0, 0.37, -0.06), (0.56 * w, 0.46, 0.61), BAND, hat, pitch=8,
-                  cuts=[(0, -1, 0, 0.03), (0, 1, 0, 0.11)])
+        self._add(
+            (0, 0.37, -0.06),
+            (0.56 * w, 0.46, 0.61),
+            BAND,
+            hat,
+            pitch=8,
+            cuts=[(0, -1, 0, 0.03), (0, 1, 0, 0.11)],
+        )
         self._add((0, 0.36, -0.03), (0.66 * w, 0.04, 0.70), HAT, hat, pitch=8)  # brim
 
         angle, background = np.radians(70 * f["light"]), _palette(BACKGROUND, f["background"])
@@ -145,13 +170,15 @@ class _Scene:
         n = len(self.head)
         centre, radii, colour = (  # (N, 3)
             np.column_stack([np.broadcast_to(x, n) for x in xs]) if isinstance(xs, tuple) else xs
-            for xs in (centre, radii, colour))
+            for xs in (centre, radii, colour)
+        )
         frame = np.tile(np.eye(3), (n, 1, 1)) if body else self.head
         turned = _rotation(np.array([yaw]), np.array([pitch]))
         axes = sum(frame[:, :, k, None] * turned[:, None, k, :] for k in range(3))  # (N, 3, 3), columns
         c = (frame * centre[:, None, :]).sum(axis=2) + np.array([0, HEAD_Y, 0])
         xx, xy, xz, yy, yz, zz = matrix = [
-            (axes[:, i] * axes[:, j] / radii**2).sum(axis=1) for i in range(3) for j in range(i, 3)]
+            (axes[:, i] * axes[:, j] / radii**2).sum(axis=1) for i in range(3) for j in range(i, 3)
+        ]
         p, q = xz / zz, yz / zz
         disc = np.column_stack([1 / zz, xx / zz - p * p, xy / zz - p * q, yy / zz - q * q])
         half = np.sqrt((axes[:, :2] ** 2 * radii[:, None] ** 2).sum(axis=2))  # half size on the screen

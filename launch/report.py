@@ -158,8 +158,13 @@ def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -
     runs = [{"label": label(run, varied), "state": show(run.status["status"]), "colour": colour,
              "column": label(run, varied[:1]), "row": label(run, varied[1:]) if varied[1:] else ""}
             for run, colour in zip(sweep.runs, colours(sweep, varied))]  # fmt: skip
-    return {"keys": {k: v for k, v in seen.items() if v}, "blobs": blobs, "runs": runs, "order": order,
-            "note": note}
+    return {
+        "keys": {k: v for k, v in seen.items() if v},
+        "blobs": blobs,
+        "runs": runs,
+        "order": order,
+        "note": note,
+    }
 
 
 def command(run: Run, sweep: Sweep, varied: list[str]) -> str:
