@@ -232,7 +232,8 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
 def print_table(df: pd.DataFrame, console: console.Console, width: int = 100) -> None:
     """Print the runs from best to worst: flags, status, step, headline and as many figures as fit `width`."""
     headline = df.attrs["headline"]
-    figures = [c for c in df.columns if c.startswith(("test/", "val/"))]
+    shown_already = (f"val/{headline.split('/', 1)[-1]}", headline)
+    figures = [c for c in df.columns if c.startswith(("test/", "val/")) and c not in shown_already]
     figures.sort(key=lambda c: c.split("/", 1)[1] != headline.split("/", 1)[-1])  # the headline's own first
     df = df.sort_values("headline", ascending=df.attrs["goal"] != "maximize", kind="stable")
     cells = {name: [show(v) for v in df[name]] for name in [*flag_columns(df), "status"]}

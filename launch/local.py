@@ -22,6 +22,7 @@ if not __package__:  # run as a script: import from this tree
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import tyro
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -262,7 +263,8 @@ def run(flags: Flags) -> None:
                   f"{len(local.slots)} workers; varied: {', '.join(local.varied) or 'nothing'}")  # fmt: skip
     local.run()
     results = collect.read_sweep(folder)
-    collect.print_table(collect.table(results), console)
+    wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
+    collect.print_table(collect.table(results), wide, wide.width)
     console.print(f"report: {escape(str(report.write_report(folder)))}")
     states = [queue.status(trial)["status"] for trial in queue.trials()]
     if any(state == "failed" for state in states):

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib
 import os
+import re
 import shutil
 import time
 import typing
@@ -83,8 +84,12 @@ def read(path: str, changes: tuple[str, ...] = ()) -> Sweep:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"--sweep={path}: parameter {name} is no flag of {program}{hint}")
     if changes:
-        header = "".join(line + "\n" for line in text.split("\n") if line.startswith("#"))
-        text = header + f"# with {', '.join(changes)}\n" + yaml.safe_dump(content, sort_keys=False)
+        # of the header only the question still holds: its first paragraph, up to the next labelled line
+        question = re.match(r"#.*\n(?:#(?! \w+  ).*\n)*", text)
+        note = (
+            f"# Changed   {', '.join(changes)}: what {path} tells of size and findings does not hold here\n"
+        )
+        text = (question[0] if question else "") + note + yaml.safe_dump(content, sort_keys=False)
     return Sweep(Path(path), text, content, module)
 
 

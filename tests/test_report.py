@@ -214,7 +214,7 @@ def test_html_is_self_contained_and_escaped(sweep_folder, tmp_path):
     assert page.found == [] and page.titles == 1
     assert NASTY not in html and "&lt;script&gt;document.title" in html
     assert not re.search(r"\bNaN\b", html.rsplit('id="curve-data"', 1)[1].split("</script>")[0])
-    assert "python launch/local.py sweeps/vae.yaml" in html
+    assert "python launch/local.py runs/vae/sweep.yaml --name=vae --out=runs" in html
     assert "python research/vae_mnist.py --beta=0 --seed=1 --steps=200" in html
     assert "2 of 5 runs are done" in re.sub(r"\s+", " ", html) and "out of memory" in html
     assert str(tmp_path) not in html
