@@ -91,7 +91,9 @@ def test_every_logged_key_is_explained(tmp_path, monkeypatch):
         name="run",
         threads=1,
     )
-    logged = set(bvae_faces.train(cfg)) | {"time/step_ms", "time/examples_per_s", "time/logging_s"}
+    logged = set(bvae_faces.train(cfg)) | {
+        f"time/{k}" for k in ("step_ms", "examples_per_s", "logging_s", "media_s", "wandb_s")
+    }
     logged |= {
         p.parent.relative_to(tmp_path / "run/media").as_posix() for p in (tmp_path / "run/media").rglob("*.*")
     }

@@ -126,6 +126,8 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         if not flag or flag[1] not in hints:
             raise UserError(" ".join(re.sub(r"[─│╭╮╰╯]", " ", printed.getvalue()).split())) from None
         value = next((t.partition("=")[2] for t in reversed(tokens) if t.startswith(f"--{flag[1]}=")), "")
+        if not any(t.startswith(f"--{flag[1]}=") for t in tokens):
+            raise UserError(f"--{flag[1]} is required (see {prog} --help)") from None
         near = difflib.get_close_matches(value, _choices(hints[flag[1]]), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None

@@ -255,8 +255,8 @@ class Run:
     def _timing(self, step: int) -> dict[str, Any]:
         """time/* of the steps since the last row; wall time, so that it differs from run to run."""
         now, (then, last, _) = time.perf_counter(), self._mark
-        background = self._media_s + self.mirror.cpu_s
-        timed: dict[str, Any] = {"step": step, "time/logging_s": self._own_s, "time/background_s": background}
+        own = {"logging": self._own_s, "media": self._media_s, "wandb": self.mirror.cpu_s}
+        timed: dict[str, Any] = {"step": step} | {f"time/{name}_s": value for name, value in own.items()}
         if last >= 0 and step > last:
             timed["time/step_ms"] = 1000 * (now - then) / (step - last)
             timed["time/examples_per_s"] = self.cfg.batch_size * (step - last) / (now - then)
