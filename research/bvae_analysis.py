@@ -223,9 +223,8 @@ def traversals(
     z, (shift, scale) = bench.encode(torch.cat([face.x for face in chosen]))[0], shown
     unit = "" if bench.cfg.beta > 0 else " sd"
     which = f"the {len(top)} most informative of" if len(top) < len(rows) else "all"
-    which = (
-        f"{which} {len(rows)} latents, sorted by {'KL' if bench.cfg.beta > 0 else 'variance'}; {bench.name}"
-    )
+    by = "KL" if bench.cfg.beta > 0 else "variance"
+    which = f"{which} {len(rows)} latents, sorted by {by}; {bench.name}"
 
     def moved(values: Tensor) -> np.ndarray:  # (faces, R, C, S, S, 3)
         return np.stack([bench.decode(latents.traversal(code, top, values, scale, shift)) for code in z])
@@ -318,9 +317,7 @@ def turn_by_mirror(bench: Bench, z: Tensor) -> Turn:
 
 def turn_by_latent(bench: Bench, z: Tensor, dim: int) -> Turn:
     """By one latent from −3 to 3; with β = 0 in standard deviations of the codes of test faces."""
-    require(
-        dim < bench.cfg.latent_dim, bench.cfg, "dim", f"below {bench.cfg.latent_dim}, the model's latents"
-    )
+    require(dim < bench.cfg.latent_dim, bench.cfg, "dim", f"below {bench.cfg.latent_dim}")
     mu, logvar = bench.encode(bench.data.test[:N_TEST])
     shift, scale = faces.shown_range(bench.model, mu, bench.cfg)
     spread = max(float(scale[dim]), 1e-12)
