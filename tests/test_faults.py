@@ -311,8 +311,8 @@ def test_wandb_out_of_reach_goes_on_offline(config, dots, monkeypatch, capsys):
 
 @pytest.mark.soak
 def test_a_few_kills(tmp_path):
-    """The short form of tests/soak_kills.py."""
-    storm = soak_kills.Storm(tmp_path / "soak", seed=1, kills=4, while_running=2, n_seeds=1, steps=600)
+    """The short form of tests/soak_kills.py, which also demands how many kills land in the training loop."""
+    storm = soak_kills.Storm(tmp_path / "soak", seed=1, kills=4, while_running=2, n_seeds=1, steps=1500)
     storm.storm(storm.undisturbed())
-    assert storm.enough() and storm.compare("storm") > 100
+    assert len(storm.log) >= 2 and storm.compare("storm") > 100
     assert not storm.differences
