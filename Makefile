@@ -13,7 +13,7 @@ help:
 	@echo "make test-all    the soaks too: kill -9 storms, the full faces"
 	@echo "make check       ruff and the quick unit tests"
 	@echo "make format      ruff format"
-	@echo "make lock        resolve requirements.lock and environment.yml anew"
+	@echo "make lock        resolve requirements.lock anew (environment.yml reads it)"
 
 install: .venv/installed
 .venv/installed: requirements.lock

@@ -308,11 +308,6 @@ def load_data(cfg: Config) -> images.ImageSplits:
     return images.load(cfg.dataset, cfg.data_dir, cfg.image_size)
 
 
-def data_hash(cfg: Config) -> str:
-    """Content hash of the data set of `cfg`, part of the run's key."""
-    return images.fingerprint(cfg.dataset, cfg.data_dir)
-
-
 def start_from(cfg: Config, model: VAE) -> None:
     """Load the weights of --checkpoint into `model`."""
     path = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")

@@ -173,7 +173,7 @@ def main(config_class: type[C], run: Callable[[C], Any], positional: str | None 
             "again; it goes on from the last checkpoint"
         )
         sys.exit(1)
-    except Exception as error:
+    except Exception as error:  # not handled, only told to the run's folder and to W&B on the way out
         _crash(error)
         raise
 

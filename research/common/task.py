@@ -99,7 +99,7 @@ class Task:
             copy = shutil.copy(self.folder / "results.json", wandb_run.dir)  # W&B would make a link
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
             wandb_run.finish(exit_code=0)
-        except Exception as error:
+        except Exception as error:  # whatever W&B raises, the files are written
             reason, folder = escape((str(error) or repr(error)).split("\n")[0]), escape(str(self.folder))
             console.print(f"[yellow]W&B did not take this task[/] ({reason}); {folder} holds everything")
 
