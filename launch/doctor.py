@@ -1,0 +1,282 @@
+"""What would go wrong before it does: versions, W&B, disks, GPUs, data sets, SLURM. Changes nothing.
+
+    python launch/doctor.py
+    python launch/doctor.py --out=/scratch/me/runs --wandb=online
+    python launch/doctor.py --json | jq -r '.[] | select(.state == "fail") | .check + ": " + .mend'
+
+Exit code 0: nothing fails (there may be warnings); 1: something fails; 2: a flag is wrong.
+Whatever it makes to try a disk is removed again, and no group of checks may take longer than a minute.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal
+from urllib.request import getproxies
+
+if not __package__:  # run as a script: import from this tree
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launch import machine
+from launch.machine import COLOURS, Line, State, clock
+from research.common.commandline import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = ROOT / "pyproject.toml"
+GROUP_S, SERVER_S = 60.0, (5.0, 10.0)  # how long a group of checks may take; W&B: to connect, to answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Look for what would go wrong before it does."""
+
+    out: str = "runs"
+    """folder that will hold the runs"""
+    data_dir: str = "data/store"
+    """where named data sets lie"""
+    wandb: Literal["online", "offline", "disabled"] | None = None
+    """what the runs will be given; default as in the scripts"""
+    json: bool = False
+    """print a list of {check, state, found, mend} instead"""
+
+
+def versions(flags: Flags) -> Iterator[Line]:
+    """Python and the packages against what pyproject.toml asks for."""
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    wishes = {"python": SpecifierSet(project["requires-python"])}
+    wishes |= {wish.name: wish.specifier for wish in map(Requirement, project["dependencies"])}
+    for name, wish in wishes.items():
+        version = "{}.{}.{}".format(*sys.version_info) if name == "python" else "not installed"
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name) if name != "python" else version
+        if version == "not installed" or not wish.contains(version, prereleases=True):
+            mend = "make install" + f", or pip install '{name}{wish}'" * (name != "python")
+            yield Line(name, "fail", f"{version}, but pyproject.toml asks for {wish}", mend)
+        elif name in ("python", "numpy", "torch", "wandb", "sweeps"):
+            yield Line(name, "ok", version + ", as pinned" * str(wish).startswith("=="))
+
+
+def wandb_account(flags: Flags) -> Iterator[Line]:
+    """The mode that scripts would choose (as research/common/tracking.py does), the key, the server."""
+    mode = flags.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
+    said = "--wandb" if flags.wandb else "WANDB_MODE"
+    if mode == "disabled":
+        yield Line("mode", "skipped", f"disabled ({said}): W&B is not used")
+        return
+    import wandb
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    try:
+        settings = wandb_setup.singleton().settings
+        host = wbauth.HostUrl(settings.base_url)
+        auth = wbauth.authenticate_session(host=host, source="doctor", prompt=False, update_session=False)
+    except (ValueError, wandb.Error) as error:  # an address or a key of impossible form
+        mend = "correct that WANDB_ variable, ~/.netrc or ~/.config/wandb/settings"
+        yield Line("settings", "fail", "W&B refuses them: " + " ".join(str(error).split())[:200], mend)
+        return
+    if mode is None:
+        mode = "online" if auth and not settings._offline and not settings._noop else "offline"
+        said = "not logged in" if not auth else "logged in" if mode == "online" else "as `wandb offline` says"
+    yield Line("mode", "ok", f"{mode} ({said})")
+    bad: State = "fail" if mode == "online" else "warn"
+    key = getattr(auth, "api_key", None)
+    source = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else "netrc or W&B's settings"
+    found = f"API key from {source}" if key else "identity token" if auth else f"no API key for {host.url}"
+    found += ": runs are kept offline" * (auth is None and mode == "offline")
+    yield Line("login", "ok" if auth else bad, found, "wandb login (or set WANDB_API_KEY)")
+    yield from server(host.url, key, bad, not settings.insecure_disable_ssl)
+
+
+def server(url: str, key: str | None, bad: State, verify: bool = True) -> Iterator[Line]:
+    """Ask the W&B server who the key's owner is; `bad` is the state of what goes wrong. Compare clocks."""
+    import requests
+
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
+    away = "; or --wandb=offline (WANDB_MODE=offline), and launch/upload.py later"
+    query, before, viewer = {"query": "query Viewer { viewer { id entity username } }"}, time.time(), None
+    try:
+        reply = requests.post(f"{url}/graphql", json=query, auth=("api", key) if key else None,
+                              timeout=SERVER_S, allow_redirects=False, verify=verify and bundle)  # fmt: skip
+    except OSError as error:  # what requests raises is one, too
+        found, mend = unreachable(error, url)
+        yield Line("server", bad, f"{url}: {found}", mend + away)
+        yield Line("clock vs W&B", "skipped", "no answer to compare with")
+        return
+    now, code = (before + time.time()) / 2, reply.status_code
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        viewer = reply.json()["data"]["viewer"] or {}
+    if code == 200 and viewer is None:
+        mend = "log in to this network if that is its login page, or correct WANDB_BASE_URL" + away
+        yield Line("server", bad, f"{url} answers, but not as W&B does", mend)
+    elif code in (200, 401):
+        yield Line("server", "ok", f"{url} answers in {2000 * (now - before):.0f} ms")
+        if key:
+            words = f"the key is accepted; entity {viewer.get('entity')}" if viewer else "the key is refused"
+            yield Line("account", "ok" if viewer else bad, f"{words} (HTTP {code})", "wandb login --relogin")
+    else:
+        to = f", redirected to {reply.headers['Location']}" if reply.is_redirect else ""
+        mend = "it is in trouble: wait" if code >= 500 else "correct WANDB_BASE_URL, or the proxy's settings"
+        yield Line("server", bad, f"{url}: HTTP {code}{to}", mend + away)
+    try:  # the header is cut to whole seconds
+        yield clock("W&B", now - parsedate_to_datetime(reply.headers["Date"]).timestamp() - 0.5)
+    except (KeyError, ValueError, TypeError):
+        yield Line("clock vs W&B", "skipped", "the server does not tell the time")
+
+
+def unreachable(error: BaseException, url: str) -> tuple[str, str]:
+    """What kept a request from its server, and how to mend it."""
+    from requests import exceptions
+
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    last = " ".join(str(chain[-1]).split())[:120]
+    proxy = getproxies().get(url.partition(":")[0], "").rpartition("@")[2]  # without its password
+    kinds = [
+        (exceptions.ProxyError, f"proxy {proxy}: {last}", "correct or unset HTTPS_PROXY"),
+        (exceptions.SSLError, f"TLS: {last}", "SSL_CERT_FILE=<your network's certificates, .pem>"),
+        (socket.gaierror, f"DNS does not know it ({last})", "compute nodes may need HTTPS_PROXY"),
+        (ConnectionRefusedError, "connection refused", "start the server, or correct WANDB_BASE_URL"),
+        (exceptions.Timeout, "timeout", "a firewall? Compute nodes may need HTTPS_PROXY"),
+        (OSError, f"{type(error).__name__}: {last}", "correct WANDB_BASE_URL or the network"),
+    ]  # fmt: skip
+    return next((found, mend) for kind, found, mend in kinds if any(isinstance(e, kind) for e in chain))
+
+
+def data_sets(flags: Flags) -> Iterator[Line]:
+    """Each named set of data/images.py: there, whole as far as is recorded, and its decoded copies."""
+    from data import DataError, images
+
+    store = Path(flags.data_dir).absolute()
+    caches = sorted(p for p in store.glob("cache/*.npy") if re.fullmatch(r"[0-9a-f]{16}_\d+", p.stem))
+    for name in images.NAMED_SETS:
+        get = f"python data/prepare.py {name} --data_dir={flags.data_dir}"
+        with tempfile.TemporaryDirectory() as mirror:  # looking writes file hashes down: there, not here
+            Path(mirror, "cache").mkdir()
+            for path in {*store.glob("*"), *store.glob("cache/files_*.json")} - {store / "cache"}:
+                Path(mirror, path.relative_to(store)).symlink_to(path)
+            try:
+                content_hash = images.fingerprint(name, mirror)
+            except DataError as error:
+                told = str(error).partition(": get it")[0].removeprefix(f"--dataset={name} ")
+                yield Line(name, "skipped" if told == "is not there" else "fail", told, get)
+                continue
+        sizes = ", ".join(p.stem[17:] for p in caches if p.stem[:16] == content_hash)
+        found = f"content hash {content_hash}; decoded at {sizes + ' pixels' if sizes else 'first use'}"
+        bad = [str(path) for path, md5 in checksums(name, store).items() if md5_of(path) != md5]
+        found = f"checksum differs: {', '.join(bad)}" if bad else found
+        yield Line(name, "fail" if bad else "ok", found, f"rm {' '.join(bad)} && {get}")
+    for path in caches:
+        if images._open_cache(path, int(path.stem[17:])) is None:
+            yield Line("image cache", "warn", f"{path} is damaged: made anew when next used", f"rm {path}")
+
+
+def checksums(name: str, store: Path) -> dict[Path, str]:
+    """File -> md5 of what of a named set is there and data/prepare.py would check before using it."""
+    from data import prepare
+
+    known = {"lfw-py/lfw-funneled.tgz": prepare.LFW_MD5} if name == "lfw" else {}
+    if name == "celeba":  # but not its zip of 1.4 GB, which is unpacked already
+        from torchvision.datasets import CelebA
+
+        known = {f"celeba/{file}": md5 for _, md5, file in CelebA.file_list if not file.endswith(".zip")}
+    return {store / file: md5 for file, md5 in known.items() if (store / file).is_file()}
+
+
+def md5_of(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "md5").hexdigest()
+
+
+# ---- all of them ---------------------------------------------------------------------------------------
+
+GROUPS: dict[str, Callable[[Flags], Iterator[Line]]] = {
+    "Versions": versions,
+    "W&B": wandb_account,
+    "W&B's folders": lambda _: machine.folders(),
+    "GPU": lambda _: machine.gpu(),
+    "Data sets": data_sets,
+    "SLURM": lambda _: machine.slurm(),
+    "Runs (--out)": lambda flags: machine.out_folder(flags.out),
+    "Pictures": lambda _: machine.pictures(),
+}
+
+
+def look(title: str, flags: Flags) -> list[Line]:
+    """The lines of a group; one that breaks or hangs (a dead file server) ends in a line that says so."""
+    lines: list[Line] = []
+
+    def work() -> None:
+        try:
+            for line in GROUPS[title](flags):
+                lines.append(line)  # one by one: those before a break count
+        except TimeoutError as error:
+            lines.append(Line(title, "fail", str(error), "run it by hand; what it asks does not answer"))
+        except Exception as error:
+            found = " ".join(f"the check itself broke: {type(error).__name__}: {error}".split())
+            lines.append(Line(title, "fail", found, "make install; if that does not help, report this line"))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(GROUP_S)
+    if thread.is_alive():
+        mend = "a file system, network or driver hangs: try df, nvidia-smi"
+        return [*lines, Line(title, "fail", f"no end within {GROUP_S:g} s", mend)]
+    return lines
+
+
+def show(console: Console, title: str, lines: list[Line]) -> None:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for line in lines:
+        words = Text(line.found)
+        if line.mend:
+            words.append(f"\nmend: {line.mend}" if line.state != "skipped" else f"\n{line.mend}", "cyan")
+        table.add_row(Text(f"  {line.state:7}", COLOURS[line.state]), f"{line.check:18}", words)
+    console.print(Text(title, "bold"), table, sep="\n")
+
+
+def run(flags: Flags) -> None:
+    """Look at everything, print it, and exit with 1 when something fails."""
+    console, lines = Console(highlight=False), []
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 110  # a log has no edge
+    try:
+        for title in GROUPS:
+            with contextlib.redirect_stdout(sys.stderr):  # of libraries: only the result belongs there
+                found = look(title, flags)
+            lines += found
+            if not flags.json:
+                show(console, title, found)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    n = {state: sum(line.state == state for line in lines) for state in COLOURS}
+    if flags.json:
+        print(json.dumps([vars(line) for line in lines], indent=1))
+    else:
+        console.print(f"{n['fail']} fail, {n['warn']} warn, {n['ok']} ok")
+    sys.exit(1 if n["fail"] else 0)
+
+
+if __name__ == "__main__":
+    main(Flags, run)
