@@ -1,7 +1,8 @@
-"""Run a W&B sweep YAML on this machine, without a server.
+"""Run a W&B sweep YAML on this machine, with or without a W&B server.
 
     python launch/local.py sweeps/bvae.yaml
     python launch/local.py sweeps/bvae.yaml --set steps=300 --set 'seed=[0, 1]' --name=quick
+    python launch/local.py sweeps/bvae.yaml --wandb=online      # a W&B sweep, its agents in the same slots
 
 The same command again goes on where it stopped: Ctrl-C once makes the workers save and stop.
 """
@@ -26,12 +27,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from launch import collect, plan, report
+from launch import agent, collect, plan, report
 from launch.queue import DONE, Queue, Trial
 from launch.worker import last_line
 from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, main
-from research.common.flags import UserError, console, escape
+from research.common.files import read_json, write_json
+from research.common.flags import RunFlags, UserError, console, escape
 
 REFRESH_S = 1.0
 MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
@@ -39,7 +41,7 @@ MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Run a W&B sweep YAML on this machine, without a server."""
+    """Run a W&B sweep YAML on this machine, with or without a W&B server."""
 
     sweep: str
     """the sweep's YAML file (may stand without --sweep=)"""
@@ -56,7 +58,11 @@ class Flags:
     threads: int | None = None
     """CPU threads of each worker; default: the cores shared out, on GPUs torch's own choice"""
     wandb: str | None = None
-    """online, offline or disabled, for each trial; default as in the scripts"""
+    """online: W&B directs the sweep; offline or disabled: for each trial; default as in the scripts"""
+    project: str | None = None
+    """W&B project; default: the sweep's own, else that of the scripts"""
+    entity: str | None = None
+    """W&B entity; default: the sweep's own, else yours"""
     retry: bool = False
     """also run again the trials that failed"""
     fresh: bool = False
@@ -101,26 +107,23 @@ def slots(flags: Flags) -> list[Slot]:
 class Local:
     """Workers on this machine, and what they are doing."""
 
-    def __init__(self, flags: Flags, sweep: plan.Sweep, queue: Queue):
-        self.flags, self.sweep, self.queue = flags, sweep, queue
+    def __init__(self, flags: Flags, sweep: plan.Sweep, queue: Queue, planned: int):
+        self.flags, self.sweep, self.queue, self.planned = flags, sweep, queue, planned
         self.slots = slots(flags)
         self.workers: dict[int, subprocess.Popen] = {}
         self.stops = self.restarts = 0
         self.started = time.monotonic()
-        self.varied = _varied(queue.trials())
         self.first_step: dict[str, tuple[int, float]] = {}
 
     def start_worker(self, i: int) -> None:
-        slot = self.slots[i]
+        slot, online = self.slots[i], self.flags.wandb == "online"
         extra = [f"--threads={slot.threads}"] if slot.threads and "threads" not in self._parameters() else []
-        extra += [f"--wandb={self.flags.wandb}"] if self.flags.wandb else []
-        code = self.queue.folder / plan.CODE
-        command = [sys.executable, str(code / "launch" / "worker.py"), f"--sweep={self.queue.folder}"]
-        command += [
-            f"--program={self.sweep.program}",
-            f"--extra={' '.join(extra)}",
-            f"--parent={os.getpid()}",
-        ]
+        extra += [f"--{k}={v}" for k in ("wandb", "project", "entity") if (v := getattr(self.flags, k))]
+        launch = self.queue.folder / plan.CODE / "launch"
+        command = [sys.executable, str(launch / ("agent.py" if online else "worker.py"))]
+        command += [f"--sweep={self.queue.folder}", f"--program={self.sweep.program}"]
+        command += [f"--parent={os.getpid()}"]
+        command += [f"--retry={self.flags.retry}"] if online else [f"--extra={' '.join(extra)}"]
         with open(self.queue.folder / f"worker-{i}.log", "ab") as log:
             self.workers[i] = subprocess.Popen(
                 command, env=os.environ | slot.env, stdout=log, stderr=log, start_new_session=True
@@ -142,7 +145,7 @@ class Local:
         """Keep the workers going until nothing is open, and show what happens."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.stop)
-        for i in range(min(len(self.slots), sum(1 for _ in self.queue.open_trials()))):
+        for i in range(min(len(self.slots), self.n_open())):
             self.start_worker(i)
         shown: dict[str, str] = {}
         live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -154,6 +157,11 @@ class Local:
                 if live:
                     live.update(self.view())
         self._tell_changes(shown)
+
+    def n_open(self) -> int:
+        """Trials that are neither done nor failed, those that W&B has yet to choose included."""
+        trials = self.queue.trials()
+        return sum(1 for _ in self.queue.open_trials()) + max(0, self.planned - len(trials))
 
     def _replace_dead(self) -> None:
         for i, worker in list(self.workers.items()):
@@ -185,16 +193,16 @@ class Local:
 
     def label(self, trial: Trial) -> str:
         return (
-            " ".join(f"{name}={trial.flags[name]}" for name in self.varied if name in trial.flags)
+            " ".join(f"{name}={trial.flags[name]}" for name in self.queue.varied() if name in trial.flags)
             or trial.key
         )
 
     def view(self) -> Table:
         """The live table: a row per trial that has started, what is open in the caption."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("trial", *self.varied, "status", "step", "headline", "examples/s", "left"):
+        trials, names = self.queue.trials(), self.queue.varied()
+        for name in ("trial", *names, "status", "step", "headline", "examples/s", "left"):
             table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
-        trials = self.queue.trials()
         counts: dict[str, int] = {}
         rows = []
         for trial in trials:
@@ -202,14 +210,14 @@ class Local:
             state = self._state(trial, status)
             counts[state] = counts.get(state, 0) + 1
             if state != "open":
-                varied = [str(trial.flags.get(v)) for v in self.varied]
+                varied = [str(trial.flags.get(v)) for v in names]
                 cells = [f"{trial.index:04d}", *varied, *self._cells(trial, status, state)]
                 rows.append((state != "running", cells))
         for _, row in sorted(rows, key=lambda r: r[0])[: max(5, console.height - 6)]:
             table.add_row(*row)
         done = sum(counts.get(s, 0) for s in DONE)
         minutes = (time.monotonic() - self.started) / 60
-        table.caption = f"{done} of {len(trials)} done, {counts.get('failed', 0)} failed, {minutes:.1f} min"
+        table.caption = f"{done} of {self.planned} done, {counts.get('failed', 0)} failed, {minutes:.1f} min"
         return table
 
     def _state(self, trial: Trial, status: dict[str, Any]) -> str:
@@ -243,24 +251,55 @@ def _tail(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _varied(trials: list[Trial]) -> list[str]:
-    names = {name: None for trial in trials for name in trial.flags}
-    return [n for n in names if len({json.dumps(trial.flags.get(n)) for trial in trials}) > 1]
+def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
+    """Make (once) the W&B sweep of a sweep folder; its runs, as trials.
+
+    Raises UserError when W&B can't be reached or the folder was begun without it.
+    """
+    kept = read_json(folder / agent.SWEEP_FILE)
+    if (folder / "trials").exists():
+        told = "launch/upload.py brings it to W&B" if kept is None else "it was uploaded"
+        raise UserError(f"{folder} holds a sweep begun without W&B ({told}): choose another --name")
+    if kept is None:
+        import wandb
+
+        content = sweep.content | {"name": folder.name, "command": agent.command_of(sweep.program)}
+        project = flags.project or content.get("project") or RunFlags.project
+        try:
+            if not wandb.login(prompt=False):
+                raise UserError("--wandb=online: not logged in; wandb login, or --wandb=offline")
+            entity = flags.entity or content.get("entity") or wandb.Api().default_entity
+            with contextlib.redirect_stdout(sys.stderr):
+                ident = wandb.sweep(content, entity=entity, project=project)
+        except (wandb.errors.Error, ValueError, OSError) as error:
+            raise UserError(f"--wandb=online: no sweep at W&B ({str(error).splitlines()[0]})") from None
+        url = wandb.util.app_url(wandb.Api().settings["base_url"]) + f"/{entity}/{project}/sweeps/{ident}"
+        wandb.teardown()
+        kept = {"id": ident, "entity": entity, "project": project, "url": url}
+        write_json(folder / agent.SWEEP_FILE, kept)
+    console.print(f"W&B sweep: {kept['url']}")
+    return agent.Runs(folder, sweep.content["parameters"])
 
 
 def run(flags: Flags) -> None:
-    sweep = plan.read(flags.sweep, flags.set)
+    online = flags.wandb == "online"
+    sweep = plan.read(flags.sweep, flags.set, online)
     name = flags.name or sweep.path.stem
     if flags.set and not flags.name:
         name += "-" + hashlib.sha256(json.dumps(sweep.content, sort_keys=True).encode()).hexdigest()[:6]
     folder = Path(flags.out) / name
-    queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse)
-    if flags.retry:
+    if not online and (folder / agent.SWEEP_FILE).exists() and not (folder / "trials").exists():
+        raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
+    queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse, online)
+    if online:
+        queue = _wandb_sweep(flags, sweep, folder)
+    elif flags.retry:
         console.print(f"{queue.retry_failed(leases.Watch())} failed trials are open again")
-    local = Local(flags, sweep, queue)
-    n_open = sum(1 for _ in queue.open_trials())
-    console.print(f"[bold]{escape(str(folder))}[/]: {len(queue.trials())} trials, {n_open} of them open, "
-                  f"{len(local.slots)} workers; varied: {', '.join(local.varied) or 'nothing'}")  # fmt: skip
+    planned = report.planned(collect.read_sweep(folder))
+    local = Local(flags, sweep, queue, planned)
+    shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
+    console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {local.n_open()} of them open, "
+                  f"{len(local.slots)} workers; varied: {shown or 'nothing'}")  # fmt: skip
     local.run()
     results = collect.read_sweep(folder)
     wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
@@ -270,7 +309,7 @@ def run(flags: Flags) -> None:
     if any(state == "failed" for state in states):
         console.print("some trials failed; --retry runs them again")
         sys.exit(1)
-    if any(state not in DONE for state in states):
+    if local.n_open():
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
 

@@ -46,8 +46,11 @@ class Sweep:
         return Path(self.program).stem
 
 
-def read(path: str, changes: tuple[str, ...] = ()) -> Sweep:
-    """Read a W&B sweep YAML and apply `--set flag=value` to its parameters. Raises UserError, one line."""
+def read(path: str, changes: tuple[str, ...] = (), online: bool = False) -> Sweep:
+    """Read a W&B sweep YAML and apply `--set flag=value` to its parameters. Raises UserError, one line.
+
+    online: W&B's server will choose the points, by any of its methods.
+    """
     try:
         text = Path(path).read_text()
         content = yaml.safe_load(text)
@@ -61,10 +64,11 @@ def read(path: str, changes: tuple[str, ...] = ()) -> Sweep:
     if not isinstance(program, str) or not (provenance.ROOT / program).is_file():
         raise UserError(f"--sweep={path}: program: {program} is no script like research/bvae_faces.py")
     method = content.get("method")
-    if method not in ("grid", "random"):
-        raise UserError(f"--sweep={path}: method: {method} is not run here; allowed: grid, random")
-    if method == "random" and not isinstance(content.get("run_cap"), int):
-        raise UserError(f"--sweep={path}: a random sweep needs run_cap, the number of its trials")
+    allowed = ("grid", "random", "bayes") if online else ("grid", "random")
+    if method not in allowed:
+        raise UserError(f"--sweep={path}: method: {method} is not run here; allowed: {', '.join(allowed)}")
+    if method != "grid" and not isinstance(content.get("run_cap"), int):
+        raise UserError(f"--sweep={path}: a {method} sweep needs run_cap, the number of its trials")
     module = importlib.import_module(program.removesuffix(".py").replace("/", "."))
     if not hasattr(module, "Config"):
         raise UserError(f"--sweep={path}: program: {program} is no script like research/bvae_faces.py")
@@ -101,13 +105,14 @@ def flags_of(sweep: Sweep, flags: dict[str, Any]) -> Any:
         raise UserError(f"--sweep={sweep.path}: {error}") from None
 
 
-def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool) -> Queue:
-    """Make or find the sweep folder of `sweep`, with its snapshot and all its trials.
+def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = False) -> Queue:
+    """Make or find the sweep folder of `sweep`, with its snapshot and (unless `online`) all its trials.
 
     Raises UserError when the folder holds another sweep (a grid may grow), or this one made by other code and
     neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
     """
-    planned = _points(sweep, [])  # refused before anything is written
+    # refused before anything is written; bayes has no points before there are results
+    planned = _points(sweep, []) if sweep.content["method"] != "bayes" else []
     configs = [flags_of(sweep, point) for point in planned]
     # made or decoded here once, so that the workers find it in the cache
     by_data = {_data_flags(cfg): cfg for cfg in configs}
@@ -128,6 +133,8 @@ def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool) -> Queue:
     _snapshot(folder, source)
     write_bytes(frozen, sweep.text.encode())
     queue = Queue(folder)
+    if online:
+        return queue
     for point in _points(sweep, [trial.flags for trial in queue.trials()]):
         cfg = flags_of(sweep, point)
         queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hashes[_data_flags(cfg)]))

@@ -50,6 +50,12 @@ class Queue:
                 self._trials[int(stem)] = Trial(int(stem), kept["flags"], kept["key"])
         return [self._trials[i] for i in sorted(self._trials)]
 
+    def varied(self) -> list[str]:
+        """Names of the flags whose values differ between trials."""
+        trials = self.trials()
+        names = {name: None for trial in trials for name in trial.flags}
+        return [n for n in names if len({json.dumps(trial.flags.get(n)) for trial in trials}) > 1]
+
     def add(self, flags: dict[str, Any], key: str) -> Trial:
         """The trial of this run; made if there is none. Safe against others who add at the same time."""
         folder = self.folder / "trials"

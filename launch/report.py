@@ -1,8 +1,9 @@
 """Write one self-contained HTML file that compares the runs of a sweep.
 
-    python launch/report.py runs/bvae [--out=FILE.html] [--csv=FILE.csv] [--open]
+    python launch/report.py runs/bvae [--out=FILE.html] [--csv=FILE.csv] [--open] [--publish]
 
 The file holds its numbers, pictures and plotly itself: it opens from a file path, offline, and loads nothing.
+With --publish a saved workspace and a report are made on W&B too (launch/publish.py).
 """
 
 import sys
@@ -52,6 +53,12 @@ class Flags:
     """show the file in the browser"""
     max_mb: float = 25.0
     """pictures to embed, in megabytes; above this, fewer steps of each run are shown"""
+    publish: bool = False
+    """also make a saved workspace and a report on W&B; the runs have to be there"""
+    entity: str | None = None
+    """with --publish: W&B entity (user or team); default: that of the runs, else yours"""
+    project: str | None = None
+    """with --publish: W&B project; default: that of the runs"""
 
 
 def label(run: Run, varied: list[str]) -> str:
@@ -245,6 +252,14 @@ def main(args: list[str]) -> int:
         if flags.csv:
             rows = collect.results_csv(collect.read_sweep(args[at]), flags.csv)
             print(f"{flags.csv} ({rows} runs that came to an end)")
+        if flags.publish:
+            from launch import publish  # its packages are optional, and take a second to import
+
+            for line in publish.publish(args[at], flags.entity, flags.project):
+                print(line, flush=True)
+    except ConnectionError as error:  # not the user's mistake
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

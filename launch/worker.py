@@ -17,7 +17,7 @@ if not __package__:  # run as a script: import from this tree, which is the swee
 
 from launch.queue import DONE, Queue, Trial, as_args
 from research.common.commandline import EXIT_PREEMPTED, main
-from research.common.flags import console
+from research.common.flags import VARIED, console
 from research.common.lease import HANDOVER, Lease, Watch, newest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +78,7 @@ class Worker:
         command += [*self.flags.extra.split(), f"--out={self.queue.folder}", f"--name={trial.key}"]
         env = os.environ | {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
+        env[VARIED] = ",".join(self.queue.varied())
         with open(folder / "output.log", "ab") as log:
             # its own session: Ctrl-C reaches it only through us, as a request to save and stop
             self.child = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)

@@ -36,7 +36,7 @@ from data import images
 from research.common import charts, latents, pictures
 from research.common.checkpoints import load_file, resolve
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, console, require, with_epochs
+from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import File, picture, video
 from research.common.run import Run, make_rng
 from research.common.start import start_run
@@ -348,7 +348,7 @@ def train(cfg: Config) -> dict[str, float]:
             mu, _ = encode_all(best, data.test[:2], device)
             metrics |= interpolation(best, mu[0], mu[1])
             if metrics["test/active_units"] == 0:
-                console.print("[yellow]posterior collapse:[/] no latent tells anything about the pictures")
+                run.warn("posterior collapse", "no latent tells anything about the pictures")
         if not last:
             x = to_float(train_images[run.batch_indices(step)], device)
             loss, terms = loss_fn(forward, x, run.rng(step), cfg)

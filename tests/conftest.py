@@ -143,3 +143,39 @@ def straight(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
         bvae_faces.train(cfg)
     sys.modules["research.common.commandline"].AT_CRASH.clear()
     return folder_of(cfg)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A loopback W&B server; at the end nothing that the client sent may have been refused."""
+    from tests.wandb_server import Server
+
+    with Server() as running:
+        yield running
+        assert running.refused == []
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, Any], None]) -> Callable[..., None]:
+    """tally(server, {W&B id: folder}, kills=0): compare runs with their folders; counted in the summary."""
+    from tests.online import figures
+
+    def count(server: Any, folders: dict[str, Path], kills: int = 0) -> None:
+        found = figures(server, folders, kills)
+        record_property("wandb", found)
+        assert (found["rows lost"], found["refused"]) == (0, 0), found
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The sums of what `tally` counted."""
+    total: dict[str, int] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, found in getattr(report, "user_properties", ()):
+                if name == "wandb" and report.when == "call":
+                    total = {k: total.get(k, 0) + n for k, n in found.items()}
+    if total:
+        told = ", ".join(f"{k} {n or 'none' if k == 'refused' else n}" for k, n in total.items())
+        terminalreporter.write_line(f"W&B: {told}")

@@ -263,13 +263,13 @@ def test_synced_segment_takes_a_new_id(config, tmp_path, capsys, synced):
     (segment / "run-abcd1234.wandb").touch()
     if synced:
         (segment / "run-abcd1234.wandb.synced").touch()
-    new = mirror._wandb_id()
+    new = mirror._wandb_id("offline")
     assert read_json(tmp_path / "run" / "config.json")["wandb_id"] == new
     assert not list((tmp_path / "run" / "wandb").iterdir())
     assert (tmp_path / "run" / "wandb-set-aside" / segment.name).is_dir()
     said = capsys.readouterr().err
     assert (new != "abcd1234", f"from now on its W&B id is {new}" in said) == (synced, synced)
-    assert mirror._wandb_id() == new  # once
+    assert mirror._wandb_id("offline") == new  # once
 
 
 def test_wandb_that_fails_does_not_hurt(config, straight, dots, monkeypatch, capsys):

@@ -119,7 +119,9 @@ class Run:
     shouldStop = property(lambda self: self.stop_asked)
 
     def wandbConfig(self, info: Any, keys: list[str] | None = None) -> str:
-        return "{}"
+        """What the client keeps of itself in the config; without its "t" it takes the run for a new one."""
+        kept = json.loads(self.config).get("_wandb", {}).get("value", {})
+        return json.dumps({k: v for k, v in kept.items() if k in (keys or kept)})
 
     def sampledHistory(self, info: Any, specs: list[str]) -> list[Any]:
         return [[] for _ in specs]
@@ -165,6 +167,23 @@ class Project:
 
     def sweep(self, info: Any, sweepName: str) -> "Sweep | None":
         return self.server.sweeps.get(sweepName)
+
+    def sweeps(self, info: Any, **_: Any) -> dict[str, Any]:
+        return connection([sweep for sweep in self.server.sweeps.values() if sweep.project is self])
+
+    @property
+    def totalSweeps(self) -> int:
+        return len(self.sweeps(None)["edges"])
+
+    @property
+    def user(self) -> dict[str, Any]:
+        return self.server.viewer
+
+    def allViews(self, info: Any, viewType: str = "runs", viewName: str | None = None,
+                 userName: str | None = None) -> dict[str, Any]:  # fmt: skip
+        views = [v for v in self.server.views.values() if v.project is self and v.type == viewType]
+        by_user = userName in (None, "", ENTITY)
+        return connection([v for v in views if by_user and viewName in (None, v.name)])
 
     def artifactType(self, info: Any, name: str) -> dict[str, Any]:
         return {"name": name, "artifactCollection": lambda info, name: self.artifactCollection(info, name)}
@@ -403,6 +422,24 @@ class Artifact:
     size = property(lambda self: sum(map(len, self.content.values())))
 
 
+# ------------------------------------------------------------------------------------------------- views
+
+
+@dataclasses.dataclass
+class View:
+    """A saved workspace (type project-view) or a report (type runs)."""
+
+    id: str
+    project: Project
+    name: str
+    type: str
+    displayName: str = ""
+    description: str = ""
+    spec: str = "{}"  # JSON, as the client sent it
+
+    createdAt = updatedAt = NOW
+
+
 # ------------------------------------------------------------------------------------------------ server
 
 
@@ -415,6 +452,7 @@ class Server:
         self.sweeps: dict[str, Sweep] = {}
         self.artifacts: dict[str, Artifact] = {}
         self.collections: dict[tuple[str, str], Collection] = {}
+        self.views: dict[str, View] = {}
         self.stored: dict[str, bytes] = {}  # what was PUT, by its path below /storage/
         self.refused: list[str] = []
         self.requests: collections.Counter[str] = collections.Counter()  # operation or address -> how many
@@ -449,6 +487,10 @@ class Server:
             "HOME": str(home),
             "WANDB_DIR": str(home),
             "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",  # instead of every 15 s
+            **{
+                f"WANDB_X_{k}_RETRY_WAIT_MAX_SECONDS": "2"
+                for k in ("FILE_STREAM", "FILE_TRANSFER", "GRAPHQL")
+            },
             "WANDB_AGENT_DISABLE_FLAPPING": "true",
             "WANDB_AGENT_MAX_INITIAL_FAILURES": "1000",
         }
@@ -464,6 +506,15 @@ class Server:
         """As a click on Stop in the dashboard does."""
         with self.lock:
             self.run(name).stop_asked = True
+
+    def pause(self, seconds: float) -> None:
+        """Refuse connections for a while, as a server that is being restarted."""
+        self._http.shutdown()
+        self._http.server_close()
+        time.sleep(seconds)
+        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), handler_of(self))
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def lose(self, name: str) -> None:
         """What the server does some minutes after a run's last sign of life: crashed, or put back."""
@@ -561,12 +612,14 @@ class Server:
             sweep = next(s for s in self.sweeps.values() if input["id"] in (s.id, s.name))
             sweep.state = input.get("state") or sweep.state
             sweep.config = input.get("config") or sweep.config
+            if input.get("priorRunsFilters") and sweep.agents:
+                raise graphql.GraphQLError("a sweep is updated only before its agents start")
         else:
             sweep = Sweep(self, self._project(input.get("projectName")), new_id(), input["config"])
             sweep.displayName, sweep.description = input.get("displayName"), input.get("description")
-            filters = json.loads(input.get("priorRunsFilters") or "{}")
-            sweep.prior = [part["name"] for part in filters.get("$or", [])]
             self.sweeps[sweep.name] = sweep
+        if input.get("priorRunsFilters"):
+            sweep.prior = [part["name"] for part in json.loads(input["priorRunsFilters"])["$or"]]
         return {"sweep": sweep, "configValidationWarnings": []}
 
     def createAgent(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
@@ -636,6 +689,28 @@ class Server:
         run.used.append(artifact)
         artifact.users.append(run)
         return {"artifact": artifact}
+
+    # ------------------------------------------------------------------------------------------ views
+
+    def models(self, info: Any, entityName: str | None = None, **_: Any) -> dict[str, Any]:
+        return connection([p for p in self.projects.values() if entityName in (None, ENTITY)])
+
+    def view(self, info: Any, id: str) -> View | None:
+        return self.views.get(id)
+
+    def upsertView(self, info: Any, input: dict[str, Any]) -> dict[str, Any]:
+        inserted = not input.get("id")
+        if inserted:
+            project = self.project(info, input["projectName"], input["entityName"])
+            if project is None or not input.get("name"):
+                raise graphql.GraphQLError(f"no project or no name for the view: {input}")
+            view = View(base64_id("View", new_id()), project, input["name"], input["type"])
+            self.views[view.id] = view
+        else:
+            view = self.views[input["id"]]
+        for key in ("displayName", "description", "spec"):
+            setattr(view, key, input.get(key) or getattr(view, key))
+        return {"view": view, "inserted": inserted}
 
     # ------------------------------------------------------------------------------------ file stream
 
@@ -710,7 +785,8 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
             time.sleep(server.delay_s)
             status = server.fault(what)
             if status:
-                self.reply(status, {"errors": [{"message": "fault on purpose"}]})
+                message = {403: "permission denied"}.get(status, "fault on purpose")
+                self.reply(status, {"errors": [{"message": message}]})
             return bool(status)
 
         def refuse(self) -> None:
@@ -728,7 +804,8 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
             data, parts = self.body(), self.path.strip("/").split("/")
             if self.path == "/graphql":
                 body = json.loads(data)
-                name = body.get("operationName") or body["query"].split("(")[0].split("{")[0].split()[-1]
+                words = body["query"].split("(")[0].split("{")[0].split()
+                name = body.get("operationName") or (words or ["?"])[-1]
                 if not self.faulty(name) and self.known_user():
                     self.reply(*server.graphql(body))
             elif parts[0] == "files" and parts[-1] == "file_stream" and len(parts) == 5:

@@ -17,6 +17,7 @@ from rich.markup import escape as rich_escape
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 C = TypeVar("C")
+VARIED = "RUN_VARIED"  # environment: names of the flags that a sweep varies, separated by commas
 
 
 def escape(text: str) -> str:

@@ -26,6 +26,7 @@ from research.common.tracking import Mirror
 
 STREAMS = ("train", "eval", "pictures", "init", "order")  # independent sources of randomness at one step
 STOP_FILE = "stop"
+STOPPED_IN_WANDB = "stopped in W&B"
 
 
 class Preempted(SystemExit):
@@ -278,6 +279,8 @@ class Run:
             self._stop_looked = time.monotonic()
             if self._signal is None and (self.folder / STOP_FILE).exists():
                 self._signal = "stop file"
+            if self._signal is None and self.mirror.stop_requested.is_set():
+                self._signal = STOPPED_IN_WANDB
         return self._signal is not None or self._diverged is not None or self.lease.lost
 
     def finish(self) -> dict[str, Any]:
@@ -293,7 +296,12 @@ class Run:
         self.status["step"] = self.cfg.steps if self._complete else max(self._saved_step, self.status["step"])
         self._write_status(status)
         best = self.checkpoints.folder / self._best_file if self._best_file else None
-        self.mirror.finish(0, best, status == "preempted", timeout_s=60 if status == "preempted" else 600)
+        if status == "diverged":
+            self.mirror.alert("diverged", f"{self.folder.name}: {reason}", "WARN")
+        if status == "preempted":  # by its exit code W&B decides whether an agent gets the run again
+            self.mirror.finish(EXIT_PREEMPTED, None, True, timeout_s=60)
+        else:
+            self.mirror.finish(0, best, False, timeout_s=300)
         self.lease.release(status)
         AT_CRASH.clear()
         self._say(status + (f": {reason}" if reason else ""))
@@ -307,9 +315,16 @@ class Run:
         if self._complete:
             return "finished", None
         if self._signal == "SIGTERM" and under_agent():
-            stopped = self.mirror.stop_requested.wait(20)  # an agent's early stop and a preemption look alike
-            return ("stopped", "stopped in W&B") if stopped else ("preempted", "SIGTERM")
+            # an agent's early stop and a preemption look alike; the agent kills its run after this delay
+            patience = min(20.0, float(os.environ.get("WANDB_AGENT_KILL_DELAY", 30)) - 10)
+            stopped = self.mirror.stop_requested.wait(max(0.0, patience))
+            return ("stopped", STOPPED_IN_WANDB) if stopped else ("preempted", "SIGTERM")
         return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), self._signal
+
+    def warn(self, title: str, text: str) -> None:
+        """Tell the user, here and as an alert in W&B, what is wrong with this run's result."""
+        console.print(f"[yellow]{escape(title)}:[/] {escape(text)}")
+        self.mirror.alert(title, f"{self.folder.name}: {text}", "WARN")
 
     def crash(self, error: BaseException) -> None:
         """Called on the way out of a crash: tell the folder and W&B what happened, as far as that works."""
@@ -326,6 +341,7 @@ class Run:
         except OSError:  # the disk is full: the lease turns stale when this process is gone
             pass
         if self.mirror:
+            self.mirror.alert("failed", f"{self.folder.name}: {reason}", "ERROR")
             self.mirror.finish(1, None, False, timeout_s=30)
 
     def _write_status(self, status: str) -> None:

@@ -1,5 +1,6 @@
 """Starting a run: which folder, whose lease, what is refused, how torch is set up."""
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from research.common import lease as leases
 from research.common import provenance
 from research.common.commandline import AT_CRASH
 from research.common.files import read_json, read_rows, write_bytes, write_json
-from research.common.flags import UserError, changed_flags, console, escape, result_flags, run_key
+from research.common.flags import VARIED, UserError, changed_flags, console, escape, result_flags, run_key
 from research.common.run import STOP_FILE, Preempted, Run, under_agent
 from research.common.tracking import Mirror
 
@@ -105,21 +107,26 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: str,
         "segments": [*run.status["segments"], segment],
     }
     run._write_status("running")
-    label = " ".join(f"{k}={v}" for k, v in changed_flags(cfg).items())[:60] or "defaults"
-    run.mirror = Mirror(
-        folder,
-        cfg,
-        config["flags"] | config,
-        name=label if name == key else name,
-        job_type="train",
-        group=os.environ.get("WANDB_RUN_GROUP"),
-        tags=[family, data.name],
-    )
+    shown = {k: v for k, v in config.items() if k != "flags"} | config["flags"]
+    run.mirror = Mirror(folder, cfg, shown, job_type="train", tags=[family, data.name[:64]],
+                        name=cfg.name if cfg.name not in (None, key) else _label(cfg),
+                        group=os.environ.get("WANDB_RUN_GROUP"))  # fmt: skip
     _handle_signals(run)
     run._say(
         f"{family} on {data.name} ({len(data.train):,} training examples), {cfg.steps:,} steps, {device}"
     )
     return run
+
+
+def _label(cfg: Any) -> str:
+    """The run's name in W&B: the flags that its sweep varies, else those that differ from their defaults."""
+    names = os.environ.get(VARIED, "").split(",")
+    if names == [""] and under_agent():  # an agent of W&B itself: all that the sweep sets
+        with contextlib.suppress(KeyError, OSError, ValueError, TypeError):
+            names = list(yaml.safe_load(Path(os.environ["WANDB_SWEEP_PARAM_PATH"]).read_text()))
+    results = result_flags(cfg)
+    flags = {k: results[k] for k in names if k in results} or changed_flags(cfg)
+    return " ".join(f"{k}={v}" for k, v in flags.items())[:60] or "defaults"
 
 
 def _skip(run: Run) -> bool:

@@ -4,7 +4,6 @@ A family calls `find_run` and `start_task`, then `picture`, `video`, `gif` and `
 The training run's log and its W&B folder are never touched. Running a task again overwrites its files.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -18,11 +17,12 @@ import torch
 
 from research.common import pictures
 from research.common.checkpoints import resolve
+from research.common.client import connect, first_line, settings
 from research.common.files import read_json, write_json
 from research.common.flags import console, escape, require
 from research.common.run import make_rng
 from research.common.start import pick_device
-from research.common.tracking import SET_ASIDE, connect, send
+from research.common.tracking import SET_ASIDE, send, use_model
 
 
 def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
@@ -93,14 +93,14 @@ class Task:
         try:
             if (wandb_run := connect(self.cfg, self._init)) is None:
                 return
-            self._use_model(wandb_run)
+            use_model(wandb_run, self.cfg.checkpoint, self._source)
             numbers = {k: v for k, v in self._results.items() if isinstance(v, (int, float))}
             send(wandb_run, 0, {f"{self.cfg.task}/{k}": v for k, v in numbers.items()}, self._files)
             copy = shutil.copy(self.folder / "results.json", wandb_run.dir)  # W&B would make a link
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
             wandb_run.finish(exit_code=0)
         except Exception as error:  # whatever W&B raises, the files are written
-            reason, folder = escape((str(error) or repr(error)).split("\n")[0]), escape(str(self.folder))
+            reason, folder = first_line(error), escape(str(self.folder))
             console.print(f"[yellow]W&B did not take this task[/] ({reason}); {folder} holds everything")
 
     def _wrote(self, key: str, path: Path) -> None:
@@ -121,21 +121,8 @@ class Task:
             dir=str(self.folder), mode=mode, project=self.cfg.project, entity=self.cfg.entity,
             id=secrets.token_hex(4), name=f"{self.cfg.task} of {run.get('key')}", job_type=self.cfg.task,
             tags=[run["family"], self.cfg.task], config=dataclasses.asdict(self.cfg) | lineage,
-            settings=wandb.Settings(quiet=True, silent=mode == "offline"),
+            settings=settings(mode),
         )  # fmt: skip
-
-    def _use_model(self, wandb_run: Any) -> None:
-        """Make the model an input of this run in W&B's graph; a run trained offline may not be there yet."""
-        spec, run = self.cfg.checkpoint, self._run_config
-        if Path(spec).exists():  # else it is an artifact itself
-            flags = run.get("flags", {})
-            place = f"{flags.get('entity') or wandb_run.entity}/{flags.get('project') or wandb_run.project}"
-            spec = f"{place}/{run['family']}-{run.get('wandb_id')}:best"
-            if not self._source.name.startswith("best_"):
-                return  # W&B is given the best weights only
-        if not wandb_run.offline:
-            with contextlib.suppress(Exception):
-                wandb_run.use_artifact(spec)
 
 
 def _plain(value: Any) -> Any:

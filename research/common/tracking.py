@@ -2,19 +2,24 @@
 that training never waits for W&B; whatever W&B misses is still in the folder, and `replay` sends it again.
 """
 
+import contextlib
 import json
 import os
 import queue
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from research.common.checkpoints import resolve
+from research.common.client import connect, first_line, settings
 from research.common.files import media_by_step, read_json, read_rows, write_json
 from research.common.flags import console, escape
+from research.common.provenance import ROOT, source_files
 
 SET_ASIDE = "wandb-set-aside"  # segments of an offline run that a later one holds whole
 
@@ -45,27 +50,57 @@ def send(wandb_run: Any, step: int, row: dict[str, Any], media: dict[str, Path])
     wandb_run.log(values | {k: kinds[p.suffix](str(p)) for k, p in media.items()}, step=step)
 
 
-def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
-    """The W&B run that `init(wandb, mode)` starts, offline when W&B can't be reached; None when disabled.
+def save_files(folder: Path, wandb_run: Any) -> None:
+    """The printed model and the uncommitted change, as files of the W&B run."""
+    for name in ("model.txt", "source.diff"):
+        if (folder / name).exists() and (folder / name).stat().st_size:
+            copy = shutil.copy(folder / name, wandb_run.dir)  # of the file itself W&B would make a link
+            wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
 
-    The mode is that of --wandb, else of WANDB_MODE, else online when logged in, else offline.
-    """
-    mode = cfg.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
-    if mode == "disabled":
-        return None
-    os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
+
+def _log_code(wandb_run: Any, family: str) -> None:
+    """The source files behind the run's numbers, for W&B's code tab."""
+    with tempfile.TemporaryDirectory() as tmp:  # given the project's root, the client would walk all of it
+        for path in source_files(family):
+            copy = Path(tmp, path.relative_to(ROOT))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        wandb_run.log_code(tmp, f"code-{family}")
+
+
+def log_artifacts(wandb_run: Any, folder: Path, config: dict[str, Any], model: Path) -> None:
+    """The data set as an input and the best weights as an output: lineage in W&B's artifact graph."""
     import wandb
 
-    if mode is None:
-        mode = "online" if wandb.login(prompt=False) else "offline"
-    try:
-        return init(wandb, mode)
-    except wandb.errors.CommError as error:
-        reason = escape(str(error).split("\n")[0])
-        console.print(
-            f"[yellow]W&B can't be reached[/] ({reason}): this run is kept offline; upload it later"
+    if not wandb_run.offline:  # offline the client refuses inputs; the config has the data set's hash
+        data = wandb.Artifact(
+            f"data-{config['data_hash']}",
+            type="dataset",
+            metadata={"name": config["dataset"], "hash": config["data_hash"]},
         )
-        return init(wandb, "offline")
+        with data.new_file("dataset.json") as f:
+            json.dump(data.metadata, f)
+        wandb_run.use_artifact(data)
+    artifact = wandb.Artifact(
+        f"{config['family']}-{wandb_run.id}", type="model", metadata={"key": config["key"]}
+    )
+    artifact.add_file(str(model))
+    artifact.add_file(str(folder / "config.json"))
+    wandb_run.log_artifact(artifact, aliases=["best"])
+
+
+def use_model(wandb_run: Any, checkpoint: str, file: Path) -> None:
+    """Make the model that --checkpoint names an input of the W&B run; if trained offline it may be missing."""
+    if Path(checkpoint).exists():  # else it is an artifact itself
+        config = read_json(file.absolute().parents[1] / "config.json")
+        if config is None or not file.name.startswith("best_"):
+            return  # W&B is given the best weights only
+        flags = config["flags"]
+        place = f"{flags.get('entity') or wandb_run.entity}/{flags.get('project') or wandb_run.project}"
+        checkpoint = f"{place}/{config['family']}-{config['wandb_id']}:best"
+    if not wandb_run.offline:
+        with contextlib.suppress(Exception):
+            wandb_run.use_artifact(checkpoint)
 
 
 class Mirror(threading.Thread):
@@ -87,6 +122,10 @@ class Mirror(threading.Thread):
     def send(self, step: int, row: dict[str, Any], media: dict[str, Path]) -> None:
         self._queue.put(("row", step, row, media))
 
+    def alert(self, title: str, text: str, level: str) -> None:
+        """A message to whoever follows the project in W&B; level: INFO, WARN or ERROR."""
+        self._queue.put(("alert", title, text, level))
+
     def finish(self, exit_code: int, model: Path | None, preempting: bool, timeout_s: float) -> None:
         """Log the model artifact and end the W&B run; waits at most `timeout_s` and says if it is short."""
         if self.ident is None:  # never started
@@ -94,58 +133,73 @@ class Mirror(threading.Thread):
         self._queue.put(("finish", exit_code, model, preempting))
         self.join(timeout_s)
         if self.is_alive():
-            console.print(
-                "[yellow]W&B has not taken everything yet;[/] the run folder has it all: upload later"
-            )
+            self._complain("W&B has not taken everything yet")
 
     def run(self) -> None:
-        wandb_run = None
         try:
             wandb_run = connect(self.cfg, self._init)
             if wandb_run is None:
                 return None
+            self._catch_up(wandb_run)
             while True:
                 kind, *job = self._queue.get()
                 if kind == "finish":
                     return self._finish(wandb_run, *job)
-                if job[0] >= self._next_step:
+                if kind == "alert":
+                    wandb_run.alert(job[0], job[1], job[2])
+                elif job[0] >= self._next_step:
                     send(wandb_run, *job)
                     self._next_step = job[0] + 1
                 self.cpu_s = time.thread_time()
         except Exception as error:  # whatever W&B does, training goes on; the folder holds everything
-            reason = escape(str(error).split("\n")[0])
-            console.print(
-                f"[yellow]W&B stopped taking this run[/] ({reason}); training goes on, "
-                f"{escape(str(self.folder))} holds everything"
-            )
+            self._complain("W&B stopped taking this run", error)
+
+    def _complain(self, what: str, error: Exception | None = None) -> None:
+        why = f" ({first_line(error)})" if error else ""
+        folder = escape(str(self.folder))
+        console.print(f"[yellow]{what}[/]{why}; {folder} holds everything: python launch/upload.py {folder}")
 
     def _init(self, wandb: Any, mode: str) -> Any:
-        init, wandb_id = dict(self.init), self._wandb_id()
+        init, wandb_id = dict(self.init), self._wandb_id(mode)
         if (
             "WANDB_SWEEP_ID" not in os.environ
         ):  # in a sweep, W&B hands these over and drops ours with a warning
             init |= {"project": self.cfg.project, "entity": self.cfg.entity, "id": wandb_id}
-        settings = wandb.Settings(quiet=True, silent=mode == "offline", stop_fn=self.stop_requested.set)
-        wandb_run = wandb.init(
-            dir=str(self.folder), mode=mode, config=self.config, resume="allow", settings=settings, **init
-        )
-        if mode == "online":
+        return wandb.init(
+            dir=str(self.folder), mode=mode, config=self.config, resume="allow",
+            settings=settings(mode, stop_fn=lambda: self.stop_requested.set()),  # copied: no bound method
+            **init,
+        )  # fmt: skip
+
+    def _catch_up(self, wandb_run: Any) -> None:
+        """Send what W&B lacks of the run's earlier attempts: online it knows where it stands."""
+        if not wandb_run.offline:
             console.print(f"W&B: {wandb_run.url}")
         wandb_run.define_metric("train/loss_epoch", step_metric="epoch")
-        since = wandb_run.starting_step if mode == "online" else 0
+        since = 0 if wandb_run.offline else wandb_run.starting_step
         self._next_step = replay(self.folder, wandb_run, since, self.live_from)
-        return wandb_run
+        self._try("the code", _log_code, wandb_run, self.config["family"])
+        if self.cfg.checkpoint:
+            store = Path(self.cfg.data_dir) / "artifacts"
+            file = resolve(self.cfg.checkpoint, self.cfg.weights, store)
+            use_model(wandb_run, self.cfg.checkpoint, file)
 
-    def _wandb_id(self) -> str:
-        """The run's W&B id. Offline segments of earlier attempts are set aside, for the new one holds their
-        rows.
+    def _try(self, what: str, send_it: Callable[..., None], *args: Any) -> None:
+        """Send what may be missing: without it the run goes on, and ends as what it is."""
+        try:
+            send_it(*args)
+        except Exception as error:
+            console.print(f"[yellow]W&B did not take {what} of this run[/] ({first_line(error)})")
 
-        A segment that was already synced can't be taken back: then a new id is made, so that nothing comes
-        twice.
+    def _wandb_id(self, mode: str) -> str:
+        """The run's W&B id. Offline segments of earlier attempts are set aside: the new one holds their rows.
+
+        Offline, a segment that was already synced can't be taken back: then a new id is made, so that nothing
+        comes twice. Online, W&B itself says which rows it has.
         """
         config = read_json(self.folder / "config.json") or {}
         for segment in sorted((self.folder / "wandb").glob("offline-run-*")):
-            if any(segment.glob("*.synced")):
+            if mode == "offline" and any(segment.glob("*.synced")):
                 config["wandb_id"] = secrets.token_hex(4)
                 console.print(
                     f"an interrupted part of this run is already on W&B under another id; from now on its "
@@ -160,26 +214,7 @@ class Mirror(threading.Thread):
     def _finish(self, wandb_run: Any, exit_code: int, model: Path | None, preempting: bool) -> None:
         if preempting:
             wandb_run.mark_preempting()
-        elif model is not None:
-            self._log_artifacts(wandb_run, model)
+        self._try("the files", save_files, self.folder, wandb_run)
+        if model is not None:
+            self._try("the model", log_artifacts, wandb_run, self.folder, self.config, model)
         wandb_run.finish(exit_code=exit_code)
-
-    def _log_artifacts(self, wandb_run: Any, model: Path) -> None:
-        """The data set as an input and the best weights as an output: lineage in W&B's artifact graph."""
-        import wandb
-
-        if not wandb_run.offline:  # offline the client refuses inputs; the config has the data set's hash
-            data = wandb.Artifact(
-                f"data-{self.config['data_hash']}",
-                type="dataset",
-                metadata={"name": self.config["dataset"], "hash": self.config["data_hash"]},
-            )
-            with data.new_file("dataset.json") as f:
-                json.dump(data.metadata, f)
-            wandb_run.use_artifact(data)
-        artifact = wandb.Artifact(
-            f"{self.config['family']}-{wandb_run.id}", type="model", metadata={"key": self.config["key"]}
-        )
-        artifact.add_file(str(model))
-        artifact.add_file(str(self.folder / "config.json"))
-        wandb_run.log_artifact(artifact, aliases=["best"])

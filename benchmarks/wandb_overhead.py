@@ -1,0 +1,83 @@
+"""What W&B and logging cost a run, online, with a server that takes its time to answer.
+
+    python benchmarks/wandb_overhead.py --steps=1500 --delay_ms=200
+
+Trains the default β-VAE twice, each in a process of its own: with `--wandb=disabled`, and online against the
+loopback server of the tests, which answers every request after `delay_ms`. Counted against the whole run:
+seconds of the training loop spent in logging (`time/logging_s`), CPU seconds of the thread that speaks to W&B
+(`time/wandb_s`), of making pictures (`time/media_s`, with W&B or without) and of wandb-core. What follows the
+last step (the rest of the upload) is told apart. Two runs on one machine differ by noise: it is the seconds
+that count.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from research.common.commandline import main
+from tests.wandb_server import Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Time a run with W&B and without."""
+
+    steps: int = 1500
+    """training steps"""
+    delay_ms: float = 200.0
+    """how long the server waits before every answer"""
+    threads: int = 1
+    """CPU threads of torch"""
+
+
+def train(flags: Flags, home: Path, env: dict[str, str]) -> dict[str, Any]:
+    """Seconds and CPU seconds of one run in a process of its own, and what it logged of itself."""
+    command = [sys.executable, "research/bvae_faces.py", f"--steps={flags.steps}", f"--out={home}"]
+    command += [f"--threads={flags.threads}", "--wandb=online" if env else "--wandb=disabled"]
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+    subprocess.run(command, env=os.environ | env, check=True, stdout=subprocess.DEVNULL)
+    wall, after = time.time() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    (folder,) = home.glob("*/")
+    timed = [json.loads(line) for line in (folder / "time.jsonl").read_text().splitlines()]
+    last_row = (folder / "metrics.jsonl").stat().st_mtime
+    return timed[-1] | {
+        "wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "after_last_step": began + wall - last_row, "rows": len(timed),
+    }  # fmt: skip
+
+
+def run(flags: Flags) -> None:
+    with tempfile.TemporaryDirectory() as tmp, Server() as server:
+        server.delay_s = flags.delay_ms / 1000
+        without = train(flags, Path(tmp, "without"), {})
+        online = train(flags, Path(tmp, "online"), server.env(Path(tmp, "home")))
+        (there,) = server.runs.values()
+        requests, rows = sum(server.requests.values()), len(there.rows)
+        assert there.state == "finished" and server.refused == [], server.refused
+    share = {name: online[f"time/{name}_s"] for name in ("logging", "wandb", "media")}
+    wall = online["wall"]
+    print(f"run: {flags.steps} steps, {wall:.1f} s; {rows} rows, {requests} requests, "
+          f"each answered after {flags.delay_ms:g} ms")  # fmt: skip
+    print(f"logging {share['logging']:.2f} s + W&B's thread {share['wandb']:.2f} s CPU = "
+          f"{100 * (share['logging'] + share['wandb']) / wall:.2f} % of the run")  # fmt: skip
+    print(f"pictures {share['media']:.2f} s CPU = {100 * share['media'] / wall:.2f} %, with W&B or without")
+    core = online["cpu"] - without["cpu"] - share["wandb"]
+    print(f"all other CPU that the run took more than without W&B (wandb-core, and noise): {core:.2f} s "
+          f"= {100 * core / wall:.2f} %")  # fmt: skip
+    told = {"per step, ms": "time/step_ms", "after the last row, s": "after_last_step"}
+    for what, key in told.items():
+        print(f"{what}: {online[key]:.1f}, without {without[key]:.1f}")
+    print(f"wall: {wall:.1f} s, without {without['wall']:.1f} s")
+
+
+if __name__ == "__main__":
+    main(Flags, run)

@@ -1,0 +1,309 @@
+"""Preemption, stops, kills and a server in trouble: what arrives is what was logged."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import online
+from tests.conftest import folder_of, results
+from tests.test_wandb_sweeps import begin
+from tests.wandb_server import Server
+
+# a run of some seconds, so that there is time to disturb it; its rows are the same with and without W&B
+LONG = {"steps": 1200, "log_every": 10, "save_every": 50, "eval_every": 200}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    """undisturbed(**flags): the folder of the same run, trained without W&B and without interruption."""
+    made = {}
+
+    def train(**flags):
+        key = json.dumps(flags, sort_keys=True)
+        if key not in made:
+            out = tmp_path_factory.mktemp("undisturbed")
+            values = online.flags(tiny, **flags) | {"out": str(out), "wandb": "disabled"}
+            command = [sys.executable, online.SCRIPT, *online.as_args(values)]
+            subprocess.run(command, cwd=online.ROOT, check=True, capture_output=True)
+            made[key] = next(out.iterdir())
+        return made[key]
+
+    return train
+
+
+def wandb_core_of(pid: int) -> int | None:
+    """The client's service process of a training process."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if words[0].endswith(b"wandb-core") and parent == str(pid):
+            return int(folder.name)
+    return None
+
+
+def test_preempted_agents_hand_the_run_on(server: Server, tiny, tmp_path, undisturbed, tally) -> None:
+    """USR1, then TERM: preempting, back in the queue, resumed under the same id, not a row lost or twice."""
+    values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
+    content = {
+        "program": "research/bvae_faces.py", "method": "grid",
+        "metric": {"name": "val/mse_best", "goal": "minimize"},
+        "parameters": {k: {"value": v} for k, v in values.items()} | {"seed": {"values": [0, 1]}},
+    }  # fmt: skip
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(content))
+    path = online.wandb_sweep(server, tmp_path / "w", tmp_path / "two.yaml")
+    sweep = server.sweeps[path.rpartition("/")[2]]
+    with online.agent(server, tmp_path / "w", path, "one", WANDB_AGENT_KILL_DELAY="12") as one:
+        online.until(lambda: sweep.members and sweep.members[0].rows, one)
+        run = sweep.members[0]
+        one.send_signal(signal.SIGUSR1)
+        online.until(lambda: run.starts == 2 and run.state == "running", one)
+        n_rows = len(run.rows)
+        online.until(lambda: len(run.rows) > n_rows + 3, one)
+        one.send_signal(signal.SIGTERM)
+        one.ended()
+    assert run.history_states == 2 * ["running", "preempting", "preempted"]
+    assert sweep.waiting == [run.name]
+    assert sweep.orders == [("run", run.name), ("resume", run.name)]
+    with online.agent(server, tmp_path / "w2", path, "two") as two:
+        assert two.ended() == 0, two.said()
+    assert sweep.orders[2] == ("resume", run.name)
+    assert [kind for kind, _ in sweep.orders] == ["run", "resume", "resume", "run"]
+    assert {member.state for member in sweep.members} == {"finished"}
+    folders = {member.name: tmp_path / "runs" / member.name for member in sweep.members}
+    straight = undisturbed(**LONG, seed=run.settings["seed"])
+    assert results(folders[run.name]) == results(straight)
+    status = json.loads((folders[run.name] / "status.json").read_text())
+    assert len(status["segments"]) == 3
+    tally(server, folders)
+
+
+def test_stop_in_wandb(server: Server, tiny, tmp_path, tally) -> None:
+    """Stop in the dashboard: `stopped`, exit code 0, not handed out again; with an agent and without."""
+    values = online.flags(tiny, **LONG | {"steps": 1_000_000}, out=str(tmp_path / "runs"))
+    content = {
+        "program": "research/bvae_faces.py", "method": "grid",
+        "parameters": {k: {"value": v} for k, v in values.items()} | {"seed": {"values": [0]}},
+    }  # fmt: skip
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(content))
+    path = online.wandb_sweep(server, tmp_path / "w", tmp_path / "one.yaml")
+    sweep = server.sweeps[path.rpartition("/")[2]]
+    alone = values | {"out": str(tmp_path / "alone"), "project": "alone", "seed": 1}
+    agent = online.agent(server, tmp_path / "w", path, "agent")
+    with agent, online.training(server, tmp_path / "w2", alone) as single:
+        online.until(lambda: sweep.members and sweep.members[0].rows, agent)
+        online.until(lambda: any(r.rows for (p, _), r in server.runs.items() if p == "alone"), single)
+        runs = [sweep.members[0], next(r for (p, _), r in server.runs.items() if p == "alone")]
+        for run in runs:
+            server.stop_run(run.name)
+        assert (agent.ended(), single.ended()) == (0, 0), agent.said() + single.said()
+    folders = {runs[0].name: tmp_path / "runs" / runs[0].name}
+    folders[runs[1].name] = folder_of(_Out(tmp_path / "alone"))
+    for run in runs:
+        status = json.loads((folders[run.name] / "status.json").read_text())
+        assert (status["status"], status["reason"]) == ("stopped", "stopped in W&B")
+        assert (run.state, run.exitcode) == ("finished", 0)
+        assert len(run.rows) > 1
+    assert sweep.waiting == [] and len(sweep.orders) == 1
+    tally(server, folders)
+
+
+class _Out:
+    def __init__(self, out: Path):
+        self.out = out
+
+
+def storm(server, home: Path, values, n_kills: int, rng: random.Random, may_kill_core: bool = True) -> int:
+    """Start a run again and again and kill -9 it, or its wandb-core, at random moments; returns the kills."""
+    kills = 0
+    while kills < n_kills:
+        with online.training(server, home, values) as process:
+            online.until(lambda: "training examples" in process.said(), process)
+            time.sleep(rng.uniform(0.1, 4))
+            core = wandb_core_of(process.pid)
+            if may_kill_core and core and rng.random() < 0.4:
+                os.kill(core, signal.SIGKILL)
+                time.sleep(rng.uniform(0.1, 1))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        process.log.write_bytes(b"")
+    return kills
+
+
+def upload(server: Server, home: Path, folder: Path) -> None:
+    with online.Process([sys.executable, "launch/upload.py", str(folder)], server, home, "upload") as process:
+        assert process.ended() == 0, process.said()
+
+
+@pytest.mark.parametrize("n_kills", [3, pytest.param(15, marks=pytest.mark.soak)])
+def test_kills_lose_nothing(server: Server, tiny, tmp_path, undisturbed, tally, n_kills) -> None:
+    """kill -9 of the run and of wandb-core at random moments; started again, then uploaded."""
+    rng = random.Random(n_kills)
+    long = LONG | {"steps": 1200 if n_kills < 5 else 4000}
+    values = online.flags(tiny, **long, out=str(tmp_path / "runs"), project=f"storm{n_kills}")
+    kills = storm(server, tmp_path / "w", values, n_kills, rng)
+    with online.training(server, tmp_path / "w", values, "last") as process:
+        code = process.ended()
+        assert code == 0, process.said()
+    folder = folder_of(_Out(tmp_path / "runs"))
+    assert results(folder) == results(undisturbed(**long))
+    upload(server, tmp_path / "w", folder)
+    name = json.loads((folder / "config.json").read_text())["wandb_id"]
+    tally(server, {name: folder}, kills=kills)
+
+
+def test_core_killed_alone(server: Server, tiny, tmp_path, undisturbed, tally) -> None:
+    """wandb-core dies: training goes on to its end, says so, and the rest is uploaded."""
+    values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"), project="core")
+    with online.training(server, tmp_path / "w", values) as process:
+        online.until(lambda: any(r.rows for (p, _), r in server.runs.items() if p == "core"), process)
+        os.kill(wandb_core_of(process.pid), signal.SIGKILL)
+        assert process.ended() == 0, process.said()
+        assert "W&B stopped taking this run" in process.said()
+    folder = folder_of(_Out(tmp_path / "runs"))
+    assert results(folder) == results(undisturbed(**LONG))
+    (run,) = [r for (p, _), r in server.runs.items() if p == "core"]
+    assert online.lost_rows(run, folder) > 0
+    upload(server, tmp_path / "w", folder)
+    assert run.state == "finished"
+    assert {"model", "dataset"} <= {a.artifactType["name"] for a in [*run.logged, *run.used]}
+    tally(server, {run.name: folder}, kills=1)
+
+
+def test_agent_killed(server: Server, tiny, tmp_path, tally) -> None:
+    """kill -9 of the agent: the run that it started goes on, and arrives whole."""
+    values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
+    content = {
+        "program": "research/bvae_faces.py", "method": "grid",
+        "parameters": {k: {"value": v} for k, v in values.items()} | {"seed": {"values": [0]}},
+    }  # fmt: skip
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(content))
+    path = online.wandb_sweep(server, tmp_path / "w", tmp_path / "one.yaml")
+    sweep = server.sweeps[path.rpartition("/")[2]]
+    agent = online.agent(server, tmp_path / "w", path, "agent")
+    online.until(lambda: sweep.members and sweep.members[0].rows, agent)
+    agent.kill()  # only the agent
+    agent.wait()
+    run = sweep.members[0]
+    online.until(lambda: run.state == "finished")
+    tally(server, {run.name: tmp_path / "runs" / run.name}, kills=1)
+
+
+def test_server_in_trouble(tiny, tmp_path, undisturbed, tally) -> None:
+    """Answers of 500 and 429, silence, and answers after 200 ms: training goes on, and all arrives."""
+    with Server() as server:
+        values = online.flags(tiny, **LONG | {"steps": 6000, "log_every": 50}, out=str(tmp_path / "runs"))
+        with online.training(server, tmp_path / "w", values) as process:
+            online.until(lambda: any(run.rows for run in server.runs.values()), process)
+            folder = folder_of(_Out(tmp_path / "runs"))
+            for status in (500, 429, 503):
+                server.fault = lambda what, status=status: status
+                before = len(online.rows_of(folder))
+                time.sleep(1.5)
+                assert len(online.rows_of(folder)) > before or process.poll() is not None
+            server.fault = lambda what: None
+            server.delay_s = 0.2
+            server.pause(3)
+            assert process.ended() == 0, process.said()
+        assert results(folder) == results(undisturbed(**LONG | {"steps": 6000, "log_every": 50}))
+        (name,) = [run.name for run in server.runs.values()]
+        server.delay_s = 0.0
+        upload(server, tmp_path / "w", folder)
+        assert server.run(name).state == "finished"
+        tally(server, {name: folder})
+
+
+def test_unreachable_from_start_to_end(tiny, tmp_path, undisturbed, tally) -> None:
+    """Nobody listens: the run finishes, says so once, and is uploaded when the server is there."""
+    server = Server()
+    server.stop()
+    values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"), wandb="online")
+    with online.training(server, tmp_path / "w", values) as process:
+        assert process.ended() == 0, process.said()
+    assert process.said().count("W&B does not take this run now") == 1
+    assert process.said().count("W&B stopped") == 0
+    folder = folder_of(_Out(tmp_path / "runs"))
+    assert results(folder) == results(undisturbed(**LONG))
+    with Server() as server:
+        upload(server, tmp_path / "w", folder)
+        (run,) = server.runs.values()
+        assert run.state == "finished"
+        tally(server, {run.name: folder})
+
+
+def test_a_wrong_key_keeps_the_run_offline(server: Server, tiny, tmp_path) -> None:
+    values = online.flags(tiny, out=str(tmp_path / "runs"), project="wrong", wandb="online")
+    with online.training(server, tmp_path / "w", values, WANDB_API_KEY="x" * 40) as process:
+        assert process.ended() == 0, process.said()
+    assert process.said().count("W&B does not take this run now") == 1
+    assert list(folder_of(_Out(tmp_path / "runs")).glob("wandb/offline-run-*"))
+
+
+def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
+    """Collapse, divergence and a crash reach whoever follows the project."""
+    from research import bvae_faces
+    from research.common.start import start_run
+
+    for name, value in server.env(tmp_path / "w").items():
+        monkeypatch.setenv(name, value)
+    data = bvae_faces.load_data(config())
+    told = {}
+    for seed, what in enumerate(("collapse", "diverged", "failed")):
+        cfg = config(wandb="online", project="alerts", steps=2, seed=seed)
+        run = start_run(cfg, bvae_faces.__file__, 1, data, "val/mse", "minimize")
+        begin(run)
+        wandb_id = json.loads((run.folder / "config.json").read_text())["wandb_id"]
+        run.log({"val/mse": 0.5, "train/loss": float("nan") if what == "diverged" else 1.0}, 0)
+        if what == "collapse":
+            run.warn("posterior collapse", "nothing is told")
+        if what == "failed":
+            run.crash(ValueError("no [luck]\nat all"))
+        else:
+            run._complete = what == "collapse"
+            run.finish()
+        online.until(lambda wandb_id=wandb_id: server.run(wandb_id).state != "running")
+        told[what] = server.run(wandb_id)
+    titles = {what: [(a["title"], a["severity"]) for a in run.alerts] for what, run in told.items()}
+    assert titles == {"collapse": [("posterior collapse", "WARN")], "diverged": [("diverged", "WARN")],
+                      "failed": [("failed", "ERROR")]}  # fmt: skip
+    assert [told[what].state for what in titles] == ["finished", "finished", "failed"]
+    assert "ValueError: no [luck]" in told["failed"].alerts[0]["text"]
+
+
+def test_the_server_refuses_what_it_does_not_know(tmp_path) -> None:
+    """The server's strictness is real: what it does not know is refused and listed."""
+    import requests
+
+    from tests.wandb_server import KEY
+
+    with Server() as server:
+
+        def ask(query: str, **variables) -> int:
+            body = {"query": query, "variables": variables, "operationName": None}
+            return requests.post(f"{server.url}/graphql", json=body, auth=("api", KEY)).status_code
+
+        assert ask("query Viewer { viewer { id } }") == 200 and server.refused == []
+        assert ask("query Viewer { viewer { shoeSize } }") == 400
+        assert ask("query Nothing { nothing }") == 400
+        new = 'mutation U($n: String) { upsertBucket(input: {name: $n, modelName: "p"}) { inserted } }'
+        assert ask(new, n="r") == 200
+        assert requests.get(f"{server.url}/elsewhere").status_code == 400
+        gap = {"files": {"wandb-history.jsonl": {"offset": 5, "content": ["{}"]}}}
+        requests.post(f"{server.url}/files/tester/p/r/file_stream", json=gap, auth=("api", KEY))
+        assert requests.post(f"{server.url}/graphql", json={"query": "{viewer{id}}"}).status_code == 401
+        assert [refusal.split(":")[0] for refusal in server.refused] == [
+            "query Viewer", "query Nothing", "GET /elsewhere", "wandb-history.jsonl of r"
+        ]  # fmt: skip
+    assert threading.active_count() < 50

@@ -1,0 +1,182 @@
+"""Sweeps through the real `wandb sweep` and `wandb agent -f`, and what a run leaves on the server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests import online
+from tests.conftest import folder_of
+from tests.wandb_server import Server
+
+SWEEPS = sorted((online.ROOT / "sweeps").glob("*.yaml"))
+SHORT = {"bvae": {"seed": [0, 1], "beta": [0, 4]}}  # the values left of a sweep's grid; the rest is `tiny`
+
+
+def short_yaml(path: Path, out: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a sweep with fewer points and tiny runs; returns its content."""
+    content = yaml.safe_load(path.read_text())
+    fixed = {k: {"value": v} for k, v in values.items() if k not in content["parameters"]}
+    few = {k: {"values": v} for k, v in SHORT[path.stem].items()}
+    assert few.keys() <= content["parameters"].keys()
+    content["parameters"] |= fixed | few
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(yaml.safe_dump(content))
+    return content
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -> None:
+    values = online.flags(tiny, out=str(tmp_path / "runs"))
+    content = short_yaml(path, tmp_path / "sweep.yaml", values)
+    sweep = online.wandb_sweep(server, tmp_path / "w", tmp_path / "sweep.yaml")
+    begin = lambda name: online.agent(server, tmp_path / name, sweep, "agent")  # noqa: E731
+    with begin("one") as one, begin("two") as two:
+        assert (one.ended(), two.ended()) == (0, 0), one.said() + two.said()
+    runs = server.sweeps[sweep.rpartition("/")[2]].members
+    varied = [k for k, v in content["parameters"].items() if "values" in v]
+    points = Counter(tuple(run.settings[k] for k in varied) for run in runs)
+    n_points = int(np.prod([len(content["parameters"][k]["values"]) for k in varied]))
+    assert len(points) == n_points
+    assert set(points.values()) == {1}  # each point exactly once
+    assert len(set(server.sweeps[sweep.rpartition("/")[2]].agents.values())) == 2  # both worked
+    for run in runs:
+        folder = tmp_path / "runs" / run.name
+        assert (run.state, run.exitcode, run.jobType) == ("finished", 0, "train")
+        assert json.loads((folder / "status.json").read_text())["status"] == "finished"
+        assert any(f"{k}={run.settings[k]}" in run.displayName for k in varied), run.displayName
+        kinds = {Path(name).suffix for name in run.files if name.startswith("media/")}
+        assert {".png", ".mp4"} <= kinds
+        assert {"model.txt", "requirements.txt", "wandb-metadata.json"} <= run.files.keys()
+        (model,) = [a for a in run.logged if a.artifactType["name"] == "model"]
+        (weights,) = [name for name in model.content if name.endswith(".pt")]
+        assert model.content[weights] == (folder / "checkpoints" / weights).read_bytes()
+        assert [a.artifactType["name"] for a in run.used] == ["dataset"]
+        assert run.used[0].artifactSequence.name == f"data-{run.settings['data_hash']}"
+    (code,) = {a.artifactSequence.name for run in runs for a in run.logged} - {
+        f"{Path(content['program']).stem}-{run.name}" for run in runs
+    }
+    assert content["program"] in server.collections["p", code].latestArtifact.content
+    tally(server, {run.name: tmp_path / "runs" / run.name for run in runs})
+
+
+def begin(run: Any) -> None:
+    """What a script does next: W&B starts here."""
+    model = torch.nn.Linear(1, 1)
+    run.restore(model, torch.optim.SGD(model.parameters(), 0.1))
+
+
+def test_every_kind_of_media_arrives(server: Server, config, tmp_path, monkeypatch, tally) -> None:
+    """PNG, HTML, MP4 and GIF, each file with its own bytes; a NaN and a missing value."""
+    from research import bvae_faces
+    from research.common import media, pictures
+    from research.common.start import start_run
+
+    for name, value in server.env(tmp_path / "w").items():
+        monkeypatch.setenv(name, value)
+    cfg = config(wandb="online", project="media", steps=1)
+    run = start_run(cfg, bvae_faces.__file__, 1, bvae_faces.load_data(cfg), "val/mse", "minimize")
+    begin(run)
+    frames = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+    files = {
+        "sample/text": media.html("<b>Ash nazg</b>"),
+        "sample/png": media.File(".png", lambda path: Image.fromarray(frames[0]).save(path)),
+        "sample/mp4": media.video(frames, 4),
+        "sample/gif": media.File(".gif", lambda path: pictures.write_gif(path, frames, 4)),
+    }
+    run.log(files | {"val/mse": 0.5, "val/loss": float("nan")}, 0)
+    run.log({"val/mse": 0.25}, 1)
+    run.finish()
+    there = server.run(json.loads((run.folder / "config.json").read_text())["wandb_id"])
+    first, last = there.rows
+    assert (first["val/mse"], last["val/mse"]) == (0.5, 0.25)
+    for key in files:
+        (mine,) = (run.folder / "media" / key).iterdir()
+        sent = there.files[first[key]["path"]]
+        if mine.suffix == ".html":  # the client puts a line of its own before a page
+            assert sent.endswith(b"<b>Ash nazg</b>")
+        else:
+            assert sent == mine.read_bytes()
+    tally(server, {there.name: run.folder})
+
+
+def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, tally) -> None:
+    """--checkpoint=entity/project/name:alias: a task and a training start from it, with lineage."""
+    values = online.flags(tiny, out=str(tmp_path / "runs"), project="art", steps=4)
+    with online.training(server, tmp_path / "w", values) as first:
+        assert first.ended() == 0, first.said()
+    folder = folder_of(_Out(tmp_path / "runs"))
+    name = json.loads((folder / "config.json").read_text())["wandb_id"]
+    spec = f"tester/art/bvae_faces-{name}:best"
+    task = values | {"task": "random_generation", "checkpoint": spec, "out": str(tmp_path / "elsewhere")}
+    task |= {"data_dir": str(tmp_path / "store")}
+    for flag in ("steps", "seed", "batch_size"):
+        task.pop(flag, None)
+    again = values | {"checkpoint": spec, "steps": 2, "out": str(tmp_path / "more")}
+    begin = lambda flags, log: online.training(server, tmp_path / log, flags, log)  # noqa: E731
+    with begin(task, "task") as one, begin(again, "again") as two:
+        assert (one.ended(), two.ended()) == (0, 0), one.said() + two.said()
+    in_project = [run for (project, _), run in server.runs.items() if project == "art"]
+    made = {run.jobType: run for run in in_project if run.name != name}
+    used = [artifact.artifactSequence.name for artifact in made["random_generation"].used]
+    assert used == [f"bvae_faces-{name}"]
+    assert f"bvae_faces-{name}" in [artifact.artifactSequence.name for artifact in made["train"].used]
+    assert any(path.endswith(".png") for path in made["random_generation"].files)
+    refused = subprocess.run(
+        [sys.executable, online.SCRIPT, *online.as_args(values | {"checkpoint": "tester/art/nothing:best"})],
+        env=os.environ | server.env(tmp_path / "w4"), cwd=online.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    said = refused.stderr.strip().splitlines()[-1]
+    assert said.startswith("error: --checkpoint=tester/art/nothing:best: W&B gives no such artifact"), said
+    tally(server, {name: folder})
+
+
+class _Out:
+    def __init__(self, out: Path):
+        self.out = out
+
+
+def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> None:
+    """launch/local.py --wandb=online: a real sweep; a run that is killed is finished under its own id."""
+    values = online.flags(tiny, steps=1500, log_every=50, save_every=100, eval_every=500)
+    content = {
+        "program": "research/bvae_faces.py", "method": "grid",
+        "metric": {"name": "val/mse_best", "goal": "minimize"},
+        "parameters": {k: {"value": v} for k, v in values.items()} | {"beta": {"values": [0, 4]}},
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    command = [sys.executable, "launch/local.py", str(tmp_path / "mine.yaml"), "--wandb=online"]
+    command += [f"--out={tmp_path / 'runs'}", "--project=local", "--workers=2"]
+    sweep_folder = tmp_path / "runs" / "mine"
+    with online.Process(command, server, tmp_path / "w", "local") as local:
+        online.until(lambda: any(run.rows for (p, _), run in server.runs.items() if p == "local"), local)
+        victim = next(run for (p, _), run in server.runs.items() if p == "local" and run.rows)
+        lease = json.loads((sweep_folder / victim.name / "lease.1").read_text())
+        os.kill(lease["pid"], signal.SIGKILL)
+        online.until(lambda: not Path(f"/proc/{lease['pid']}").exists())
+        server.lose(victim.name)
+        assert local.ended() == 0, local.said()
+    (sweep,) = [s for s in server.sweeps.values() if s.displayName == "mine" or "mine" in s.config]
+    assert [kind for kind, _ in sweep.orders] == ["run", "run"]  # W&B gave each point once
+    assert victim.history_states == ["running", "crashed", "running", "finished"]
+    runs = {run.name: sweep_folder / run.name for run in sweep.members}
+    assert sorted(run.displayName for run in sweep.members) == ["beta=0.0", "beta=4.0"]
+    assert {run.group for run in sweep.members} == {"mine"}
+    said = local.said()
+    assert f"W&B sweep: {server.url}/tester/local/sweeps/{sweep.name}" in said
+    assert (sweep_folder / "report.html").exists()
+    tally(server, runs, kills=1)
+    with online.Process(command, server, tmp_path / "w", "again") as again:  # nothing is open any more
+        assert again.ended(60) == 0, again.said()
+    assert len(sweep.orders) == 2 and len(server.sweeps) >= 1
