@@ -40,6 +40,11 @@ class Run:
         """All flags of the run; where config.json is unreadable, those that its trial gave."""
         return self.config.get("flags") or self.trial.get("flags") or {}
 
+    @property
+    def place(self) -> tuple[str | None, str | None]:
+        """W&B entity (None: the login's own) and project, as the run itself took them."""
+        return tuple(self.config.get(k) or self.flags.get(k) for k in ("entity", "project"))
+
 
 @dataclass
 class Sweep:

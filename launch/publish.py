@@ -24,6 +24,7 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from launch import collect, report
 from launch.collect import Sweep
+from research.common.files import read_json
 from research.common.flags import UserError
 
 try:
@@ -34,6 +35,7 @@ except ImportError as error:
     raise UserError(f"--publish needs one more package: {needed} ({error})") from None
 
 ROWS = 100  # of a table or a list in the report, at most
+NAMES = ("entity", "project")
 RUNS = 100  # in one chart, at most; W&B's own default is 10
 
 
@@ -260,7 +262,8 @@ def find(sweep: Sweep, folder: Path | str, entity: str | None = None, project: s
 
     UserError when nobody is logged in, or the project or all of the runs are not there; ConnectionError.
     """
-    said = Counter((run.flags.get("entity"), run.flags.get("project")) for run in sweep.runs)
+    kept = [read_json(run.folder / "uploaded.json") or dict(zip(NAMES, run.place)) for run in sweep.runs]
+    said = Counter(tuple(one.get(name) for name in NAMES) for one in kept)
     entity, project = entity or said.most_common()[0][0][0], project or said.most_common()[0][0][1]
     ids = [str(run.config.get("wandb_id", "")) for run in sweep.runs]
     ids = [key for key in ids if re.fullmatch(r"[\w.-]+", key)]  # what a filter's text can hold

@@ -79,7 +79,10 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: str,
     (folder / STOP_FILE).unlink(missing_ok=True)
     _set_up_torch(cfg, kept)
     git = provenance.git_state()
-    config = {
+    # inside an agent the run goes where the sweep is, whatever its flags say
+    place = {k: (under_agent() and os.environ.get(f"WANDB_{k.upper()}")) or getattr(cfg, k)
+             for k in ("project", "entity")}  # fmt: skip
+    config = place | {
         "family": family, "task": "train", "key": key, "dataset": data.name, "data_hash": data.content_hash,
         "flags": dataclasses.asdict(cfg), "headline": headline, "goal": goal, "threads":
         torch.get_num_threads(), "wandb_id": kept["wandb_id"] if kept else os.environ.get("WANDB_RUN_ID") or

@@ -90,13 +90,12 @@ def log_artifacts(wandb_run: Any, folder: Path, config: dict[str, Any], model: P
 
 
 def use_model(wandb_run: Any, checkpoint: str, file: Path) -> None:
-    """Make the model that --checkpoint names an input of the W&B run; if trained offline it may be missing."""
+    """Make the model that --checkpoint names an input of the W&B run; W&B may not have it yet."""
     if Path(checkpoint).exists():  # else it is an artifact itself
         config = read_json(file.absolute().parents[1] / "config.json")
         if config is None or not file.name.startswith("best_"):
             return  # W&B is given the best weights only
-        flags = config["flags"]
-        place = f"{flags.get('entity') or wandb_run.entity}/{flags.get('project') or wandb_run.project}"
+        place = f"{config.get('entity') or wandb_run.entity}/{config.get('project') or wandb_run.project}"
         checkpoint = f"{place}/{config['family']}-{config['wandb_id']}:best"
     if not wandb_run.offline:
         with contextlib.suppress(Exception):

@@ -1,0 +1,289 @@
+"""Bring runs to W&B that were trained offline, or that it has only in part, and make the W&B sweep of them.
+
+    python launch/upload.py runs/bvae [--dry_run] [--entity=E] [--project=P]
+
+The folder is a sweep's, any folder of run folders, or one run folder. What W&B has of a run decides what is
+done. Nothing: its offline segment is synced, which brings system metrics, console and packages as well. Some
+rows, or no whole segment: the W&B run is resumed by its id and gets the rows that it lacks; a sync would
+write those that are there twice. `uploaded.json` in a run folder says that W&B confirmed every row; while
+that fits the folder, the run is skipped (delete it to ask W&B anew). After any interruption the same command
+goes on.
+"""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a script: import from this tree
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rich.box import SIMPLE_HEAD
+from rich.progress import Progress
+from rich.table import Table
+
+from launch import collect, remote
+from launch.remote import MARKER, SWEEP, Failed, Job, Nothing, Stop, There, Unreadable, save_files, synced
+from research.common import lease as leases
+from research.common.commandline import EXIT_PREEMPTED, main
+from research.common.files import read_json, write_json
+from research.common.flags import UserError, console, escape
+
+SETTLE_S = 15.0  # W&B may count rows some seconds after it took them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Bring runs to W&B, and make the W&B sweep of them."""
+
+    folder: str
+    """a sweep's folder, a folder of run folders, or one run folder (may stand without --folder=)"""
+    dry_run: bool = False
+    """only say what would be done; nothing is changed, neither here nor on W&B"""
+    entity: str | None = None
+    """W&B entity (user or team); default: what each run's flags say, else yours"""
+    project: str | None = None
+    """W&B project; default: what each run's flags say"""
+
+
+class Held(Exception):
+    """Another process is training this run, or uploading it."""
+
+
+class Upload:
+    """Brings the runs of a folder one after the other."""
+
+    def __init__(self, flags: Flags, sweep: collect.Sweep):
+        self.flags, self.sweep, self.watch = flags, sweep, leases.Watch()
+        self.counts: Counter[str] = Counter()
+        self.up: list[Job] = []  # those of which W&B has everything
+
+    def place(self, job: Job) -> tuple[str, str]:
+        return job.entity or remote.own_entity(), job.project
+
+    def job(self, run: collect.Run) -> Job:
+        """The run as it is now; raises Unreadable or Nothing."""
+        now = collect.read_run(run.folder)
+        if "config.json is missing" in (now.problem or "") and not now.rows:
+            raise Nothing("has not begun")
+        if now.problem not in (None, "metrics.jsonl is missing"):
+            raise Unreadable(now.problem)
+        if not now.flags.get("project") or not now.config.get("wandb_id"):
+            raise Unreadable("config.json does not say its W&B id and project")
+        now.trial = run.trial
+        if not (job := Job(now, self.sweep.varied, self.flags.entity, self.flags.project)).rows:
+            raise Nothing("has logged nothing yet")
+        return job
+
+    def there(self, job: Job, wait: bool = False) -> There:
+        """What W&B has of the run; `wait`: until that is every row, or for SETTLE_S."""
+        until = time.monotonic() + SETTLE_S * wait
+        while True:
+            found = remote.ask(*self.place(job), [job.id]).get(job.id, There())
+            if found.rows >= job.rows or time.monotonic() >= until:
+                return found
+            time.sleep(SETTLE_S / 8)
+
+    def bring(self, run: collect.Run) -> str:
+        """Bring a run and its tasks under its lease; says what was done, nothing when it was up to date."""
+        job = self.job(run)
+        if not job.up_to_date or job.tasks:
+            if (lease := leases.acquire(job.folder, self.watch)) is None:
+                raise Held
+            try:
+                lease.update(start_step=-1)  # should we be killed, that is no attempt at training that died
+                lease.start_beating()
+                job = self.job(run)  # it may have moved on until the lease was ours
+                done = [] if job.up_to_date else self._bring(job)
+                done += [self._bring_task(job, segment) for segment in job.tasks]
+            finally:
+                lease.release("uploaded")
+        else:
+            done = []
+        self.up.append(job)
+        return ", ".join(done)
+
+    def _bring(self, job: Job) -> list[str]:
+        done, told, there = [], "", self.there(job)
+        if there.rows < job.rows and (there.state or (job.segment and synced(job.segment))):
+            there = self.there(job, wait=True)  # on a late count we would send rows twice
+        todo = job.todo(there)
+        if todo == "sync":
+            told = remote.sync(job.segment)
+            done.append("synced")
+            there = self.there(job, wait="View run" in told)
+            todo = job.todo(there)
+        if todo != "confirm":
+            lacks = job.rows - there.rows
+            shown = {k: v for k, v in job.config.items() if k != "flags"} | job.run.flags
+            more = {} if there.state else job.identity()
+            with remote.resumed(*self.place(job), job.id, config=shown, **more) as wandb_run:
+                job.send(wandb_run, there, shown)
+            done.append(f"{lacks} rows sent" if lacks else "completed")
+            there = self.there(job, wait=True)
+        if there.rows != job.rows:
+            told = remote.tail(told)
+            raise Failed(f"W&B has {there.rows} of {job.rows} rows; the same command goes on\n{told}")
+        entity, project = self.place(job)
+        job.marker = {"wandb_id": job.id, "entity": entity, "project": project, "url": there.url,
+                      "rows": job.rows, "status": job.status}  # fmt: skip
+        write_json(job.folder / MARKER, job.marker)
+        return [f"{', '.join(done) or 'was there'}: {there.url}"]
+
+    def _bring_task(self, job: Job, segment: Path) -> str:
+        """Sync a task's segment, once. Where W&B has its row already, a sync was killed: only files lack."""
+        (file,), (entity, project) = segment.glob("*.wandb"), self.place(job)
+        task, wandb_id = segment.parents[1].name, segment.name.rpartition("-")[2]
+        told, mark = "", file.with_name(f"{file.name}.synced")
+        if not remote.ask(entity, project, [wandb_id]).get(wandb_id, There()).rows:
+            told = remote.sync(segment, "--entity", entity, "--project", project)
+            if not remote.ask(entity, project, [wandb_id]).get(wandb_id, There()).rows:
+                mark.unlink(missing_ok=True)
+        else:
+            with remote.resumed(entity, project, wandb_id) as wandb_run:
+                save_files(wandb_run, segment)
+                wandb_run.finish(exit_code=0)
+            mark.touch()
+        if not mark.exists():
+            told = remote.tail(told)
+            raise Failed(f"its task {task} was not synced; if a kill tore it, run the task again\n{told}")
+        return f"task {task} synced"
+
+    def each(self, runs: list[collect.Run]) -> list[collect.Run]:
+        """Bring these runs, with a line for each; returns those that are being trained."""
+        held = []
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("", total=len(runs))
+            for run in runs:
+                progress.update(bar, description=(name := escape(run.folder.name)))
+                try:
+                    told = self.bring(run)
+                    kind = "brought" if told else "up to date"
+                except Held:
+                    held.append(run)
+                    continue
+                except Nothing as why:
+                    kind, told = "without rows", str(why)
+                except Failed as error:
+                    kind = "unreadable" if isinstance(error, Unreadable) else "failed"
+                    told = f"{kind}: {str(error).strip()}"
+                except Stop:
+                    console.print(f"{name}  [red]was not brought[/]")
+                    raise
+                self.counts[kind] += 1
+                if told:
+                    console.print(f"{name}  {escape(told)}")
+                progress.advance(bar)
+        return held
+
+    def abandoned(self, held: list[collect.Run]) -> list[collect.Run]:
+        """Those whose holder, on another machine, turns out to be gone; a line for each of the others."""
+        began, gone = time.monotonic(), []
+        while held:
+            for run in list(held):
+                n, info = leases.newest(run.folder)
+                idle, watched = self.watch.idle_s(run.folder, n, info), time.monotonic() - began
+                if idle == float("inf"):
+                    gone.append(run)
+                elif leases.is_local(info) or idle + 2 * leases.BEAT_S < watched:  # its counter has moved
+                    console.print(f"{escape(run.folder.name)}  is being trained: left alone")
+                    self.counts["being trained"] += 1
+                else:
+                    continue
+                held.remove(run)
+            time.sleep(1 if held else 0)
+        return gone
+
+    def preview(self) -> None:
+        """A table of what would be done; asks W&B, and changes nothing."""
+        table = Table("run", "would be", box=SIMPLE_HEAD, pad_edge=False)
+        for run in self.sweep.runs:
+            try:
+                job = self.job(run)
+                what = "skipped: up to date"
+                if not job.up_to_date:
+                    there = self.there(job)
+                    todo = job.todo(there)
+                    what = {"sync": f"synced, {job.rows} rows", "send": f"sent {job.rows - there.rows} rows",
+                            "complete": "completed", "confirm": "confirmed"}[todo]  # fmt: skip
+                what += "".join(f", task {segment.parents[1].name} synced" for segment in job.tasks)
+                if not self.watch.stale(run.folder, *leases.newest(run.folder)):
+                    what = "left alone: being trained"
+            except (Nothing, Failed) as why:
+                self.counts["failed"] += isinstance(why, Failed)
+                what = f"skipped: {why}"
+            table.add_row(escape(run.folder.name), escape(what))
+        console.print(table)
+
+    def run(self) -> None:
+        """Bring all runs, then make the sweep of them."""
+        self.each(self.abandoned(self.each(self.sweep.runs)))
+        if self.sweep.problem:
+            self.counts["unreadable"] += 1
+            console.print(f"[red]{escape(self.sweep.problem)}[/]")
+        elif self.sweep.spec and self.up:
+            self.attach()
+        told = ", ".join(f"{n} {kind}" for kind, n in self.counts.items() if n)
+        console.print(f"[bold]{escape(self.sweep.name)}[/]: {told}")
+        for url in dict.fromkeys(job.marker["url"].partition("/runs/")[0] for job in self.up):
+            console.print(escape(url))
+
+    def attach(self) -> None:
+        """One W&B sweep: the frozen YAML, with these runs as its prior runs; it takes in later ones."""
+        path, ids = self.sweep.folder / SWEEP, [job.id for job in self.up]
+        kept = read_json(path) or {}
+        begun = bool(kept)  # without an id: and then killed
+        new = [i for i in ids if i not in kept.setdefault("runs", [])]
+        if not kept.get("id") and (self.counts["failed"] or self.counts["being trained"]):
+            console.print("the W&B sweep is made when all runs are there: by the same command")
+            return  # W&B may refuse to take in runs later
+        entity, project = self.place(self.up[0]) if new else (kept["entity"], kept["project"])
+        name = self.sweep.spec.get("name") or self.sweep.name
+        if not kept.get("id"):
+            kept = {"id": None, "entity": entity, "project": project, "url": None, "runs": []}
+            write_json(path, kept)
+            made = remote.make_sweep(self.sweep.spec | {"name": name}, entity, project, ids, perhaps=begun)
+            url = self.up[0].marker["url"].partition("/runs/")[0] + f"/sweeps/{made}"
+            write_json(path, kept := kept | {"id": made, "url": url, "runs": ids})
+        elif new and (entity, project) == (kept["entity"], kept["project"]):
+            kept["runs"] += remote.add_to_sweep(kept, self.sweep.folder / "sweep.yaml", name, new)
+            write_json(path, kept)
+        if left := [i for i in ids if i not in kept["runs"]]:
+            console.print(f"on W&B, but not in its sweep {kept['id']}: {', '.join(left)}")
+        console.print(f"sweep: {escape(str(kept['url']))}")
+
+
+def run(flags: Flags) -> None:
+    try:
+        sweep = collect.read_sweep(flags.folder)
+    except FileNotFoundError:
+        raise UserError(f"--folder={flags.folder}: no such folder") from None
+    if not sweep.runs:
+        raise UserError(f"--folder={flags.folder}: holds no runs")
+    said = [run.place for run in sweep.runs if run.config.get("flags")]
+    places = {(flags.entity or entity or "", flags.project or str(project)) for entity, project in said}
+    if sweep.spec and len(places) > 1:
+        named = ", ".join(sorted("/".join(part for part in place if part) for place in places))
+        raise UserError(
+            f"a sweep's runs go to one place on W&B, not to {named}: give --project (and --entity)"
+        )
+    remote.set_environment()
+    upload = Upload(flags, sweep)
+    try:
+        if flags.dry_run:
+            upload.preview()
+        else:
+            remote.alone(sweep.folder.parent if sweep.runs[0].folder == sweep.folder else sweep.folder)
+            upload.run()
+    except Stop as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on")
+        sys.exit(EXIT_PREEMPTED)
+    sys.exit(1 if upload.counts["failed"] or upload.counts["unreadable"] else 0)
+
+
+if __name__ == "__main__":
+    main(Flags, run, positional="folder")
