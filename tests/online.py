@@ -12,10 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.wandb_server import Run, Server
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "research/bvae_faces.py"
+QUICK = "tests/quick_faces.py"  # the same run without charts: a third of a short one's time
 
 
 def flags(tiny: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -55,9 +58,10 @@ class Process(subprocess.Popen):
         return self.log.read_text(errors="replace")
 
 
-def training(server: Server, home: Path, values: dict[str, Any], log: str = "train", **env: str) -> Process:
-    """A run of the real script as a user starts it."""
-    return Process([sys.executable, SCRIPT, *as_args(values)], server, home, log, **env)
+def training(server: Server, home: Path, values: dict[str, Any], log: str = "train",
+             script: str = SCRIPT, **env: str) -> Process:  # fmt: skip
+    """A run as a user starts it."""
+    return Process([sys.executable, script, *as_args(values)], server, home, log, **env)
 
 
 def agent(server: Server, home: Path, sweep: str, log: str, **env: str) -> Process:
@@ -75,6 +79,12 @@ def wandb_sweep(server: Server, home: Path, yaml_file: Path, project: str = "p")
     (name,) = set(server.sweeps) - known
     assert f"wandb agent tester/{project}/{name}" in made.said()  # what the user is told to type
     return f"tester/{project}/{name}"
+
+
+def make_sweep(server: Server, content: dict[str, Any], project: str = "p") -> str:
+    """The same without a process: entity/project/id of a new sweep."""
+    made = server.upsertSweep(None, {"config": yaml.safe_dump(content), "projectName": project})
+    return f"tester/{project}/{made['sweep'].name}"
 
 
 def until(what: Callable[[], Any], process: Process | None = None, timeout_s: float = 90) -> Any:
