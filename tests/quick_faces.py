@@ -1,4 +1,4 @@
-"""bvae_faces with a dot for its charts and videos: for tests of what becomes of a run, not of its pictures."""
+"""bvae_faces with a dot for its charts and videos: for tests of what becomes of a run, not its pictures."""
 
 import sys
 from pathlib import Path
