@@ -5,12 +5,13 @@ PY := .venv/bin/python
 TORCH ?=
 PYTEST := $(PY) -m pytest
 
-.PHONY: help install sweep test test-wandb test-all check format lock clean
+.PHONY: help install sweep test test-wandb test-slurm test-all check format lock clean
 help:
 	@echo "make install     .venv with the exact versions of requirements.lock (TORCH=cpu: without CUDA)"
 	@echo "make sweep       the main job, small: 3 values of beta x 2 seeds on rendered faces, then a report"
 	@echo "make test        all tests that a change must pass"
 	@echo "make test-wandb  of these, the ones with the real W&B client: sweeps, agents, faults, upload, report"
+	@echo "make test-slurm  of these and the soaks, the ones on a real SLURM of two nodes on this machine"
 	@echo "make test-all    the soaks too: kill -9 storms, the full faces"
 	@echo "make check       ruff and the quick unit tests"
 	@echo "make format      ruff format"
@@ -34,6 +35,10 @@ test-wandb: install
 	@echo "== the real W&B client against a loopback server: sweeps, agents, faults, upload, report"
 	$(PYTEST) -n 2 --dist loadfile -m "not soak" tests/test_wandb_sweeps.py tests/test_wandb_faults.py \
 	  tests/test_upload.py tests/test_publish.py
+
+test-slurm: install
+	@echo "== sweeps on a SLURM of two nodes: calm, in a storm of faults, online, edited; the launcher's own tests"
+	$(PYTEST) tests/test_slurm_sweeps.py tests/test_slurm.py tests/test_slurm_cluster.py
 
 test-all: install
 	@echo "== all tests, soaks included"

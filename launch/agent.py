@@ -67,6 +67,8 @@ class Flags:
     """also finish the runs that failed"""
     parent: int = 0
     """stop as on SIGTERM when this process (our parent) is gone; 0: don't look"""
+    until: float = 0
+    """finish no left run from this moment on (seconds since 1970), but end with 75; 0: no limit"""
 
 
 class Agent:
@@ -96,14 +98,16 @@ class Agent:
         parameters = yaml.safe_load((self.folder / "sweep.yaml").read_text())["parameters"]
         self.env[VARIED] = ",".join(name for name, values in parameters.items() if "value" not in values)
 
-    def _on_signal(self, *_: object) -> None:
+    def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
         """Ask the child to save and end. An agent ends only on SIGTERM: on USR1 it would take the next run.
 
-        Told once more, it kills its run: an agent's own third step.
+        Told once more by Ctrl-C or by launch/local.py, it kills its run: an agent's own third step. A cluster
+        may say the same thing several times over.
         """
-        self.stops += 1
-        if self.child and self.child.poll() is None:
-            for _ in range(1 if self.stops == 1 else 2):
+        again = self.stops > 0 and bool(self.flags.parent or number == signal.SIGINT)
+        first, self.stops = not self.stops, self.stops + 1
+        if self.child and self.child.poll() is None and (again or first):
+            for _ in range(2 if again else 1):
                 self.child.send_signal(signal.SIGTERM)
                 time.sleep(0.2)
 
@@ -119,14 +123,16 @@ class Agent:
         """Exit code: 0 when nothing is open, 75 when stopped before that, else the agent's own."""
         path = "/".join(self.sweep[k] for k in ("entity", "project", "id"))
         code = self._wait([sys.executable, "-m", "wandb", "agent", "--forward-signals", path], self.env)
+        late = False
         for folder in self.left_open():
-            if self.stops:
+            late = 0 < self.flags.until < time.time()
+            if self.stops or late:
                 break
             console.print(f"finishing {folder.name}, which its agent left")
             command = [sys.executable, str(ROOT / self.flags.program), f"--config={folder / 'config.json'}"]
             ids = {"WANDB_RUN_ID": folder.name, "WANDB_SWEEP_ID": self.sweep["id"]}
             self._wait([*command, f"--out={self.folder}"], self.env | ids)
-        return EXIT_PREEMPTED if self.stops else max(code, 0)
+        return EXIT_PREEMPTED if self.stops or late else max(code, 0)
 
     def left_open(self) -> Iterator[Path]:
         """Folders of runs that are not done and that nobody is training."""

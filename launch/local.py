@@ -281,13 +281,19 @@ def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
     return agent.Runs(folder, sweep.content["parameters"])
 
 
-def run(flags: Flags) -> None:
-    online = flags.wandb == "online"
-    sweep = plan.read(flags.sweep, flags.set, online)
+def folder_of(flags: Any, sweep: plan.Sweep) -> Path:
+    """The sweep's folder: --out and --name, or the YAML's name, with --set also a hash."""
     name = flags.name or sweep.path.stem
     if flags.set and not flags.name:
         name += "-" + hashlib.sha256(json.dumps(sweep.content, sort_keys=True).encode()).hexdigest()[:6]
-    folder = Path(flags.out) / name
+    return Path(flags.out) / name
+
+
+def prepare(flags: Any, sweep: plan.Sweep) -> tuple[Queue, int]:
+    """Freeze a sweep's folder as the flags say (those of this script or launch/slurm.py's); its trials, and
+    how many it means to have. Raises UserError.
+    """
+    online, folder = flags.wandb == "online", folder_of(flags, sweep)
     if not online and (folder / agent.SWEEP_FILE).exists() and not (folder / "trials").exists():
         raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
     queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse, online)
@@ -295,8 +301,13 @@ def run(flags: Flags) -> None:
         queue = _wandb_sweep(flags, sweep, folder)
     elif flags.retry:
         console.print(f"{queue.retry_failed(leases.Watch())} failed trials are open again")
-    planned = report.planned(collect.read_sweep(folder))
-    local = Local(flags, sweep, queue, planned)
+    return queue, report.planned(collect.read_sweep(folder))
+
+
+def run(flags: Flags) -> None:
+    sweep = plan.read(flags.sweep, flags.set, flags.wandb == "online")
+    queue, planned = prepare(flags, sweep)
+    folder, local = queue.folder, Local(flags, sweep, queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
     console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {local.n_open()} of them open, "
                   f"{len(local.slots)} workers; varied: {shown or 'nothing'}")  # fmt: skip

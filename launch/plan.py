@@ -112,7 +112,7 @@ def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = 
     neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
     """
     # refused before anything is written; bayes has no points before there are results
-    planned = _points(sweep, []) if sweep.content["method"] != "bayes" else []
+    planned = points_of(sweep, []) if sweep.content["method"] != "bayes" else []
     configs = [flags_of(sweep, point) for point in planned]
     # made or decoded here once, so that the workers find it in the cache
     by_data = {_data_flags(cfg): cfg for cfg in configs}
@@ -135,13 +135,13 @@ def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = 
     queue = Queue(folder)
     if online:
         return queue
-    for point in _points(sweep, [trial.flags for trial in queue.trials()]):
+    for point in points_of(sweep, [trial.flags for trial in queue.trials()]):
         cfg = flags_of(sweep, point)
         queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hashes[_data_flags(cfg)]))
     return queue
 
 
-def _points(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def points_of(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
         try:

@@ -36,6 +36,10 @@ class Flags:
     """flags for every trial, separated by blanks, after the trial's own"""
     parent: int = 0
     """stop as on SIGTERM when this process (our parent) is gone; 0: don't look"""
+    until: float = 0
+    """claim nothing from this moment on (seconds since 1970), but end with 75; 0: no limit"""
+    linger_s: float = 0
+    """end when for so long every open trial has been in other workers' hands; 0: stay, should one die"""
 
 
 class Worker:
@@ -48,23 +52,34 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
 
-    def _on_signal(self, *_: object) -> None:
+    def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
+        """Ask the training to save and end. Asked again by Ctrl-C or by launch/local.py, kill it; a cluster
+        may say the same thing several times over.
+        """
+        again = self.stops > 0 and bool(self.flags.parent or number == signal.SIGINT)
+        if self.child and self.child.poll() is None and (again or not self.stops):
+            self.child.send_signal(signal.SIGKILL if again else signal.SIGTERM)
         self.stops += 1
-        if self.child and self.child.poll() is None:
-            self.child.send_signal(signal.SIGTERM if self.stops == 1 else signal.SIGKILL)
 
     def _orphaned(self) -> bool:
         return self.flags.parent != 0 and os.getppid() != self.flags.parent
 
     def work(self) -> int:
         """Train until nothing is open; 75 when stopped before that."""
-        pause = 0.2
+        pause, idle_since = 0.2, time.monotonic()
         while not self.stops and not self._orphaned():
-            claim = self.queue.claim(self.watch)
+            late = 0 < self.flags.until < time.time()
+            claim = None if late else self.queue.claim(self.watch)
             if claim:
                 self.train(*claim)
-                pause = 0.2
+                pause, idle_since = 0.2, time.monotonic()
             elif next(self.queue.open_trials(), None) is None:
+                return 0
+            elif late:
+                console.print("too little time is left to begin another trial")
+                break
+            elif 0 < self.flags.linger_s < time.monotonic() - idle_since:
+                console.print(f"every open trial has had its worker for {self.flags.linger_s:.0f} s")
                 return 0
             else:  # all open trials are being trained by others: stay, in case one of them dies
                 time.sleep(pause)
@@ -120,7 +135,7 @@ def run(flags: Flags) -> None:
 
         raise UserError(f"--sweep={flags.sweep}: not a sweep folder (it has no trials)")
     code = Worker(flags).work()
-    console.print(f"worker {os.getpid()}: " + ("nothing is open any more" if code == 0 else "stopped"))
+    console.print(f"worker {os.getpid()}: " + ("nothing is left to do" if code == 0 else "stopped"))
     sys.exit(code)
 
 

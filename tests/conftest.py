@@ -169,13 +169,14 @@ def tally(record_property: Callable[[str, Any], None]) -> Callable[..., None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The sums of what `tally` counted."""
-    total: dict[str, int] = {}
+    """The sums of what tests counted: of W&B's runs by `tally`, of sweeps on the SLURM cluster."""
+    totals: dict[str, dict[str, int]] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, found in getattr(report, "user_properties", ()):
-                if name == "wandb" and report.when == "call":
-                    total = {k: total.get(k, 0) + n for k, n in found.items()}
-    if total:
+                if name in ("wandb", "slurm") and report.when == "call":
+                    total = totals.setdefault(name, {})
+                    total |= {k: total.get(k, 0) + n for k, n in found.items()}
+    for name, total in sorted(totals.items()):
         told = ", ".join(f"{k} {n or 'none' if k == 'refused' else n}" for k, n in total.items())
-        terminalreporter.write_line(f"W&B: {told}")
+        terminalreporter.write_line(f"{ {'wandb': 'W&B', 'slurm': 'SLURM'}[name] }: {told}")

@@ -1,0 +1,390 @@
+"""Run a W&B sweep YAML on a SLURM cluster, whose nodes may have no internet. Run it on a login node.
+
+    python launch/slurm.py sweeps/bvae.yaml --partition gpu --gpus 1 --time 4:00:00 --tasks 8 --dry_run
+    python launch/slurm.py sweeps/bvae.yaml --partition gpu --gpus 1 --time 4:00:00 --tasks 8
+    python launch/slurm.py sweeps/bvae.yaml --status        # or --cancel: save, then leave the queue
+
+Submitting again fills in what is missing. Flags that are the same every day may stand in
+~/.config/letters-and-latents/slurm.toml: partition, account, qos, time, gpus, cpus, mem, setup, sbatch.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import shlex
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+if not __package__:  # run as a script: import from this tree
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+import yaml
+
+from launch import agent, collect, local, plan, report, sbatch
+from launch.queue import DONE, Queue
+from research.common import lease as leases
+from research.common.commandline import main
+from research.common.files import read_json, write_bytes, write_json
+from research.common.flags import UserError, console, escape
+
+IN_FILE = ("partition", "account", "qos", "time", "gpus", "cpus", "mem", "setup", "sbatch")
+JOBS = Path("slurm") / "jobs.json"  # in the sweep's folder: the arrays that were submitted for it
+ALIVE = (
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "SUSPENDED",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "SIGNALING",
+)
+SPARE_S = 30  # of the time limit at least so much has to be left for training, --signal_s taken off
+STATES = ("finished", "running", "pending", "preempted", "interrupted", "stopped", "diverged", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Run a W&B sweep YAML on a SLURM cluster."""
+
+    sweep: str
+    """the sweep's YAML file (may stand without --sweep=); with --status or --cancel also its folder"""
+    out: str = "runs"
+    """folder that holds the sweep folders; all nodes must see it"""
+    name: str | None = None
+    """name of the sweep's folder; default: that of the YAML file, with --set also a hash"""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """--set flag=value (or 'flag=[value, value]'): set a parameter of the sweep; repeatable"""
+    wandb: str | None = None
+    """online: W&B directs the sweep; offline or disabled: for each trial; default as in the scripts"""
+    project: str | None = None
+    """W&B project; default: the sweep's own, else that of the scripts"""
+    entity: str | None = None
+    """W&B entity; default: the sweep's own, else yours"""
+    tasks: int = 8
+    """tasks in the queue at the same time, pending ones included; never more than there are open trials"""
+    throttle: int | None = None
+    """tasks that run at the same time; default: all"""
+    partition: str | None = None
+    """partition, or several separated by commas; default: the cluster's own"""
+    account: str | None = None
+    """account to charge"""
+    qos: str | None = None
+    """quality of service"""
+    gpus: str | None = None
+    """GPUs of each task, as in 1 or a100:1; with several, a worker for each"""
+    cpus: int | None = None
+    """CPU cores of each task; its workers share them out as threads"""
+    mem: str | None = None
+    """memory of each task, as in 16G"""
+    time: str | None = None
+    """time limit of each task, as SLURM writes it: 4:00:00, or 1-12 for a day and a half"""
+    runs_per_gpu: int = 1
+    """workers that share one GPU (or, without GPUs, the cores of a task)"""
+    setup: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """--setup 'module load cuda': a shell line to run before the workers start; repeatable"""
+    sbatch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """--sbatch constraint=a100: a further #SBATCH line; repeatable"""
+    signal_s: int = 120
+    """seconds before the time limit at which the workers save and the task goes back into the queue"""
+    stagger_s: int = 10
+    """first starts are spread over so many seconds; 0: all at once"""
+    retry: bool = False
+    """also run again the trials that failed"""
+    fresh: bool = False
+    """set an existing folder of this sweep aside and start anew"""
+    reuse: bool = False
+    """go on with an existing sweep's snapshot of the code although the code has changed since"""
+    dry_run: bool = False
+    """print the batch script and the commands; write and submit nothing"""
+    status: bool = False
+    """show how far the sweep is, and submit nothing"""
+    cancel: bool = False
+    """make the sweep's tasks save, and take them out of the queue"""
+
+    def __post_init__(self):
+        for name, least in (("tasks", 1), ("throttle", 1), ("cpus", 1), ("runs_per_gpu", 1), ("signal_s", 1),
+                            ("stagger_s", 0)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name}={value}: must be at least {least}")
+        if self.wandb not in (None, "online", "offline", "disabled"):
+            raise UserError(f"--wandb={self.wandb}: must be one of online, offline, disabled")
+        if self.gpus is not None and not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
+            raise UserError(f"--gpus={self.gpus}: must be a number, or a type and a number as in a100:1")
+        if self.time is not None:
+            try:
+                limit = sbatch.seconds(self.time)
+            except ValueError:
+                allowed = "minutes, hours:minutes:seconds or days-hours, as in 90, 4:00:00 or 1-12"
+                raise UserError(f"--time={self.time}: must be {allowed}") from None
+            if limit < self.signal_s + SPARE_S:
+                least = self.signal_s + SPARE_S
+                raise UserError(
+                    f"--time={self.time}: must be at least {least} seconds (--signal_s={self.signal_s})"
+                )
+        sbatch.extra_options(self.sbatch)
+
+
+def defaults_file() -> Path:
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "letters-and-latents" / "slurm.toml"
+
+
+def with_defaults(flags: Flags) -> Flags:
+    """`flags` with what the user's TOML file says of those that were not given. Raises UserError."""
+    path = defaults_file()
+    try:
+        found = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return flags
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as TOML ({' '.join(str(error).split())})") from None
+    more = {}
+    for name, value in found.items():
+        if name not in IN_FILE:
+            raise UserError(f"{path}: unknown key {name}; allowed: {', '.join(IN_FILE)}")
+        if name in ("setup", "sbatch"):
+            value = tuple([value] if isinstance(value, str) else value)
+        elif name == "gpus" and isinstance(value, int):
+            value = str(value)
+        kind = {"cpus": int, "setup": tuple, "sbatch": tuple}.get(name, str)
+        parts = value if isinstance(value, tuple) else ()
+        if type(value) is not kind or not all(isinstance(part, str) for part in parts):
+            wanted = {int: "a whole number", str: "text in quotes", tuple: "a list of texts"}[kind]
+            raise UserError(f"{path}: {name} = {value!r}: must be {wanted}")
+        if getattr(flags, name) in (None, ()):
+            more[name] = value
+    if more:
+        told = ", ".join(f"{k}={' '.join(v) if isinstance(v, tuple) else v}" for k, v in more.items())
+        console.print(f"from {escape(str(path))}: {escape(told)}")
+    try:
+        return dataclasses.replace(flags, **more)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def jobs_of(folder: Path) -> list[dict[str, Any]]:
+    """The arrays that were submitted for a sweep: id, tasks, logs, submitted."""
+    return (read_json(folder / JOBS) or {}).get("jobs", [])
+
+
+def in_queue(folder: Path) -> list[dict[str, str]]:
+    """The sweep's tasks that SLURM knows: id (array_task), raw (the job's own), state, reason, used."""
+    ids = [job["id"] for job in jobs_of(folder)]
+    if not ids:
+        return []
+    try:
+        told = sbatch.ask("squeue", "-h", "-r", "-j", ",".join(ids), "-o", "%i|%A|%T|%r|%M")
+    except UserError as error:
+        if "Invalid job id" in str(error):  # the only array asked for was forgotten already
+            return []
+        raise
+    fields = ("id", "raw", "state", "reason", "used")
+    return [dict(zip(fields, line.strip().split("|", 4))) for line in told.splitlines() if line.strip()]
+
+
+def n_open(queue: Queue, planned: int) -> int:
+    return sum(1 for _ in queue.open_trials()) + max(0, planned - len(queue.trials()))
+
+
+def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
+    """(planned, open) trials as a submission would find them; nothing is written."""
+    queue = Queue(folder)
+    taken = [trial.flags for trial in queue.trials()]
+    if sweep.content["method"] == "bayes":
+        return sweep.content["run_cap"], n_open(queue, sweep.content["run_cap"])
+    points = plan.points_of(sweep, [])
+    for point in points:
+        plan.flags_of(sweep, point)
+    new = sum(point not in taken for point in points)
+    failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
+    return len(taken) + new, n_open(queue, 0) + new + failed * flags.retry
+
+
+def submit(flags: Flags) -> None:
+    online = flags.wandb == "online"
+    checked = True
+    try:
+        sbatch.check_limits(flags)
+        size = sbatch.array_size()
+    except UserError as error:
+        if not flags.dry_run or str(error).startswith("--"):
+            raise
+        checked, size = False, 1001
+        console.print(f"[yellow]not checked against a cluster:[/] {escape(str(error))}")
+    sweep = plan.read(flags.sweep, flags.set, online)
+    folder = local.folder_of(flags, sweep)
+    there = [t for t in in_queue(folder) if t["state"] in ALIVE] if checked else []
+    if flags.fresh and there:
+        raise UserError(f"--fresh: {len(there)} tasks of {folder} are in the queue; --cancel takes them out")
+    if flags.dry_run:
+        planned, still = foresee(flags, sweep, folder)
+    else:
+        queue, planned = local.prepare(flags, sweep)
+        still = n_open(queue, planned)
+    shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
+    console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {still} of them open; "
+                  f"varied: {shown or 'nothing'}")  # fmt: skip
+    per_task = sbatch.workers(flags)
+    useful = math.ceil(still / per_task)
+    tasks = min(flags.tasks, useful) - len(there)
+    if useful < flags.tasks:
+        console.print(f"more than {useful} tasks would find nothing to do (--tasks={flags.tasks})")
+    if there:
+        console.print(
+            f"{len(there)} tasks of this sweep are pending or running already: {max(0, tasks)} more"
+        )
+    if tasks <= 0:
+        console.print("nothing to submit; --status shows how far it is")
+        return
+    logs = folder / "slurm" / time.strftime("%Y%m%d-%H%M%S")
+    arrays = sbatch.split(tasks, size, flags.throttle)
+    text = sbatch.script(flags, folder, sweep.program, logs, arrays[0])
+    commands = [["sbatch", "--parsable", f"--array={array}", str(logs / "job.sh")] for array in arrays]
+    if flags.dry_run:
+        print(text, flush=True)
+        for command in commands:
+            print(shlex.join(command), flush=True)
+        return
+    logs.mkdir(parents=True, exist_ok=True)
+    write_bytes(logs / "job.sh", text.encode())
+    for array, command in zip(arrays, commands):
+        ident = sbatch.ask(*command).strip().partition(";")[0]
+        n = int(array.partition("%")[0].partition("-")[2]) + 1
+        job = {"id": ident, "tasks": n, "logs": str(logs), "submitted": time.strftime("%Y-%m-%d %H:%M:%S")}
+        write_json(folder / JOBS, {"jobs": [*jobs_of(folder), job]})
+        console.print(f"array {ident}: {n} tasks" + f" of {per_task} workers" * (per_task > 1))
+    console.print(f"script and logs: {escape(str(logs))}; the same command with --status shows how far it is")
+
+
+def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
+    """The folder of a sweep that exists, its trials, and how many it means to have."""
+    folder = Path(flags.sweep)
+    if not folder.is_dir():
+        if flags.set and not flags.name:
+            folder = local.folder_of(flags, plan.read(flags.sweep, flags.set, flags.wandb == "online"))
+        else:
+            folder = Path(flags.out) / (flags.name or folder.stem)
+    try:
+        text = (folder / "sweep.yaml").read_text()
+    except OSError:
+        raise UserError(f"{folder}: no sweep has been submitted there") from None
+    spec = yaml.safe_load(text)
+    online = (folder / agent.SWEEP_FILE).exists() and not (folder / "trials").exists()
+    queue = agent.Runs(folder, spec["parameters"]) if online else Queue(folder)
+    known = collect.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
+    return folder, queue, report.planned(known)
+
+
+def state_of(folder: Path, status: str, watch: leases.Watch, running: set[str]) -> tuple[str, dict]:
+    """A trial's state, and its newest lease ({} before there is one). running: jobs that SLURM says run."""
+    n, info = leases.newest(folder)
+    if status in (*DONE, "failed"):
+        return status, info or {}
+    held = n > 0 and (info is None or info["released"] is None)
+    if held and info and info["slurm_job"] not in running:
+        held = not watch.stale(folder, n, info)
+    if held and info and not leases.is_local(info):  # one look has to do: a live training beats every 10 s
+        age = time.time() - (folder / f"lease.{n}").stat().st_mtime
+        held = age < leases.PATIENCE_S[info["role"]]
+    if held:
+        return "running", info or {}
+    return {"running": "interrupted", "open": "pending"}.get(status, status), info or {}
+
+
+def show_status(flags: Flags) -> None:
+    folder, queue, planned = queue_of(flags)
+    try:
+        tasks, unknown = in_queue(folder), None
+    except UserError as error:
+        tasks, unknown = [], str(error)
+    running = {task["raw"] for task in tasks if task["state"] == "RUNNING"}
+    watch, counts, rows, failures, names = leases.Watch(), {}, [], [], queue.varied()
+    for trial in queue.trials():
+        status = queue.status(trial)
+        state, info = state_of(queue.run_folder(trial), status["status"], watch, running)
+        counts[state] = counts.get(state, 0) + 1
+        varied = [f"{k}={trial.flags[k]}" for k in names if k in trial.flags] or [trial.key]
+        headline = status.get("headline")
+        step = f"{status.get('step') or 0}/{status['steps']}" if status.get("steps") else "-"
+        where = info.get("host", "")
+        if info.get("slurm_job"):
+            where += f" job {info['slurm_job']}"
+            where += f" start {info['slurm_restarts']}" if info["slurm_restarts"] else ""
+        figure = "-" if headline is None else f"{headline:.5g}"
+        rows.append([f"{trial.index:04d}", " ".join(varied), state, step, figure, where])
+        if state == "failed":
+            log = queue.run_folder(trial) / "output.log"
+            last = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
+            failures += [
+                f"{trial.index:04d} failed: {status.get('reason')}",
+                *(f"      {line}" for line in last),
+            ]
+    counts["pending"] = counts.get("pending", 0) + planned - len(rows)
+    told = [f"{counts.get(s, 0)} {s}" for s in STATES if counts.get(s) or s != "interrupted"]
+    print(f"{folder}: {', '.join(told)}; {planned} expected")
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    for line in failures:
+        print(line)
+    print(
+        f"logs: {folder}/<key>/output.log"
+        + "".join(f", {p}" for p in {j["logs"]: 0 for j in jobs_of(folder)})
+    )
+    by_state: dict[str, int] = {}
+    for task in tasks:
+        what = task["state"] + (f" ({task['reason']})" if task["reason"] not in ("None", "") else "")
+        by_state[what] = by_state.get(what, 0) + 1
+    queued = ", ".join(f"{n} {what}" for what, n in by_state.items()) or "none of its tasks"
+    print(f"SLURM can't be asked: {unknown}" if unknown else f"in the queue: {queued}")
+
+
+def cancel(flags: Flags) -> None:
+    """Waiting tasks leave the queue, running ones are asked to save, and what is left then is cancelled.
+
+    A plain `scancel` leaves only the cluster's KillWait to save in. Waiting tasks go first, else SLURM would
+    start them in the place of those that have saved.
+    """
+    folder, _, _ = queue_of(flags)
+    tasks = [task for task in in_queue(folder) if task["state"] in ALIVE]
+    if not tasks:
+        console.print(f"no task of {escape(str(folder))} is in the queue")
+        return
+    arrays = sorted({task["id"].partition("_")[0] for task in tasks})
+    sbatch.ask("scancel", "--state=PENDING", *arrays)
+    running = [task["id"] for task in in_queue(folder) if task["state"] == "RUNNING"]
+    if running:
+        console.print(f"{len(running)} tasks run: they save, for up to {flags.signal_s} s")
+        with contextlib.suppress(UserError):  # scancel retries for long where a task ends at this very moment
+            sbatch.ask("scancel", "--signal=TERM", "--full", *running, within_s=20)
+    deadline = time.monotonic() + flags.signal_s
+    while time.monotonic() < deadline and any(t["state"] == "RUNNING" for t in in_queue(folder)):
+        time.sleep(1)
+    left = sorted({task["id"].partition("_")[0] for task in in_queue(folder) if task["state"] in ALIVE})
+    if left:
+        sbatch.ask("scancel", *left)
+    console.print(f"{len(tasks)} tasks cancelled; submitting the sweep again goes on")
+
+
+def run(flags: Flags) -> None:
+    if flags.status and flags.cancel:
+        raise UserError("--status and --cancel: give one of the two")
+    if flags.status:
+        show_status(flags)
+    elif flags.cancel:
+        cancel(flags)
+    else:
+        submit(with_defaults(flags))
+
+
+if __name__ == "__main__":
+    main(Flags, run, positional="sweep")
