@@ -39,6 +39,9 @@ class Queue:
         self.folder = folder
         self._trials: dict[int, Trial] = {}  # trial files never change: each is read once
         self._done: set[str] = set()
+        self._busy: dict[str, Trial] = {}  # seen in other hands: their turn comes last
+        self._place = 0  # index at which we begin to look for an open trial
+        self._varied: tuple[int, list[str]] = (0, [])  # of how many trials, which flags
 
     def trials(self) -> list[Trial]:
         """All trials made so far, by index."""
@@ -51,27 +54,34 @@ class Queue:
         return [self._trials[i] for i in sorted(self._trials)]
 
     def varied(self) -> list[str]:
-        """Names of the flags whose values differ between trials."""
-        trials = self.trials()
-        names = {name: None for trial in trials for name in trial.flags}
-        return [n for n in names if len({json.dumps(trial.flags.get(n)) for trial in trials}) > 1]
+        """Names of the flags whose values differ between the trials known so far."""
+        trials = list(self._trials.values()) or self.trials()  # workers ask for every trial they train
+        if self._varied[0] != len(trials):
+            names = {name: None for trial in trials for name in trial.flags}
+            varied = [n for n in names if len({json.dumps(trial.flags.get(n)) for trial in trials}) > 1]
+            self._varied = len(trials), varied
+        return self._varied[1]
 
     def add(self, flags: dict[str, Any], key: str) -> Trial:
         """The trial of this run; made if there is none. Safe against others who add at the same time."""
         folder = self.folder / "trials"
         folder.mkdir(parents=True, exist_ok=True)
         tmp = folder / f".{os.getpid()}.tmp"
+        if not self._trials:
+            self.trials()
         while True:
-            known = self.trials()
-            for trial in known:
+            for trial in self._trials.values():
                 if trial.key == key:
                     return trial
-            index = known[-1].index + 1 if known else 0
+            # everyone takes the next free index: as long as it is free, nobody has added what we don't know
+            index = max(self._trials, default=-1) + 1
             write_json(tmp, {"index": index, "flags": flags, "key": key})
             try:
                 os.link(tmp, folder / f"{index:04d}.json")
             except FileExistsError:
-                continue  # somebody made this index: read it, and try the next
+                self.trials()  # somebody made this index: read it, and try the next
+            else:
+                self._trials[index] = Trial(index, json.loads(json.dumps(flags)), key)
             finally:
                 tmp.unlink()
 
@@ -83,25 +93,47 @@ class Queue:
         return read_json(self.run_folder(trial) / "status.json") or {"status": "open"}
 
     def open_trials(self) -> Iterator[Trial]:
-        """Trials that are neither done nor failed."""
-        for trial in self.trials():
-            if trial.key not in self._done:
-                status = self.status(trial)["status"]
-                if status in DONE:
-                    self._done.add(trial.key)
-                elif status != "failed":
+        """Trials that are neither done nor failed, in the order in which to try them."""
+        for trial in self._turns():
+            status = self.status(trial)["status"]
+            if status in DONE:
+                self._done.add(trial.key)
+                self._busy.pop(trial.key, None)
+            elif status != "failed":
+                yield trial
+
+    def _turns(self) -> Iterator[Trial]:
+        """All trials not known to be done: from our place on, then those before it, then what a new listing
+        of the folder brings, and last those that were seen in other hands.
+        """
+        busy = dict(self._busy)
+        looked = self._done | busy.keys()
+        known = sorted(self._trials.values(), key=lambda trial: (trial.index < self._place, trial.index))
+        for listing in (lambda: known, self.trials):  # listing the folder costs as much as it has trials
+            for trial in listing():
+                if trial.key not in looked:
+                    looked.add(trial.key)
                     yield trial
+        yield from busy.values()
 
     def claim(self, watch: Watch) -> tuple[Trial, Lease] | None:
         """An open trial that nobody is running, and its lease, now ours; None if there is none at the moment.
 
-        Trials whose attempts keep dying without progress are marked failed on the way.
+        The first in order that is open; but where we meet another worker, we go on from a random place: in
+        step with the others we would try each trial that they hold, every time. Trials whose attempts keep
+        dying without progress are marked failed on the way.
         """
-        for trial in self.open_trials():
+        turns = self.open_trials()
+        while trial := next(turns, None):
             folder = self.run_folder(trial)
             lease = leases.acquire(folder, watch, role="worker")
             if lease is None:
+                if trial.key not in self._busy:  # so this ends, at the latest when all are known to be busy
+                    self._busy[trial.key] = trial
+                    self._place = random.SystemRandom().choice([*self._trials, 0])  # seeding plays no part
+                    turns = self.open_trials()
                 continue
+            self._busy.pop(trial.key, None)
             status = self.status(trial)["status"]
             if status in DONE or status == "failed":  # it ended between our look and our lease
                 lease.release(status)

@@ -223,8 +223,14 @@ def submit(flags: Flags) -> None:
     sweep = plan.read(flags.sweep, flags.set, online)
     folder = local.folder_of(flags, sweep)
     there = [t for t in in_queue(folder) if t["state"] in ALIVE] if checked else []
-    if flags.fresh and there:
-        raise UserError(f"--fresh: {len(there)} tasks of {folder} are in the queue; --cancel takes them out")
+    held = [t for t in there if t["state"] == "PENDING" and "held" in t["reason"].lower()]
+    there = [t for t in there if t not in held]
+    for task in held:  # after a failed launch SLURM waits for somebody to look: it may never start
+        console.print(f"not counted: {task['id']} is held ({task['reason']}): scontrol release {task['id']}")
+    if flags.fresh and (there or held):
+        raise UserError(
+            f"--fresh: {len(there) + len(held)} tasks of {folder} are in the queue; --cancel takes them out"
+        )
     if flags.dry_run:
         planned, still = foresee(flags, sweep, folder)
     else:

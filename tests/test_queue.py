@@ -201,6 +201,33 @@ def test_a_held_trial_is_not_given_away(tmp_path):
     assert (again, lease.n) == (a, 2)
 
 
+def test_what_others_hold_comes_last_and_is_tried_once(tmp_path, monkeypatch):
+    """With 40 of 100 trials in other hands, a worker does the other 60 and hardly meets the 40."""
+    others, queue, watch = queue_of(tmp_path, 100), Queue(tmp_path), Watch()
+    held = {trial.key: lease for trial, lease in (others.claim(watch) for _ in range(40))}
+    tried, acquire = [], leases.acquire
+    monkeypatch.setattr(leases, "acquire", lambda *args, **kw: tried.append(args[0]) or acquire(*args, **kw))
+    for _ in range(60):
+        trial, lease = queue.claim(watch)
+        finish(queue, trial)
+        lease.release("finished")
+    assert len(tried) == len(set(tried)) <= 100  # none of the 40 twice while others are open
+    assert queue.claim(watch) is None and len(list(queue.open_trials())) == 40
+    for lease in held.values():
+        lease.release("preempted")
+    assert {queue.claim(watch)[0].key for _ in range(40)} == set(held)
+
+
+def test_trials_added_by_others_are_found(tmp_path):
+    queue, watch = queue_of(tmp_path, 1), Watch()
+    other = Queue(tmp_path)
+    assert queue.claim(watch)[0].index == 0
+    other.add({"seed": 7, "beta": 4}, "late")
+    assert queue.claim(watch)[0].key == "late"
+    assert queue.varied() == ["seed", "beta"]
+    assert [queue.add({"seed": 8}, "later").index, other.add({"seed": 9}, "last").index] == [2, 3]
+
+
 @pytest.mark.parametrize("status", [*DONE, "failed"])
 def test_what_has_ended_is_skipped(tmp_path, status):
     queue = queue_of(tmp_path, 2)
