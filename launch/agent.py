@@ -21,7 +21,7 @@ import yaml
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.queue import DONE, Queue, Trial
+from launch.queue import DONE, PER_RUN, Queue, Trial
 from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, main
 from research.common.files import read_json
@@ -83,7 +83,8 @@ class Agent:
         self.stops = 0
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
-        self.env = os.environ | {
+        kept = {k: v for k, v in os.environ.items() if k not in (*PER_RUN, "WANDB_MODE")}
+        self.env = kept | {
             FOLDER: str(self.folder),
             CODE: str(ROOT),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # its `python`
@@ -101,10 +102,10 @@ class Agent:
     def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
         """Ask the child to save and end. An agent ends only on SIGTERM: on USR1 it would take the next run.
 
-        Told once more by Ctrl-C or by launch/local.py, it kills its run: an agent's own third step. A cluster
-        may say the same thing several times over.
+        A second Ctrl-C makes it kill its run: an agent's own third step. A cluster may say the same thing
+        several times over.
         """
-        again = self.stops > 0 and bool(self.flags.parent or number == signal.SIGINT)
+        again = self.stops > 0 and number == signal.SIGINT
         first, self.stops = not self.stops, self.stops + 1
         if self.child and self.child.poll() is None and (again or first):
             for _ in range(2 if again else 1):
@@ -120,10 +121,12 @@ class Agent:
         return code
 
     def work(self) -> int:
-        """Exit code: 0 when nothing is open, 75 when stopped before that, else the agent's own."""
+        """Exit code: 0 when nothing is open, 75 when stopped before that, above 128 when a child was killed,
+        else the agent's own.
+        """
         path = "/".join(self.sweep[k] for k in ("entity", "project", "id"))
         code = self._wait([sys.executable, "-m", "wandb", "agent", "--forward-signals", path], self.env)
-        late = False
+        late, worst = False, min(code, 0)
         for folder in self.left_open():
             late = 0 < self.flags.until < time.time()
             if self.stops or late:
@@ -131,8 +134,10 @@ class Agent:
             console.print(f"finishing {folder.name}, which its agent left")
             command = [sys.executable, str(ROOT / self.flags.program), f"--config={folder / 'config.json'}"]
             ids = {"WANDB_RUN_ID": folder.name, "WANDB_SWEEP_ID": self.sweep["id"]}
-            self._wait([*command, f"--out={self.folder}"], self.env | ids)
-        return EXIT_PREEMPTED if self.stops or late else max(code, 0)
+            worst = min(worst, self._wait([*command, f"--out={self.folder}"], self.env | ids))
+        if self.stops or late:
+            return EXIT_PREEMPTED
+        return 128 - worst if worst < 0 else code
 
     def left_open(self) -> Iterator[Path]:
         """Folders of runs that are not done and that nobody is training."""

@@ -95,7 +95,8 @@ def slots(flags: Flags) -> list[Slot]:
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         n = flags.workers or gpus * flags.runs_per_gpu
-        return [Slot({"CUDA_VISIBLE_DEVICES": visible[i % gpus]}, flags.threads) for i in range(n)]
+        omp = {f"{k}_NUM_THREADS": str(flags.threads) for k in ("OMP", "MKL") if flags.threads}
+        return [Slot({"CUDA_VISIBLE_DEVICES": visible[i % gpus]} | omp, flags.threads) for i in range(n)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n = flags.workers or cores
     threads = flags.threads or max(1, cores // n)
@@ -139,13 +140,13 @@ class Local:
             console.print("stopping: the workers save their runs (Ctrl-C again: kill them)")
         for worker in self.workers.values():
             if worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)
+                worker.send_signal(signal.SIGTERM if self.stops == 1 else signal.SIGINT)
 
     def run(self) -> None:
         """Keep the workers going until nothing is open, and show what happens."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.stop)
-        for i in range(min(len(self.slots), self.n_open())):
+        for i in range(min(len(self.slots), n_open(self.queue, self.planned))):
             self.start_worker(i)
         shown: dict[str, str] = {}
         live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -157,11 +158,6 @@ class Local:
                 if live:
                     live.update(self.view())
         self._tell_changes(shown)
-
-    def n_open(self) -> int:
-        """Trials that are neither done nor failed, those that W&B has yet to choose included."""
-        trials = self.queue.trials()
-        return sum(1 for _ in self.queue.open_trials()) + max(0, self.planned - len(trials))
 
     def _replace_dead(self) -> None:
         for i, worker in list(self.workers.items()):
@@ -243,6 +239,11 @@ class Local:
         return [state, f"{step}/{steps}", headline, speed, left]
 
 
+def n_open(queue: Queue, planned: int) -> int:
+    """Trials that are neither done nor failed, those that W&B has yet to choose included."""
+    return sum(1 for _ in queue.open_trials()) + max(0, planned - len(queue.trials()))
+
+
 def _tail(path: Path) -> dict[str, Any]:
     """The last whole row of a .jsonl file, from its last 8 KB."""
     with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as f:
@@ -261,6 +262,7 @@ def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
         told = "launch/upload.py brings it to W&B" if kept is None else "it was uploaded"
         raise UserError(f"{folder} holds a sweep begun without W&B ({told}): choose another --name")
     if kept is None:
+        os.environ.pop("WANDB_MODE", None)  # --wandb=online was asked for
         import wandb
 
         content = sweep.content | {"name": folder.name, "command": agent.command_of(sweep.program)}
@@ -309,7 +311,7 @@ def run(flags: Flags) -> None:
     queue, planned = prepare(flags, sweep)
     folder, local = queue.folder, Local(flags, sweep, queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
-    console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {local.n_open()} of them open, "
+    console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {n_open(queue, planned)} of them open, "
                   f"{len(local.slots)} workers; varied: {shown or 'nothing'}")  # fmt: skip
     local.run()
     results = collect.read_sweep(folder)
@@ -320,7 +322,7 @@ def run(flags: Flags) -> None:
     if any(state == "failed" for state in states):
         console.print("some trials failed; --retry runs them again")
         sys.exit(1)
-    if local.n_open():
+    if n_open(queue, planned):
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
 

@@ -20,6 +20,9 @@ from research.common.checkpoints import Checkpoints
 from research.common.files import read_json, write_json
 from research.common.lease import Lease, Watch
 
+# What W&B's environment may say of one run: never meant for every run of a sweep.
+PER_RUN = [f"WANDB_{name}" for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "RESUME", "NAME", "TAGS",
+                                        "NOTES", "JOB_TYPE")]  # fmt: skip
 DONE = ("finished", "stopped", "diverged")
 
 

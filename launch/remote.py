@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import collect
+from launch.queue import PER_RUN
 from research.common import client as clients
 from research.common import tracking
 from research.common.commandline import EXIT_PREEMPTED
@@ -29,7 +30,7 @@ MARKER, SWEEP = "uploaded.json", "wandb-sweep.json"
 # Exit codes for W&B, by status; a run in any other state goes on some day.
 ENDS = {"finished": 0, "stopped": 0, "diverged": 0, "failed": 1}
 # What the shell may say of one run, or that there is no network where one trains: not meant for an upload.
-NOT_OURS = ("MODE", "RUN_ID", "RUN_GROUP", "SWEEP_ID", "RESUME", "NAME", "TAGS", "NOTES", "JOB_TYPE")
+NOT_OURS = ["WANDB_MODE", "WANDB_RUN_GROUP", *PER_RUN]
 # By default the client goes on for hours when a server is gone.
 RETRIES = {f"WANDB_X_{what}_RETRY_{k}": v for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
            for k, v in (("MAX", "4"), ("WAIT_MIN_SECONDS", "1"), ("WAIT_MAX_SECONDS", "8"))}  # fmt: skip
@@ -150,7 +151,7 @@ def synced(segment: Path) -> bool:
 def set_environment() -> None:
     """Make this process, and the client's processes, fit for uploading."""
     for name in NOT_OURS:
-        os.environ.pop(f"WANDB_{name}", None)
+        os.environ.pop(name, None)
     os.environ.update({name: value for name, value in RETRIES.items() if name not in os.environ})
 
 

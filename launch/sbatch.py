@@ -24,6 +24,8 @@ from typing import Any
 from launch import plan
 from research.common.flags import UserError
 
+HIDING = ("SQUEUE_", "SINFO_", "SCANCEL_", "SBATCH_")
+SPARE_S = 120  # of a time limit at least so much is for training: --signal_s is taken off, and comes early
 LINGER_S = 900  # a worker without a free trial waits so long for others to die, then gives its GPU back
 OURS = {  # options that the script depends on, or that have a flag of their own
     "array": "--tasks and --throttle", "job-name": "--name", "output": "", "open-mode": "", "requeue": "",
@@ -40,6 +42,7 @@ heard=       # set by every signal, so that a `wait` which a signal cut short is
 pass() { for child in "${children[@]}"; do kill -s "$1" "$child" 2>/dev/null; done; }
 trap 'heard=1; stop=${stop:-USR1}; pass USR1; pass TERM' USR1
 trap 'heard=1; stop=TERM; pass TERM' TERM
+unset "${!SQUEUE_@}"  # the user's filters would hide this task from it
 task=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
 say() { echo "$(date +%FT%T) $task on ${SLURMD_NODENAME:-$HOSTNAME}: $*"; }
 say "start ${SLURM_RESTART_COUNT:-0}"  # 0 at first, counted up by every requeue
@@ -54,7 +57,7 @@ export OMP_NUM_THREADS=$threads MKL_NUM_THREADS=$threads
 # sweep's folder for launch/upload.py, and so does what they want to upload; caches die with this task.
 scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/wandb-$USER-$task
 mkdir -p "$scratch" 2>/dev/null || scratch=$sweep/slurm/wandb/scratch-$task
-home_config=${XDG_CONFIG_HOME:-$HOME/.config}/wandb/settings
+home_config=$HOME/.config/wandb/settings
 if [ -z "$WANDB_CONFIG_DIR" ] && [ -f "$home_config" ]; then  # it names the server of `wandb login --host`
   mkdir -p "$scratch/config" && cp "$home_config" "$scratch/config/settings"
 fi
@@ -73,6 +76,10 @@ if [ -z "$end" ]; then
   end=$([ -z "$end" ] || date -d "$end" +%s 2>/dev/null)
 fi
 latest=$((${end:-0} > signal_s ? end - signal_s : 0))
+if [ "$latest" -gt 0 ] && [ "$(date +%s)" -ge "$latest" ]; then  # it would be requeued for ever
+  say "the time limit leaves nothing to train in: a longer --time, or less than --signal_s=$signal_s"
+  exit 1
+fi
 
 # First starts are spread over some seconds, so that not all tasks read the file system at one moment.
 [ "$stagger_s" -eq 0 ] || [ "${SLURM_RESTART_COUNT:-0}" -ne 0 ] || sleep $((SLURM_ARRAY_TASK_ID % stagger_s))
@@ -83,7 +90,7 @@ for ((i = 0; i < workers; i++)); do
   [ -z "$stop" ] || break
   # one GPU each; where workers outnumber the GPUs they share
   ((${#gpus[@]} == 0)) || export CUDA_VISIBLE_DEVICES=${gpus[i % ${#gpus[@]}]}
-  "${worker[@]}" --until="$latest" >> "$logs/$task.worker-$i.out" 2>&1 &
+  "${worker[@]}" --until="$latest" --parent=$$ >> "$logs/$task.worker-$i.out" 2>&1 &
   children+=($!)
   [ -z "$stop" ] || pass TERM  # the signal came between the two lines above
 done
@@ -152,8 +159,8 @@ def seconds(text: str) -> float:
 
 def ask(*command: str, within_s: float = 120) -> str:
     """What a SLURM command answers. Raises UserError: its complaint, or that it is not there."""
-    # filters that the user's shell may hold for these commands would hide partitions or jobs
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SINFO_", "SCANCEL_"))}
+    # filters in the user's shell would hide partitions or jobs, and SBATCH_* wins over what a script says
+    env = {k: v for k, v in os.environ.items() if not k.startswith(HIDING)}
     try:
         told = subprocess.run(command, capture_output=True, text=True, env=env, timeout=within_s)
     except FileNotFoundError:
@@ -171,14 +178,18 @@ def ask(*command: str, within_s: float = 120) -> str:
 
 def check_limits(flags: Any) -> None:
     """Refuse a partition that is not there and a time over its limit, naming those that fit."""
-    limits, default = {}, None
-    for line in ask("sinfo", "-h", "-o", "%P|%l").splitlines():
-        name, _, limit = line.strip().partition("|")
+    limits, given, default = {}, {}, None
+    for line in ask("sinfo", "-h", "-o", "%P|%l|%L").splitlines():
+        name, limit, without = (*line.strip().split("|"), "")[:3]
         default = name[:-1] if name.endswith("*") else default
         try:
             limits[name.rstrip("*")] = limit, seconds(limit)
         except ValueError:
             limits[name.rstrip("*")] = limit, float("inf")  # "n/a": none that it could tell
+        try:  # what a job gets that does not ask
+            given[name.rstrip("*")] = without, seconds(without)
+        except ValueError:
+            given[name.rstrip("*")] = limits[name.rstrip("*")]
     wanted = seconds(flags.time) if flags.time else 0
     fit = ", ".join(f"{name} ({limit})" for name, (limit, most) in limits.items() if most >= wanted)
     every = ", ".join(f"{name} ({limit})" for name, (limit, _) in limits.items())
@@ -188,6 +199,9 @@ def check_limits(flags: Any) -> None:
             raise UserError(f"--partition={name}: not on this cluster; {there}")
         if name and limits[name][1] < wanted:
             raise UserError(f"--time={flags.time}: over the limit of {name} ({limits[name][0]}); {there}")
+        if name and not flags.time and given[name][1] < flags.signal_s + SPARE_S:
+            asked = f"at least {flags.signal_s + SPARE_S} seconds (--signal_s={flags.signal_s})"
+            raise UserError(f"--time: {name} gives {given[name][0]} to a job that does not ask; give {asked}")
 
 
 def array_size() -> int:

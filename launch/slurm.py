@@ -46,7 +46,6 @@ ALIVE = (
     "RESIZING",
     "SIGNALING",
 )
-SPARE_S = 30  # of the time limit at least so much has to be left for training, --signal_s taken off
 STATES = ("finished", "running", "pending", "preempted", "interrupted", "stopped", "diverged", "failed")
 
 
@@ -71,7 +70,7 @@ class Flags:
     tasks: int = 8
     """tasks in the queue at the same time, pending ones included; never more than there are open trials"""
     throttle: int | None = None
-    """tasks that run at the same time; default: all"""
+    """tasks that run at the same time (at least one of each array, where there are several); default: all"""
     partition: str | None = None
     """partition, or several separated by commas; default: the cluster's own"""
     account: str | None = None
@@ -125,8 +124,8 @@ class Flags:
             except ValueError:
                 allowed = "minutes, hours:minutes:seconds or days-hours, as in 90, 4:00:00 or 1-12"
                 raise UserError(f"--time={self.time}: must be {allowed}") from None
-            if limit < self.signal_s + SPARE_S:
-                least = self.signal_s + SPARE_S
+            if limit < self.signal_s + sbatch.SPARE_S:
+                least = self.signal_s + sbatch.SPARE_S
                 raise UserError(
                     f"--time={self.time}: must be at least {least} seconds (--signal_s={self.signal_s})"
                 )
@@ -191,22 +190,18 @@ def in_queue(folder: Path) -> list[dict[str, str]]:
     return [dict(zip(fields, line.strip().split("|", 4))) for line in told.splitlines() if line.strip()]
 
 
-def n_open(queue: Queue, planned: int) -> int:
-    return sum(1 for _ in queue.open_trials()) + max(0, planned - len(queue.trials()))
-
-
 def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
     """(planned, open) trials as a submission would find them; nothing is written."""
     queue = Queue(folder)
     taken = [trial.flags for trial in queue.trials()]
     if sweep.content["method"] == "bayes":
-        return sweep.content["run_cap"], n_open(queue, sweep.content["run_cap"])
+        return sweep.content["run_cap"], local.n_open(queue, sweep.content["run_cap"])
     points = plan.points_of(sweep, [])
     for point in points:
         plan.flags_of(sweep, point)
     new = sum(point not in taken for point in points)
     failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
-    return len(taken) + new, n_open(queue, 0) + new + failed * flags.retry
+    return len(taken) + new, local.n_open(queue, 0) + new + failed * flags.retry
 
 
 def submit(flags: Flags) -> None:
@@ -235,7 +230,7 @@ def submit(flags: Flags) -> None:
         planned, still = foresee(flags, sweep, folder)
     else:
         queue, planned = local.prepare(flags, sweep)
-        still = n_open(queue, planned)
+        still = local.n_open(queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
     console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {still} of them open; "
                   f"varied: {shown or 'nothing'}")  # fmt: skip

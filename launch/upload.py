@@ -268,6 +268,10 @@ def run(flags: Flags) -> None:
         raise UserError(
             f"a sweep's runs go to one place on W&B, not to {named}: give --project (and --entity)"
         )
+    ids = Counter(str(run.config["wandb_id"]) for run in sweep.runs if run.config.get("wandb_id"))
+    if twice := [name for name, n in ids.items() if n > 1]:
+        folders = [run.folder.name for run in sweep.runs if run.config.get("wandb_id") == twice[0]]
+        raise UserError(f"{' and '.join(folders)} have one W&B id, {twice[0]}: one has to go elsewhere")
     remote.set_environment()
     upload = Upload(flags, sweep)
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.queue import DONE, Queue, Trial, as_args
+from launch.queue import DONE, PER_RUN, Queue, Trial, as_args
 from research.common.commandline import EXIT_PREEMPTED, main
 from research.common.flags import VARIED, console
 from research.common.lease import HANDOVER, Lease, Watch, newest
@@ -53,10 +53,10 @@ class Worker:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
-        """Ask the training to save and end. Asked again by Ctrl-C or by launch/local.py, kill it; a cluster
-        may say the same thing several times over.
+        """Ask the training to save and end; a second Ctrl-C kills it. A cluster may say the same thing
+        several times over.
         """
-        again = self.stops > 0 and bool(self.flags.parent or number == signal.SIGINT)
+        again = self.stops > 0 and number == signal.SIGINT
         if self.child and self.child.poll() is None and (again or not self.stops):
             self.child.send_signal(signal.SIGKILL if again else signal.SIGTERM)
         self.stops += 1
@@ -91,7 +91,8 @@ class Worker:
         folder = self.queue.run_folder(trial)
         command = [sys.executable, str(ROOT / self.flags.program), *as_args(trial.flags)]
         command += [*self.flags.extra.split(), f"--out={self.queue.folder}", f"--name={trial.key}"]
-        env = os.environ | {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
+        env = {k: v for k, v in os.environ.items() if k not in PER_RUN}
+        env |= {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
         env[VARIED] = ",".join(self.queue.varied())
         with open(folder / "output.log", "ab") as log:

@@ -456,3 +456,22 @@ def everything(folder: Path) -> dict[str, bytes]:
     """All files but the leases, whose owners beat."""
     files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("lease.")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_a_living_holder_is_not_stale_because_slurm_lost_its_job(tmp_path, monkeypatch):
+    """Workers that outlive their batch shell must not take each other's runs for ever."""
+    monkeypatch.setattr(leases, "_slurm_has_lost", lambda job: True)
+    monkeypatch.setenv("SLURM_JOB_ID", "14")
+    first = leases.acquire(tmp_path, leases.Watch())
+    monkeypatch.setenv("SLURM_JOB_ID", "15")
+    assert leases.acquire(tmp_path, leases.Watch()) is None
+    first.update(pid_start="gone")
+    assert leases.acquire(tmp_path, leases.Watch()).n == 2
+
+
+def test_to_be_taken_over_is_not_to_die(tmp_path):
+    for _ in range(4):
+        lease = leases.acquire(tmp_path, leases.Watch())
+        lease.update(start_step=0, pid_start="gone")
+        lease.yield_to_other()
+    assert leases.deaths_without_progress(tmp_path, 0) == 0

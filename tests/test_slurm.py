@@ -120,7 +120,7 @@ def test_what_is_no_time(text):
     ("args", "parts"),
     [
         (["--time=4h"], ["--time=4h", "4:00:00", "1-12"]),
-        (["--time=2:00"], ["--time=2:00", "at least 150 seconds", "--signal_s=120"]),
+        (["--time=2:00"], ["--time=2:00", "at least 240 seconds", "--signal_s=120"]),
         (["--tasks=0"], ["--tasks=0", "at least 1"]),
         (["--throttle=0"], ["--throttle=0", "at least 1"]),
         (["--gpus=two"], ["--gpus=two", "a100:1"]),
@@ -445,8 +445,8 @@ def test_later_starts_are_not(job, fakes):
 
 def test_the_workers_environment(job, tmp_path):
     home = tmp_path / "home"
-    (tmp_path / "config/wandb").mkdir(parents=True)
-    (tmp_path / "config/wandb/settings").write_text("[default]\nbase_url = https://wandb.lab\n")
+    (home / ".config/wandb").mkdir(parents=True)
+    (home / ".config/wandb/settings").write_text("[default]\nbase_url = https://wandb.lab\n")
     names = ["WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"]
     more = ["WANDB__SERVICE_WAIT", "PYTHONPATH", "OMP_NUM_THREADS", "PWD"]
     task = job(SHOW=" ".join(names + more), HOME=str(home), WANDB_ARTIFACT_DIR="/mine", PYTHONPATH="/other",
@@ -461,7 +461,8 @@ def test_the_workers_environment(job, tmp_path):
     assert (env["WANDB_CACHE_DIR"], env["WANDB_CONFIG_DIR"]) == (f"{scratch}/cache", f"{scratch}/config")
     assert (env["WANDB_ARTIFACT_DIR"], env["WANDB__SERVICE_WAIT"]) == ("/mine", "300")
     assert (env["PYTHONPATH"], env["OMP_NUM_THREADS"]) == (f"{sweep}/code:/other", "1")
-    assert env["PWD"] == str(tmp_path) and not home.exists()
+    assert env["PWD"] == str(tmp_path)
+    assert [p.name for p in home.rglob("*") if p.is_file()] == ["settings"]  # nothing was written there
     assert task.ended() == 0
 
 
@@ -513,7 +514,7 @@ def test_a_cluster_may_repeat_itself(tmp_path):
     for more, numbers, expected in [
         ({}, (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM), [signal.SIGTERM]),
         ({}, (signal.SIGINT, signal.SIGINT), [signal.SIGTERM, signal.SIGKILL]),
-        ({"parent": os.getppid()}, (signal.SIGTERM, signal.SIGTERM), [signal.SIGTERM, signal.SIGKILL]),
+        ({"parent": os.getppid()}, (signal.SIGTERM, signal.SIGINT), [signal.SIGTERM, signal.SIGKILL]),
     ]:
         told = []
         made = worker(tmp_path, **more)
@@ -720,3 +721,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(fakes, sweep):
     fit = "gpu (1-00:00:00), long (infinite), odd (n/a)"
     assert done.stderr == f"error: --time=1-00: over the limit of cpu (10:00); those that fit: {fit}\n"
     assert read_json(Path("runs/tiny/slurm/jobs.json")) is None
+
+
+def test_a_partition_that_gives_too_little(fakes, sweep):
+    """Without --time the partition's own default counts: too little would be requeued for ever."""
+    fakes.script(
+        "sinfo", "#!/bin/bash\necho 'short*|1:00|n/a'; echo 'cpu|10:00:00|2:00'; echo 'gpu|1-0|4:00:00'\n"
+    )
+    assert "--time: short gives 1:00" in refused(sweep)
+    assert "--time: cpu gives 2:00" in refused(sweep, "--partition=cpu")
+    sbatch.check_limits(flags(sweep, "--partition=gpu"))
+    sbatch.check_limits(flags(sweep, "--partition=cpu", "--time=4:00"))
+
+
+def test_no_time_to_train_in_is_an_error_not_a_loop(job, fakes):
+    task = job(SLURM_JOB_END_TIME=str(int(time.time()) + 60))
+    assert task.ended() == 1
+    assert not fakes.calls("scontrol")

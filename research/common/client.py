@@ -13,6 +13,11 @@ from research.common.flags import console, escape
 FINISH_S = "120"  # how long W&B may take for the rest at the end; WANDB_FINISH_TIMEOUT overrides it
 
 
+def under_agent() -> bool:
+    """Whether a W&B agent started this process: id, project and entity are then the sweep's."""
+    return "WANDB_SWEEP_ID" in os.environ
+
+
 def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
     """The W&B run that `init(wandb, mode)` starts, offline when W&B can't be reached; None when disabled.
 
@@ -25,6 +30,7 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
     os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
     import wandb
 
+    said = os.environ.pop("WANDB_MODE", None)  # the client would let it win over --wandb
     try:
         if mode != "offline":
             logged_in = wandb.login(prompt=False)  # tells within seconds that the server is not there
@@ -37,8 +43,11 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
     except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
         told = f"[yellow]W&B does not take this run now[/] ({first_line(error)}): it is kept offline; "
         console.print(f"{told}python launch/upload.py brings it to W&B later")
-        with _bounded(20):
+        with _bounded(20), contextlib.suppress(Exception):
             wandb.teardown()  # else the client holds the run's id for the attempt that failed
+    finally:
+        if said is not None:
+            os.environ["WANDB_MODE"] = said
     run = init(wandb, "offline")
     _bound_exit()
     return run
@@ -69,9 +78,11 @@ def _bounded(seconds: float) -> Iterator[None]:
     if timer:
         timer.daemon = True
         timer.start()
-    yield
-    if timer:
-        timer.cancel()
+    try:
+        yield
+    finally:
+        if timer:
+            timer.cancel()
 
 
 def _bound_exit() -> None:

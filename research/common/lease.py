@@ -13,6 +13,7 @@ restart count; else when its counter has stood still for PATIENCE seconds on the
 clock.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -95,8 +96,9 @@ def _slurm_has_lost(job: str) -> bool:
     """True when SLURM says that it does not have `job` (any more); False when it has, or can't be asked."""
     try:
         told = subprocess.run(
-            ["squeue", "-h", "-o", "%T", "-j", job], capture_output=True, text=True, timeout=30
-        )
+            ["squeue", "-h", "-o", "%T", "-j", job], capture_output=True, text=True, timeout=30,
+            env={k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")},  # the user's filters
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return False
     if told.returncode != 0:
@@ -133,11 +135,10 @@ class Watch:
                 start = process_start(info["pid"])
                 if start is None or start != info["pid_start"]:
                     return float("inf")
-            job = info["slurm_job"]
-            if job and job == me and int(os.environ.get("SLURM_RESTART_COUNT") or 0) > info["slurm_restarts"]:
-                return float("inf")
-            if job and job != me and self._job_gone(job):
-                return float("inf")
+            elif job := info["slurm_job"]:  # one seen alive here counts, whatever SLURM says
+                restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+                if (job == me and restarts > info["slurm_restarts"]) or (job != me and self._job_gone(job)):
+                    return float("inf")
         now, mark = time.monotonic(), (n, None if info is None else (info["beats"], info["pid"]))
         if self._seen.get(folder, (None, 0.0))[0] != mark:
             self._seen[folder] = (mark, now)
@@ -153,7 +154,10 @@ class Watch:
 
 
 def deaths_without_progress(folder: Path, step: int) -> int:
-    """How many of the latest attempts died (were not given back) without leaving step `step` behind."""
+    """How many of the latest attempts died (were not given back) without leaving step `step` behind.
+
+    One that was taken over says so itself when it notices, and did not die.
+    """
     deaths, (n, _) = 0, newest(folder)
     for k in range(n, 0, -1):
         info = read_json(folder / f"lease.{k}")
@@ -202,6 +206,11 @@ class Lease:
         with self._lock:
             self.info |= changes
             write_json(self.path, self.info)
+
+    def yield_to_other(self) -> None:
+        """Say in our own lease that it was taken over: we did not die."""
+        with contextlib.suppress(OSError):
+            self.update(released="taken over")
 
     def release(self, how: str) -> None:
         """Give the lease back, so that nobody needs to wait for it: `how` is the run's status, or 'died'."""

@@ -18,6 +18,7 @@ import torch
 
 from research.common import lease as leases
 from research.common.checkpoints import Checkpoints, load_file
+from research.common.client import under_agent
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED
 from research.common.files import append_row, media_by_step, read_rows, write_bytes, write_json
 from research.common.flags import console, escape
@@ -287,6 +288,7 @@ class Run:
         """End the run: status, W&B, lease. Returns the latest metrics; raises Preempted (exit code 75)."""
         if not self.lease.check():  # another process has the run now: leave without writing
             self._say("was taken over by another process; this one leaves it")
+            self.lease.yield_to_other()
             raise Preempted
         self._finish_media()
         status, reason = self._outcome()
@@ -362,7 +364,3 @@ def _plain(value: Any) -> Any:
 def _several(*parts: Any) -> list[Any]:
     """(model, optimizer) as one list; either may be a sequence."""
     return [p for part in parts for p in (part if isinstance(part, (list, tuple)) else [part])]
-
-
-def under_agent() -> bool:
-    return "WANDB_SWEEP_ID" in os.environ

@@ -17,10 +17,11 @@ import yaml
 
 from research.common import lease as leases
 from research.common import provenance
+from research.common.client import under_agent
 from research.common.commandline import AT_CRASH
 from research.common.files import read_json, read_rows, write_bytes, write_json
 from research.common.flags import VARIED, UserError, changed_flags, console, escape, result_flags, run_key
-from research.common.run import STOP_FILE, Preempted, Run, under_agent
+from research.common.run import STOP_FILE, Preempted, Run
 from research.common.tracking import Mirror
 
 DONE = ("finished", "diverged")  # a run with such a status is skipped
@@ -51,7 +52,8 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: str,
     """
     device, family = pick_device(cfg.device), Path(script).stem
     key = run_key(family, key_version, cfg, data.content_hash)
-    name = cfg.name or (os.environ.get("WANDB_RUN_ID") if under_agent() else None) or key
+    given = os.environ.get("WANDB_RUN_ID") if under_agent() else None  # W&B's own name for the run
+    name = cfg.name or given or key
     folder = Path(cfg.out) / name
     if leases.HANDOVER in os.environ and name != key:
         raise UserError(f"--dataset={cfg.dataset}: its content is not what it was when the sweep was planned")
@@ -85,8 +87,8 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: str,
     config = place | {
         "family": family, "task": "train", "key": key, "dataset": data.name, "data_hash": data.content_hash,
         "flags": dataclasses.asdict(cfg), "headline": headline, "goal": goal, "threads":
-        torch.get_num_threads(), "wandb_id": kept["wandb_id"] if kept else os.environ.get("WANDB_RUN_ID") or
-        secrets.token_hex(4), "source": {"hash": source, "commit": git["commit"], "dirty": bool(git["diff"])},
+        torch.get_num_threads(), "wandb_id": kept["wandb_id"] if kept else given or secrets.token_hex(4),
+        "source": {"hash": source, "commit": git["commit"], "dirty": bool(git["diff"])},
     }  # fmt: skip
     write_json(folder / "config.json", config)
     write_bytes(folder / "source.diff", git["diff"].encode(errors="surrogateescape"))

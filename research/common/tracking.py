@@ -4,7 +4,6 @@ that training never waits for W&B; whatever W&B misses is still in the folder, a
 
 import contextlib
 import json
-import os
 import queue
 import secrets
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from research.common.checkpoints import resolve
-from research.common.client import connect, first_line, settings
+from research.common.client import connect, first_line, settings, under_agent
 from research.common.files import media_by_step, read_json, read_rows, write_json
 from research.common.flags import console, escape
 from research.common.provenance import ROOT, source_files
@@ -160,9 +159,7 @@ class Mirror(threading.Thread):
 
     def _init(self, wandb: Any, mode: str) -> Any:
         init, wandb_id = dict(self.init), self._wandb_id(mode)
-        if (
-            "WANDB_SWEEP_ID" not in os.environ
-        ):  # in a sweep, W&B hands these over and drops ours with a warning
+        if not under_agent():  # in a sweep, W&B hands these over and drops ours with a warning
             init |= {"project": self.cfg.project, "entity": self.cfg.entity, "id": wandb_id}
         return wandb.init(
             dir=str(self.folder), mode=mode, config=self.config, resume="allow",
@@ -198,7 +195,7 @@ class Mirror(threading.Thread):
         """
         config = read_json(self.folder / "config.json") or {}
         for segment in sorted((self.folder / "wandb").glob("offline-run-*")):
-            if mode == "offline" and any(segment.glob("*.synced")):
+            if mode == "offline" and not under_agent() and any(segment.glob("*.synced")):
                 config["wandb_id"] = secrets.token_hex(4)
                 console.print(
                     f"an interrupted part of this run is already on W&B under another id; from now on its "
