@@ -100,6 +100,7 @@ def test_a_throttled_array_runs_each_task_once(cluster: Cluster, submit: Submit,
     assert most == 2
 
 
+@pytest.mark.soak
 def test_a_requeued_job_waits_and_counts(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     job = submit()
     until(lambda: said(tmp_path, "start"))
@@ -116,6 +117,7 @@ def test_a_requeued_job_waits_and_counts(cluster: Cluster, submit: Submit, tmp_p
     assert said(tmp_path, "TERM")  # KillWait before KILL: time to save
 
 
+@pytest.mark.soak
 def test_a_task_requeues_itself_at_usr1(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     again = 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; say asked; wait; say after'
     body = f"{SAY}trap '{again}' USR1\ntrap 'say TERM; exit 0' TERM\nsay start\nsleep 60 & wait\nsay on\nwait"
@@ -130,6 +132,7 @@ def test_a_task_requeues_itself_at_usr1(cluster: Cluster, submit: Submit, tmp_pa
     assert cluster.states(f"{job}_4") == ["RUNNING"]
 
 
+@pytest.mark.soak
 def test_usr1_reaches_the_batch_shell_only_when_asked(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
@@ -146,6 +149,7 @@ def test_usr1_reaches_the_batch_shell_only_when_asked(
     assert cluster.states(job) == ["RUNNING"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "options, state", [([], "CANCELLED"), (["--full"], "CANCELLED"), (["--batch"], "FAILED")]
 )
@@ -161,6 +165,7 @@ def test_kill_by_scancel(
     assert bool(said(tmp_path, "TERM")) == (state == "CANCELLED")
 
 
+@pytest.mark.soak
 def test_a_script_killed_from_within_fails(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     """kill -9, and exit 75: a job that ends by itself is not requeued, whatever its code."""
     killed, left = submit(body="kill -9 $$"), submit(body="exit 75")
@@ -171,6 +176,7 @@ def test_a_script_killed_from_within_fails(cluster: Cluster, submit: Submit, tmp
     assert "ExitCode=75:0" in told[1]
 
 
+@pytest.mark.soak
 def test_more_memory_than_asked(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     """Without cgroups the state is FAILED (JobLaunchFailure), not OUT_OF_MEMORY; the log tells."""
     grow = "import time\nx = b'1' * 10**8\ntime.sleep(20)"
@@ -198,6 +204,7 @@ def test_what_sbatch_refuses(submit: Submit, option: str) -> None:
     assert str(error.value).endswith(f"job.sh: sbatch: {REFUSED[option]}")
 
 
+@pytest.mark.soak
 def test_slurmd_restarted_in_time(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     """A job does not notice that its node's daemon died and came back."""
     job = submit("--nodelist=n1", body=SAY + "say start\nsleep 3\nsay end")
@@ -226,6 +233,7 @@ def test_nothing_is_left(cluster: Cluster, tmp_path: Path) -> None:
     other.down()
 
 
+@pytest.mark.soak
 def test_killed_holder(cluster: Cluster, tmp_path: Path) -> None:
     """After kill -9 of the process that holds a cluster, all of it goes down by itself."""
     held = f"from tests.slurm.cluster import Cluster\nc = Cluster({str(tmp_path / 'c')!r})\n"
@@ -240,6 +248,7 @@ def test_killed_holder(cluster: Cluster, tmp_path: Path) -> None:
     assert not [pid for pid in pids if module.started(pid)]
 
 
+@pytest.mark.soak
 def test_by_hand(cluster: Cluster, tmp_path: Path) -> None:
     def command(what: str, *options: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "tests.slurm.cluster", what, f"--dir={tmp_path / 'c'}", *options]
@@ -286,6 +295,7 @@ def test_no_slurm_and_no_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # ---- long: limits, lost nodes, slurmctld gone
 
 
+@pytest.mark.soak
 def test_time_limit(cluster: Cluster, at_limit: tuple[Path, dict[str, str]]) -> None:
     """TERM at the limit, then TIMEOUT, which is not requeued; --signal comes up to a minute early."""
     folder, jobs = at_limit
@@ -296,6 +306,7 @@ def test_time_limit(cluster: Cluster, at_limit: tuple[Path, dict[str, str]]) -> 
     cluster.run("scancel", jobs["warned"])
 
 
+@pytest.mark.soak
 def test_slurmd_lost(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     """After SlurmdTimeout the job is requeued, while its first copy still runs: both write."""
     job = submit()
@@ -332,6 +343,7 @@ def test_node_without_power(cluster: Cluster, submit: Submit, tmp_path: Path) ->
     until(lambda: cluster.nodes()[node] in ("idle", "mixed"))
 
 
+@pytest.mark.soak
 def test_a_time_over_the_limit(cluster: Cluster, submit: Submit) -> None:
     """By default it is taken and waits for ever; only with EnforcePartLimits is it refused."""
     job = submit("--partition=short", "--time=2")
@@ -343,6 +355,7 @@ def test_a_time_over_the_limit(cluster: Cluster, submit: Submit) -> None:
     cluster.configure(EnforcePartLimits="NO")
 
 
+@pytest.mark.soak
 def test_slurmctld_restarted(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     """Jobs run on and end without it, what waits is not forgotten."""
     job = submit("--array=0-1%1", body=SAY + "say start\nsleep 1.5\nsay end")
