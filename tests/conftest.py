@@ -17,9 +17,9 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 @pytest.fixture(autouse=True)
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a run changes in its process is put back; what a W&B agent or SLURM says in it is not heard."""
+    """What a run changes in its process is put back; what agents, sweeps or SLURM say in it is unheard."""
     for name in list(os.environ):
-        if name.startswith(("WANDB_", "SLURM_", "RUN_LEASE")):
+        if name.startswith(("WANDB_", "SLURM_", "RUN_", "QUICK_GATE")):
             monkeypatch.delenv(name)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
@@ -125,9 +125,10 @@ def results(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(files)}
 
 
-def folder_of(cfg: Any) -> Path:
-    """The only run folder under --out, but for those set aside."""
-    (found,) = [p for p in Path(cfg.out).iterdir() if ".old-" not in p.name]
+def folder_of(runs: Any) -> Path:
+    """The only run folder under `runs`, a path or a Config with --out, but for those set aside."""
+    out = Path(getattr(runs, "out", runs))
+    (found,) = [p for p in out.iterdir() if ".old-" not in p.name]
     return found
 
 

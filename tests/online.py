@@ -45,6 +45,10 @@ class Process(subprocess.Popen):
     def __exit__(self, *error: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        for folder in Path("/proc").glob("[0-9]*"):  # the runs of an agent have process groups of their own
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(int(folder.name)) == self.pid:
+                    os.kill(int(folder.name), signal.SIGKILL)
         super().__exit__(*error)
 
     def ended(self, timeout_s: float = 120) -> int:
@@ -70,6 +74,15 @@ def agent(server: Server, home: Path, sweep: str, log: str, **env: str) -> Proce
     return Process(command, server, home, log, **env)
 
 
+def gates(folder: Path, *steps: int) -> dict[str, str]:
+    """Environment in which QUICK waits before each of these steps until its gate in `folder` is opened."""
+    return {"QUICK_GATE": json.dumps({step: str(folder / f"gate-{step}") for step in steps})}
+
+
+def open_gate(folder: Path, step: int) -> None:
+    (folder / f"gate-{step}").touch()
+
+
 def wandb_sweep(server: Server, home: Path, yaml_file: Path, project: str = "p") -> str:
     """`wandb sweep FILE` with the real command; returns entity/project/id."""
     known = set(server.sweeps)
@@ -87,7 +100,8 @@ def make_sweep(server: Server, content: dict[str, Any], project: str = "p") -> s
     return f"tester/{project}/{made['sweep'].name}"
 
 
-def until(what: Callable[[], Any], process: Process | None = None, timeout_s: float = 90) -> Any:
+def until(what: Callable[[], Any], process: Process | None = None, timeout_s: float = 90,
+          every_s: float = 0.05) -> Any:  # fmt: skip
     """The first true value of `what()`; fails when the process ends before that, or time is up."""
     end = time.monotonic() + timeout_s
     while not (value := what()):
@@ -95,7 +109,7 @@ def until(what: Callable[[], Any], process: Process | None = None, timeout_s: fl
             raise AssertionError(f"ended with {process.returncode}:\n{process.said()}")
         if time.monotonic() > end:
             raise AssertionError("waited too long" + (f":\n{process.said()}" if process else ""))
-        time.sleep(0.05)
+        time.sleep(every_s)
     return value
 
 

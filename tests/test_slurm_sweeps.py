@@ -88,13 +88,19 @@ def repair(cluster: Cluster) -> None:
                 cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
+def few(cluster: Cluster, queue: Queue) -> bool:
+    """Whether somebody who looks would submit again: hardly any tasks are left for the open trials."""
+    n_open = sum(state not in DONE for state in states(queue))
+    return len(alive(cluster)) < min(2, n_open)
+
+
 def finish(cluster: Cluster, queue: Queue, again: Callable[[], Any], within_s: float) -> int:
     """Wait until every trial is done; tasks that SLURM lost are submitted again; returns how often."""
     end, submitted = time.monotonic() + within_s, 0
     while any(state not in DONE for state in states(queue)):
         assert time.monotonic() < end, told(cluster, queue)
         repair(cluster)
-        if not alive(cluster):
+        if few(cluster, queue):
             again()
             submitted += 1
         time.sleep(0.5)
@@ -179,7 +185,7 @@ def test_storm(cluster: Cluster, calm, place: Path, n: int, record_property) -> 
         while not storm.running() and any(state not in DONE for state in states(queue)):
             assert time.monotonic() < end, told(cluster, queue)
             repair(cluster)
-            if not alive(cluster):
+            if few(cluster, queue):
                 launch(cluster, *again)
             time.sleep(0.3)
         time.sleep(storm.rng.uniform(0.3, 2))

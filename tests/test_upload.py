@@ -28,7 +28,7 @@ from research.common.media import File
 from research.common.run import Run
 from research.common.task import Task
 from tests.conftest import write_dot
-from tests.online import lost_rows
+from tests.online import lost_rows, until
 from tests.wandb_server import Server
 
 MARKER, SWEEP = "uploaded.json", "wandb-sweep.json"
@@ -66,7 +66,12 @@ class Fork:
 
     def ended(self) -> tuple[int, str]:
         if self.code is None:
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            try:
+                _, status = until(lambda: (got := os.waitpid(self.pid, os.WNOHANG))[0] and got, every_s=0.01)
+            except AssertionError:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise AssertionError(f"goes on after 90 s:\n{self.log.read_text()}") from None
+            self.code = os.waitstatus_to_exitcode(status)
         return self.code, self.log.read_text()
 
     def kill(self) -> None:
@@ -102,8 +107,8 @@ class Place:
             if send and step == send[1] and not sent:
                 sent.append(step)
                 run._finish_media()
-                while send[0] == "seen" and run.mirror._next_step <= step:
-                    time.sleep(0.01)
+                if send[0] == "seen":
+                    until(lambda: run.mirror._next_step > step)
                 if send[0] == "seen" and run.cfg.wandb == "online":
                     time.sleep(1.5)  # the client sends once a second here
                 os.kill(os.getpid(), send[2])
@@ -329,16 +334,17 @@ def test_what_w_and_b_missed_of_an_online_run(plain):
 
 def test_killed_at_any_time(plain):
     """An upload is killed right after its first run, and while it syncs the next."""
-    known, started = set(plain.runs.glob(f"*/{MARKER}")), plain.upload()
-    while not (made := set(plain.runs.glob(f"*/{MARKER}")) - known):
-        time.sleep(0.002)
+    markers = lambda: set(plain.runs.glob(f"*/{MARKER}"))  # noqa: E731
+    known = markers()
+    begun = {name for name in "ab" if plain.runs / name / MARKER not in known}
+    started = plain.upload()
+    (first,) = until(lambda: markers() - known, every_s=0.002)
     started.kill()
-    (first,) = made
     plain.complete(first.parent.name)
 
-    started, known = plain.upload(), len(plain.server.runs)
-    while len(plain.server.runs) == known:
-        time.sleep(0.002)
+    ids = {plain.id(name) for name in begun}
+    started = plain.upload()  # of the next, which the one before may have begun
+    until(lambda: ids <= {run.name for run in list(plain.server.runs.values())}, every_s=0.002)
     started.kill()  # the client's processes still work on it
 
     code, text = plain.upload().ended()

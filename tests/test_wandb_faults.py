@@ -1,10 +1,11 @@
 """Preemption, stops, kills and a server in trouble: what arrives is what was logged."""
 
+import contextlib
 import json
 import os
 import random
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
@@ -17,24 +18,26 @@ from tests.conftest import folder_of, results
 from tests.test_wandb_sweeps import begin
 from tests.wandb_server import Server
 
-# a run of some seconds, so that there is time to disturb it; its rows are the same with and without W&B
-LONG = {"steps": 1500, "log_every": 10, "save_every": 50, "eval_every": 200}
+# a run with room for gates, where it waits until it is disturbed; its results are the same without W&B
+LONG = {"steps": 240, "log_every": 10, "save_every": 40, "eval_every": 60}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny, tmp_path_factory):
     """undisturbed(**flags): the folder of the same run, trained without W&B and without interruption."""
+    from research import bvae_faces
+
     made = {}
 
     def train(**flags):
         key = json.dumps(flags, sort_keys=True)
         if key not in made:
-            out = tmp_path_factory.mktemp("undisturbed")
-            values = online.flags(tiny, **flags) | {"out": str(out), "wandb": "disabled"}
-            command = [sys.executable, online.QUICK, *online.as_args(values)]
-            subprocess.run(command, cwd=online.ROOT, check=True, capture_output=True)
-            made[key] = next(out.iterdir())
-        return made[key]
+            made[key] = tmp_path_factory.mktemp("undisturbed")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(bvae_faces, "training_pictures", lambda *_: {})
+                patch.setattr(bvae_faces, "interpolation", lambda *_: {})
+                bvae_faces.train(bvae_faces.Config(**tiny | flags, out=str(made[key])))
+        return folder_of(made[key])
 
     return train
 
@@ -62,8 +65,9 @@ def test_preempted_agents_hand_the_run_on(server: Server, tiny, tmp_path, undist
     }  # fmt: skip
     path = online.make_sweep(server, content)
     sweep = server.sweeps[path.rpartition("/")[2]]
-    with online.agent(server, tmp_path / "w", path, "one", WANDB_AGENT_KILL_DELAY="12") as one:
-        online.until(lambda: sweep.members and sweep.members[0].rows, one)
+    env = online.gates(tmp_path, 60, 160) | {"WANDB_AGENT_KILL_DELAY": "12"}
+    with online.agent(server, tmp_path / "w", path, "one", **env) as one:
+        online.until(lambda: sweep.members and len(sweep.members[0].rows) > 2, one)
         run = sweep.members[0]
         one.send_signal(signal.SIGUSR1)
         online.until(lambda: run.starts == 2 and run.state == "running", one)
@@ -80,8 +84,7 @@ def test_preempted_agents_hand_the_run_on(server: Server, tiny, tmp_path, undist
     assert [kind for kind, _ in sweep.orders] == ["run", "resume", "resume"]
     assert {member.state for member in sweep.members} == {"finished"}
     folders = {member.name: tmp_path / "runs" / member.name for member in sweep.members}
-    straight = undisturbed(**LONG, seed=run.settings["seed"])
-    assert results(folders[run.name]) == results(straight)
+    assert results(folders[run.name]) == results(undisturbed(**LONG))
     status = json.loads((folders[run.name] / "status.json").read_text())
     assert len(status["segments"]) == 3
     tally(server, folders)
@@ -89,14 +92,14 @@ def test_preempted_agents_hand_the_run_on(server: Server, tiny, tmp_path, undist
 
 def test_stop_of_an_agents_run(server: Server, tiny, tmp_path, tally) -> None:
     """Stop in the dashboard: `stopped`, exit code 0, not handed out again."""
-    values = online.flags(tiny, **LONG | {"steps": 1_000_000}, out=str(tmp_path / "runs"))
+    values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
     content = {
         "program": online.QUICK, "method": "grid",
         "parameters": {k: {"value": v} for k, v in values.items()} | {"seed": {"values": [0]}},
     }  # fmt: skip
     path = online.make_sweep(server, content)
     sweep = server.sweeps[path.rpartition("/")[2]]
-    with online.agent(server, tmp_path / "w", path, "agent") as agent:
+    with online.agent(server, tmp_path / "w", path, "agent", **online.gates(tmp_path, 60)) as agent:
         online.until(lambda: sweep.members and sweep.members[0].rows, agent)
         (run,) = sweep.members
         server.stop_run(run.name)
@@ -118,7 +121,7 @@ def test_stop_of_a_run_without_an_agent(server: Server, config, dots, tmp_path, 
 
     for name, value in server.env(tmp_path / "w").items():
         monkeypatch.setenv(name, value)
-    cfg = config(wandb="online", project="alone", **LONG | {"steps": 1_000_000})
+    cfg = config(wandb="online", project="alone", **LONG | {"steps": 20_000})
 
     def stop() -> None:
         alone = lambda: [run for (project, _), run in server.runs.items() if project == "alone" and run.rows]  # noqa: E731
@@ -133,20 +136,17 @@ def test_stop_of_a_run_without_an_agent(server: Server, config, dots, tmp_path, 
     tally(server, {run.name: folder_of(cfg)})
 
 
-class _Out:
-    def __init__(self, out: Path):
-        self.out = out
-
-
 def storm(server: Server, home: Path, values: dict, n_kills: int, rng: random.Random) -> int:
     """Start a run again and again and kill -9 it, or its wandb-core, at random moments; returns the kills.
 
-    Each time it gets past its newest checkpoint: three deaths without progress would make it `failed`.
+    Each time it gets past its newest checkpoint: three deaths without progress would make it `failed`. A gate
+    further on leaves steps for the kills to come.
     """
     checkpoints = lambda: {path.name for path in Path(values["out"]).glob("*/checkpoints/step_*.pt")}  # noqa: E731
-    for _ in range(n_kills):
+    for i in range(n_kills):
         before = checkpoints()
-        with online.training(server, home, values, script=online.QUICK) as process:
+        gate = online.gates(home, values["steps"] * (i + 1) // (n_kills + 1))
+        with online.training(server, home, values, script=online.QUICK, **gate) as process:
             online.until(lambda before=before: checkpoints() - before, process)
             time.sleep(rng.uniform(0, 2))
             if (core := wandb_core_of(process.pid)) and rng.random() < 0.4:
@@ -172,7 +172,7 @@ def test_kills_lose_nothing(server: Server, tiny, tmp_path, undisturbed, tally, 
     with online.training(server, tmp_path / "w", values, "last", script=online.QUICK) as process:
         code = process.ended()
         assert code == 0, process.said()
-    folder = folder_of(_Out(tmp_path / "runs"))
+    folder = folder_of(tmp_path / "runs")
     assert results(folder) == results(undisturbed(**long))
     upload(server, tmp_path / "w", folder)
     name = json.loads((folder / "config.json").read_text())["wandb_id"]
@@ -188,47 +188,61 @@ def test_core_and_agent_killed(server: Server, tiny, tmp_path, undisturbed, tall
     }  # fmt: skip
     path = online.make_sweep(server, content)
     sweep = server.sweeps[path.rpartition("/")[2]]
-    agent = online.agent(server, tmp_path / "w", path, "agent")
-    with online.training(server, tmp_path / "w2", values, script=online.QUICK) as process:
+    gate = online.gates(tmp_path, 60)
+    with (
+        online.agent(server, tmp_path / "w", path, "agent", **gate) as agent,
+        online.training(server, tmp_path / "w2", values, script=online.QUICK, **gate) as process,
+    ):
         online.until(lambda: sweep.members and sweep.members[0].rows, agent)
         agent.kill()  # only the agent
         agent.wait()
-        online.until(lambda: (own := _own(server, "core", sweep)) and own.rows, process)
+        online.until(lambda: (own := _own(server, "core")) and own.rows, process)
         os.kill(wandb_core_of(process.pid), signal.SIGKILL)
+        online.open_gate(tmp_path, 60)
         assert process.ended() == 0, process.said()
         assert "W&B stopped taking this run" in process.said()
-    run, of_agent = _own(server, "core", sweep), sweep.members[0]
+        of_agent = sweep.members[0]
+        online.until(lambda: of_agent.state == "finished")
+    run = _own(server, "core")
     folder = online.folder_with_id(tmp_path / "runs", run.name)
     assert results(folder) == results(undisturbed(**LONG))
     assert online.lost_rows(run, folder) > 0
     upload(server, tmp_path / "w", folder)
     assert run.state == "finished"
     assert {"model", "dataset"} <= {a.artifactType["name"] for a in [*run.logged, *run.used]}
-    online.until(lambda: of_agent.state == "finished")
     tally(server, {run.name: folder, of_agent.name: tmp_path / "runs" / of_agent.name}, kills=2)
 
 
-def _own(server: Server, project: str, sweep):
+def _own(server: Server, project: str):
     """The run of a project that belongs to no sweep."""
-    found = [run for (name, _), run in server.runs.items() if name == project and run.sweepName is None]
+    runs = list(server.runs.items())
+    found = [run for (name, _), run in runs if name == project and run.sweepName is None]
     return found[0] if found else None
 
 
 def test_server_in_trouble(tiny, tmp_path, undisturbed, tally) -> None:
     """Answers of 500 and 429, silence, and answers after 200 ms: training goes on, and all arrives."""
+    steps = {60: 500, 90: 429, 120: 503, 150: None}  # gate -> what the server answers while it is opened
     with Server() as server:
         values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
-        with online.training(server, tmp_path / "w", values, script=online.QUICK) as process:
+        gates = online.gates(tmp_path, *steps, 180)
+        with online.training(server, tmp_path / "w", values, script=online.QUICK, **gates) as process:
             online.until(lambda: any(run.rows for run in server.runs.values()), process)
-            folder = folder_of(_Out(tmp_path / "runs"))
-            for status in (500, 429, 503):
-                server.fault = lambda what, status=status: status
-                before = len(online.rows_of(folder))
-                time.sleep(1)
-                assert len(online.rows_of(folder)) > before or process.poll() is not None
-            server.fault = lambda what: None
+            folder = folder_of(tmp_path / "runs")
+            for gate, status in steps.items():
+                answered = []
+                with contextlib.nullcontext() if status else server.paused():
+                    server.fault = lambda what, to=answered, status=status: to.append(what) or status
+                    online.open_gate(tmp_path, gate)
+                    next_gate = lambda gate=gate: online.rows_of(folder)[-1]["step"] >= gate + 20  # noqa: E731
+                    online.until(next_gate, process)
+                    if status:
+                        online.until(lambda to=answered: len(to) > 1, process)
+                    else:
+                        time.sleep(1.5)  # the client sends once a second
+                        assert not answered
             server.delay_s = 0.2
-            server.pause(2)
+            online.open_gate(tmp_path, 180)
             assert process.ended() == 0, process.said()
         assert results(folder) == results(undisturbed(**LONG))
         (name,) = [run.name for run in server.runs.values()]
@@ -240,20 +254,22 @@ def test_server_in_trouble(tiny, tmp_path, undisturbed, tally) -> None:
 
 def test_unreachable_or_refused_from_start_to_end(server: Server, tiny, tmp_path, tally) -> None:
     """Nobody listens, or the key is wrong: the run finishes, says so once, and is uploaded later."""
-    gone = Server()
-    gone.stop()
     values = online.flags(tiny, out=str(tmp_path / "runs"), wandb="online", project="later")
     wrong, key = values | {"out": str(tmp_path / "wrong")}, "x" * 40
+    quick = {"script": online.QUICK}
     with (
-        online.training(gone, tmp_path / "w", values, script=online.QUICK) as process,
-        online.training(server, tmp_path / "w2", wrong, script=online.QUICK, WANDB_API_KEY=key) as refused,
+        socket.socket() as held,
+        online.training(server, tmp_path / "w2", wrong, **quick, WANDB_API_KEY=key) as refused,
     ):
-        assert (process.ended(), refused.ended()) == (0, 0), process.said() + refused.said()
+        held.bind(("127.0.0.1", 0))  # not listening: connections are refused
+        quick["WANDB_BASE_URL"] = f"http://127.0.0.1:{held.getsockname()[1]}"
+        with online.training(server, tmp_path / "w", values, **quick) as process:
+            assert (process.ended(), refused.ended()) == (0, 0), process.said() + refused.said()
     for said in (process.said(), refused.said()):
         assert said.count("W&B does not take this run now") == 1
         assert said.count("W&B stopped") == 0
-    assert list(folder_of(_Out(tmp_path / "wrong")).glob("wandb/offline-run-*"))
-    folder = folder_of(_Out(tmp_path / "runs"))
+    assert list(folder_of(tmp_path / "wrong").glob("wandb/offline-run-*"))
+    folder = folder_of(tmp_path / "runs")
     assert len(online.rows_of(folder)) > 10
     upload(server, tmp_path / "w", folder)
     (run,) = [run for (project, _), run in server.runs.items() if project == "later"]

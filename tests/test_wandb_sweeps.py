@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from research.common.checkpoints import resolve
+from research.common.files import read_json
 from research.common.flags import UserError
 from tests import online
 from tests.conftest import folder_of
@@ -50,7 +51,8 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
     n_points = int(np.prod([len(content["parameters"][k]["values"]) for k in varied]))
     assert len(points) == n_points
     assert set(points.values()) == {1}  # each point exactly once
-    assert len(set(server.sweeps[sweep.rpartition("/")[2]].agents.values())) == 2  # both worked
+    worked = server.sweeps[sweep.rpartition("/")[2]].agents  # agent -> its last run
+    assert len(worked) == 2 and None not in worked.values()
     for run in runs:
         folder = tmp_path / "runs" / run.name
         assert (run.state, run.exitcode, run.jobType) == ("finished", 0, "train")
@@ -116,7 +118,7 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
     values = online.flags(tiny, out=str(tmp_path / "runs"), project="art", steps=4)
     with online.training(server, tmp_path / "w", values) as first:
         assert first.ended() == 0, first.said()
-    folder = folder_of(_Out(tmp_path / "runs"))
+    folder = folder_of(tmp_path / "runs")
     name = json.loads((folder / "config.json").read_text())["wandb_id"]
     spec = f"tester/art/bvae_faces-{name}:best"
     task = values | {"task": "random_generation", "checkpoint": spec, "out": str(tmp_path / "elsewhere")}
@@ -140,14 +142,9 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
     tally(server, {name: folder})
 
 
-class _Out:
-    def __init__(self, out: Path):
-        self.out = out
-
-
 def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> None:
     """launch/local.py --wandb=online: a real sweep; a run that is killed is finished under its own id."""
-    values = online.flags(tiny, steps=1000, log_every=50, save_every=100, eval_every=500)
+    values = online.flags(tiny, steps=1500, log_every=50, save_every=100, eval_every=500)
     content = {
         "program": "research/bvae_faces.py", "method": "grid",
         "metric": {"name": "val/mse_best", "goal": "minimize"},
@@ -158,11 +155,19 @@ def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> N
     command += [f"--out={tmp_path / 'runs'}", "--project=local", "--workers=2"]
     sweep_folder = tmp_path / "runs" / "mine"
     with online.Process(command, server, tmp_path / "w", "local") as local:
-        online.until(lambda: any(run.rows for (p, _), run in server.runs.items() if p == "local"), local)
-        victim = next(run for (p, _), run in server.runs.items() if p == "local" and run.rows)
-        lease = json.loads((sweep_folder / victim.name / "lease.1").read_text())
-        os.kill(lease["pid"], signal.SIGKILL)
-        online.until(lambda: not Path(f"/proc/{lease['pid']}").exists())
+
+        def in_training() -> tuple[Any, int] | None:
+            """A run that W&B knows, that has a checkpoint and is held by its training process; its pid."""
+            for (project, name), run in list(server.runs.items()):
+                lease = read_json(sweep_folder / name / "lease.1")
+                begun = any((sweep_folder / name / "checkpoints").glob("step_*.pt"))
+                if project == "local" and begun and lease["role"] == "train":
+                    return run, lease["pid"]
+            return None
+
+        victim, pid = online.until(in_training, local, every_s=0.01)
+        os.kill(pid, signal.SIGKILL)
+        online.until(lambda: not Path(f"/proc/{pid}").exists())
         server.lose(victim.name)
         assert local.ended() == 0, local.said()
     (sweep,) = [s for s in server.sweeps.values() if s.displayName == "mine" or "mine" in s.config]

@@ -14,16 +14,18 @@ By hand: `python -m tests.wandb_server` prints the environment to set and serves
 
 import base64
 import collections
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import json
 import secrets
+import socket
 import threading
 import time
 import urllib.parse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -443,6 +445,11 @@ class View:
 # ------------------------------------------------------------------------------------------------ server
 
 
+class Http(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_port = True  # a paused server's port stays bound
+
+
 class Server:
     """The server, on a free port of 127.0.0.1, in threads of this process; `stop` or leave the `with`."""
 
@@ -460,12 +467,14 @@ class Server:
         self.fault: Callable[[str], int | None] = lambda what: None  # an HTTP status instead of an answer
         self.impatient = False  # True: an agent that has nothing to do exits while others still work
         self.lock = threading.RLock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), handler_of(self))
-        self._http.daemon_threads = True
+        self.connections: set[socket.socket] = set()  # those that are open
+        self._http = Http(("127.0.0.1", port), handler_of(self))
         self.port = self._http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
+        self._serve()
+
+    def _serve(self) -> None:
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self) -> "Server":
         return self
@@ -507,14 +516,20 @@ class Server:
         with self.lock:
             self.run(name).stop_asked = True
 
-    def pause(self, seconds: float) -> None:
-        """Refuse connections for a while, as a server that is being restarted."""
-        self._http.shutdown()
-        self._http.server_close()
-        time.sleep(seconds)
-        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), handler_of(self))
-        self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this, connections are closed and refused, as by a server that is being restarted."""
+        with socket.socket() as held:  # bound, so that nobody else gets the port; not listening
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            held.bind(("127.0.0.1", self.port))
+            self.stop()
+            for connection in list(self.connections):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            yield
+            self._http = Http(("127.0.0.1", self.port), handler_of(self))
+        self._serve()
 
     def lose(self, name: str) -> None:
         """What the server does some minutes after a run's last sign of life: crashed, or put back."""
@@ -756,6 +771,15 @@ class Server:
 def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            server.connections.add(self.request)
+            super().setup()
+
+        def finish(self) -> None:
+            server.connections.discard(self.request)
+            with contextlib.suppress(OSError):  # closed by the other side, or by a pause
+                super().finish()
 
         def log_message(self, *_: Any) -> None:
             pass

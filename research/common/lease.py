@@ -26,6 +26,7 @@ from research.common.files import read_json, write_json
 
 BEAT_S = 10.0  # seconds between beats
 PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts up
+ENDED = ("", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")  # squeue of a job
 MAX_DEATHS = 3  # attempts that may die at one step before the run is failed
 HANDOVER = "RUN_LEASE"  # environment variable: N of the lease made for this process
 
@@ -103,15 +104,7 @@ def _slurm_has_lost(job: str) -> bool:
         return False
     if told.returncode != 0:
         return "Invalid job id" in told.stderr
-    return told.stdout.strip() in (
-        "",
-        "COMPLETED",
-        "CANCELLED",
-        "FAILED",
-        "TIMEOUT",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-    )
+    return told.stdout.strip() in ENDED
 
 
 class Watch:
@@ -154,10 +147,7 @@ class Watch:
 
 
 def deaths_without_progress(folder: Path, step: int) -> int:
-    """How many of the latest attempts died (were not given back) without leaving step `step` behind.
-
-    One that was taken over says so itself when it notices, and did not die.
-    """
+    """How many of the latest attempts died (not given back, nor taken over) and left `step` unchanged."""
     deaths, (n, _) = 0, newest(folder)
     for k in range(n, 0, -1):
         info = read_json(folder / f"lease.{k}")
