@@ -62,6 +62,15 @@ class Process(subprocess.Popen):
         return self.log.read_text(errors="replace")
 
 
+def log_in_here(monkeypatch: Any, server: Server, home: Path) -> None:
+    """This process becomes a client of `server`; one of an earlier server is ended first."""
+    import wandb
+
+    wandb.teardown()
+    for name, value in server.env(home).items():
+        monkeypatch.setenv(name, value)
+
+
 def training(server: Server, home: Path, values: dict[str, Any], log: str = "train",
              script: str = SCRIPT, **env: str) -> Process:  # fmt: skip
     """A run as a user starts it."""

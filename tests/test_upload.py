@@ -158,7 +158,9 @@ class Place:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """Every file but the client's logs, which its service process may still be closing."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("debug")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def pictures(*_: Any) -> dict[str, File]:

@@ -119,8 +119,7 @@ def _assert_stopped(run, folder: Path) -> None:
 def test_stop_of_a_run_without_an_agent(server: Server, config, dots, tmp_path, monkeypatch, tally) -> None:
     from research import bvae_faces
 
-    for name, value in server.env(tmp_path / "w").items():
-        monkeypatch.setenv(name, value)
+    online.log_in_here(monkeypatch, server, tmp_path / "w")
     cfg = config(wandb="online", project="alone", **LONG | {"steps": 20_000})
 
     def stop() -> None:
@@ -282,8 +281,7 @@ def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
     from research import bvae_faces
     from research.common.start import start_run
 
-    for name, value in server.env(tmp_path / "w").items():
-        monkeypatch.setenv(name, value)
+    online.log_in_here(monkeypatch, server, tmp_path / "w")
     data = bvae_faces.load_data(config())
     told = {}
     for seed, what in enumerate(("collapse", "diverged", "failed")):

@@ -85,8 +85,7 @@ def test_every_kind_of_media_arrives(server: Server, config, tmp_path, monkeypat
     from research.common import media, pictures
     from research.common.start import start_run
 
-    for name, value in server.env(tmp_path / "w").items():
-        monkeypatch.setenv(name, value)
+    online.log_in_here(monkeypatch, server, tmp_path / "w")
     cfg = config(wandb="online", project="media", steps=1)
     run = start_run(cfg, bvae_faces.__file__, 1, bvae_faces.load_data(cfg), "val/mse", "minimize")
     begin(run)
@@ -135,8 +134,7 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
     assert used == [f"bvae_faces-{name}"]
     assert f"bvae_faces-{name}" in [artifact.artifactSequence.name for artifact in made["train"].used]
     assert any(path.endswith(".png") for path in made["random_generation"].files)
-    for key, value in server.env(tmp_path / "w4").items():
-        monkeypatch.setenv(key, value)
+    online.log_in_here(monkeypatch, server, tmp_path / "w4")
     with pytest.raises(UserError, match="--checkpoint=tester/art/nothing:best: W&B gives no such artifact"):
         resolve("tester/art/nothing:best", "best", tmp_path)
     tally(server, {name: folder})
