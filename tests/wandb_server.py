@@ -21,6 +21,7 @@ import hashlib
 import json
 import secrets
 import socket
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -866,7 +867,7 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
 
 if __name__ == "__main__":
     with Server(8899) as by_hand:
-        for name, value in by_hand.env(Path("/tmp/wandb-loopback")).items():
+        for name, value in by_hand.env(Path(tempfile.gettempdir(), "wandb-loopback")).items():
             print(f"export {name}={value}")
         try:
             threading.Event().wait()
