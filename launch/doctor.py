@@ -233,7 +233,7 @@ def look(title: str, flags: Flags) -> list[Line]:
                 lines.append(line)  # one by one: those before a break count
         except TimeoutError as error:
             lines.append(Line(title, "fail", str(error), "run it by hand; what it asks does not answer"))
-        except Exception as error:
+        except Exception as error:  # whatever breaks a check must not hide the others
             found = " ".join(f"the check itself broke: {type(error).__name__}: {error}".split())
             lines.append(Line(title, "fail", found, "make install; if that does not help, report this line"))
 

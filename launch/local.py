@@ -17,12 +17,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 if not __package__:  # run as a script: import from this tree
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -31,6 +30,7 @@ from launch import agent, collect, plan, report
 from launch.queue import DONE, Queue, Trial
 from launch.worker import last_line
 from research.common import lease as leases
+from research.common.client import first_line
 from research.common.commandline import EXIT_PREEMPTED, main
 from research.common.files import read_json, write_json
 from research.common.flags import RunFlags, UserError, console, escape
@@ -40,43 +40,22 @@ MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(plan.SweepFlags):
     """Run a W&B sweep YAML on this machine, with or without a W&B server."""
 
-    sweep: str
-    """the sweep's YAML file (may stand without --sweep=)"""
-    out: str = "runs"
-    """folder that holds the sweep folders"""
-    name: str | None = None
-    """name of the sweep's folder; default: that of the YAML file, with --set also a hash"""
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """--set flag=value (or 'flag=[value, value]'): set a parameter of the sweep; repeatable"""
     workers: int | None = None
     """trials at the same time; default: one per visible GPU, else one per CPU core"""
     runs_per_gpu: int = 1
     """workers that share one GPU"""
     threads: int | None = None
     """CPU threads of each worker; default: the cores shared out, on GPUs torch's own choice"""
-    wandb: str | None = None
-    """online: W&B directs the sweep; offline or disabled: for each trial; default as in the scripts"""
-    project: str | None = None
-    """W&B project; default: the sweep's own, else that of the scripts"""
-    entity: str | None = None
-    """W&B entity; default: the sweep's own, else yours"""
-    retry: bool = False
-    """also run again the trials that failed"""
-    fresh: bool = False
-    """set an existing folder of this sweep aside and start anew"""
-    reuse: bool = False
-    """go on with an existing sweep's snapshot of the code although the code has changed since"""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("workers", "runs_per_gpu", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name}={value}: must be at least 1")
-        if self.wandb not in (None, "online", "offline", "disabled"):
-            raise UserError(f"--wandb={self.wandb}: must be one of online, offline, disabled")
 
 
 @dataclass(frozen=True)
@@ -114,7 +93,6 @@ class Local:
         self.workers: dict[int, subprocess.Popen] = {}
         self.stops = self.restarts = 0
         self.started = time.monotonic()
-        self.first_step: dict[str, tuple[int, float]] = {}
 
     def start_worker(self, i: int) -> None:
         slot, online = self.slots[i], self.flags.wandb == "online"
@@ -252,29 +230,37 @@ def _tail(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
-    """Make (once) the W&B sweep of a sweep folder; its runs, as trials.
-
-    Raises UserError when W&B can't be reached or the folder was begun without it.
-    """
-    kept = read_json(folder / agent.SWEEP_FILE)
-    if (folder / "trials").exists():
-        told = "launch/upload.py brings it to W&B" if kept is None else "it was uploaded"
+def _log_in(folder: Path, fresh: bool) -> None:
+    """Refuse, before anything is written, what W&B could not direct. Raises UserError."""
+    if (folder / "trials").exists() and not fresh:
+        known = (folder / agent.SWEEP_FILE).exists()
+        told = "it was uploaded" if known else "launch/upload.py brings it to W&B"
         raise UserError(f"{folder} holds a sweep begun without W&B ({told}): choose another --name")
+    os.environ.pop("WANDB_MODE", None)  # --wandb=online was asked for
+    import wandb
+
+    try:
+        logged_in = wandb.login(prompt=False)
+    except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
+        raise UserError(f"--wandb=online: no W&B ({first_line(error)}); or --wandb=offline") from None
+    if not logged_in:
+        raise UserError("--wandb=online: not logged in; wandb login, or --wandb=offline")
+
+
+def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
+    """Make (once) the W&B sweep of a sweep folder; its runs, as trials. Raises UserError when W&B refuses."""
+    kept = read_json(folder / agent.SWEEP_FILE)
     if kept is None:
-        os.environ.pop("WANDB_MODE", None)  # --wandb=online was asked for
         import wandb
 
         content = sweep.content | {"name": folder.name, "command": agent.command_of(sweep.program)}
         project = flags.project or content.get("project") or RunFlags.project
         try:
-            if not wandb.login(prompt=False):
-                raise UserError("--wandb=online: not logged in; wandb login, or --wandb=offline")
             entity = flags.entity or content.get("entity") or wandb.Api().default_entity
             with contextlib.redirect_stdout(sys.stderr):
                 ident = wandb.sweep(content, entity=entity, project=project)
         except (wandb.errors.Error, ValueError, OSError) as error:
-            raise UserError(f"--wandb=online: no sweep at W&B ({str(error).splitlines()[0]})") from None
+            raise UserError(f"--wandb=online: no sweep at W&B ({first_line(error)})") from None
         url = wandb.util.app_url(wandb.Api().settings["base_url"]) + f"/{entity}/{project}/sweeps/{ident}"
         wandb.teardown()
         kept = {"id": ident, "entity": entity, "project": project, "url": url}
@@ -298,6 +284,8 @@ def prepare(flags: Any, sweep: plan.Sweep) -> tuple[Queue, int]:
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
     if not online and (folder / agent.SWEEP_FILE).exists() and not (folder / "trials").exists():
         raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
+    if online:
+        _log_in(folder, flags.fresh)
     queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse, online)
     if online:
         queue = _wandb_sweep(flags, sweep, folder)

@@ -11,8 +11,9 @@ import typing
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 import yaml
 from jsonschema import ValidationError  # comes with W&B's engine, which raises it
 
@@ -26,6 +27,36 @@ from research.common.flags import UserError, console, escape, run_key
 CODE = "code"  # the snapshot's folder inside the sweep folder
 COPIED = ("research", "data", "launch")
 LISTED = 20  # a refusal shows at most so many lines of a changed YAML
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepFlags:
+    """The flags of every launcher that runs a sweep."""
+
+    sweep: str
+    """the sweep's YAML file (may stand without --sweep=)"""
+    out: str = "runs"
+    """folder that holds the sweep folders; every machine that works on it must see it"""
+    name: str | None = None
+    """name of the sweep's folder; default: that of the YAML file, with --set also a hash"""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """--set flag=value (or 'flag=[value, value]'): set a parameter of the sweep; repeatable"""
+    wandb: str | None = None
+    """online: W&B directs the sweep; offline or disabled: for each trial; default as in the scripts"""
+    project: str | None = None
+    """W&B project; default: the sweep's own, else that of the scripts"""
+    entity: str | None = None
+    """W&B entity; default: the sweep's own, else yours"""
+    retry: bool = False
+    """also run again the trials that failed"""
+    fresh: bool = False
+    """set an existing folder of this sweep aside and start anew"""
+    reuse: bool = False
+    """go on with an existing sweep's snapshot of the code although the code has changed since"""
+
+    def __post_init__(self):
+        if self.wandb not in (None, "online", "offline", "disabled"):
+            raise UserError(f"--wandb={self.wandb}: must be one of online, offline, disabled")
 
 
 @dataclasses.dataclass(frozen=True)

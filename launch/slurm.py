@@ -50,23 +50,11 @@ STATES = ("finished", "running", "pending", "preempted", "interrupted", "stopped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(plan.SweepFlags):
     """Run a W&B sweep YAML on a SLURM cluster."""
 
     sweep: str
     """the sweep's YAML file (may stand without --sweep=); with --status or --cancel also its folder"""
-    out: str = "runs"
-    """folder that holds the sweep folders; all nodes must see it"""
-    name: str | None = None
-    """name of the sweep's folder; default: that of the YAML file, with --set also a hash"""
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """--set flag=value (or 'flag=[value, value]'): set a parameter of the sweep; repeatable"""
-    wandb: str | None = None
-    """online: W&B directs the sweep; offline or disabled: for each trial; default as in the scripts"""
-    project: str | None = None
-    """W&B project; default: the sweep's own, else that of the scripts"""
-    entity: str | None = None
-    """W&B entity; default: the sweep's own, else yours"""
     tasks: int = 8
     """tasks in the queue at the same time, pending ones included; never more than there are open trials"""
     throttle: int | None = None
@@ -95,12 +83,6 @@ class Flags:
     """seconds before the time limit at which the workers save and the task goes back into the queue"""
     stagger_s: int = 10
     """first starts are spread over so many seconds; 0: all at once"""
-    retry: bool = False
-    """also run again the trials that failed"""
-    fresh: bool = False
-    """set an existing folder of this sweep aside and start anew"""
-    reuse: bool = False
-    """go on with an existing sweep's snapshot of the code although the code has changed since"""
     dry_run: bool = False
     """print the batch script and the commands; write and submit nothing"""
     status: bool = False
@@ -109,13 +91,12 @@ class Flags:
     """make the sweep's tasks save, and take them out of the queue"""
 
     def __post_init__(self):
+        super().__post_init__()
         for name, least in (("tasks", 1), ("throttle", 1), ("cpus", 1), ("runs_per_gpu", 1), ("signal_s", 1),
                             ("stagger_s", 0)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name}={value}: must be at least {least}")
-        if self.wandb not in (None, "online", "offline", "disabled"):
-            raise UserError(f"--wandb={self.wandb}: must be one of online, offline, disabled")
         if self.gpus is not None and not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
             raise UserError(f"--gpus={self.gpus}: must be a number, or a type and a number as in a100:1")
         if self.time is not None:
