@@ -56,7 +56,8 @@ def ours(flags: Flags, precision: str) -> Callable[[], None]:
     def step() -> None:
         rng = make_rng(0, step.n, "train", device)
         indices = torch.randint(len(data), (flags.batch_size,), generator=rng, device=device)
-        loss, _ = bvae_faces.loss_fn(model, bvae_faces.to_float(data[indices], device), rng, cfg)
+        x = bvae_faces.to_float(data[indices], device)
+        loss, _ = bvae_faces.loss_fn(model, x, rng, cfg, 0, len(data))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -241,7 +241,7 @@ def print_table(df: pd.DataFrame, console: console.Console, width: int = 100) ->
     figures = [c for c in df.columns if c.startswith(("test/", "val/")) and c not in shown_already]
     figures.sort(key=lambda c: c.split("/", 1)[1] != headline.split("/", 1)[-1])  # the headline's own first
     df = df.sort_values("headline", ascending=df.attrs["goal"] != "maximize", kind="stable")
-    cells = {name: [show(v) for v in df[name]] for name in [*flag_columns(df), "status"]}
+    cells = {name: [show(v, 6) for v in df[name]] for name in [*flag_columns(df), "status"]}
     cells["step"] = [f"{a}/{b}".replace("<NA>", "?") for a, b in zip(df["step"], df["steps"])]
     cells |= {f"best {headline}": [show(v, 4) for v in df["headline"]]}
     cells |= {name: [show(v, 4) for v in df[name]] for name in figures}

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from rich.live import Live
 from rich.table import Table
 
 from launch import agent, collect, plan, report
+from launch.early_stop import is_early
+from launch.proposer import Proposer, ask_to_confirm
 from launch.queue import DONE, Queue, Trial
 from launch.worker import last_line
 from research.common import lease as leases
@@ -88,11 +91,17 @@ class Local:
     """Workers on this machine, and what they are doing."""
 
     def __init__(self, flags: Flags, sweep: plan.Sweep, queue: Queue, planned: int):
-        self.flags, self.sweep, self.queue, self.planned = flags, sweep, queue, planned
+        self.flags, self.sweep, self.queue, self.first_planned = flags, sweep, queue, planned
+        self.proposer = Proposer(queue, sweep.content)
         self.slots = slots(flags)
         self.workers: dict[int, subprocess.Popen] = {}
         self.stops = self.restarts = 0
         self.started = time.monotonic()
+
+    @property
+    def planned(self) -> int:
+        """How many trials there will be: fewer than at first thought where a search is exhausted."""
+        return self.first_planned if self.flags.wandb == "online" else self.proposer.planned()
 
     def start_worker(self, i: int) -> None:
         slot, online = self.slots[i], self.flags.wandb == "online"
@@ -165,16 +174,19 @@ class Local:
                 for line in log.read_text(errors="replace").splitlines()[-8:] if log.exists() else ():
                     console.print(f"      {escape(line)}", style="dim")
 
+    def _varied(self) -> list[str]:
+        """The flags that differ between trials; of a search's first one those that it searches."""
+        return self.queue.varied() or [k for k, v in self._parameters().items() if "value" not in v]
+
     def label(self, trial: Trial) -> str:
-        return (
-            " ".join(f"{name}={trial.flags[name]}" for name in self.queue.varied() if name in trial.flags)
-            or trial.key
-        )
+        varied = self._varied()
+        shown = (f"{name}={collect.show(trial.flags[name], 6)}" for name in varied if name in trial.flags)
+        return " ".join(shown) or trial.key
 
     def view(self) -> Table:
         """The live table: a row per trial that has started, what is open in the caption."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        trials, names = self.queue.trials(), self.queue.varied()
+        trials, names = self.queue.trials(), self._varied()
         for name in ("trial", *names, "status", "step", "headline", "examples/s", "left"):
             table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
         counts: dict[str, int] = {}
@@ -184,7 +196,7 @@ class Local:
             state = self._state(trial, status)
             counts[state] = counts.get(state, 0) + 1
             if state != "open":
-                varied = [str(trial.flags.get(v)) for v in names]
+                varied = [collect.show(trial.flags.get(v), 6) for v in names]
                 cells = [f"{trial.index:04d}", *varied, *self._cells(trial, status, state)]
                 rows.append((state != "running", cells))
         for _, row in sorted(rows, key=lambda r: r[0])[: max(5, console.height - 6)]:
@@ -214,11 +226,12 @@ class Local:
         if state == "running" and "time/step_ms" in timed:
             speed = f"{timed['time/examples_per_s']:.0f}"
             left = f"{timed['time/step_ms'] * (steps - step) / 60000:.1f} min"
+        state += " (hyperband)" * is_early(status.get("reason"))
         return [state, f"{step}/{steps}", headline, speed, left]
 
 
 def n_open(queue: Queue, planned: int) -> int:
-    """Trials that are neither done nor failed, those that W&B has yet to choose included."""
+    """Trials that are neither done nor failed, those that are yet to be made included."""
     return sum(1 for _ in queue.open_trials()) + max(0, planned - len(queue.trials()))
 
 
@@ -291,11 +304,13 @@ def prepare(flags: Any, sweep: plan.Sweep) -> tuple[Queue, int]:
         queue = _wandb_sweep(flags, sweep, folder)
     elif flags.retry:
         console.print(f"{queue.retry_failed(leases.Watch())} failed trials are open again")
+    if flags.confirm:
+        ask_to_confirm(folder, flags.confirm)
     return queue, report.planned(collect.read_sweep(folder))
 
 
 def run(flags: Flags) -> None:
-    sweep = plan.read(flags.sweep, flags.set, flags.wandb == "online")
+    sweep = plan.read(flags.sweep, flags.set, flags.wandb == "online", flags.confirm)
     queue, planned = prepare(flags, sweep)
     folder, local = queue.folder, Local(flags, sweep, queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
@@ -306,11 +321,18 @@ def run(flags: Flags) -> None:
     wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
     collect.print_table(collect.table(results), wide, wide.width)
     console.print(f"report: {escape(str(report.write_report(folder)))}")
+    for trial, values in local.proposer.confirmed():
+        spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+        mean = f"{sweep.content['metric']['name']} {statistics.fmean(values):.5g}{spread}"
+        told = f"{escape(local.label(trial))}  confirmed over {len(values)} further seeds: {mean}"
+        console.print(f"{trial.index:04d}  {told}")
+    if local.proposer.exhausted:
+        console.print(f"ended early: {escape(local.proposer.exhausted)}")
     states = [queue.status(trial)["status"] for trial in queue.trials()]
     if any(state == "failed" for state in states):
         console.print("some trials failed; --retry runs them again")
         sys.exit(1)
-    if n_open(queue, planned):
+    if n_open(queue, local.planned):
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import inspect
 import os
 import re
 import shutil
@@ -17,6 +18,9 @@ import tyro
 import yaml
 from jsonschema import ValidationError  # comes with W&B's engine, which raises it
 
+from launch import bayes, early_stop
+from launch.history import metric_refusal
+from launch.proposer import keep_data_hashes
 from launch.queue import Queue, as_args, points
 from research.common import lease as leases
 from research.common import provenance
@@ -53,8 +57,16 @@ class SweepFlags:
     """set an existing folder of this sweep aside and start anew"""
     reuse: bool = False
     """go on with an existing sweep's snapshot of the code although the code has changed since"""
+    confirm: int | None = None
+    """when all trials are done, run the best one again with so many further seeds"""
 
     def __post_init__(self):
+        if self.confirm is not None and self.confirm < 1:
+            raise UserError(f"--confirm={self.confirm}: must be at least 1")
+        if self.confirm is not None and self.wandb == "online":
+            raise UserError(
+                f"--confirm={self.confirm}: not with --wandb=online, where W&B chooses the trials"
+            )
         if self.wandb not in (None, "online", "offline", "disabled"):
             raise UserError(f"--wandb={self.wandb}: must be one of online, offline, disabled")
 
@@ -77,10 +89,10 @@ class Sweep:
         return Path(self.program).stem
 
 
-def read(path: str, changes: tuple[str, ...] = (), online: bool = False) -> Sweep:
+def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm: int | None = None) -> Sweep:
     """Read a W&B sweep YAML and apply `--set flag=value` to its parameters. Raises UserError, one line.
 
-    online: W&B's server will choose the points, by any of its methods.
+    online: W&B's server will direct the sweep, and check what concerns it; confirm: seeds asked for on top.
     """
     try:
         text = Path(path).read_text()
@@ -95,10 +107,10 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False) -> Swee
     if not isinstance(program, str) or not (provenance.ROOT / program).is_file():
         raise UserError(f"--sweep={path}: program: {program} is no script like research/bvae_faces.py")
     method = content.get("method")
-    allowed = ("grid", "random", "bayes") if online else ("grid", "random")
-    if method not in allowed:
-        raise UserError(f"--sweep={path}: method: {method} is not run here; allowed: {', '.join(allowed)}")
-    if method != "grid" and not isinstance(content.get("run_cap"), int):
+    if method not in ("grid", "random", "bayes"):
+        raise UserError(f"--sweep={path}: method: {method} is not run here; allowed: grid, random, bayes")
+    cap = content.get("run_cap")
+    if method != "grid" and (not isinstance(cap, int) or cap < 1):
         raise UserError(f"--sweep={path}: a {method} sweep needs run_cap, the number of its trials")
     module = importlib.import_module(program.removesuffix(".py").replace("/", "."))
     if not hasattr(module, "Config"):
@@ -118,6 +130,15 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False) -> Swee
             near = difflib.get_close_matches(name, flags, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"--sweep={path}: parameter {name} is no flag of {program}{hint}")
+    why = _seed_refusal(content, confirm)
+    if not online and "early_terminate" in content:
+        why = why or early_stop.refusal(content) or _unlogged(content, module)
+    if not online and method == "bayes":
+        why = why or bayes.refusal(content) or _unlogged(content, module)
+    if confirm:
+        why = why or metric_refusal(content, f"--confirm={confirm}") or _unlogged(content, module)
+    if why:
+        raise UserError(f"--sweep={path}: {why}")
     if changes:
         # of the header only the question still holds: its first paragraph, up to the next labelled line
         question = re.match(r"#.*\n(?:#(?! \w+  ).*\n)*", text)
@@ -126,6 +147,33 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False) -> Swee
         )
         text = (question[0] if question else "") + note + yaml.safe_dump(content, sort_keys=False)
     return Sweep(Path(path), text, content, module)
+
+
+def _seed_refusal(content: dict[str, Any], confirm: int | None) -> str | None:
+    """Why the sweep's seeds are not as its method, or --confirm, needs them; None when they are."""
+    seed = content["parameters"].get("seed", {"value": 0})
+    if not isinstance(seed, dict) or "value" in seed or len(seed.get("values", ())) == 1:
+        return None
+    if content["method"] != "grid":
+        return (
+            f"parameter seed: a {content['method']} sweep needs one value, else it looks for the luckiest "
+            "seed; --confirm=3 runs the best trial with 3 more"
+        )
+    return f"--confirm={confirm}: the sweep varies seed itself" if confirm else None
+
+
+def _unlogged(content: dict[str, Any], module: ModuleType) -> str | None:
+    """Why the script can't be logging the sweep's metric; None when its code names it."""
+    name, program = content["metric"]["name"], content["program"]
+    headline = re.search(r'headline="([^"]+)"', inspect.getsource(module))
+    if headline is None or name in (headline[1], f"{headline[1]}_best"):
+        return None
+    word = re.compile(rf"\b{re.escape(name.rpartition('/')[2])}\b")
+    sources = provenance.source_files(Path(program).stem)
+    plain = name.startswith(("train/", "val/")) and not name.endswith("_best")
+    if plain and any(word.search(path.read_text()) for path in sources):
+        return None
+    return f"metric: {program} logs no {name}; its headline is {headline[1]}_best"
 
 
 def flags_of(sweep: Sweep, flags: dict[str, Any]) -> Any:
@@ -137,16 +185,14 @@ def flags_of(sweep: Sweep, flags: dict[str, Any]) -> Any:
 
 
 def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = False) -> Queue:
-    """Make or find the sweep folder of `sweep`, with its snapshot and (unless `online`) all its trials.
+    """Make or find the sweep folder of `sweep`, with its snapshot and (unless `online` or bayes) its trials.
 
     Raises UserError when the folder holds another sweep (a grid may grow), or this one made by other code and
     neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
     """
-    # refused before anything is written; bayes has no points before there are results
-    planned = points_of(sweep, []) if sweep.content["method"] != "bayes" else []
-    configs = [flags_of(sweep, point) for point in planned]
+    planned, configs = checked_points(sweep)  # refused before anything is written
     # made or decoded here once, so that the workers find it in the cache
-    by_data = {_data_flags(cfg): cfg for cfg in configs}
+    by_data = {data_flags(cfg): cfg for cfg in configs}
     data_hashes = {key: sweep.module.load_data(cfg).content_hash for key, cfg in by_data.items()}
     if fresh and folder.exists():
         _set_aside(folder)
@@ -166,13 +212,36 @@ def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = 
     queue = Queue(folder)
     if online:
         return queue
-    for point in points_of(sweep, [trial.flags for trial in queue.trials()]):
+    (folder / "trials").mkdir(exist_ok=True)  # a folder that W&B directs has none
+    keep_data_hashes(folder, data_hashes)
+    for point in points_of(sweep, [trial.flags for trial in queue.chosen()]):
         cfg = flags_of(sweep, point)
-        queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hashes[_data_flags(cfg)]))
+        queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hashes[data_flags(cfg)]))
     return queue
 
 
+def checked_points(sweep: Sweep) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The sweep's points, each through the script's parser, and the Configs that come of them.
+
+    bayes has no points before there are results: there the Configs are those of each flag's limits.
+    """
+    tried = planned = points_of(sweep, [])
+    if sweep.content["method"] == "bayes":
+        try:
+            tried = bayes.probes(sweep.content["parameters"])
+        except (
+            ValueError,
+            TypeError,
+            ValidationError,
+        ) as error:  # not met offline: `read` has asked the engine
+            raise UserError(f"--sweep={sweep.path}: {' '.join(str(error).split())}") from None
+    return planned, [flags_of(sweep, point) for point in tried]
+
+
 def points_of(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points to be made now, those in `taken` left out; none for bayes, whose workers propose them."""
+    if sweep.content["method"] == "bayes":
+        return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
         try:
@@ -182,7 +251,7 @@ def points_of(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]
             raise UserError(f"--sweep={sweep.path}: refused by W&B's engine: {why}") from None
 
 
-def _data_flags(cfg: Any) -> tuple[Any, ...]:
+def data_flags(cfg: Any) -> tuple[Any, ...]:
     return cfg.dataset, cfg.data_dir, getattr(cfg, "image_size", None)
 
 

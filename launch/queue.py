@@ -1,7 +1,8 @@
 """A sweep as a folder that any number of equal workers share. There is no controller and no lock to clean up.
 
 `runs/<sweep>/` holds `sweep.yaml` (frozen), `code/` (a snapshot), `trials/NNNN.json` (a point of the sweep
-and the key of its run, each made once) and one run folder per trial, `runs/<sweep>/<key>/`. A trial is open
+and the key of its run, each made once) and one run folder per trial, `runs/<sweep>/<key>/`. Trials of a grid
+or a random search are made when the sweep is, all others by the workers (launch/proposer.py). A trial is open
 until its run says that it is done; who may run it is decided by the run folder's lease, which a worker makes
 and its training process adopts. Any process can be killed at any moment: no trial is lost and none counts
 twice.
@@ -28,11 +29,14 @@ DONE = ("finished", "stopped", "diverged")
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of a sweep. flags: what the sweep sets; key: identity and folder name of its run."""
+    """One point of a sweep. flags: what the sweep sets; key: identity and folder name of its run; confirms:
+    the key of the trial that it repeats with another seed.
+    """
 
     index: int
     flags: dict[str, Any]
     key: str
+    confirms: str | None = None
 
 
 class Queue:
@@ -53,8 +57,15 @@ class Queue:
             stem, _, suffix = name.partition(".")
             if suffix == "json" and stem.isdigit() and int(stem) not in self._trials:
                 kept = json.loads((folder / name).read_text())  # whole from its first moment: see `add`
-                self._trials[int(stem)] = Trial(int(stem), kept["flags"], kept["key"])
+                self._trials[int(stem)] = Trial(int(stem), kept["flags"], kept["key"], kept.get("confirms"))
         return [self._trials[i] for i in sorted(self._trials)]
+
+    def chosen(self) -> list[Trial]:
+        """The trials that the sweep's method chose: all but those that confirm one of them."""
+        return [trial for trial in self.trials() if trial.confirms is None]
+
+    def trial_file(self, trial: Trial) -> Path:
+        return self.folder / "trials" / f"{trial.index:04d}.json"
 
     def varied(self) -> list[str]:
         """Names of the flags whose values differ between the trials known so far."""
@@ -65,8 +76,11 @@ class Queue:
             self._varied = len(trials), varied
         return self._varied[1]
 
-    def add(self, flags: dict[str, Any], key: str) -> Trial:
-        """The trial of this run; made if there is none. Safe against others who add at the same time."""
+    def add(self, flags: dict[str, Any], key: str, at: int | None = None, **kept: Any) -> Trial | None:
+        """The trial of this run; made if there is none. Safe against others who add at the same time.
+
+        at: its index, None is returned where that is taken; kept: what else its file is to hold.
+        """
         folder = self.folder / "trials"
         folder.mkdir(parents=True, exist_ok=True)
         tmp = folder / f".{os.getpid()}.tmp"
@@ -78,13 +92,15 @@ class Queue:
                     return trial
             # everyone takes the next free index: as long as it is free, nobody has added what we don't know
             index = max(self._trials, default=-1) + 1
-            write_json(tmp, {"index": index, "flags": flags, "key": key})
+            if at is not None and index != at:
+                return None
+            write_json(tmp, {"index": index, "flags": flags, "key": key} | kept)
             try:
                 os.link(tmp, folder / f"{index:04d}.json")
             except FileExistsError:
                 self.trials()  # somebody made this index: read it, and try the next
             else:
-                self._trials[index] = Trial(index, json.loads(json.dumps(flags)), key)
+                self._trials[index] = Trial(index, json.loads(json.dumps(flags)), key, kept.get("confirms"))
             finally:
                 tmp.unlink()
 
@@ -189,7 +205,7 @@ def points(sweep: dict[str, Any], taken: list[dict[str, Any]]) -> Iterator[dict[
     index = len(taken) if sweep["method"] == "grid" else 0
     while index < cap:
         if sweep["method"] == "random":
-            _seed_engine(sweep["parameters"], index)
+            seed_engine(sweep["parameters"], index)
         point = next_run(config, seen)
         if point is None:
             return
@@ -203,13 +219,13 @@ def points(sweep: dict[str, Any], taken: list[dict[str, Any]]) -> Iterator[dict[
             yield flags
 
 
-def _seed_engine(parameters: dict[str, Any], index: int) -> None:
+def seed_engine(parameters: dict[str, Any], index: int, attempt: int = 0) -> None:
     """The engine draws from Python's and numpy's global generators: both must be seeded."""
     import hashlib
 
     import numpy as np
 
-    text = json.dumps([parameters, index], sort_keys=True)
+    text = json.dumps([parameters, index] + [attempt] * (attempt > 0), sort_keys=True)
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
     random.seed(seed)
     np.random.seed(seed)

@@ -13,6 +13,7 @@ if __name__ == "__main__":  # as a script, from any folder: launch/ itself must 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import base64
+import contextlib
 import hashlib
 import math
 import mimetypes
@@ -30,6 +31,8 @@ from plotly.offline import get_plotlyjs
 
 from launch import collect
 from launch.collect import Run, Sweep, show, sort_key
+from launch.proposer import Proposer
+from launch.queue import Queue
 from research.common.commandline import EXIT_USER_ERROR, parse
 from research.common.files import write_bytes
 from research.common.flags import UserError
@@ -79,6 +82,9 @@ def what_was_run(sweep: Sweep, varied: list[str]) -> str:
 
 def planned(sweep: Sweep) -> int:
     """How many trials the sweep means to have: its grid's size or its run_cap, or those that exist."""
+    if (sweep.folder / "trials").is_dir() and sweep.spec:
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # of a damaged folder
+            return Proposer(Queue(sweep.folder), sweep.spec).planned()
     known, cap = len(sweep.runs) + len(sweep.open_trials), sweep.spec.get("run_cap")
     sizes = [len(flag.get("values", "1")) for flag in (sweep.spec.get("parameters") or {}).values()]
     whole = [math.prod(sizes)] if sweep.spec.get("method") == "grid" else []

@@ -28,6 +28,8 @@ import tyro
 import yaml
 
 from launch import agent, collect, local, plan, report, sbatch
+from launch.early_stop import is_early
+from launch.proposer import Proposer
 from launch.queue import DONE, Queue
 from research.common import lease as leases
 from research.common.commandline import main
@@ -174,15 +176,13 @@ def in_queue(folder: Path) -> list[dict[str, str]]:
 def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
     """(planned, open) trials as a submission would find them; nothing is written."""
     queue = Queue(folder)
-    taken = [trial.flags for trial in queue.trials()]
-    if sweep.content["method"] == "bayes":
-        return sweep.content["run_cap"], local.n_open(queue, sweep.content["run_cap"])
-    points = plan.points_of(sweep, [])
-    for point in points:
-        plan.flags_of(sweep, point)
+    taken = [trial.flags for trial in queue.chosen()]
+    points, _ = plan.checked_points(sweep)
+    proposer = Proposer(queue, sweep.content, flags.confirm)
     new = sum(point not in taken for point in points)
+    planned = proposer.planned(max(proposer.size(), len(taken) + new))
     failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
-    return len(taken) + new, local.n_open(queue, 0) + new + failed * flags.retry
+    return planned, local.n_open(queue, planned) + failed * flags.retry
 
 
 def submit(flags: Flags) -> None:
@@ -196,7 +196,7 @@ def submit(flags: Flags) -> None:
             raise
         checked, size = False, 1001
         console.print(f"[yellow]not checked against a cluster:[/] {escape(str(error))}")
-    sweep = plan.read(flags.sweep, flags.set, online)
+    sweep = plan.read(flags.sweep, flags.set, online, flags.confirm)
     folder = local.folder_of(flags, sweep)
     there = [t for t in in_queue(folder) if t["state"] in ALIVE] if checked else []
     held = [t for t in there if t["state"] == "PENDING" and "held" in t["reason"].lower()]
@@ -294,7 +294,7 @@ def show_status(flags: Flags) -> None:
         status = queue.status(trial)
         state, info = state_of(queue.run_folder(trial), status["status"], watch, running)
         counts[state] = counts.get(state, 0) + 1
-        varied = [f"{k}={trial.flags[k]}" for k in names if k in trial.flags] or [trial.key]
+        varied = [f"{k}={collect.show(trial.flags[k], 6)}" for k in names if k in trial.flags] or [trial.key]
         headline = status.get("headline")
         step = f"{status.get('step') or 0}/{status['steps']}" if status.get("steps") else "-"
         where = info.get("host", "")
@@ -302,6 +302,7 @@ def show_status(flags: Flags) -> None:
             where += f" job {info['slurm_job']}"
             where += f" start {info['slurm_restarts']}" if info["slurm_restarts"] else ""
         figure = "-" if headline is None else f"{headline:.5g}"
+        where += " by hyperband" * is_early(status.get("reason"))
         rows.append([f"{trial.index:04d}", " ".join(varied), state, step, figure, where])
         if state == "failed":
             log = queue.run_folder(trial) / "output.log"

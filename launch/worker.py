@@ -11,10 +11,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from launch.early_stop import Watcher
+from launch.proposer import Proposer
 from launch.queue import DONE, PER_RUN, Queue, Trial, as_args
 from research.common.commandline import EXIT_PREEMPTED, main
 from research.common.flags import VARIED, console
@@ -43,10 +48,12 @@ class Flags:
 
 
 class Worker:
-    """Claims trials and trains them, one at a time."""
+    """Claims trials and trains them, one at a time; makes new ones where the sweep lacks them."""
 
     def __init__(self, flags: Flags):
         self.flags, self.queue, self.watch = flags, Queue(Path(flags.sweep)), Watch()
+        self.spec = read_spec(self.queue.folder)
+        self.proposer = Proposer(self.queue, self.spec)
         self.stops = 0  # how often we were asked to stop
         self.child: subprocess.Popen | None = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
@@ -73,15 +80,17 @@ class Worker:
             if claim:
                 self.train(*claim)
                 pause, idle_since = 0.2, time.monotonic()
-            elif next(self.queue.open_trials(), None) is None:
+            elif not (wanted := self.proposer.wanted()) and next(self.queue.open_trials(), None) is None:
                 return 0
+            elif wanted and not late and self.proposer.make(self.watch):
+                pause, idle_since = 0.2, time.monotonic()
             elif late:
                 console.print("too little time is left to begin another trial")
                 break
             elif 0 < self.flags.linger_s < time.monotonic() - idle_since:
                 console.print(f"every open trial has had its worker for {self.flags.linger_s:.0f} s")
                 return 0
-            else:  # all open trials are being trained by others: stay, in case one of them dies
+            else:  # others train all open trials, or make one: stay, in case one of them dies
                 time.sleep(pause)
                 pause = min(2.0, 1.5 * pause)
         return EXIT_PREEMPTED
@@ -94,7 +103,11 @@ class Worker:
         env = {k: v for k, v in os.environ.items() if k not in PER_RUN}
         env |= {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
-        env[VARIED] = ",".join(self.queue.varied())
+        searched = [k for k, given in self.spec.get("parameters", {}).items() if "value" not in given]
+        env[VARIED] = ",".join(self.queue.varied() or searched)  # the first of a search varies nothing yet
+        watcher = None
+        if "early_terminate" in self.spec and trial.confirms is None:
+            watcher = Watcher(self.spec, self.proposer.histories, trial, lease)
         with open(folder / "output.log", "ab") as log:
             # its own session: Ctrl-C reaches it only through us, as a request to save and stop
             self.child = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
@@ -104,6 +117,9 @@ class Worker:
                 time.sleep(POLL_S)
                 if self._orphaned() and not self.stops:
                     self._on_signal()
+                if watcher:
+                    with contextlib.suppress(OSError):  # a full disk stops the training, not us
+                        watcher.look()
         self._after(trial, lease, code)
 
     def _after(self, trial: Trial, lease: Lease, code: int) -> None:
@@ -120,6 +136,13 @@ class Worker:
         else:
             lease.release("died")
             time.sleep(1)
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The frozen YAML of a sweep folder; {} before there is one."""
+    with contextlib.suppress(OSError):
+        return yaml.safe_load((folder / "sweep.yaml").read_text())
+    return {}
 
 
 def last_line(path: Path) -> str:

@@ -3,7 +3,7 @@
 Run     python research/bvae_faces.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
 Tasks   random_generation   samples from the prior, and from a Gaussian fitted to the codes of training faces
         latent_analysis     every latent from −3 to 3, and which known factor it carries
-        rotate              a face turned left and right, or moved along --dim
+        rotate              a face turned left and right, or moved along --dim (research/bvae_rotation.py)
         interpolate         the way between two faces, or with --random between two random codes
 Faces   --index=N is the N-th picture of the test part, --image=FILE any picture file.
 Flags   The model's flags and β come from the checkpoint's run. So do --dataset and --data_dir, unless they
@@ -26,11 +26,13 @@ from data import image_files, images
 from research import bvae_faces as faces
 from research.common import charts, latents, metrics, pictures
 from research.common.checkpoints import load_file
-from research.common.flags import UserError, console, require
+from research.common.disentanglement import disentanglement
+from research.common.flags import UserError, require
 from research.common.task import Task, find_run, start_task
 
 MODEL_FLAGS = ("width", "depth", "latent_dim", "hidden_dim", "image_size", "beta")
 N_FIT, N_TEST = 5000, 2000  # at most so many training faces for a fit, test faces for statistics
+N_REPEATS = 5  # of the jackknife: 11 times the scores, a quarter of a minute
 N_SHOWN = 16  # latents in a composed picture; the numbers have all
 N_FRAMES = 49  # of the way there, 8 k + 1: nine of them are in the strip
 
@@ -203,7 +205,7 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
             "mig": found.score, "mig_per_factor": dict(zip(data.factor_names, found.per_factor, strict=True)),
             "main_factors": [{"factor": name, "share": part} for name, part in main],
             "factors": data.factor_names, "factor_entropy_nats": entropy, "mi_nats": mi, "mi_share": share,
-        }  # fmt: skip
+        } | scores(bench, mu, logvar)  # fmt: skip
         title = (
             f"Share of each factor that a latent tells, I(z; v) / H(v); {bench.name}, MIG {found.score:.3f}"
         )
@@ -212,6 +214,25 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
     chosen = [pick_face(bench, i) for i in range(1 if given else min(3, len(data.test)))]
     traversals(bench, chosen, order[:N_SHOWN], faces.shown_range(bench.model, mu, cfg), rows, carried)
     return results | {"faces": [face.label for face in chosen]}
+
+
+def scores(bench: Bench, mu: Tensor, logvar: Tensor) -> dict[str, Any]:
+    """Every score of disentanglement with its 95 % interval over the examples, for mu, logvar (N, D) of the
+    first N test faces; and MIG of codes that are drawn from q(z|x), as Chen et al. 2018 define it.
+    """
+    truth = bench.data.factors["test"][: len(mu)]
+    shift, scale = faces.shown_range(bench.model, mu, bench.cfg)
+    codes = ((mu - shift) / scale.clamp(min=1e-12)).numpy()
+    names = list(disentanglement(codes, truth))
+    score, low, high = metrics.jackknife(
+        lambda z, v: list(disentanglement(z, v).values()), codes, truth, n_repeats=N_REPEATS
+    )
+    told: dict[str, Any] = dict(zip(names, score, strict=True))
+    told["intervals"] = {name: [a, b] for name, a, b in zip(names, low, high, strict=True)}
+    if bench.cfg.beta > 0:
+        drawn = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=bench.task.rng())
+        told["mig_of_draws"] = metrics.mig(drawn.numpy(), truth).score
+    return told
 
 
 def traversals(
@@ -251,123 +272,6 @@ def traversals(
         ]  # fmt: skip
         frames.append(stack(halves, 0))
     animate(bench, "sweep", frames)
-
-
-# ------------------------------------------------------------------------------------------------ rotation
-
-
-class Turn(NamedTuple):
-    """A way to move a code z: its picture at value v is that of z + (v − own)·step; step (D,)."""
-
-    step: Tensor
-    own: float  # the value that the code has by itself
-    ends: float  # shown from −ends to ends
-    unit: str
-    how: str  # for titles
-    numbers: dict[str, Any]
-
-
-def turn_by_yaw(bench: Bench, z: Tensor) -> Turn:
-    """By yaw in degrees, 0 straight ahead, as a linear regression on the codes of training faces predicts it.
-
-    Of all steps that change the prediction by a degree, that of least Mahalanobis length: Σw / wᵀΣw for
-    weights w and codes of covariance Σ, which is how codes change with yaw on the average (Haufe et al. 2014,
-    doi:10.1016/j.neuroimage.2013.10.067). Along w itself the latents that vary least would move most, and
-    those change the prediction, but hardly the picture.
-    """
-    column = bench.data.factor_names.index("yaw")
-    parts = {"train": bench.data.train[:N_FIT], "test": bench.data.test[:N_TEST]}
-    mu = {part: bench.encode(x)[0] for part, x in parts.items()}
-    yaw = {part: torch.from_numpy(bench.data.factors[part][: len(mu[part]), column]) for part in parts}
-    fit = latents.regression_direction(mu["train"], yaw["train"])
-    error = fit.intercept + fit.slope * mu["test"] @ fit.direction - yaw["test"]
-    r2 = 1 - float(error.square().mean() / yaw["test"].var(correction=0))
-    if r2 < 0.5:
-        console.print(f"[yellow]the codes hardly tell the yaw[/] (R² {r2:.2f}): the face may not turn")
-    step = torch.cov(mu["train"].T).reshape(len(z), len(z)) @ fit.direction
-    change = fit.slope * float(step @ fit.direction)  # of the prediction
-    step = step / change if change > 0 else torch.zeros_like(z)
-    numbers = {
-        "direction": "code change per degree of yaw", "n_train": len(mu["train"]), "r2_train": fit.r2,
-        "r2_test": r2, "yaw_error_degrees": error.square().mean().sqrt(), "step": step,
-    }  # fmt: skip
-    own = fit.intercept + fit.slope * float(z @ fit.direction)
-    how = f"along the yaw direction of the codes (R² {r2:.2f} on test faces)"
-    return Turn(step, own, 60.0, "°", how, numbers)
-
-
-def turn_by_mirror(bench: Bench, z: Tensor) -> Turn:
-    """By the direction in which mirroring a picture moves its code; in standard deviations over training
-    faces, 0 between the faces and their mirror images. Left and right are the strongest such difference where
-    heads are turned; where they are not, it may be the light.
-    """
-    x = bench.data.train[:N_FIT]
-    mu, mirrored = bench.encode(x)[0], bench.encode(x.flip(2))[0]
-    direction, share = latents.mirror_direction(mu, mirrored)
-    along = torch.cat([mu, mirrored]) @ direction
-    centre, spread = float(along.mean()), float(along.std())
-    own = (float(z @ direction) - centre) / spread if spread > 0 else 0.0
-    numbers = {
-        "direction": "difference between codes of faces and of their mirror images", "n_train": len(mu),
-        "share_explained": share, "spread": spread, "step": direction * spread,
-    }  # fmt: skip
-    how = f"along the direction in which mirroring moves the codes ({share:.0%} of their differences)"
-    return Turn(direction * spread, own, 2.0, " sd", how, numbers)
-
-
-def turn_by_latent(bench: Bench, z: Tensor, dim: int) -> Turn:
-    """By one latent from −3 to 3; with β = 0 in standard deviations of the codes of test faces."""
-    require(dim < bench.cfg.latent_dim, bench.cfg, "dim", f"below {bench.cfg.latent_dim}")
-    mu, logvar = bench.encode(bench.data.test[:N_TEST])
-    shift, scale = faces.shown_range(bench.model, mu, bench.cfg)
-    spread = max(float(scale[dim]), 1e-12)
-    step = torch.zeros_like(z)
-    step[dim] = spread
-    kl = latents.kl_per_latent(mu, logvar)[dim] if bench.cfg.beta > 0 else None
-    numbers = {"direction": f"latent {dim}", "variance": mu.var(0)[dim], "kl_nats": kl}
-    unit = "" if bench.cfg.beta > 0 else " sd"
-    return Turn(step, float(z[dim] - shift[dim]) / spread, 3.0, unit, f"along latent {dim}", numbers)
-
-
-def rotate(bench: Bench) -> dict[str, Any]:
-    """A face turned: by yaw where it is known, else along the mirror direction, or along --dim; how far each
-    picture is from the unturned one; where the truth can be rendered, how far it is from that.
-    """
-    cfg, face = bench.cfg, pick_face(bench, 0)
-    z = bench.encode(face.x)[0][0]
-    if cfg.dim is not None:
-        turn = turn_by_latent(bench, z, cfg.dim)
-    else:
-        turn = turn_by_yaw(bench, z) if "yaw" in bench.data.factor_names else turn_by_mirror(bench, z)
-    values = torch.linspace(-turn.ends, turn.ends, N_FRAMES)
-    turned = bench.decode(z + (values[:, None] - turn.own) * turn.step)  # (T, S, S, 3)
-    original, unturned = face.x[0].numpy(), bench.decode(z)
-    apart, rows = {"to the unturned face": rmse(turned, unturned)}, ["decoded"]
-    shown = turned[:, None]  # (T, rows, S, S, 3)
-    if turn.unit == "°" and face.index is not None:
-        from data import synthetic
-
-        truth = np.repeat(bench.data.factors["test"][[face.index]], N_FRAMES, axis=0)
-        truth[:, bench.data.factor_names.index("yaw")] = values
-        rendered = synthetic.render(truth, cfg.image_size)
-        apart["to the face rendered at that yaw"] = rmse(turned, rendered)
-        rows, shown = ["decoded", "rendered"], np.stack([turned, rendered], axis=1)
-
-    at = [signed(v, 0 if turn.unit == "°" else 2) + turn.unit for v in values.tolist()]
-    title = f"{face.label} turned {turn.how}; by itself at {signed(turn.own)}{turn.unit}; {bench.name}"
-    nine = range(0, N_FRAMES, N_FRAMES // 8)
-    columns = [f"{at[i]}\nRMSE {apart['to the unturned face'][i]:.3f}" for i in nine]
-    tiles = shown[nine].swapaxes(0, 1)
-    below = pictures.grid(tiles, 9, rows if len(rows) > 1 else None, columns, title, 2 * bench.scale)
-    bench.task.picture("strip", stack([bench.row([original, unturned], [face.label, "unturned"]), below], 0))
-    labels = ([face.label, *(f"{row}\n{v}" for row in rows)] for v in at)
-    animate(bench, "turn", [bench.row([original, *tiles], names) for tiles, names in zip(shown, labels)])
-    series = {name: (values.numpy(), distance) for name, distance in apart.items()}
-    axis = {"°": "yaw asked for, degrees", " sd": "standard deviations", "": "value"}[turn.unit]
-    bench.task.picture("distance", charts.curves(series, axis, "RMSE of pixels", title))
-    results = {"face": face.label, "own_value": turn.own, "unit": turn.unit.strip() or None, "values": values}
-    results |= turn.numbers | {f"rmse {name}".replace(" ", "_"): distance for name, distance in apart.items()}
-    return results | {"rmse_to_the_unturned_face_mean": apart["to the unturned face"].mean()}
 
 
 # ------------------------------------------------------------------------------------------------ between
@@ -414,7 +318,7 @@ def interpolate(bench: Bench) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------ entry
 
-RUNS = {task.__name__: task for task in (random_generation, latent_analysis, rotate, interpolate)}
+RUNS = {task.__name__: task for task in (random_generation, latent_analysis, interpolate)}
 
 
 def flags_of_run(cfg: faces.Config, run_config: dict[str, Any]) -> faces.Config:
@@ -444,7 +348,13 @@ def run(cfg: faces.Config) -> dict[str, Any]:
     task = start_task(cfg, file, run_config)
     bench = Bench(cfg, load_model(cfg, file, task.device), faces.load_data(cfg), task)
     results = {"beta": cfg.beta, "data": bench.data.name, "data_hash": bench.data.content_hash}
-    results |= {"trained_on_data_hash": run_config.get("data_hash")} | RUNS[cfg.task](bench)
+    if cfg.task == "rotate":
+        from research.bvae_rotation import rotate
+
+        told = rotate(bench)
+    else:
+        told = RUNS[cfg.task](bench)
+    results |= {"trained_on_data_hash": run_config.get("data_hash")} | told
     task.numbers(results)
     task.finish()
     return results

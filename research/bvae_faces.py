@@ -59,8 +59,20 @@ class Config(RunFlags):
     """pictures per step"""
     learning_rate: float = 0.002
     """peak learning rate"""
+    objective: Literal["beta", "capacity", "tc"] = "beta"
+    """what β weighs: the KL term, its distance to a rising capacity, or the total correlation in it"""
     beta: float = 4.0
-    """weight of the KL term; 0 is the unregularised autoencoder"""
+    """weight β of that term; 0 is the unregularised autoencoder (objective beta only)"""
+    beta_start: float | None = None
+    """β of the first step, from where it goes to --beta by equal ratios; default: --beta, always"""
+    beta_steps: int = 4000
+    """steps that it takes to get there"""
+    capacity: float = 25.0
+    """objective capacity: where the capacity of the code ends, nats"""
+    capacity_steps: int = 3000
+    """objective capacity: steps over which it rises there from 0"""
+    tc_sampling: Literal["weighted", "stratified"] = "stratified"
+    """objective tc: how q(z) is estimated from a batch"""
     width: int = 32
     """channels of the first half of the convolutions; the second half has twice as many"""
     depth: int = 4
@@ -87,7 +99,15 @@ class Config(RunFlags):
     def __post_init__(self):
         super().__post_init__()
         require(0 <= self.beta < float("inf"), self, "beta", "at least 0 (0: plain autoencoder)")
-        for name in ("width", "latent_dim", "hidden_dim"):
+        require(self.beta > 0 or self.objective == "beta", self, "beta",
+                f"above 0 with --objective={self.objective}")  # fmt: skip
+        require(
+            self.objective != "tc" or self.batch_size > 1, self, "batch_size", "above 1 with --objective=tc"
+        )
+        positive = self.beta > 0 and 0 < (self.beta_start or 0) < float("inf")
+        require(self.beta_start is None or positive, self, "beta_start", "above 0, with --beta above 0")
+        require(0 <= self.capacity < float("inf"), self, "capacity", "at least 0 nats")
+        for name in ("width", "latent_dim", "hidden_dim", "beta_steps", "capacity_steps"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         most = self.image_size.bit_length() - 2
         require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} at --image_size={self.image_size}")
@@ -163,13 +183,36 @@ def terms_of(x: Tensor, x_logits: Tensor, mu: Tensor, logvar: Tensor) -> tuple[T
     return rec, latents.kl_per_latent(mu, logvar)
 
 
-def loss_fn(
-    model: nn.Module, x: Tensor, rng: torch.Generator, cfg: Config
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """rec + β·KL (Higgins et al. 2017, eq. 4, with the sign of a loss) on x (B, C, S, S), and its terms, in
-    nats.
+def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, n: int, sampling: str) -> Tensor:
+    """TC = E log q(z) − Σ_d E log q(z_d), in nats, from a batch of z ~ q(z|x); z, mu, logvar: (B, D), B > 1.
 
-    The only place where the objective is written, for training and validation. With β = 0, z is the mean.
+    n: pictures in all. q(z) is a weighted sum of the batch's q(z|x), Chen et al. 2018 (arXiv:1802.04942):
+    "weighted", 1 / B each (eq. S5 less its constant (D − 1) ln n); or "stratified", 1 / n for a code's own
+    picture and the rest shared by the others, so that q(z) is exact for B = n (appendix C.2, where unequal
+    weights have the same mean). With codes that tell more than ln B nats either is a pressure, not a
+    measurement.
+    """
+    b = len(z)
+    log_pair = -0.5 * (
+        (z[:, None] - mu).square() * (-logvar).exp() + logvar
+    )  # (B, B, D), i's code under q(.|x_j)
+    own = 1 / (n if sampling == "stratified" else b)
+    others = (1 - own) / max(b - 1, 1)  # the last pictures of an evaluation may be a single one
+    log_w = torch.full((b, b), others, device=z.device).fill_diagonal_(own).log()
+    log_q = torch.logsumexp(log_pair.sum(2) + log_w, dim=1)  # (B,), like log_pair less ln 2π / 2 a latent
+    log_q_each = torch.logsumexp(log_pair + log_w[:, :, None], dim=1)  # (B, D)
+    return (log_q - log_q_each.sum(1)).mean()
+
+
+def loss_fn(
+    model: nn.Module, x: Tensor, rng: torch.Generator, cfg: Config, step: int, n_train: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective on x (B, C, S, S) at `step` of a training on n_train pictures, and its terms, in nats.
+
+    The only place where it is written, for training and validation. beta: rec + β·KL (Higgins et al. 2017,
+    eq. 4, with the sign of a loss), where with β = 0 z is the mean. capacity: rec + β·|KL − C|, C rising with
+    the step (Burgess et al. 2018, eq. 8, whose γ is β here). tc: rec + KL + (β − 1)·TC (Chen et al. 2018, eq.
+    4, with the exact KL where it has estimates of its parts).
     """
     noise = torch.randn(len(x), cfg.latent_dim, generator=rng, device=x.device) if cfg.beta > 0 else None
     with torch.autocast(x.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
@@ -177,8 +220,22 @@ def loss_fn(
     rec, kl_each = terms_of(x, x_logits, mu, logvar)
     if cfg.beta == 0:
         return rec, {"rec_nats": rec}
-    kl = kl_each.sum()
-    return rec + cfg.beta * kl, {"rec_nats": rec, "kl_nats": kl, "elbo_nats": -(rec + kl)}
+    kl, beta = kl_each.sum(), beta_at(step, cfg)
+    terms = {"rec_nats": rec, "kl_nats": kl, "elbo_nats": -(rec + kl)}
+    if cfg.objective == "capacity":
+        capacity = cfg.capacity * min(1.0, step / cfg.capacity_steps)
+        return rec + beta * (kl - capacity).abs(), terms
+    if cfg.objective == "tc":
+        z = mu + noise * (0.5 * logvar).exp()
+        tc = total_correlation(z, mu, logvar, n_train, cfg.tc_sampling)
+        return rec + kl + (beta - 1) * tc, terms | {"tc_nats": tc}
+    return rec + beta * kl, terms
+
+
+def beta_at(step: int, cfg: Config) -> float:
+    """β of `step`: from --beta_start by equal ratios to --beta over the first --beta_steps steps."""
+    start = cfg.beta if cfg.beta_start is None else cfg.beta_start
+    return cfg.beta * (start / cfg.beta) ** max(0.0, 1 - step / cfg.beta_steps)
 
 
 def lr_at(step: int, cfg: Config) -> float:
@@ -200,7 +257,7 @@ def encode_all(model: VAE, data: Tensor, device: torch.device, chunk: int = 250)
 
 @torch.no_grad()
 def evaluate(
-    model: VAE, data: images.ImageSplits, part: str, cfg: Config, device: torch.device
+    model: VAE, data: images.ImageSplits, part: str, cfg: Config, device: torch.device, step: int
 ) -> dict[str, float]:
     """Objective, error and what the latents carry, on data.val or data.test; keys as in docs/METRICS.md.
 
@@ -212,7 +269,7 @@ def evaluate(
     mus, logvars = [], []
     for chunk in x_all.split(250):
         x = to_float(chunk, device)
-        loss, terms = loss_fn(model, x, rng, cfg)
+        loss, terms = loss_fn(model, x, rng, cfg, step, len(data.train))
         mu, logvar = model.encode(x)
         error = (torch.sigmoid(model.decode(mu)) - x).square().mean()
         for name, value in (terms | {"loss": loss, "mse": error}).items():
@@ -222,10 +279,15 @@ def evaluate(
     mu, logvar = torch.cat(mus), torch.cat(logvars)
     metrics = {f"{part}/{name}": value / len(x_all) for name, value in sums.items()}
     metrics[f"{part}/active_units"] = int(latents.active_units(mu).sum())
+    if cfg.beta > 0:
+        metrics[f"{part}/gaussian_tc_nats"] = latents.gaussian_tc(latents.fit_aggregate(mu, logvar))
     if data.factors is not None:
-        from research.common.metrics import mig
+        from research.common import disentanglement as d
 
-        metrics[f"{part}/mig"] = mig(mu.cpu().numpy(), data.factors[part]).score
+        codes, truth = shown_range(model, mu, cfg), data.factors[part]
+        codes = ((mu - codes[0]) / codes[1].clamp(min=1e-12)).cpu().numpy()  # β = 0 knows no scale
+        found = d.disentanglement(codes, truth) if part == "test" else {"mig": d.mig(codes, truth).score}
+        metrics |= {f"{part}/{name}": value for name, value in found.items()}
     return metrics
 
 
@@ -336,7 +398,7 @@ def train(cfg: Config) -> dict[str, float]:
     while True:  # visits cfg.steps once more, only to evaluate
         last, metrics = step == cfg.steps, {}
         if last or step % cfg.eval_every == 0:
-            metrics |= evaluate(model, data, "val", cfg, device)
+            metrics |= evaluate(model, data, "val", cfg, device, step)
             run.keep_best(model, metrics, step)
         if step == 0:
             metrics["val/rec_floor_nats"] = rec_floor(data.val, device)
@@ -344,14 +406,14 @@ def train(cfg: Config) -> dict[str, float]:
             metrics |= training_pictures(model, data, cfg, device)
         if last:
             best = run.best(model)
-            metrics |= evaluate(best, data, "test", cfg, device)
+            metrics |= evaluate(best, data, "test", cfg, device, step)
             mu, _ = encode_all(best, data.test[:2], device)
             metrics |= interpolation(best, mu[0], mu[1])
             if metrics["test/active_units"] == 0:
                 run.warn("posterior collapse", "no latent tells anything about the pictures")
         if not last:
             x = to_float(train_images[run.batch_indices(step)], device)
-            loss, terms = loss_fn(forward, x, run.rng(step), cfg)
+            loss, terms = loss_fn(forward, x, run.rng(step), cfg, step, len(data.train))
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(step, cfg)
             optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,8 @@ from PIL import Image
 from data import DataError, synthetic
 from research import bvae_analysis as A
 from research import bvae_faces as faces
+from research import bvae_rotation as rotation
+from research import face_reader
 from research.common.flags import UserError
 from research.common.latents import Aggregate
 from research.common.task import find_run, start_task
@@ -26,7 +28,15 @@ FILES = {
     "random_generation": {"samples.png", "walk.mp4", "walk.gif"},
     "latent_analysis": {"factors.png", "per_latent.png", "sweep.mp4", "sweep.gif"}
     | {f"traversal_{i}.png" for i in (1, 2, 3)},
-    "rotate": {"strip.png", "distance.png", "turn.mp4", "turn.gif"},
+    "rotate": {
+        "strip.png",
+        "distance.png",
+        "turn.mp4",
+        "turn.gif",
+        "mirror_test.png",
+        "yaw_read.png",
+        "others.png",
+    },
     "interpolate": {"strip.png", "way.mp4", "way.gif"},
 }
 FRAMES = {"random_generation": 16, "latent_analysis": 8, "rotate": 16, "interpolate": 16}  # of 9
@@ -43,6 +53,10 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "N_IMAGES", 400)
         patch.setattr(A, "N_FRAMES", 9)
+        patch.setattr(A, "N_REPEATS", 1)
+        patch.setattr(rotation, "N_FRAMES", 9)
+        patch.setattr(rotation, "N_FACES", 8)
+        patch.setattr(face_reader, "STEPS", 3)  # reads nothing: tests/test_face_reader.py has one that does
         for name in ("training_pictures", "interpolation"):  # of no interest here
             patch.setattr(faces, name, lambda *args: {})
         common = SMALL | {"data_dir": str(place / "store"), "out": str(place / "runs")}
@@ -115,6 +129,10 @@ def test_latents_are_sorted_and_all_in_the_numbers(place):
     assert np.shape(told["mi_nats"]) == np.shape(told["mi_share"]) == (20, len(synthetic.FACTOR_NAMES))
     gaps = [v for v in told["mig_per_factor"].values() if v is not None]
     assert told["mig"] == pytest.approx(np.mean(gaps))
+    names = {"mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "sap", "factor_vae"}
+    assert set(told["intervals"]) == names
+    assert all(low <= told[name] <= high for name, (low, high) in told["intervals"].items())
+    assert 0 <= told["mig_of_draws"] <= 1
     assert told["faces"] == ["test face 39"]
 
 
@@ -141,9 +159,9 @@ def test_yaw_steps_go_where_codes_go(place, monkeypatch):
     monkeypatch.setattr(A.Bench, "encode", encode)
     z = torch.zeros(20)
     z[0] = 1.0
-    turn = A.turn_by_yaw(bench, z)
+    turn = rotation.turn_by_yaw(bench)
     assert turn.step[0] * 30 == pytest.approx(1, rel=0.05)  # the latent moves as it does over the data
-    assert turn.own == pytest.approx(30, abs=3)
+    assert turn.own(z[None]) == pytest.approx(30, abs=3)
     assert turn.numbers["r2_test"] > 0.95
 
 
@@ -161,8 +179,8 @@ def test_rotation_says_what_it_went_along(place):
 
 def test_photos_turn_along_the_mirror_direction(place):
     folder, told = do(place, "rotate", "photos")
-    check_files(folder, "rotate")
-    assert "mirror" in told["direction"]
+    check_files(folder, "rotate", ["yaw_read.png", "others.png"])
+    assert "mirror" in told["direction"] and "yaw_span_degrees" not in told
     assert 0 <= told["share_explained"] <= 1
     folder, told = do(place, "latent_analysis", "photos")
     check_files(folder, "latent_analysis", ["factors.png"])

@@ -13,7 +13,19 @@ from torch.nn import functional as F
 
 from data import images
 from research import bvae_faces
-from research.bvae_faces import Config, build, evaluate, loss_fn, lr_at, rec_floor, terms_of, to_float, train
+from research.bvae_faces import (
+    Config,
+    beta_at,
+    build,
+    evaluate,
+    loss_fn,
+    lr_at,
+    rec_floor,
+    terms_of,
+    to_float,
+    total_correlation,
+    train,
+)
 from research.common import latents
 from research.common.run import make_rng
 
@@ -82,7 +94,7 @@ def test_loss_is_rec_plus_beta_kl_and_the_elbo_has_beta_1(beta):
     ):  # at first all codes are near N(0, 1) and pixels near 0: nothing could be told apart
         model.encoder[-1].weight *= 30
         model.decoder[0].weight *= 30
-    loss, terms = loss_fn(model, x, make_rng(0, 5, "train"), cfg)
+    loss, terms = loss_fn(model, x, make_rng(0, 5, "train"), cfg, 0, 96)
     assert set(terms) == {"rec_nats", "kl_nats", "elbo_nats"}
     noise = torch.randn(6, cfg.latent_dim, generator=make_rng(0, 5, "train"))
     mu, logvar = model.encode(x)
@@ -96,11 +108,105 @@ def test_loss_is_rec_plus_beta_kl_and_the_elbo_has_beta_1(beta):
     assert kl > 0 and terms["elbo_nats"] < 0
 
 
+def test_capacity_is_the_distance_to_a_rising_target():
+    cfg = Config(**SMALL, objective="capacity", beta=7.0, capacity=10.0, capacity_steps=20)
+    model, x = build(cfg, CPU), torch.rand(6, 3, 32, 32)
+    for step, target in ((0, 0.0), (5, 2.5), (20, 10.0), (500, 10.0)):
+        loss, terms = loss_fn(model, x, make_rng(0, step, "train"), cfg, step, 96)
+        expected = terms["rec_nats"] + 7 * abs(terms["kl_nats"] - target)
+        torch.testing.assert_close(loss, expected)
+    assert terms["kl_nats"] < 10  # so that the last one pulls up
+
+
+@pytest.mark.parametrize("objective", ["beta", "tc", "capacity"])
+def test_beta_goes_from_its_start_by_equal_ratios(objective):
+    cfg = Config(**SMALL, beta=4.0, beta_start=64.0, beta_steps=10, objective=objective)
+    assert [beta_at(s, cfg) for s in (0, 5, 10, 99)] == pytest.approx([64, 16, 4, 4])
+    up = dataclasses.replace(cfg, beta=64.0, beta_start=4.0)
+    assert beta_at(5, up) == pytest.approx(16)
+    assert beta_at(3, dataclasses.replace(cfg, beta_start=None)) == 4
+    model, x = build(cfg, CPU), torch.rand(6, 3, 32, 32)
+    half, _ = loss_fn(model, x, make_rng(0, 5, "train"), cfg, 5, 96)
+    fixed = dataclasses.replace(cfg, beta=16.0, beta_start=None)
+    torch.testing.assert_close(half, loss_fn(model, x, make_rng(0, 5, "train"), fixed, 5, 96)[0])
+
+
+def tc_by_definition(z, mu, logvar, weights):
+    """E log q(z) − Σ_d E log q(z_d) of mixtures with weights (B, B), one row a code; in plain Python."""
+    total = 0.0
+    for i in range(len(z)):
+        density = [
+            [
+                math.exp(-0.5 * (z[i, d] - mu[j, d]) ** 2 / math.exp(logvar[j, d]))
+                / math.sqrt(2 * math.pi * math.exp(logvar[j, d]))
+                for d in range(z.shape[1])
+            ]
+            for j in range(len(mu))
+        ]
+        joint = sum(w * math.prod(row) for w, row in zip(weights[i], density, strict=True))
+        marginals = [
+            sum(w * row[d] for w, row in zip(weights[i], density, strict=True)) for d in range(z.shape[1])
+        ]
+        total += math.log(joint) - sum(map(math.log, marginals))
+    return total / len(z)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "n", "own", "other"),
+    [("stratified", 50, 1 / 50, 49 / 50 / 4), ("stratified", 5, 0.2, 0.2), ("weighted", 50, 0.2, 0.2)],
+)
+def test_total_correlation_by_definition(sampling, n, own, other):
+    rng = torch.Generator().manual_seed(0)
+    mu, logvar, noise = (torch.randn(5, 3, generator=rng) for _ in range(3))
+    z = mu + noise * (logvar / 2).exp()
+    weights = np.full((5, 5), other) + (own - other) * np.eye(5)
+    assert weights.sum(1) == pytest.approx(1)
+    expected = tc_by_definition(z.numpy(), mu.numpy(), logvar.numpy(), weights)
+    assert total_correlation(z, mu, logvar, n, sampling).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["stratified", "weighted"])
+def test_total_correlation_of_known_codes(sampling):
+    rng = torch.Generator().manual_seed(0)
+    one = torch.randn(400, 1, generator=rng)
+    narrow = torch.full((400, 2), -3.0)  # deviation 0.22
+    draw = narrow.exp().sqrt() * torch.randn(400, 2, generator=rng)
+    free = torch.randn(400, 2, generator=rng)
+    twice = torch.cat([one, one], 1)  # both latents tell the same: that is all the information of one of them
+    found = {name: total_correlation(mu + draw, mu, narrow, 400, sampling).item()
+             for name, mu in (("free", free), ("twice", twice))}  # fmt: skip
+    sd2 = 1 + math.exp(-3)
+    expected = -0.5 * math.log(1 - 1 / sd2**2)  # of a Gaussian with that correlation
+    assert found["free"] == pytest.approx(0.0, abs=0.2)
+    assert found["twice"] == pytest.approx(expected, abs=0.15) and expected > 1
+    silent = torch.zeros(400, 2)
+    z = torch.randn(400, 2, generator=rng)
+    assert total_correlation(z, silent, silent, 400, sampling).item() == pytest.approx(0, abs=1e-5)
+    assert total_correlation(z[:1], silent[:1], silent[:1], 400, "weighted").item() == 0  # a single picture
+
+
+def test_tc_is_the_elbo_plus_its_share_of_total_correlation():
+    cfg = Config(**SMALL, objective="tc", beta=6.0)
+    model, x = build(cfg, CPU), torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.encoder[-1].weight *= 1000
+    loss, terms = loss_fn(model, x, make_rng(0, 5, "train"), cfg, 5, 96)
+    mu, logvar = model.encode(x)
+    z = mu + torch.randn(6, cfg.latent_dim, generator=make_rng(0, 5, "train")) * (logvar / 2).exp()
+    tc = total_correlation(z, mu, logvar, 96, "stratified")
+    torch.testing.assert_close(terms["tc_nats"], tc)
+    torch.testing.assert_close(loss, -terms["elbo_nats"] + 5 * tc)
+    assert abs(tc) > 1e-3
+    plain = loss_fn(model, x, make_rng(0, 5, "train"), Config(**SMALL, beta=1.0), 5, 96)[0]
+    at_one = Config(**SMALL, objective="tc", beta=1.0)  # β = 1 is the VAE
+    torch.testing.assert_close(loss_fn(model, x, make_rng(0, 5, "train"), at_one, 5, 96)[0], plain)
+
+
 def test_without_beta_nothing_is_drawn_and_there_is_no_kl():
     cfg = Config(**SMALL, beta=0.0)
     model, x, rng = build(cfg, CPU), torch.rand(6, 3, 32, 32), make_rng(0, 5, "train")
     before = rng.get_state()
-    loss, terms = loss_fn(model, x, rng, cfg)
+    loss, terms = loss_fn(model, x, rng, cfg, 0, 96)
     assert torch.equal(rng.get_state(), before)
     assert set(terms) == {"rec_nats"} and loss is terms["rec_nats"]
     mu, _ = model.encode(x)
@@ -112,7 +218,7 @@ def test_a_decoder_of_zero_weights():
     model, x = build(cfg, CPU), torch.rand(6, 3, 32, 32)
     for weight in model.decoder.parameters():
         torch.nn.init.zeros_(weight)
-    _, terms = loss_fn(model, x, make_rng(0, 0, "train"), cfg)
+    _, terms = loss_fn(model, x, make_rng(0, 0, "train"), cfg, 0, 96)
     assert terms["rec_nats"].item() == pytest.approx(3 * 32 * 32 * math.log(2), rel=1e-6)
 
 
@@ -180,7 +286,7 @@ def test_bf16_on_a_cpu():
     for precision in ("fp32", "bf16"):
         cfg = Config(**SMALL, precision=precision)
         model = build(cfg, CPU)
-        loss, terms = loss_fn(model, x, make_rng(0, 0, "train"), cfg)
+        loss, terms = loss_fn(model, x, make_rng(0, 0, "train"), cfg, 0, 96)
         loss.backward()
         assert loss.dtype == terms["kl_nats"].dtype == torch.float32
         assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
@@ -197,11 +303,12 @@ def test_evaluate(beta, factors):
     data, cfg = faces(8, 600, factors), Config(**SMALL, beta=beta)  # three chunks, the last a part of one
     model = build(cfg, CPU)
     state = torch.random.get_rng_state()
-    metrics = evaluate(model, data, "val", cfg, CPU)
-    assert evaluate(model, data, "val", cfg, CPU) == metrics
+    metrics = evaluate(model, data, "val", cfg, CPU, 0)
+    assert evaluate(model, data, "val", cfg, CPU, 0) == metrics
     assert torch.equal(torch.random.get_rng_state(), state)
     names = {"loss", "rec_nats", "mse", "active_units"}
-    names |= ({"kl_nats", "elbo_nats"} if beta else set()) | ({"mig"} if factors else set())
+    names |= {"kl_nats", "elbo_nats", "gaussian_tc_nats"} if beta else set()
+    names |= {"mig"} if factors else set()
     assert set(metrics) == {f"val/{name}" for name in names}
     with torch.no_grad():  # all in one, by hand
         x = to_float(data.val, CPU)
@@ -216,7 +323,9 @@ def test_evaluate(beta, factors):
         assert metrics["val/elbo_nats"] == pytest.approx(-metrics["val/rec_nats"] - kl, rel=1e-5)
     else:
         assert metrics["val/loss"] == metrics["val/rec_nats"]
-    other = evaluate(model, data, "test", cfg, CPU)
+    other = evaluate(model, data, "test", cfg, CPU, 0)
+    if factors:
+        names |= {"dci_disentanglement", "dci_completeness", "dci_informativeness", "sap", "factor_vae"}
     assert {name.split("/")[1] for name in other} == names and all(k.startswith("test/") for k in other)
     assert other["test/mse"] != metrics["val/mse"]
 
@@ -236,10 +345,11 @@ def test_the_measures_of_a_code_that_is_the_truth():
             mu, logvar = self.encode(x)
             return self.decode(mu), mu, logvar
 
-    metrics = evaluate(Perfect(), faces(8, 600), "test", Config(**SMALL), CPU)
+    metrics = evaluate(Perfect(), faces(8, 600), "test", Config(**SMALL), CPU, 0)
     assert metrics["test/mse"] < 1e-6
     assert metrics["test/active_units"] == 3
-    assert metrics["test/mig"] > 0.9
+    assert metrics["test/mig"] > 0.9 and metrics["test/sap"] > 0.9 and metrics["test/factor_vae"] == 1
+    assert metrics["test/dci_disentanglement"] > 0.95 and metrics["test/dci_informativeness"] > 0.95
 
 
 # ---- training ------------------------------------------------------------------------------------------
@@ -274,6 +384,8 @@ def test_training_learns_and_logs_what_the_table_says(learn, beta, factors):
     rows, folder = learn(factors, **LEARN, beta=beta, eval_every=80, sample_every=100, log_every=20)
     drawn = {"kl_nats", "elbo_nats"} if beta else set()
     val = VAL | {f"val/{name}" for name in drawn} | ({"val/mig"} if factors else set())
+    val |= {"val/gaussian_tc_nats"} if beta else set()
+    dci = {f"test/dci_{name}" for name in ("disentanglement", "completeness", "informativeness")}
     by_step = {row["step"]: set(row) - {"step", "epoch"} for row in rows}
     assert list(by_step) == sorted(by_step) and list(by_step)[-1] == 240
     for step, keys in by_step.items():
@@ -288,6 +400,7 @@ def test_training_learns_and_logs_what_the_table_says(learn, beta, factors):
             expected |= {"train/loss_epoch"}
         if step == 240:
             expected |= {name.replace("val/", "test/") for name in val}
+            expected |= dci | {"test/sap", "test/factor_vae"} if factors else set()
         assert keys == expected, step
     assert [row["epoch"] for row in rows] == [round(row["step"] / 6, 6) for row in rows]
 
@@ -348,4 +461,4 @@ def test_the_figures_of_the_test_part_come_from_the_best_weights(learn, monkeypa
     cfg = Config(**SMALL, beta=0.0)
     model = build(cfg, CPU)
     model.load_state_dict(kept["states"][0])
-    assert rows[-1]["test/mse"] == evaluate(model, faces(), "test", cfg, CPU)["test/mse"]
+    assert rows[-1]["test/mse"] == evaluate(model, faces(), "test", cfg, CPU, 0)["test/mse"]

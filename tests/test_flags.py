@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT_FLAGS = {
     "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
     "precision", "compile", "deterministic", "beta", "width", "depth", "latent_dim", "hidden_dim",
-    "image_size",
+    "image_size", "objective", "beta_start", "beta_steps", "capacity", "capacity_steps", "tc_sampling",
 }  # fmt: skip
 ASIDE_FLAGS = {
     "task", "dataset", "data_dir", "out", "name", "config", "log_every", "sample_every", "save_every",
@@ -33,14 +33,15 @@ ASIDE_FLAGS = {
 ANOTHER = {  # of every flag, a value that is not its default
     "seed": 1, "steps": 7, "epochs": 2, "batch_size": 5, "learning_rate": 0.5, "eval_every": 9,
     "precision": "bf16", "compile": True, "deterministic": True, "beta": 1.5, "width": 3, "depth": 2,
-    "latent_dim": 3, "hidden_dim": 3, "image_size": 32,
+    "latent_dim": 3, "hidden_dim": 3, "image_size": 32, "objective": "capacity", "beta_start": 9.0,
+    "beta_steps": 7, "capacity": 3.5, "capacity_steps": 7, "tc_sampling": "weighted",
     "dataset": "lfw", "data_dir": "elsewhere", "out": "elsewhere", "name": "mine", "log_every": 3,
     "sample_every": 0, "save_every": 3, "device": "cpu", "threads": 3, "wandb": "disabled", "project": "mine",
     "entity": "me", "fresh": True, "reuse": True, "image": "a.png", "index": 3, "image2": "b.png",
     "index2": 3, "random": True, "dim": 1,
 }  # fmt: skip
 WHOLE = ("seed", "steps", "epochs", "batch_size", "threads", "width", "depth", "latent_dim", "sample_every")
-REAL = ("beta", "learning_rate")
+REAL = ("beta", "learning_rate", "beta_start", "capacity")
 
 
 def refusal(*args: str) -> str:

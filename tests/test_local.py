@@ -83,8 +83,13 @@ class Place:
         return {beta: len(list(folder.glob("lease.*"))) for beta, folder in self.trials().items()}
 
     def forked(self, *args: str) -> tuple[int, str]:
-        """local.py in a fork of this process, which has imported torch already: exit code, what it said."""
+        """local.py in a fork of this process: exit code, what it said."""
         err = self.folder.parent / f"{self.folder.name}.err"
+        code = os.waitstatus_to_exitcode(os.waitpid(self.fork(err, *args), 0)[1])
+        return code, err.read_text()
+
+    def fork(self, err: Path, *args: str) -> int:
+        """Start local.py in a fork of this process, which has imported torch already; its process id."""
         if (pid := os.fork()) == 0:
             code = 1
             try:
@@ -105,8 +110,7 @@ class Place:
                 traceback.print_exc()
             finally:
                 os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return code, err.read_text()
+        return pid
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +136,12 @@ def place(tmp_path_factory) -> Place:
         (["bad.yaml"], {"without": "program"}, ["program", "no script"]),
         (["bad.yaml"], {"program": "research/nothing.py"}, ["research/nothing.py is no script"]),
         (["bad.yaml"], {"program": "data/images.py"}, ["data/images.py is no script"]),
-        (["bad.yaml"], {"without": "method"}, ["method", "allowed: grid, random"]),
-        (["bad.yaml"], {"method": "bayes"}, ["method: bayes", "allowed: grid, random"]),
+        (["bad.yaml"], {"without": "method"}, ["method", "allowed: grid, random, bayes"]),
+        (["bad.yaml"], {"method": "bayes"}, ["bayes sweep needs run_cap"]),
+        (["bad.yaml"], {"method": "bayes", "run_cap": 3, "without": "metric"}, ["needs metric"]),
+        (["bad.yaml"], {"early_terminate": {"type": "hyperband", "min_iter": 0}}, ["min_iter: 0 is less"]),
+        (["bad.yaml", "--confirm=1"], {"parameters": {"seed": [0, 1]}}, ["--confirm=1", "varies seed"]),
+        (["tiny.yaml", "--confirm=0"], None, ["--confirm=0", "at least 1"]),
         (["bad.yaml"], {"method": "random"}, ["random sweep needs run_cap"]),
         (["bad.yaml"], {"parameters": {"betta": 4}}, ["betta is no flag", "did you mean beta?"]),
         (["bad.yaml"], {"parameters": {"beta": [4, -1]}}, ["--beta=-1", "at least 0"]),

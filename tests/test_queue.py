@@ -151,6 +151,18 @@ def test_a_trial_is_made_once(tmp_path):
     }
 
 
+def test_a_trial_at_its_own_index_or_not_at_all(tmp_path):
+    queue, late = Queue(tmp_path), Queue(tmp_path)
+    assert late.trials() == []
+    assert queue.add({"beta": 1}, "aaa", at=0, seen=[]).index == 0
+    assert late.add({"beta": 2}, "bbb", at=0) is None and late.add({"beta": 2}, "bbb", at=2) is None
+    again = late.add({"beta": 1, "seed": 3}, "ccc", confirms="aaa")
+    assert [trial.key for trial in queue.trials()] == ["aaa", "ccc"]
+    assert [trial.key for trial in queue.chosen()] == ["aaa"] and queue.trials()[1] == again
+    assert read_json(queue.trial_file(again)) == {"index": 1, "flags": {"beta": 1, "seed": 3}, "key": "ccc",
+                                                  "confirms": "aaa"}  # fmt: skip
+
+
 def add_many(i: int, folder: Path) -> None:
     queue, own = Queue(folder), [f"own-{i}-{k}" for k in range(30)]
     keys = [x for pair in zip(own, [f"shared-{k}" for k in range(30)]) for x in pair]

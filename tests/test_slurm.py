@@ -678,6 +678,38 @@ def test_status(fakes, submitted, capfd):
     assert "in the queue: 1 RUNNING, 2 PENDING" in out
 
 
+def test_a_search_whose_trials_are_yet_to_be_made(fakes, sweep, tmp_path, capfd):
+    content = yaml.safe_load((tmp_path / sweep).read_text()) | {"method": "bayes", "run_cap": 5}
+    content["parameters"] |= {"beta": {"min": 0.0, "max": 9.0}, "seed": {"value": 1}}
+    (tmp_path / sweep).write_text(yaml.safe_dump(content))
+    slurm.run(flags(sweep, "--tasks=2", "--confirm=2", "--dry_run"))
+    assert "7 trials, 7 of them open" in capfd.readouterr().err and not (tmp_path / "runs").exists()
+    slurm.run(flags(sweep, "--tasks=2", "--confirm=2"))
+    assert "7 trials, 7 of them open" in capfd.readouterr().err
+    folder = tmp_path / "runs/tiny"
+    queue = Queue(folder)
+    assert (folder / "trials").is_dir() and not queue.trials() and len(read_json(folder / "data.json")) == 1
+    for i, status in enumerate(("finished", "stopped")):
+        trial = queue.add({"beta": i + 1 / 3}, f"key{i}")
+        (folder / trial.key).mkdir()
+        reason = "hyperband: val/mse_best 0.5 at evaluation 2, threshold 0.4" if i else None
+        write_json(folder / trial.key / "status.json", {"status": status, "reason": reason, "step": 10,
+                                                        "steps": 10, "headline": 0.5})  # fmt: skip
+    slurm.run(flags(sweep, "--status"))
+    out = capfd.readouterr().out
+    assert "1 finished, 0 running, 5 pending, 0 preempted, 1 stopped" in out and "; 7 expected" in out
+    assert "beta=1.33333" in out and "by hyperband" in out
+    (folder / "proposer").mkdir()
+    write_json(folder / "proposer/exhausted.json", {"reason": "no further point"})
+    slurm.run(flags(sweep, "--status"))
+    assert "; 2 expected" in capfd.readouterr().out  # the finished one has logged nothing to be the best by
+    (folder / "key0/metrics.jsonl").write_text('{"step": 0, "val/mse_best": 0.5}\n')
+    slurm.run(flags(sweep, "--status"))
+    assert "; 4 expected" in capfd.readouterr().out
+    slurm.run(flags(sweep, "--dry_run"))
+    assert "4 trials, 2 of them open" in capfd.readouterr().err
+
+
 def test_status_of_a_folder_without_slurm(fakes, submitted, monkeypatch, capfd):
     monkeypatch.setenv("PATH", "/nowhere")
     slurm.run(flags("runs/tiny", "--status"))

@@ -102,6 +102,13 @@ def fit_aggregate(mu: Tensor, logvar: Tensor | None = None) -> Aggregate:
     return Aggregate(mean, cov if logvar is None else cov + torch.diag(logvar.double().exp().mean(0)))
 
 
+def gaussian_tc(fit: Aggregate) -> float:
+    """Total correlation of the fitted Gaussian, ½ (Σ_d ln cov_dd − ln det cov), nats: 0 where no latent tells
+    another one's value linearly, infinite where one is a function of others. Watanabe 1960.
+    """
+    return float(0.5 * (fit.cov.diagonal().log().sum() - torch.linalg.slogdet(fit.cov).logabsdet))
+
+
 def sample_aggregate(fit: Aggregate, n: int, generator: torch.Generator) -> Tensor:
     """n codes (n, D), float32, of the fitted Gaussian; the noise is drawn on the generator's device.
 

@@ -1,14 +1,15 @@
-"""How well single latents stand for single factors: mutual information and MIG.
+"""How well single latents stand for single factors: mutual information and MIG; intervals for any score.
 
 Codes are (N, D) arrays, usually the means mu(x), and factors (N, F). Information is in nats. The estimator
 is that of disentanglement_lib (Locatello et al. 2019, arXiv:1811.12359): counts in bins of the means. It is
 biased upwards, by up to about (bins − 1)(categories − 1) / 2N a pair: compare at equal N and n_bins only.
+Other scores: `disentanglement`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,3 +108,48 @@ def main_factors(mi: np.ndarray, factor_entropy: np.ndarray, names: Sequence[str
     return [
         (names[k], float(row[k])) if row[k] > 0 else ("", 0.0) for row, k in zip(share, best, strict=True)
     ]
+
+
+class Interval(NamedTuple):
+    """A score of all examples and the ends of its confidence interval; arrays, if the score is one."""
+
+    score: Any
+    low: Any
+    high: Any
+
+
+def jackknife(
+    score: Callable[[np.ndarray, np.ndarray], Any],
+    codes,
+    factors,
+    n_groups: int = 2,
+    n_repeats: int = 10,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Confidence interval of score(codes, factors), a number or an array, by leaving out groups of examples.
+
+    Examples are dealt into g = n_groups; with θ_i the score without group i, SE² = (g − 1)/g Σ (θ_i − mean)²,
+    averaged over n_repeats deals; Student's t has n_repeats (g − 1) degrees of freedom. Calls score
+    g·n_repeats + 1 times. Quenouille 1956; few and large groups, as scores with bins, votes and trees jump:
+    Shao & Wu 1989 (Ann. Stat. 17:1176). A score's own draws enter SE² (g − 1)²/g-fold: 0.5 for 2 groups, 18
+    for 20, where the intervals of DCI and FactorVAE were 2 to 4 times too wide. Not a bootstrap: it repeats
+    examples, and repeats raise mutual information. The interval is for the examples that one might have had,
+    N of them: it knows neither of other training seeds nor of the estimator's bias at N, and may pass 0 or 1.
+    ValueError: n_groups not from 2 to N, or no repeats.
+    """
+    from scipy.special import stdtrit
+
+    codes, factors = np.asarray(codes), np.asarray(factors)
+    n, rng = len(codes), np.random.default_rng(seed)
+    if not 2 <= n_groups <= n or n_repeats < 1:
+        raise ValueError(f"from 2 to {n} groups and at least 1 repeat: {n_groups} and {n_repeats}")
+    squared_errors = []
+    for _ in range(n_repeats):
+        groups = np.array_split(rng.permutation(n), n_groups)
+        kept = [np.delete(np.arange(n), group) for group in groups]
+        theta = np.array([score(codes[rows], factors[rows]) for rows in kept], dtype=np.float64)
+        squared_errors.append((n_groups - 1) / n_groups * ((theta - theta.mean(0)) ** 2).sum(0))
+    whole = np.asarray(score(codes, factors), dtype=np.float64)[()]  # [()]: a number, if it is one
+    reach = stdtrit(n_repeats * (n_groups - 1), (1 + confidence) / 2) * np.sqrt(np.mean(squared_errors, 0))
+    return Interval(whole, whole - reach, whole + reach)

@@ -4,6 +4,7 @@ A script calls `start_run` and `restore`, at each step `rng`, `update`, `log`, `
 the end `finish`. docs/adding_a_family.md shows the loop.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -321,7 +322,11 @@ class Run:
             patience = min(20.0, float(os.environ.get("WANDB_AGENT_KILL_DELAY", 30)) - 10)
             stopped = self.mirror.stop_requested.wait(max(0.0, patience))
             return ("stopped", STOPPED_IN_WANDB) if stopped else ("preempted", "SIGTERM")
-        return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), self._signal
+        told = ""
+        if self._signal == "stop file":  # whoever wrote it may say why
+            with contextlib.suppress(OSError):
+                told = (self.folder / STOP_FILE).read_text(errors="replace").strip().partition("\n")[0][:200]
+        return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), told or self._signal
 
     def warn(self, title: str, text: str) -> None:
         """Tell the user, here and as an alert in W&B, what is wrong with this run's result."""

@@ -1,0 +1,245 @@
+"""What β buys, in pictures: docs/beta_curve.png, beta_regions.png, beta_latents.png, from committed results.
+
+Run     python docs/beta_curve.py                                  # draws from sweeps/results/bvae_beta*
+        python docs/beta_curve.py --collect=runs/bvae_beta         # measures the runs of that sweep first
+Reads   sweeps/results/bvae_beta.csv            one row a run: test figures (launch/report.py --csv)
+        sweeps/results/bvae_beta_rotation.csv   one row a run: what --task=rotate measured
+        sweeps/results/bvae_beta_latents.csv    one row a latent: KL and I(z; v) / H(v) of every factor
+        sweeps/results/bvae_beta_faces.png      rows by β: rebuilt, random and turned faces of one seed
+Collect does the tasks rotate and latent_analysis on every finished run and writes the last three.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from data.synthetic import FACTOR_NAMES
+from research.common import charts, pictures
+from research.common.commandline import main
+from research.common.flags import UserError, console
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "sweeps" / "results"
+TOLD = ("yaw_span_degrees", "yaw_spearman", "yaw_spearman_min", "others_change_mean",
+        "others_change_rendered_mean", "yaw_asked_error_degrees", "r2_test")  # fmt: skip
+SEED = 0  # whose faces and latents are shown
+N_LATENTS = 12  # of a heat map
+PANELS = {  # title → columns of the merged table, unit
+    "Reconstruction, test": ("test/rec_nats", "nats per picture"),
+    "KL, test": ("test/kl_nats", "nats per picture"),
+    "Active units, test": ("test/active_units", "latents"),
+    "MIG, test": ("test/mig", "share"),
+    "Turned by ±60°: yaw read off the pictures": ("yaw_span_degrees", "degrees from end to end"),
+    "What else changes when turned": ("others_change_mean", "mean share of the other factors' ranges"),
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Draw the pictures of docs/beta.md."""
+
+    collect: str | None = None
+    """a finished sweep folder: measure its runs and write sweeps/results/bvae_beta_* first"""
+
+
+def collect(folder: Path) -> None:
+    """Do the tasks on every finished run of `folder` and write the evidence."""
+    from launch.collect import read_sweep
+
+    runs = [run for run in read_sweep(folder).runs if run.status["status"] == "finished"]
+    if not runs:
+        raise UserError(f"--collect={folder}: a folder with finished runs of sweeps/bvae_beta.yaml")
+    runs.sort(key=lambda run: (run.flags["beta"], run.flags["seed"]))
+    rotation, latents, rows = [], [], []
+    for i, run in enumerate(runs):
+        console.print(f"{i + 1}/{len(runs)}  β = {run.flags['beta']:g}, seed {run.flags['seed']}")
+        of = {name: run.flags[name] for name in ("beta", "seed")}
+        turned, told = (_task(run.folder, task) for task in ("rotate", "latent_analysis"))
+        rotation.append(of | {name: turned[name] for name in TOLD})
+        measure = told["kl_nats_per_latent"] or [None] * len(told["latents_sorted"])
+        for rank, (latent, kl, share) in enumerate(zip(told["latents_sorted"], measure, told["mi_share"])):
+            latents.append(
+                of | {"rank": rank, "latent": latent, "kl_nats": kl} | dict(zip(FACTOR_NAMES, share))
+            )
+        if run.flags["seed"] == SEED:
+            rows.append(_faces(run.folder, turned))
+    for name, table in (("rotation", rotation), ("latents", latents)):
+        rounded = pd.DataFrame(table).map(lambda v: float(f"{v:.4g}") if isinstance(v, float) else v)
+        rounded.to_csv(RESULTS / f"bvae_beta_{name}.csv", index=False, lineterminator="\n")
+    pictures.write_png(RESULTS / "bvae_beta_faces.png", np.concatenate(rows))
+
+
+def _task(run: Path, task: str) -> dict:
+    file = run / task / "results.json"
+    if not file.exists():
+        command = [
+            sys.executable,
+            "research/bvae_faces.py",
+            f"--task={task}",
+            f"--checkpoint={run.absolute()}",
+        ]
+        subprocess.run([*command, "--wandb=disabled"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(file.read_text())
+
+
+def _faces(run: Path, turned: dict) -> np.ndarray:
+    """A row of 13 square tiles (S, 13 S, 3), in the order that `regions` names."""
+    import torch
+
+    from research import bvae_analysis, bvae_faces, bvae_rotation
+    from research.common.task import find_run, start_task
+
+    cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled", threads=1)
+    file, told = find_run(cfg, "bvae_faces")
+    cfg = bvae_analysis.flags_of_run(cfg, told)
+    task = start_task(cfg, file, told)
+    bench = bvae_analysis.Bench(
+        cfg, bvae_analysis.load_model(cfg, file, task.device), bvae_faces.load_data(cfg), task
+    )
+    x = bench.data.test[:4]
+    z, turn = bench.encode(x)[0], bvae_rotation.turn_by_yaw(bench)
+    shift, scale = bvae_faces.shown_range(bench.model, bench.encode(bench.data.test[:500])[0], cfg)
+    random = bench.decode(shift + scale * torch.randn(4, cfg.latent_dim, generator=task.rng()))
+    turning = bench.decode(turn.at(z[:1], torch.linspace(-60, 60, 5))[0])
+    return np.concatenate([*x.numpy()[:2], *bench.decode(z[:2]), *random, *turning], axis=1)
+
+
+def tables() -> pd.DataFrame:
+    """The figures of every run, from the committed files."""
+    runs = pd.read_csv(RESULTS / "bvae_beta.csv")
+    return runs.merge(pd.read_csv(RESULTS / "bvae_beta_rotation.csv"), on=["beta", "seed"], validate="1:1")
+
+
+def curve(runs: pd.DataFrame) -> np.ndarray:
+    """Six panels over β, on a logarithmic axis with 0 at its left: every run, and the mean of the seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    betas = sorted(runs["beta"].unique())
+    positive = [b for b in betas if b > 0]
+    x_of = {b: np.log2(b) if b > 0 else np.log2(positive[0]) - 1.5 for b in betas}
+    figure = Figure(figsize=(12, 6.6), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for ax, (title, (column, unit)) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
+        shown = runs.dropna(subset=[column])
+        ax.plot(shown["beta"].map(x_of), shown[column], "o", color=charts.COLORS[0], alpha=0.4, markersize=5)
+        mean = shown[shown["beta"] > 0].groupby("beta")[column].mean()
+        ax.plot([x_of[b] for b in mean.index], mean, color=charts.COLORS[0])
+        zero = shown[shown["beta"] == 0][column].mean()
+        if np.isfinite(zero):
+            ax.plot(x_of[0], zero, "_", color=charts.COLORS[0], markersize=18)
+        if column == "others_change_mean":
+            floor = shown["others_change_rendered_mean"].mean()
+            ax.axhline(floor, color=charts.COLORS[1], linestyle="--", linewidth=1)
+            ax.text(x_of[betas[-1]], floor, "rendered faces, so read", ha="right", va="bottom", fontsize=8,
+                    color=charts.COLORS[1])  # fmt: skip
+        if column == "yaw_span_degrees":
+            ax.axhline(120, color=charts.COLORS[1], linestyle="--", linewidth=1)
+            ax.text(
+                x_of[betas[-1]], 120, "asked for", ha="right", va="bottom", fontsize=8, color=charts.COLORS[1]
+            )
+        ax.set_ylim(bottom=0 if column != "test/rec_nats" else None)
+        ax.set_xticks([x_of[b] for b in betas], [f"{b:g}" for b in betas])
+        ax.set_xlim(x_of[betas[0]] - 0.6, x_of[betas[-1]] + 0.6)
+        ax.set(title=title, ylabel=unit, xlabel="β")
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3].copy()
+
+
+def regions(runs: pd.DataFrame) -> np.ndarray:
+    """One row a β: two test faces, the same rebuilt, four random faces, one face turned from −60 to 60°."""
+    faces = np.asarray(Image.open(RESULTS / "bvae_beta_faces.png").convert("RGB"))
+    betas = sorted(runs["beta"].unique())
+    size = len(faces) // len(betas)
+    tiles = faces.reshape(len(betas), size, -1, size, 3).swapaxes(1, 2)  # (β, column, S, S, 3)
+    columns = [
+        "test face",
+        "test face",
+        "rebuilt",
+        "rebuilt",
+        *["random"] * 4,
+        "turned −60°",
+        "−30°",
+        "0°",
+        "30°",
+        "60°",
+    ]
+    rows = [f"β = {b:g}" for b in betas]
+    return pictures.grid(tiles, tiles.shape[1], rows, columns, f"seed {SEED}", scale=max(1, 64 // size))
+
+
+def meanings() -> np.ndarray:
+    """For each β a heat map: what the most informative latents of one seed tell of each factor."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    table = pd.read_csv(RESULTS / "bvae_beta_latents.csv")
+    table = table[(table["seed"] == SEED) & (table["rank"] < N_LATENTS)]
+    groups = list(table.groupby("beta"))
+    columns = 4
+    figure = Figure(figsize=(3.6 * columns, 3.4 * -(-len(groups) // columns)), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(-(-len(groups) // columns), columns, squeeze=False).flat
+    for ax, (beta, group) in zip(axes, groups):
+        share = group[list(FACTOR_NAMES)].to_numpy(float)
+        image = ax.imshow(share, vmin=0, vmax=1, aspect="auto", cmap="viridis")
+        labels = [
+            f"z{r.latent}  {r.kl_nats:.2f}" if np.isfinite(r.kl_nats) else f"z{r.latent}"
+            for r in group.itertuples()
+        ]
+        ax.set_xticks(
+            range(len(FACTOR_NAMES)),
+            FACTOR_NAMES,
+            rotation=60,
+            ha="right",
+            rotation_mode="anchor",
+            fontsize=8,
+        )
+        ax.set_yticks(range(len(group)), labels, fontsize=8)
+        ax.set_title(
+            f"β = {beta:g}" + (" (latents by variance)" if beta == 0 else " (KL in nats)"), fontsize=10
+        )
+        for (i, j), value in np.ndenumerate(share):
+            if value >= 0.1:
+                ax.text(
+                    j,
+                    i,
+                    f"{value:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="w" if value < 0.6 else "k",
+                )
+    for ax in list(axes):
+        ax.set_visible(False)
+    figure.colorbar(image, ax=figure.axes[: len(groups)], fraction=0.015, label="I(z; v) / H(v)")
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw() -> dict[str, np.ndarray]:
+    """The three pictures by their file name in docs/."""
+    runs = tables()
+    return {"beta_curve.png": curve(runs), "beta_regions.png": regions(runs), "beta_latents.png": meanings()}
+
+
+def run(flags: Flags) -> None:
+    if flags.collect:
+        collect(Path(flags.collect))
+    for name, array in draw().items():
+        console.print(str(pictures.write_png(ROOT / "docs" / name, array).relative_to(ROOT)))
+
+
+if __name__ == "__main__":
+    main(Flags, run)

@@ -1,0 +1,392 @@
+"""Bayesian search without a controller: proposals that can be made again, one proposer; and --confirm."""
+
+import json
+import multiprocessing
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from launch import bayes, plan, proposer
+from launch.history import Histories
+from launch.proposer import Proposer
+from launch.queue import Queue, Trial, seed_engine
+from research.common import lease as leases
+from research.common.files import append_row, read_json, write_json
+from research.common.flags import UserError
+from tests.test_queue import in_processes
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
+METRIC = {"name": "val/loss_best", "goal": "minimize"}
+PARAMETERS = {
+    "x": {"min": 0.0, "max": 1.0},
+    "n": {"min": 1, "max": 9},
+    "kind": {"values": ["a", "b"]},
+    "steps": {"value": 5},
+}
+SPEC = {"program": "tests/stand_in.py", "method": "bayes", "run_cap": 6, "metric": METRIC,
+        "parameters": PARAMETERS}  # fmt: skip
+LOG = {"distribution": "log_uniform_values"}
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in puts its own tree first, as a script; here it is imported."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return frozen(tmp_path, SPEC)
+
+
+def frozen(folder: Path, spec: dict) -> Path:
+    """A sweep folder as far as proposing needs one."""
+    (folder / "trials").mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(spec))
+    return folder
+
+
+def loss(flags: dict) -> float:
+    return (flags["x"] - 0.37) ** 2 + 0.1 * (flags["kind"] == "b")
+
+
+def ended(queue: Queue, trial: Trial, values: list, status: str = "finished", **more) -> None:
+    """The trial's run, over, with these values of the metric."""
+    folder = queue.run_folder(trial)
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", {"headline": "val/loss"})
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    for step, value in enumerate(values):
+        append_row(folder / "metrics.jsonl", {"step": step, "val/loss_best": value})
+    write_json(folder / "status.json", {"status": status, "headline": None, "reason": None} | more)
+
+
+# ---- what the engine is told ---------------------------------------------------------------------------
+
+
+def test_a_proposal_is_the_engines_own_with_the_same_seed_and_runs():
+    from sweeps import RunState, SweepRun, next_run
+
+    def config(x: float, n: int, kind: str) -> dict:
+        return {k: {"value": v} for k, v in {"x": x, "n": n, "kind": kind, "steps": 5}.items()}
+
+    def flags(x: float, n: int, kind: str) -> dict:
+        return {"x": x, "n": n, "kind": kind, "steps": 5}
+
+    name = "val/loss_best"
+    points = [(0.1, 3, "a"), (0.5, 9, "b"), (0.9, 1, "a"), (0.3, 2, "b"), (0.8, 4, "a"), (0.2, 5, "a")]
+    seen = [
+        (flags(*points[0]), "finished", 0.25),
+        (flags(*points[1]), "stopped", 0.5),
+        (flags(*points[2]), "diverged", 3.0),
+        (flags(*points[3]), "failed", None),
+        (flags(*points[4]), "running", None),
+        (flags(*points[5]), "pending", None),
+    ]
+    runs = [
+        SweepRun(config=config(*points[0]), state=RunState.finished, history=[{name: 0.75}, {name: 0.25}]),
+        SweepRun(config=config(*points[1]), state=RunState.finished, history=[{name: 0.5}, {"other": 0}]),
+        SweepRun(
+            config=config(*points[2]), state=RunState.finished, history=[{name: 3.0}, {name: float("nan")}]
+        ),
+        SweepRun(config=config(*points[3]), state=RunState.failed),
+        SweepRun(config=config(*points[4]), state=RunState.running, history=[{name: 0.01}]),
+        SweepRun(config=config(*points[5]), state=RunState.pending),
+    ]
+    for attempt in range(3):
+        seed_engine(PARAMETERS, 6, attempt)
+        expected = next_run({k: SPEC[k] for k in ("method", "metric", "parameters")}, runs)
+        random.seed(5 + attempt)  # what was drawn before plays no part
+        np.random.seed(7)
+        made = bayes.propose(SPEC, 6, attempt, seen)
+        assert made == {k: v["value"] for k, v in expected.config.items()}
+        assert [type(made[k]) for k in ("x", "n", "kind", "steps")] == [float, int, str, int]
+        assert json.loads(json.dumps(made)) == made
+    assert made != bayes.propose(SPEC, 6, 0, seen) != bayes.propose(SPEC, 7, 0, seen)
+
+
+def test_a_search_gets_near_the_minimum():
+    seen = []
+    for index in range(12):
+        flags = bayes.propose(SPEC, index, 0, seen)
+        seen.append((flags, "finished", loss(flags)))
+    best = min(seen, key=lambda row: row[2])
+    assert best[0]["kind"] == "a" and abs(best[0]["x"] - 0.37) < 0.1
+
+
+def test_runs_without_a_value_count_as_the_worst_or_not_at_all():
+    """Alone, the engine would take a failure for 0.0, which may be better than any real value."""
+    point = {"x": 0.4, "n": 1, "kind": "a", "steps": 5}
+    lost = [(point, state, None) for state in ("failed", "diverged", "stopped")]
+    assert bayes.propose(SPEC, 3, 0, lost) == bayes.propose(SPEC, 3, 0, [])
+    good = [(point | {"x": x}, "finished", x) for x in (0.2, 0.6)]
+    told = [(point, state, 0.6) for state in ("finished", "finished", "finished")]
+    assert bayes.propose(SPEC, 5, 0, lost + good) == bayes.propose(SPEC, 5, 0, told + good)
+    up = SPEC | {"metric": METRIC | {"goal": "maximize"}}
+    told = [(point, state, 0.2) for state in ("finished", "finished", "finished")]
+    assert bayes.propose(up, 5, 0, lost + good) == bayes.propose(up, 5, 0, told + good)
+
+
+def test_what_a_run_counts_for(folder):
+    queue = Queue(folder)
+    a, b, c, d, e, f = (queue.add({"x": i / 10}, f"key{i}") for i in range(6))
+    ended(queue, a, [0.9, 0.4, None])
+    ended(queue, b, [0.9, 0.3], "stopped")
+    ended(queue, c, [0.8, 0.2, None], "diverged", headline=5.5)
+    ended(queue, d, [], "failed")
+    ended(queue, e, [0.7], "preempted")
+    queue.add({"x": 0.1, "seed": 1}, "again", confirms="key0")
+    found = bayes.look(queue, Histories(queue, SPEC), SPEC)
+    assert [(trial.key, state, value) for trial, state, value in found] == [
+        ("key0", "finished", 0.4), ("key1", "stopped", 0.3), ("key2", "diverged", 5.5),
+        ("key3", "failed", None), ("key4", "running", None), ("key5", "pending", None),
+    ]  # fmt: skip
+    spec = SPEC | {"metric": METRIC | {"impute_while_running": "best"}}
+    assert bayes.look(queue, Histories(queue, spec), spec)[4][2] == 0.7
+    ended(queue, f, [0.8, 0.2], "diverged", headline=5.5)
+    write_json(queue.run_folder(f) / "config.json", {"headline": "val/other"})
+    assert bayes.look(queue, Histories(queue, SPEC), SPEC)[5][1:] == ("diverged", 0.8)
+
+
+# ---- making trials -------------------------------------------------------------------------------------
+
+
+def make_all(i: int, folder: Path) -> int:
+    """Make every trial of the sweep and "train" each at once; how many were made here."""
+    queue, watch, made = Queue(folder), leases.Watch(), 0
+    wanted = Proposer(queue, SPEC)
+    while wanted.wanted():
+        before = len(queue.trials())
+        if wanted.make(watch):
+            made += len(queue.trials()) > before
+        for trial in queue.trials():
+            if queue.status(trial)["status"] == "open":
+                ended(queue, trial, [loss(trial.flags)])
+    return made
+
+
+def test_every_proposal_can_be_made_again_and_none_is_made_twice(folder):
+    in_processes(3, make_all, folder)
+    queue = Queue(folder)
+    trials = queue.trials()
+    assert [trial.index for trial in trials] == list(range(6)) and len({t.key for t in trials}) == 6
+    assert all(n == 5 and kind in "ab" for n, kind in ((t.flags["steps"], t.flags["kind"]) for t in trials))
+    for trial in trials:
+        kept = read_json(queue.trial_file(trial))
+        assert [key for key, _, _ in kept["seen"]] == [t.key for t in trials[: trial.index]]
+        assert bayes.recompute(queue, SPEC, trial) == trial.flags
+        for key, state, value in kept["seen"]:
+            flags = next(t.flags for t in trials if t.key == key)
+            assert (state, value) in [("finished", loss(flags)), ("pending", None)]
+    assert not Proposer(queue, SPEC).wanted() and Proposer(queue, SPEC).planned() == 6
+    assert {t.flags["n"] <= 2 for t in trials if t.flags["kind"] == "b"} <= {
+        True
+    }  # the script refuses others
+
+
+def die_proposing(i: int, folder: Path) -> None:
+    leases.acquire(folder / proposer.FOLDER, leases.Watch())  # and is gone, as after kill -9
+
+
+def test_a_killed_proposer_is_followed(folder):
+    in_processes(1, die_proposing, folder)
+    queue = Queue(folder)
+    assert Proposer(queue, SPEC).make(leases.Watch()) and len(queue.trials()) == 1
+    holding = FORK.Process(target=lambda: (die_proposing(0, folder), os.kill(os.getpid(), 19)))
+    holding.start()
+    while leases.newest(folder / proposer.FOLDER)[0] < 3:
+        assert holding.is_alive()
+    assert not Proposer(queue, SPEC).make(leases.Watch()) and len(queue.trials()) == 1
+    holding.kill()
+    holding.join()
+    assert Proposer(queue, SPEC).make(leases.Watch()) and len(queue.trials()) == 2
+
+
+def test_a_proposer_that_was_overtaken_adds_nothing(folder, monkeypatch):
+    """It stood still for so long that another took the lease; its proposal saw one trial less."""
+    queue, real = Queue(folder), bayes.propose
+
+    def late(*args):
+        flags = real(*args)
+        monkeypatch.setattr(bayes, "propose", real)
+        Proposer(Queue(folder), SPEC)._propose()
+        return flags | {"x": 0.123}
+
+    monkeypatch.setattr(bayes, "propose", late)
+    Proposer(queue, SPEC).make(leases.Watch())
+    (only,) = Queue(folder).trials()
+    assert only.flags["x"] != 0.123
+
+
+def test_a_search_without_new_points_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(bayes, "RANDOM_TRIES", 50)
+    parameters = {"kind": {"values": ["a", "b"]}, "n": {"values": [1, 3]}, "seed": {"value": 0}}
+    spec = SPEC | {"parameters": parameters, "run_cap": 10}
+    queue = Queue(frozen(tmp_path, spec))
+    search = Proposer(queue, spec)
+    assert search.planned() == 10
+    for _ in range(4):
+        search.make(leases.Watch())
+        for trial in queue.trials():
+            ended(queue, trial, [float(trial.flags["n"])])
+    points = {(trial.flags["kind"], trial.flags["n"]) for trial in queue.trials()}
+    assert points == {("a", 1), ("a", 3), ("b", 1)}  # n = 3 is refused with kind b
+    assert not search.wanted() and search.planned() == 3
+    assert search.exhausted == "the search found no further point after 3 trials; run_cap is 10"
+    for trial in queue.trials():
+        assert bayes.recompute(queue, spec, trial) == trial.flags
+
+
+def test_failed_and_diverged_runs_do_not_stop_the_search(folder):
+    queue = Queue(folder)
+    search = Proposer(queue, SPEC)
+    for i in range(6):
+        assert search.make(leases.Watch())
+        trial = queue.trials()[-1]
+        if i % 2:
+            ended(queue, trial, [], "failed")
+        else:
+            ended(queue, trial, [None], "diverged")
+    assert len(queue.trials()) == 6 and not search.wanted()
+    assert all(bayes.recompute(queue, SPEC, trial) == trial.flags for trial in queue.trials())
+
+
+# ---- --confirm -----------------------------------------------------------------------------------------
+
+
+def confirm_all(i: int, folder: Path) -> None:
+    queue, watch = Queue(folder), leases.Watch()
+    wanted = Proposer(queue, yaml.safe_load((folder / "sweep.yaml").read_text()))
+    while wanted.wanted():
+        wanted.make(watch)
+
+
+@pytest.mark.parametrize("method", ["grid", "random", "bayes"])
+def test_the_best_finished_trial_is_confirmed_once(tmp_path, method):
+    spec = SPEC | {"method": method, "run_cap": 4}
+    if method == "grid":
+        spec = SPEC | {
+            "method": "grid",
+            "parameters": {"n": {"values": [1, 2, 3, 4]}, "seed": {"values": [5]}},
+        }
+        spec.pop("run_cap")
+    queue = Queue(frozen(tmp_path, spec))
+    for i, value in enumerate((0.5, 0.2, 0.1, 0.01)):
+        ended(queue, queue.add({"n": i + 1, "seed": 5}, f"key{i}"), [0.9, value])
+    ended(queue, queue.trials()[2], [0.9, 0.1], "preempted")
+    ended(queue, queue.trials()[3], [0.9, 0.01], "stopped")  # early: never the best
+    proposer.ask_to_confirm(tmp_path, 2)
+    search = Proposer(queue, spec)
+    assert search.planned() == 6 and not search.wanted()  # one trial is still to end
+    ended(queue, queue.trials()[2], [], "failed")
+    assert search.planned() == 6 and search.wanted()
+    in_processes(3, confirm_all, tmp_path)
+    more = queue.trials()[4:]
+    assert [(t.flags, t.confirms) for t in more] == [
+        ({"n": 2, "seed": 6}, "key1"),
+        ({"n": 2, "seed": 7}, "key1"),
+    ]
+    assert len({trial.key for trial in queue.trials()}) == 6
+    assert Proposer(Queue(tmp_path), spec).planned() == 6 and not search.wanted()
+    ended(queue, more[0], [0.001])  # luckier, but no candidate
+    assert search.best().key == "key1" and search.confirmed() == [(queue.trials()[1], [0.001])]
+    proposer.ask_to_confirm(tmp_path, 1)
+    assert search.planned() == 6
+    proposer.ask_to_confirm(tmp_path, 3)
+    assert search.planned() == 7
+    in_processes(2, confirm_all, tmp_path)
+    assert [trial.flags["seed"] for trial in queue.trials()[4:]] == [6, 7, 8]
+
+
+def test_without_a_finished_trial_nothing_is_confirmed(folder):
+    queue = Queue(folder)
+    spec = SPEC | {"run_cap": 2}
+    for i in range(2):
+        ended(queue, queue.add({"x": 0.1 * i}, f"key{i}"), [0.9], "diverged", headline=0.9)
+    proposer.ask_to_confirm(folder, 2)
+    search = Proposer(queue, spec)
+    assert not search.wanted() and search.planned() == 2 and search.confirmed() == []
+
+
+# ---- what is refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"metric": None}, "a bayes sweep needs metric"),
+        ({"metric": {"name": "val/mse_best"}}, "a bayes sweep needs metric"),
+        ({"metric": {"name": "val/mse_best", "goal": "lower"}}, "goal: lower: must be minimize or maximize"),
+        ({"metric": {"name": "val/mse_best", "goal": "minimize", "target": 0.1}}, "target is not followed"),
+        ({"metric": {"name": "val/mse_bets", "goal": "minimize"}}, "its headline is val/mse_best"),
+        ({"metric": {"name": "val/mig_best", "goal": "maximize"}}, "its headline is val/mse_best"),
+        ({"metric": {"name": "test/mse", "goal": "minimize"}}, "logs no test/mse"),
+        ({"run_cap": None}, "a bayes sweep needs run_cap"),
+        ({"run_cap": 0}, "a bayes sweep needs run_cap"),
+        ({"beta": {"min": 4.0, "max": 1.0}}, "min 4.0 is not less than max 1.0"),
+        ({"beta": {"min": 0.5}}, "invalid hyperparameter configuration: beta"),
+        ({"beta": {"values": [1, 2], "probabilities": [0.5, 0.5]}}, "beta: probabilities"),
+        ({"beta": {"distribution": "log_uniform", "min": -3.0, "max": 1.0}}, "log_uniform_values"),
+        ({"beta": {"value": 1}}, "Need at least one searchable parameter"),
+        ({"beta": {"min": -1.0, "max": 4.0}}, "--beta=-1.0: must be"),
+        ({"beta": {"distribution": "normal", "mu": 0.5, "sigma": 1.0}}, "--beta=-"),
+        ({"latent_dim": {"min": 2.0, "max": 8.0}}, "must be a whole number"),
+        ({"latent_dim": {"distribution": "q_uniform", "min": 1, "max": 8, "q": 4}}, "--latent_dim=0"),
+        ({"image_size": {"min": 32, "max": 128}}, "--image_size="),
+        ({"seed": {"values": [0, 1]}}, "parameter seed: a bayes sweep needs one value"),
+        ({"seed": {"min": 0, "max": 9}, "method": "random"}, "seed: a random sweep needs one value"),
+        ({"confirm": 2, "seed": {"values": [0, 1]}, "method": "grid"}, "--confirm=2: the sweep varies seed"),
+        ({"confirm": 2, "metric": None, "method": "grid"}, "--confirm=2 needs metric"),
+        ({"early_terminate": {"type": "hyperband"}, "method": "grid"}, "give min_iter, or max_iter and s"),
+    ],
+)  # fmt: skip
+def test_refused_in_one_line_before_anything_is_written(tmp_path, change, part):
+    content = {"program": "research/bvae_faces.py", "method": "bayes", "run_cap": 4,
+               "metric": {"name": "val/mse_best", "goal": "minimize"}, "parameters": {}}  # fmt: skip
+    for name, value in change.items():
+        at_top = name in ("metric", "run_cap", "method", "early_terminate")
+        (content if at_top else content["parameters"])[name] = value
+    confirm = content["parameters"].pop("confirm", None)
+    content = {k: v for k, v in content.items() if v is not None}
+    if "beta" not in content["parameters"] and content["method"] != "grid":
+        content["parameters"]["beta"] = {"min": 0.0, "max": 9.0}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as refused:
+        plan.freeze(plan.read(str(path), confirm=confirm), tmp_path / "runs", False, False)
+    assert part in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("metric", ["val/mse_best", "val/mse", "val/kl_nats", "train/loss"])
+def test_metrics_that_the_script_logs_are_taken(tmp_path, metric):
+    content = {"program": "research/bvae_faces.py", "method": "bayes", "run_cap": 4,
+               "metric": {"name": metric, "goal": "minimize"},
+               "parameters": {"beta": {"min": 0.0, "max": 9.0}, "seed": {"value": 3},
+                              "learning_rate": LOG | {"min": 0.0001, "max": 0.1},
+                              "latent_dim": {"distribution": "q_uniform", "min": 2, "max": 8, "q": 2},
+                              "image_size": {"values": [32, 64]}}}  # fmt: skip
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content))
+    points, configs = plan.checked_points(plan.read(str(path), confirm=2))
+    assert (
+        points == []
+        and {cfg.image_size for cfg in configs} == {32, 64}
+        and {cfg.seed for cfg in configs} == {3}
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [({"confirm": 0}, "--confirm=0: must be at least 1"),
+     ({"confirm": 2, "wandb": "online"}, "--confirm=2: not with --wandb=online")],
+)  # fmt: skip
+def test_confirm_flags_that_are_refused(flags, part):
+    with pytest.raises(UserError, match=part):
+        plan.SweepFlags(sweep="x.yaml", **flags)
