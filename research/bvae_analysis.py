@@ -30,7 +30,7 @@ from research.common.disentanglement import disentanglement
 from research.common.flags import UserError, require
 from research.common.task import Task, find_run, start_task
 
-MODEL_FLAGS = ("width", "depth", "latent_dim", "hidden_dim", "image_size", "beta")
+MODEL_FLAGS = ("width", "depth", "latent_dim", "hidden_dim", "image_size", "decoder", "beta")
 N_FIT, N_TEST = 5000, 2000  # at most so many training faces for a fit, test faces for statistics
 N_REPEATS = 5  # of the jackknife: 11 times the scores, a quarter of a minute
 N_SHOWN = 16  # latents in a composed picture; the numbers have all

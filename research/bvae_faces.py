@@ -7,14 +7,14 @@ Run     python research/bvae_faces.py --beta=4                                 #
         python research/bvae_faces.py --dataset=path/to/photos --steps=2000    # your own pictures
         python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>    # and the other TASKS below
         python launch/local.py sweeps/bvae.yaml      or: wandb sweep sweeps/bvae.yaml
-Expect  Time and test figures by β, over seeds, stand in the header of sweeps/bvae.yaml.
+Expect  Time and test figures stand in the headers of sweeps/bvae*.yaml; what β does, in docs/beta.md.
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4; layers as
         in Locatello et al. 2019 (arXiv:1811.12359), table 1.
 Departs Any --width, --depth and --image_size; SiLU instead of ReLU (figures in docs/LOG.md); padding of 1
         instead of 'same'; the learning rate decays to 0 along a half cosine. Losses are sums over pixels, so
         β is not that of papers that average over them.
-Shapes  B batch, C = 3 channels, S image size, D latents. Pixels x are in [0, 1]; the likelihood is Bernoulli
-        on logits, whose best possible value for grey pixels is not 0 but `val/rec_floor_nats`.
+Shapes  B batch, C = 3 channels, S image size, D latents. Pixels are in [0, 1]; the likelihood is Bernoulli on
+        logits, whose best value for grey pixels is not 0 but `val/rec_floor_nats`.
 Units   Nats: reconstruction summed over C·S·S pixels, KL summed over latents, both averaged over the batch.
 """
 
@@ -75,6 +75,8 @@ class Config(RunFlags):
     """objective tc: how q(z) is estimated from a batch"""
     width: int = 32
     """channels of the first half of the convolutions; the second half has twice as many"""
+    decoder: Literal["deconv", "broadcast"] = "deconv"
+    """transposed convolutions up from the code; or convolutions over a grid whose every cell has the code"""
     depth: int = 4
     """convolutions, each of which halves the picture"""
     latent_dim: int = 32
@@ -99,11 +101,10 @@ class Config(RunFlags):
     def __post_init__(self):
         super().__post_init__()
         require(0 <= self.beta < float("inf"), self, "beta", "at least 0 (0: plain autoencoder)")
-        require(self.beta > 0 or self.objective == "beta", self, "beta",
-                f"above 0 with --objective={self.objective}")  # fmt: skip
-        require(
-            self.objective != "tc" or self.batch_size > 1, self, "batch_size", "above 1 with --objective=tc"
-        )
+        least = {"beta": self.beta >= 0, "capacity": self.beta > 0, "tc": self.beta >= 1}[self.objective]
+        require(least, self, "beta", "above 0, with --objective=tc at least 1")  # tc below 1 would reward it
+        single = self.objective == "tc" and self.batch_size == 1
+        require(not single, self, "batch_size", "above 1 with --objective=tc")
         positive = self.beta > 0 and 0 < (self.beta_start or 0) < float("inf")
         require(self.beta_start is None or positive, self, "beta_start", "above 0, with --beta above 0")
         require(0 <= self.capacity < float("inf"), self, "capacity", "at least 0 nats")
@@ -121,29 +122,51 @@ class Config(RunFlags):
 # ------------------------------------------------------------------------------------------------ model
 
 
+class Broadcast(nn.Module):
+    """A decoder that need not learn where things are: each cell of a grid of S/2 has the code and its own
+    coordinates. Watters et al. 2019 (arXiv:1901.07017), whose grid has the full resolution.
+    """
+
+    def __init__(self, channels: int, latent_dim: int, image_size: int):
+        super().__init__()
+        at, c = torch.linspace(-1, 1, image_size // 2), channels
+        self.register_buffer("grid", torch.stack(torch.meshgrid(at, at, indexing="ij")), persistent=False)
+        self.net = nn.Sequential(
+            nn.Conv2d(latent_dim + 2, c, 3, 1, 1), nn.SiLU(), nn.Conv2d(c, c, 3, 1, 1), nn.SiLU(),
+            nn.Conv2d(c, c, 3, 1, 1), nn.SiLU(), nn.ConvTranspose2d(c, c, 4, 2, 1), nn.SiLU(),
+            nn.Conv2d(c, 3, 3, 1, 1),
+        )  # fmt: skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, D) → x_logits (B, C, S, S)."""
+        cells = z[:, :, None, None].expand(-1, -1, *self.grid.shape[1:])
+        grid = self.grid.to(z.dtype).expand(len(z), -1, -1, -1)
+        x = torch.cat([cells, grid], dim=1)  # (B, D + 2, S/2, S/2)
+        return self.net(x.contiguous(memory_format=torch.channels_last))
+
+
 class VAE(nn.Module):
     """Encoder to mean and log variance of q(z|x), decoder to pixel logits."""
 
-    def __init__(self, width: int, depth: int, latent_dim: int, hidden_dim: int, image_size: int):
+    def __init__(self, cfg: Config):
         super().__init__()
-        channels = [3] + [width if i < depth / 2 else 2 * width for i in range(depth)]
-        edge = image_size >> depth
+        channels = [3] + [cfg.width if i < cfg.depth / 2 else 2 * cfg.width for i in range(cfg.depth)]
+        edge = cfg.image_size >> cfg.depth
         encoder, decoder = [], []
         for c_in, c_out in pairwise(channels):
             encoder += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.SiLU()]
             decoder = [nn.SiLU(), nn.ConvTranspose2d(c_out, c_in, 4, 2, 1), *decoder]
         flat = channels[-1] * edge * edge
         self.encoder = nn.Sequential(
-            *encoder,
-            nn.Flatten(),
-            nn.Linear(flat, hidden_dim),
-            nn.SiLU(),
-            nn.Linear(hidden_dim, 2 * latent_dim),
-        )
+            *encoder, nn.Flatten(), nn.Linear(flat, cfg.hidden_dim), nn.SiLU(),
+            nn.Linear(cfg.hidden_dim, 2 * cfg.latent_dim),
+        )  # fmt: skip
         self.decoder = nn.Sequential(
-            nn.Linear(latent_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, flat),
+            nn.Linear(cfg.latent_dim, cfg.hidden_dim), nn.SiLU(), nn.Linear(cfg.hidden_dim, flat),
             nn.Unflatten(1, (channels[-1], edge, edge)), *decoder,
         )  # fmt: skip
+        if cfg.decoder == "broadcast":
+            self.decoder = Broadcast(2 * cfg.width, cfg.latent_dim, cfg.image_size)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, S, S) in [0, 1] → mu, logvar (B, D)."""
@@ -165,7 +188,7 @@ def build(cfg: Config, device: torch.device) -> VAE:
     """The model of `cfg` on `device`; its initial weights are a function of the seed."""
     with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
         torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
-        model = VAE(cfg.width, cfg.depth, cfg.latent_dim, cfg.hidden_dim, cfg.image_size)
+        model = VAE(cfg)
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -181,27 +204,6 @@ def terms_of(x: Tensor, x_logits: Tensor, mu: Tensor, logvar: Tensor) -> tuple[T
     """Reconstruction −log p(x|z), summed over pixels, and KL per latent (D,), means over the batch; nats."""
     rec = F.binary_cross_entropy_with_logits(x_logits, x, reduction="sum") / len(x)
     return rec, latents.kl_per_latent(mu, logvar)
-
-
-def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, n: int, sampling: str) -> Tensor:
-    """TC = E log q(z) − Σ_d E log q(z_d), in nats, from a batch of z ~ q(z|x); z, mu, logvar: (B, D), B > 1.
-
-    n: pictures in all. q(z) is a weighted sum of the batch's q(z|x), Chen et al. 2018 (arXiv:1802.04942):
-    "weighted", 1 / B each (eq. S5 less its constant (D − 1) ln n); or "stratified", 1 / n for a code's own
-    picture and the rest shared by the others, so that q(z) is exact for B = n (appendix C.2, where unequal
-    weights have the same mean). With codes that tell more than ln B nats either is a pressure, not a
-    measurement.
-    """
-    b = len(z)
-    log_pair = -0.5 * (
-        (z[:, None] - mu).square() * (-logvar).exp() + logvar
-    )  # (B, B, D), i's code under q(.|x_j)
-    own = 1 / (n if sampling == "stratified" else b)
-    others = (1 - own) / max(b - 1, 1)  # the last pictures of an evaluation may be a single one
-    log_w = torch.full((b, b), others, device=z.device).fill_diagonal_(own).log()
-    log_q = torch.logsumexp(log_pair.sum(2) + log_w, dim=1)  # (B,), like log_pair less ln 2π / 2 a latent
-    log_q_each = torch.logsumexp(log_pair + log_w[:, :, None], dim=1)  # (B, D)
-    return (log_q - log_q_each.sum(1)).mean()
 
 
 def loss_fn(
@@ -227,7 +229,7 @@ def loss_fn(
         return rec + beta * (kl - capacity).abs(), terms
     if cfg.objective == "tc":
         z = mu + noise * (0.5 * logvar).exp()
-        tc = total_correlation(z, mu, logvar, n_train, cfg.tc_sampling)
+        tc = latents.total_correlation(z, mu, logvar, n_train, cfg.tc_sampling)
         return rec + kl + (beta - 1) * tc, terms | {"tc_nats": tc}
     return rec + beta * kl, terms
 
@@ -276,7 +278,7 @@ def evaluate(
             sums[name] = sums.get(name, 0.0) + value.item() * len(x)
         mus.append(mu)
         logvars.append(logvar)
-    mu, logvar = torch.cat(mus), torch.cat(logvars)
+    mu, logvar = torch.cat(mus).cpu(), torch.cat(logvars).cpu()  # MPS has no float64
     metrics = {f"{part}/{name}": value / len(x_all) for name, value in sums.items()}
     metrics[f"{part}/active_units"] = int(latents.active_units(mu).sum())
     if cfg.beta > 0:
@@ -285,7 +287,7 @@ def evaluate(
         from research.common import disentanglement as d
 
         codes, truth = shown_range(model, mu, cfg), data.factors[part]
-        codes = ((mu - codes[0]) / codes[1].clamp(min=1e-12)).cpu().numpy()  # β = 0 knows no scale
+        codes = ((mu - codes[0]) / codes[1].clamp(min=1e-12)).numpy()  # β = 0 knows no scale
         found = d.disentanglement(codes, truth) if part == "test" else {"mig": d.mig(codes, truth).score}
         metrics |= {f"{part}/{name}": value for name, value in found.items()}
     return metrics
@@ -329,9 +331,8 @@ def training_pictures(
     shift, scale = shown_range(model, mu, cfg)
     rebuilt = torch.sigmoid(model.decode(mu[:8]))
     both = torch.cat([x[:8], rebuilt])  # a small set of one's own can have fewer than 8 held-out pictures
-    noise = torch.randn(
-        16, cfg.latent_dim, generator=make_rng(cfg.seed, 0, "pictures", device), device=device
-    )
+    rng = make_rng(cfg.seed, 0, "pictures", device)
+    noise = torch.randn(16, cfg.latent_dim, generator=rng, device=device)
     random = torch.sigmoid(model.decode(shift + scale * noise))
     codes = latents.traversal(mu[0], order[:12], torch.linspace(-3, 3, 9), scale, shift)
     travelled = torch.sigmoid(model.decode(codes.flatten(0, 1)))

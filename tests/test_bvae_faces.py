@@ -23,10 +23,10 @@ from research.bvae_faces import (
     rec_floor,
     terms_of,
     to_float,
-    total_correlation,
     train,
 )
 from research.common import latents
+from research.common.latents import total_correlation
 from research.common.run import make_rng
 
 CPU = torch.device("cpu")

@@ -83,6 +83,27 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
     return mu.var(0, correction=0) > threshold
 
 
+def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, n: int, sampling: str) -> Tensor:
+    """TC = E log q(z) − Σ_d E log q(z_d), in nats, from a batch of z ~ q(z|x); z, mu, logvar: (B, D), B > 1.
+
+    n: pictures in all. q(z) is a weighted sum of the batch's q(z|x), Chen et al. 2018 (arXiv:1802.04942):
+    "weighted", 1 / B each (eq. S5 less its constant (D − 1) ln n); or "stratified", 1 / n for a code's own
+    picture and the rest shared by the others, so that q(z) is exact for B = n (appendix C.2, where unequal
+    weights have the same mean). With codes that tell more than ln B nats either is a pressure, not a
+    measurement.
+    """
+    b = len(z)
+    log_pair = -0.5 * (
+        (z[:, None] - mu).square() * (-logvar).exp() + logvar
+    )  # (B, B, D), i's code under q(.|x_j)
+    own = 1 / (n if sampling == "stratified" else b)
+    others = (1 - own) / max(b - 1, 1)  # the last pictures of an evaluation may be a single one
+    log_w = torch.full((b, b), others, device=z.device).fill_diagonal_(own).log()
+    log_q = torch.logsumexp(log_pair.sum(2) + log_w, dim=1)  # (B,), like log_pair less ln 2π / 2 a latent
+    log_q_each = torch.logsumexp(log_pair + log_w[:, :, None], dim=1)  # (B, D)
+    return (log_q - log_q_each.sum(1)).mean()
+
+
 class Aggregate(NamedTuple):
     """A Gaussian with the first two moments of the aggregate posterior: mean (D,), cov (D, D)."""
 
