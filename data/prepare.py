@@ -2,11 +2,13 @@
 
     python data/prepare.py synthetic
     python data/prepare.py celeba
+    python data/prepare.py mnist
     python data/prepare.py path/to/my/photos --image_size=128 --contact_sheet=sheet.png
 
 Exit code 0: the set is ready; 1: it could not be fetched; 2: the request or the user's data is at fault.
 """
 
+import difflib
 import os
 import shutil
 import socket
@@ -15,8 +17,11 @@ import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
+from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parents[1]
 if __package__ in (None, ""):  # run as a script: imports start at the repository, from any working directory
@@ -26,8 +31,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from data import DataError
-from data.images import LAYOUTS, load_arrays
+from data import DataError, digits, images
+from data.images import load_arrays
 
 # scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
 LFW_URL = "https://ndownloader.figshare.com/files/5976015"
@@ -35,23 +40,32 @@ LFW_MD5 = "1b42dfed7d15c9b2dd63d5e5840c86ad"
 LFW_IMAGES = 13_233
 CELEBA_URL = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (files on Google Drive)"
 CELEBA_IMAGES = 202_599
+MIRRORS = {  # torchvision's, tried in this order
+    "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+    "fashion": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+}
 ARCHIVES = {  # what may be placed by hand instead of the unpacked images
     "celeba": "celeba/img_align_celeba.zip",
     "lfw": f"lfw-py/lfw-funneled.tgz, md5 {LFW_MD5}",
 }
+LAYOUTS = images.LAYOUTS | digits.LAYOUTS
 TIMEOUT = 60  # seconds without a byte; without it a firewall that drops packets would hang the download
 
 
 @dataclass
 class Config:
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET|FOLDER")]
-    """synthetic, celeba, lfw, or a folder of your own images"""
+    """synthetic, celeba, lfw or a folder of your own images; digits, mnist, fashion or one of IDX files"""
     data_dir: Path = ROOT / "data" / "store"
     """where sets and their cache lie"""
-    image_size: int = 64
-    """pixels a side of the cached square images"""
+    image_size: int | None = None
+    """pixels a side of the cached square images, 64 unless told; digits, mnist and fashion always have 28"""
     contact_sheet: Path | None = None
     """also draw 100 of the training images, as a model will see them, into this PNG file"""
+
+
+def _say(line: str) -> None:
+    Console(markup=False, highlight=False, soft_wrap=True).print(line)
 
 
 class FetchError(Exception):
@@ -100,7 +114,51 @@ def fetch_lfw(data_dir: Path) -> None:
         os.replace(staging / "lfw_funneled", base / "lfw_funneled")
 
 
-FETCH: dict[str, Callable[[Path], None]] = {"celeba": fetch_celeba, "lfw": fetch_lfw}
+def fetch_idx(name: str, data_dir: Path) -> None:
+    """Bring the four files of `mnist` or `fashion` into torchvision's layout; each that is right is kept."""
+    sums, raw = digits.CHECKSUMS[name], data_dir / digits.FOLDERS[name]
+    place = digits.place(name, data_dir)
+    if place and all(_intact(place, file, sums[file]) for file in digits.FILES):
+        _say(f"{name}: all files are there, in {place}")
+        return
+    for file in digits.FILES:
+        if _intact(raw, file, sums[file]):
+            _say(f"{name}: {file} is there")
+            continue
+        with _staging(name, data_dir, " or ".join(MIRRORS[name])) as staging:
+            archive = _download(MIRRORS[name], staging, file, sums[file])
+            raw.mkdir(parents=True, exist_ok=True)
+            os.replace(archive, raw / archive.name)
+        _say(f"{name}: {archive.name} fetched, {(raw / archive.name).stat().st_size / 1e6:.2f} MB")
+
+
+def _intact(folder: Path, file: str, sums: tuple[str, str | None]) -> bool:
+    try:
+        return digits.read_file(folder, file, sums) is not None
+    except DataError:
+        return False
+
+
+def _download(mirrors: tuple[str, ...], staging: Path, file: str, sums: tuple[str, str | None]) -> Path:
+    """Fetch a .gz from the first mirror that gives the official one. Raises OSError with all reasons."""
+    archive, reasons = staging / f"{file}.gz", []
+    for mirror in mirrors:
+        try:
+            with urlopen(mirror + archive.name, timeout=TIMEOUT) as reply, open(archive, "wb") as f:
+                shutil.copyfileobj(reply, f)
+                f.flush()
+                os.fsync(f.fileno())
+            digits.read_file(staging, file, sums)
+            return archive
+        except (OSError, HTTPException, DataError) as e:
+            reasons.append(str(e).removeprefix(f"{archive}: "))
+    raise OSError(f"{archive.name}: {'; '.join(reasons)}")
+
+
+FETCH: dict[str, Callable[[Path], None]] = {
+    "celeba": fetch_celeba, "lfw": fetch_lfw, "mnist": partial(fetch_idx, "mnist"),
+    "fashion": partial(fetch_idx, "fashion"),
+}  # fmt: skip
 
 
 @contextmanager
@@ -114,25 +172,28 @@ def _staging(name: str, data_dir: Path, url: str):
         with tempfile.TemporaryDirectory(prefix=f".{name}_", dir=data_dir) as staging:
             yield Path(staging)
     except Exception as e:  # gdown, zipfile, tarfile and urllib share no base class
-        why = " ".join(str(e).split()).rstrip(".")[:300] or type(e).__name__
-        raise FetchError(
-            f"{name} could not be fetched from {url}: {why}. By hand, place in {data_dir} {LAYOUTS[name]}; "
-            f"or, in place of the images, {ARCHIVES[name]}, and run this command again to unpack it"
-        ) from None
+        why = " ".join(str(e).split()).rstrip(".")[:600] or type(e).__name__
+        by_hand = f"place in {data_dir} {LAYOUTS[name]}"
+        if name in ARCHIVES:
+            by_hand += (
+                f"; or, in place of the images, {ARCHIVES[name]}, and run this command again to unpack it"
+            )
+        raise FetchError(f"{name} could not be fetched from {url}: {why}. By hand, {by_hand}") from None
 
 
 # ---- the command -----------------------------------------------------------------------------------------
 
 
 def contact_sheet(images: np.ndarray, file: Path) -> None:
-    """Write 10×10 images, evenly taken from (N, S, S, 3), as a PNG."""
+    """Write 10×10 images, evenly taken from (N, S, S, 3) or (N, S, S), as a PNG."""
     from PIL import Image
 
-    n, size = len(images), images.shape[1]
-    sheet = np.full((100, size, size, 3), 255, np.uint8)
+    n, size, _, *channels = images.shape
+    sheet = np.full((100, size, size, *channels), 255, np.uint8)
     chosen = np.unique(np.linspace(0, n - 1, 100).astype(int))  # fewer than 100 images leave white places
     sheet[: len(chosen)] = images[chosen]
-    sheet = sheet.reshape(10, 10, size, size, 3).swapaxes(1, 2).reshape(10 * size, 10 * size, 3)
+    rows = sheet.reshape(10, 10, size, size, *channels).swapaxes(1, 2)
+    sheet = rows.reshape(10 * size, 10 * size, *channels)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(file, format="PNG")
@@ -141,19 +202,35 @@ def contact_sheet(images: np.ndarray, file: Path) -> None:
 
 
 def prepare(cfg: Config) -> None:
-    """Fetch what is to be fetched, fill the cache, and print counts, size, hash and place."""
+    """Fetch what is to be fetched, fill the cache where there is one, and print counts, size and hash."""
+    grey, size = _is_digits(cfg.dataset), 64 if cfg.image_size is None else cfg.image_size
+    if grey and cfg.image_size not in (None, digits.SIZE):
+        raise DataError(f"--image_size={size}: {cfg.dataset} is kept at 28×28 pixels")
     if cfg.dataset in FETCH:
         FETCH[cfg.dataset](cfg.data_dir)
-    name, content_hash, parts, path = load_arrays(cfg.dataset, str(cfg.data_dir), cfg.image_size)
+    if grey:
+        name, content_hash, pairs, class_names = digits.load_arrays(cfg.dataset, cfg.data_dir)
+        parts = {part: pictures for part, (pictures, _) in pairs.items()}
+        shape, cache, flag = f"28×28 in {len(class_names)} classes", "no cache is needed", ""
+    else:
+        name, content_hash, parts, path = load_arrays(cfg.dataset, str(cfg.data_dir), size)
+        shape, flag = f"{size}×{size}×3", f" --image_size={size}"
+        cache = f"cache {path} ({path.stat().st_size / 1e6:,.1f} MB)"
     counts = ", ".join(f"{len(rows):,} {part}" for part, rows in parts.items())
-    size = cfg.image_size
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{name}: {sum(map(len, parts.values())):,} images of {size}×{size}×3 ({counts})")
-    console.print(f"content hash {content_hash}; cache {path} ({path.stat().st_size / 1e6:,.1f} MB)")
+    _say(f"{name}: {sum(map(len, parts.values())):,} images of {shape} ({counts})")
+    _say(f"content hash {content_hash}; {cache}")
     if cfg.contact_sheet is not None:
         contact_sheet(parts["train"], cfg.contact_sheet)
-        console.print(f"contact sheet {cfg.contact_sheet}")
-    console.print(f"train with --dataset={cfg.dataset} --data_dir={cfg.data_dir} --image_size={size}")
+        _say(f"contact sheet {cfg.contact_sheet}")
+    _say(f"train with --dataset={cfg.dataset} --data_dir={cfg.data_dir}{flag}")
+
+
+def _is_digits(dataset: str) -> bool:
+    """Whether data/digits.py answers for it; a mistyped name goes to the module whose name it is near to."""
+    if digits.holds(dataset) or os.path.exists(os.path.expanduser(dataset)):
+        return digits.holds(dataset)
+    close = difflib.get_close_matches(dataset.lower(), [*images.NAMED_SETS, *digits.NAMED_SETS], n=1)
+    return bool(close) and close[0] in digits.NAMED_SETS
 
 
 def main(args: list[str] | None = None) -> int:

@@ -165,8 +165,8 @@ def unreachable(error: BaseException, url: str) -> tuple[str, str]:
 
 
 def data_sets(flags: Flags) -> Iterator[Line]:
-    """Each named set of data/images.py: there, whole as far as is recorded, and its decoded copies."""
-    from data import DataError, images
+    """Each named set: there, whole as far as is recorded, and its decoded copies."""
+    from data import DataError, digits, images
 
     store = Path(flags.data_dir).absolute()
     caches = sorted(p for p in store.glob("cache/*.npy") if re.fullmatch(r"[0-9a-f]{16}_\d+", p.stem))
@@ -179,17 +179,27 @@ def data_sets(flags: Flags) -> Iterator[Line]:
             try:
                 content_hash = images.fingerprint(name, mirror)
             except DataError as error:
-                told = str(error).partition(": get it")[0].removeprefix(f"--dataset={name} ")
-                yield Line(name, "skipped" if told == "is not there" else "fail", told, get)
+                yield missing(name, error, get)
                 continue
         sizes = ", ".join(p.stem[17:] for p in caches if p.stem[:16] == content_hash)
         found = f"content hash {content_hash}; decoded at {sizes + ' pixels' if sizes else 'first use'}"
         bad = [str(path) for path, md5 in checksums(name, store).items() if md5_of(path) != md5]
         found = f"checksum differs: {', '.join(bad)}" if bad else found
         yield Line(name, "fail" if bad else "ok", found, f"rm {' '.join(bad)} && {get}")
+    for name in digits.NAMED_SETS:  # read whole and compared with its checksums
+        get = f"python data/prepare.py {name} --data_dir={flags.data_dir}"
+        try:
+            yield Line(name, "ok", f"content hash {digits.load_arrays(name, store)[1]}")
+        except DataError as error:
+            yield missing(name, error, get)
     for path in caches:
         if images._open_cache(path, int(path.stem[17:])) is None:
             yield Line("image cache", "warn", f"{path} is damaged: made anew when next used", f"rm {path}")
+
+
+def missing(name: str, error: Exception, get: str) -> Line:
+    told = str(error).partition(": get it")[0].removeprefix(f"--dataset={name} ")
+    return Line(name, "skipped" if told == "is not there" else "fail", told, get)
 
 
 def checksums(name: str, store: Path) -> dict[Path, str]:

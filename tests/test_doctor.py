@@ -456,21 +456,27 @@ def test_gpus_that_torch_sees(monkeypatch):
 
 
 def test_absent_sets_and_new_ones(tmp_path, monkeypatch):
-    def digits(data_dir: Path) -> Any:
-        if not (data_dir / "digits").exists():
-            raise DataError("--dataset=digits is not there: get it with `python data/prepare.py digits`")
-        raise DataError("--dataset=digits is damaged (train.gz): get it with `python data/prepare.py digits`")
+    def emoji(data_dir: Path) -> Any:
+        if not (data_dir / "emoji").exists():
+            raise DataError("--dataset=emoji is not there: get it with `python data/prepare.py emoji`")
+        raise DataError("--dataset=emoji is damaged (train.gz): get it with `python data/prepare.py emoji`")
 
-    monkeypatch.setitem(images.NAMED_SETS, "digits", digits)
+    monkeypatch.setitem(images.NAMED_SETS, "emoji", emoji)
     found = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path / "store"))))
-    states = {"synthetic": "ok", "celeba": "skipped", "lfw": "skipped", "digits": "skipped"}
+    states = {"synthetic": "ok", "celeba": "skipped", "lfw": "skipped", "emoji": "skipped",
+              "digits": "ok", "mnist": "skipped", "fashion": "skipped"}  # fmt: skip
     assert {name: line.state for name, line in found.items()} == states
     assert found["lfw"].mend == f"python data/prepare.py lfw --data_dir={tmp_path}/store"
     assert not (tmp_path / "store").exists()
-    (tmp_path / "store" / "digits").mkdir(parents=True)
-    line = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path / "store"))))["digits"]
-    assert line.state == "fail"
-    assert line.found == "is damaged (train.gz)"
+    (tmp_path / "store" / "emoji").mkdir(parents=True)
+    (tmp_path / "store" / "MNIST" / "raw").mkdir(parents=True)
+    cut = tmp_path / "store" / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    cut.write_bytes(b"\x1f\x8b")
+    found = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path / "store"))))
+    assert found["emoji"].state == found["mnist"].state == "fail"
+    assert found["emoji"].found == "is damaged (train.gz)"
+    assert found["mnist"].found == f"is incomplete or damaged ({cut}: cut off within its gzip stream)"
+    assert found["mnist"].mend == f"python data/prepare.py mnist --data_dir={tmp_path}/store"
 
 
 def test_damaged_celeba(tmp_path, monkeypatch):
