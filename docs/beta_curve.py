@@ -1,4 +1,4 @@
-"""What β buys, in pictures: docs/beta_curve.png, beta_regions.png, beta_latents.png, from committed results.
+"""What β buys, in pictures for docs/beta.md: docs/pictures/beta_*.png, drawn from committed results.
 
 Run     python docs/beta_curve.py                                  # draws from sweeps/results/bvae_beta*
         python docs/beta_curve.py --collect=runs/bvae_beta         # measures the runs of that sweep first
@@ -6,11 +6,9 @@ Reads   sweeps/results/bvae_beta.csv            one row a run: test figures (lau
         sweeps/results/bvae_beta_rotation.csv   one row a run: what --task=rotate measured
         sweeps/results/bvae_beta_latents.csv    one row a latent: KL and I(z; v) / H(v) of every factor
         sweeps/results/bvae_beta_faces.png      rows by β: rebuilt, random and turned faces of one seed
-Collect does the tasks rotate and latent_analysis on every finished run and writes the last three.
+Collect measures every finished run as its tasks rotate and latent_analysis do, and writes the last three.
 """
 
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +18,19 @@ if not __package__:  # run as a script
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 from data.synthetic import FACTOR_NAMES
+from research import bvae_analysis, bvae_faces, bvae_rotation
 from research.common import charts, pictures
 from research.common.commandline import main
 from research.common.flags import UserError, console
+from research.common.metrics import mig
+from research.common.task import find_run, start_task
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "sweeps" / "results"
+RESULTS, PICTURES = ROOT / "sweeps" / "results", ROOT / "docs" / "pictures"
 TOLD = ("yaw_span_degrees", "yaw_spearman", "yaw_spearman_min", "others_change_mean",
         "others_change_rendered_mean", "yaw_asked_error_degrees", "r2_test")  # fmt: skip
 SEED = 0  # whose faces and latents are shown
@@ -55,60 +57,50 @@ def collect(folder: Path) -> None:
     """Do the tasks on every finished run of `folder` and write the evidence."""
     from launch.collect import read_sweep
 
-    runs = [run for run in read_sweep(folder).runs if run.status["status"] == "finished"]
-    if not runs:
-        raise UserError(f"--collect={folder}: a folder with finished runs of sweeps/bvae_beta.yaml")
+    found = read_sweep(folder) if folder.is_dir() else None
+    runs = [run for run in found.runs if run.status["status"] == "finished"] if found else []
+    ours = bool(runs) and {run.config.get("family") for run in runs} == {"bvae_faces"}
+    if not ours or "beta" not in found.varied:
+        raise UserError(f"--collect={folder}: must be a folder with finished runs of sweeps/bvae_beta.yaml")
     runs.sort(key=lambda run: (run.flags["beta"], run.flags["seed"]))
-    rotation, latents, rows = [], [], []
+    rotation, latents, shown = [], [], []
     for i, run in enumerate(runs):
         console.print(f"{i + 1}/{len(runs)}  β = {run.flags['beta']:g}, seed {run.flags['seed']}")
-        of = {name: run.flags[name] for name in ("beta", "seed")}
-        turned, told = (_task(run.folder, task) for task in ("rotate", "latent_analysis"))
-        rotation.append(of | {name: turned[name] for name in TOLD})
-        measure = told["kl_nats_per_latent"] or [None] * len(told["latents_sorted"])
-        for rank, (latent, kl, share) in enumerate(zip(told["latents_sorted"], measure, told["mi_share"])):
-            latents.append(
-                of | {"rank": rank, "latent": latent, "kl_nats": kl} | dict(zip(FACTOR_NAMES, share))
-            )
+        of, bench = {name: run.flags[name] for name in ("beta", "seed")}, _bench(run.folder)
+        told = bvae_rotation.measure(bench, bvae_rotation.turn_by_yaw(bench))
+        rotation.append(of | {name: float(told[name]) for name in TOLD})
+        mu, logvar = bench.encode(bench.data.test)
+        order, kl = bvae_faces.latent_order(mu, logvar, bench.cfg)
+        found = mig(mu.numpy(), bench.data.factors["test"])
+        share = found.mi / found.factor_entropy
+        for rank, (latent, value) in enumerate(zip(order.tolist(), kl.tolist(), strict=True)):
+            kl_nats = value if bench.cfg.beta > 0 else None
+            row = of | {"rank": rank, "latent": latent, "kl_nats": kl_nats}
+            latents.append(row | dict(zip(FACTOR_NAMES, share[latent].tolist(), strict=True)))
         if run.flags["seed"] == SEED:
-            rows.append(_faces(run.folder, turned))
+            shown.append(_faces(bench))
     for name, table in (("rotation", rotation), ("latents", latents)):
         rounded = pd.DataFrame(table).map(lambda v: float(f"{v:.4g}") if isinstance(v, float) else v)
         rounded.to_csv(RESULTS / f"bvae_beta_{name}.csv", index=False, lineterminator="\n")
-    pictures.write_png(RESULTS / "bvae_beta_faces.png", np.concatenate(rows))
+    pictures.write_png(RESULTS / "bvae_beta_faces.png", np.concatenate(shown))
 
 
-def _task(run: Path, task: str) -> dict:
-    file = run / task / "results.json"
-    if not file.exists():
-        command = [
-            sys.executable,
-            "research/bvae_faces.py",
-            f"--task={task}",
-            f"--checkpoint={run.absolute()}",
-        ]
-        subprocess.run([*command, "--wandb=disabled"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(file.read_text())
-
-
-def _faces(run: Path, turned: dict) -> np.ndarray:
-    """A row of 13 square tiles (S, 13 S, 3), in the order that `regions` names."""
-    import torch
-
-    from research import bvae_analysis, bvae_faces, bvae_rotation
-    from research.common.task import find_run, start_task
-
-    cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled", threads=1)
+def _bench(run: Path) -> bvae_analysis.Bench:
+    """A run's model and data, as its tasks have them."""
+    cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled")
     file, told = find_run(cfg, "bvae_faces")
     cfg = bvae_analysis.flags_of_run(cfg, told)
     task = start_task(cfg, file, told)
-    bench = bvae_analysis.Bench(
-        cfg, bvae_analysis.load_model(cfg, file, task.device), bvae_faces.load_data(cfg), task
-    )
-    x = bench.data.test[:4]
+    model = bvae_analysis.load_model(cfg, file, task.device)
+    return bvae_analysis.Bench(cfg, model, bvae_faces.load_data(cfg), task)
+
+
+def _faces(bench: bvae_analysis.Bench) -> np.ndarray:
+    """A row of 13 square tiles (S, 13 S, 3), in the order that `regions` names."""
+    x, cfg = bench.data.test[:4], bench.cfg
     z, turn = bench.encode(x)[0], bvae_rotation.turn_by_yaw(bench)
     shift, scale = bvae_faces.shown_range(bench.model, bench.encode(bench.data.test[:500])[0], cfg)
-    random = bench.decode(shift + scale * torch.randn(4, cfg.latent_dim, generator=task.rng()))
+    random = bench.decode(shift + scale * torch.randn(4, cfg.latent_dim, generator=bench.task.rng()))
     turning = bench.decode(turn.at(z[:1], torch.linspace(-60, 60, 5))[0])
     return np.concatenate([*x.numpy()[:2], *bench.decode(z[:2]), *random, *turning], axis=1)
 
@@ -228,17 +220,39 @@ def meanings() -> np.ndarray:
     return np.array(canvas.buffer_rgba())[..., :3].copy()
 
 
+def table_lines() -> list[str]:
+    """The lines of the table in docs/beta.md: mean and deviation over the seeds of each β."""
+    figures = {"test/rec_nats": 0, "test/kl_nats": 1, "test/active_units": 1, "test/mig": 2,
+               "yaw_span_degrees": 0, "yaw_spearman": 2, "others_change_mean": 2}  # fmt: skip
+    lines = []
+    for beta, group in tables().groupby("beta"):
+        cells = [
+            "–" if group[name].isna().all() else f"{group[name].mean():.{n}f} ± {group[name].std():.{n}f}"
+            for name, n in figures.items()
+        ]
+        lines.append(f"| {beta:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def draw() -> dict[str, np.ndarray]:
-    """The three pictures by their file name in docs/."""
-    runs = tables()
-    return {"beta_curve.png": curve(runs), "beta_regions.png": regions(runs), "beta_latents.png": meanings()}
+    """The three pictures by their file name in docs/pictures."""
+    try:
+        runs = tables()
+        return {
+            "beta_curve.png": curve(runs),
+            "beta_regions.png": regions(runs),
+            "beta_latents.png": meanings(),
+        }
+    except FileNotFoundError as error:
+        made = "--collect=runs/bvae_beta, and launch/report.py runs/bvae_beta --csv=FILE"
+        raise UserError(f"{error.filename} is not there; made by {made}") from None
 
 
 def run(flags: Flags) -> None:
     if flags.collect:
         collect(Path(flags.collect))
     for name, array in draw().items():
-        console.print(str(pictures.write_png(ROOT / "docs" / name, array).relative_to(ROOT)))
+        console.print(str(pictures.write_png(PICTURES / name, array).relative_to(ROOT)))
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def varied_flags(runs: Iterable[Run], order: Iterable[str] = (), trials: Iterabl
 def table(sweep: Sweep) -> pd.DataFrame:
     """One row a run: varied flags, status, step(s), best headline, last test/*, val/*, commit, key, reason.
 
-    `attrs` hold the headline's name and its `goal`; `reason` is the run's own, and what could not be read.
+    `attrs` hold the headline's name and its `goal`, and as `confirmed` the keys of trials that others repeat
+    with further seeds; `reason` is the run's own, and what could not be read.
     """
     named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
     headline, goal = Counter(named or [("headline", "minimize")]).most_common(1)[0][0]
@@ -185,7 +186,8 @@ def table(sweep: Sweep) -> pd.DataFrame:
     for name in columns[len(varied) + 1 : -3]:
         kind = "Int64" if name in ("step", "steps") else float
         df[name] = pd.to_numeric(df[name], errors="coerce").astype(kind)
-    df.attrs.update(headline=headline, goal=goal)
+    confirmed = {run.trial.get("confirms") for run in sweep.runs} - {None}
+    df.attrs.update(headline=headline, goal=goal, confirmed=sorted(confirmed))
     return df
 
 
@@ -221,8 +223,10 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
     """Finished runs over seeds, from a `table` or a results CSV: one row per setting of the other flags.
 
     Columns: the flags, `n` finished of `runs`, each figure's mean and, as `<name> sd`, its sample standard
-    deviation (NaN when n < 2).
+    deviation (NaN when n < 2). A trial that others confirm is left out: it was chosen, and so the luckiest.
     """
+    if df.attrs.get("confirmed"):
+        df = df[~df["key"].isin(df.attrs["confirmed"])]
     flags, rows = [f for f in flag_columns(df) if f != "seed"], []
     for _, group in df.groupby([df[f].map(show) for f in flags] or [0] * len(df), sort=False):
         done = group[group["status"] == "finished"]

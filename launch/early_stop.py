@@ -90,12 +90,9 @@ class Watcher:
         self.folder = histories.queue.run_folder(trial)
         self._began = False
         path = self.folder / DECISIONS
+        _cut_torn_line(path)
         made = list(read_rows(path))
-        if path.exists() and not path.read_bytes().endswith(b"\n"):  # torn by a power cut
-            path.unlink()
-            for row in made:
-                append_row(path, row)
-        self._decided = len(made)
+        self._decided = made[-1]["evaluation"] if made else 0
         self._stop = made[-1] if made and made[-1]["stop"] else None
 
     def look(self) -> None:
@@ -118,6 +115,7 @@ class Watcher:
         found = decide(self.spec, [value for _, value in logged], others)
         step, value = logged[-1]
         row = {"evaluation": len(logged), "step": step, "value": value} | found
+        _cut_torn_line(self.folder / DECISIONS)  # the disk was full when we tried before
         append_row(self.folder / DECISIONS, row)
         self._decided += 1
         self._stop = row if row["stop"] else None
@@ -126,6 +124,13 @@ class Watcher:
         at = made["band"] if self.spec["early_terminate"].get("strict", True) else made["evaluation"]
         return (f"hyperband: {self.histories.metric} {made['compared']:.4g} at evaluation {at}, "
                 f"threshold {made['threshold']:.4g}")  # fmt: skip
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Leave out a last line that was not written to its end: the next would be lost in it."""
+    data = path.read_bytes() if path.exists() else b""
+    if data and not data.endswith(b"\n"):
+        write_bytes(path, data[: data.rfind(b"\n") + 1])
 
 
 def is_early(reason: str | None) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.queue import Queue, Trial
-from research.common.files import read_json
+from research.common.files import read_json, read_rows
 
 DECISIONS = "hyperband.jsonl"  # in a run folder: the evaluations on which early stopping has decided
 
@@ -38,6 +38,12 @@ class Histories:
     def logged(self, trial: Trial) -> list[tuple[int, float]]:
         """(step, value) of the evaluations in the run's metrics.jsonl."""
         return self._read(self.queue.run_folder(trial) / "metrics.jsonl", self.metric)
+
+    def names(self, trial: Trial) -> list[str]:
+        """What else the run has logged of its validation, with a finite value."""
+        rows = read_rows(self.queue.run_folder(trial) / "metrics.jsonl")
+        found = {name for row in rows for name, value in row.items() if value is not None}
+        return sorted(name for name in found if name.startswith("val/"))
 
     def of(self, trial: Trial) -> list[float]:
         """The values of all evaluations that the run is known to have had.

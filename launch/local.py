@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from launch.queue import DONE, Queue, Trial
 from launch.worker import last_line
 from research.common import lease as leases
 from research.common.client import first_line
-from research.common.commandline import EXIT_PREEMPTED, main
+from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
 from research.common.files import read_json, write_json
 from research.common.flags import RunFlags, UserError, console, escape
 
@@ -92,7 +93,7 @@ class Local:
 
     def __init__(self, flags: Flags, sweep: plan.Sweep, queue: Queue, planned: int):
         self.flags, self.sweep, self.queue, self.first_planned = flags, sweep, queue, planned
-        self.proposer = Proposer(queue, sweep.content)
+        self.proposer = Proposer(queue, sweep.content if flags.wandb != "online" else {})
         self.slots = slots(flags)
         self.workers: dict[int, subprocess.Popen] = {}
         self.stops = self.restarts = 0
@@ -152,13 +153,19 @@ class Local:
             if code not in (None, 0, EXIT_PREEMPTED) and not self.stops and self.restarts < MAX_RESTARTS:
                 self.restarts += 1
                 why = last_line(self.queue.folder / f"worker-{i}.log") if code > 0 else ""
-                console.print(
-                    f"[yellow]worker {i} ended with {code}[/] {escape(why)}; another takes its place"
-                )
+                told = f"[yellow]worker {i} ended with {code}[/] {escape(why)}"
+                if code == EXIT_USER_ERROR and self.flags.wandb != "online":  # another would be refused too
+                    del self.workers[i]
+                    console.print(told)
+                    continue
+                console.print(f"{told}; another takes its place")
                 self.start_worker(i)
 
     def _tell_changes(self, shown: dict[str, str]) -> None:
         """A line for every trial that starts or ends; for a failure, its last lines."""
+        if "" not in shown and (blind := self.proposer.blind()):
+            shown[""] = blind
+            console.print(f"[yellow]{escape(blind)}[/]")
         for trial in self.queue.trials():
             status = self.queue.status(trial)
             now = status["status"]
@@ -182,6 +189,16 @@ class Local:
         varied = self._varied()
         shown = (f"{name}={collect.show(trial.flags[name], 6)}" for name in varied if name in trial.flags)
         return " ".join(shown) or trial.key
+
+    def told(self, values: list[float], others: Counter[str]) -> str:
+        """Of a trial that was run over further seeds: how these ended, the mean of those that finished."""
+        told = f"{len(values)} of {len(values) + others.total()}" if others else f"{len(values)}"
+        told = f"  confirmed over {told} further seeds"
+        if others:
+            told += "; " + ", ".join(f"{k} {state}" for state, k in others.items())
+        if values:
+            told += f": {self.sweep.content['metric']['name']} {statistics.fmean(values):.5g}"
+        return told + (f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else "")
 
     def view(self) -> Table:
         """The live table: a row per trial that has started, what is open in the caption."""
@@ -297,6 +314,10 @@ def prepare(flags: Any, sweep: plan.Sweep) -> tuple[Queue, int]:
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
     if not online and (folder / agent.SWEEP_FILE).exists() and not (folder / "trials").exists():
         raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
+    code = folder / plan.CODE / "launch"
+    if flags.confirm and not flags.fresh and code.exists() and not (code / "proposer.py").exists():
+        raise UserError(f"--confirm={flags.confirm}: the snapshot of the code in {folder} is older than this "
+                        "flag: --fresh sets it aside and starts anew")  # fmt: skip
     if online:
         _log_in(folder, flags.fresh)
     queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse, online)
@@ -321,13 +342,13 @@ def run(flags: Flags) -> None:
     wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
     collect.print_table(collect.table(results), wide, wide.width)
     console.print(f"report: {escape(str(report.write_report(folder)))}")
-    for trial, values in local.proposer.confirmed():
-        spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-        mean = f"{sweep.content['metric']['name']} {statistics.fmean(values):.5g}{spread}"
-        told = f"{escape(local.label(trial))}  confirmed over {len(values)} further seeds: {mean}"
-        console.print(f"{trial.index:04d}  {told}")
-    if local.proposer.exhausted:
-        console.print(f"ended early: {escape(local.proposer.exhausted)}")
+    for trial, values, others in local.proposer.confirmed():
+        console.print(f"{trial.index:04d}  {escape(local.label(trial) + local.told(values, others))}")
+    blind = local.proposer.blind()
+    if (reason := local.proposer.exhausted) and not blind:
+        console.print(f"ended early: {escape(reason)}")
+    if reason := local.proposer.unconfirmed():
+        console.print(escape(reason))
     states = [queue.status(trial)["status"] for trial in queue.trials()]
     if any(state == "failed" for state in states):
         console.print("some trials failed; --retry runs them again")
@@ -335,6 +356,8 @@ def run(flags: Flags) -> None:
     if n_open(queue, local.planned):
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
+    if blind:
+        raise UserError(f"{blind}: metric in {flags.sweep} must be one of those")
 
 
 if __name__ == "__main__":

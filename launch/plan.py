@@ -1,5 +1,6 @@
 """From a sweep YAML to a sweep folder: read, check every point against the flags, freeze, snapshot."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -20,7 +21,7 @@ from jsonschema import ValidationError  # comes with W&B's engine, which raises 
 
 from launch import bayes, early_stop
 from launch.history import metric_refusal
-from launch.proposer import keep_data_hashes
+from launch.proposer import CONFIRM, keep_data_hashes
 from launch.queue import Queue, as_args, points
 from research.common import lease as leases
 from research.common import provenance
@@ -125,12 +126,18 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
             raise UserError(f"--set={change}: its value is not readable as YAML") from None
         content["parameters"][name] = {"values": value} if isinstance(value, list) else {"value": value}
     flags = typing.get_type_hints(module.Config)
-    for name in content["parameters"]:
+    for name, given in content["parameters"].items():
         if name not in flags:
-            near = difflib.get_close_matches(name, flags, n=1)
+            near = difflib.get_close_matches(str(name), flags, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"--sweep={path}: parameter {name} is no flag of {program}{hint}")
-    why = _seed_refusal(content, confirm)
+        if not isinstance(given, dict):
+            told = f"{given}: written as {name}: {{value: {given}}}"
+            raise UserError(f"--sweep={path}: parameter {name}: {told}")
+        if "values" in given and not (isinstance(given["values"], list) and given["values"]):
+            told = f"values: {given['values']}: must be a list of at least one value"
+            raise UserError(f"--sweep={path}: parameter {name}: {told}")
+    why = _seed_refusal(content, module, confirm)
     if not online and "early_terminate" in content:
         why = why or early_stop.refusal(content) or _unlogged(content, module)
     if not online and method == "bayes":
@@ -149,28 +156,35 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
     return Sweep(Path(path), text, content, module)
 
 
-def _seed_refusal(content: dict[str, Any], confirm: int | None) -> str | None:
+def _seed_refusal(content: dict[str, Any], module: ModuleType, confirm: int | None) -> str | None:
     """Why the sweep's seeds are not as its method, or --confirm, needs them; None when they are."""
-    seed = content["parameters"].get("seed", {"value": 0})
-    if not isinstance(seed, dict) or "value" in seed or len(seed.get("values", ())) == 1:
-        return None
-    if content["method"] != "grid":
-        return (
-            f"parameter seed: a {content['method']} sweep needs one value, else it looks for the luckiest "
-            "seed; --confirm=3 runs the best trial with 3 more"
-        )
-    return f"--confirm={confirm}: the sweep varies seed itself" if confirm else None
+    given = content["parameters"].get("seed", {"value": getattr(module.Config, "seed", 0)})
+    values = [given["value"]] if "value" in given else given.get("values", ())
+    if len(values) != 1:
+        if content["method"] == "bayes":
+            return (
+                "parameter seed: a bayes sweep needs one value, else it looks for the luckiest seed; "
+                "--confirm=3 runs the best trial with 3 more"
+            )
+        return f"--confirm={confirm}: the sweep varies seed itself" if confirm else None
+    with contextlib.suppress(ValueError, TypeError):  # no number: the script's parser refuses it
+        if confirm and int(values[0]) + confirm >= 2**31:
+            return f"--confirm={confirm}: seed {values[0]} and {confirm} more: must be at most {2**31 - 1}"
+    return None
 
 
 def _unlogged(content: dict[str, Any], module: ModuleType) -> str | None:
-    """Why the script can't be logging the sweep's metric; None when its code names it."""
+    """Why the script can't be logging the sweep's metric; None when its code may name it: whether it does log
+    it, only a run can tell (Proposer.blind).
+    """
     name, program = content["metric"]["name"], content["program"]
     headline = re.search(r'headline="([^"]+)"', inspect.getsource(module))
     if headline is None or name in (headline[1], f"{headline[1]}_best"):
         return None
-    word = re.compile(rf"\b{re.escape(name.rpartition('/')[2])}\b")
+    part, _, last = name.partition("/")
+    word = re.compile(rf"\b{re.escape(last)}\b")
     sources = provenance.source_files(Path(program).stem)
-    plain = name.startswith(("train/", "val/")) and not name.endswith("_best")
+    plain = part in ("train", "val") and last and not last.endswith("_best")
     if plain and any(word.search(path.read_text()) for path in sources):
         return None
     return f"metric: {program} logs no {name}; its headline is {headline[1]}_best"
@@ -206,6 +220,9 @@ def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = 
     frozen = folder / "sweep.yaml"
     if frozen.exists():
         _refuse_other(sweep, frozen, planned)
+    if (folder / CONFIRM).exists() and _seed_refusal(sweep.content, sweep.module, 1):
+        raise UserError(f"{folder}: --confirm runs its best trial with further seeds: a grid that varies "
+                        "seed needs another --name")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     _snapshot(folder, source)
     write_bytes(frozen, sweep.text.encode())
@@ -249,6 +266,14 @@ def points_of(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]
         except (ValueError, TypeError, KeyError, ValidationError) as error:
             why = " ".join(str(getattr(error, "message", error)).split())
             raise UserError(f"--sweep={sweep.path}: refused by W&B's engine: {why}") from None
+
+
+def runs_of(sweep: Sweep, points: list[dict[str, Any]]) -> set[str]:
+    """What tells the runs of these points apart, without a look at the data: one for each trial."""
+    family, version, found = sweep.family, sweep.module.KEY_VERSION, set()
+    for cfg in (flags_of(sweep, point) for point in points):
+        found.add(run_key(family, version, cfg, str(data_flags(cfg))))
+    return found
 
 
 def data_flags(cfg: Any) -> tuple[Any, ...]:

@@ -7,20 +7,22 @@ twice even by two that both believe to hold the lease.
 
 import importlib
 import json
-import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from launch import bayes
 from launch.history import Histories
-from launch.queue import Queue, Trial
+from launch.queue import Queue, Trial, as_args
 from research.common import lease as leases
+from research.common.commandline import parse
 from research.common.files import read_json, write_json
-from research.common.flags import UserError, console, run_key
+from research.common.flags import UserError, console, escape, run_key
 
 FOLDER = "proposer"  # in the sweep folder: leases, and how a search ended
 CONFIRM = "confirm.json"  # over how many further seeds the best trial is to be run again
 DATA = "data.json"  # content hash of each data set that the sweep's flags name
+BLIND = 3  # a bayes sweep ends when so many trials have finished and none has logged its metric
 
 
 class Proposer:
@@ -29,8 +31,10 @@ class Proposer:
     def __init__(self, queue: Queue, spec: dict[str, Any], confirm: int | None = None):
         self.queue, self.spec = queue, spec
         self.lazy = spec.get("method") == "bayes"
-        self.histories = Histories(queue, spec) if (spec.get("metric") or {}).get("name") else None
+        named = isinstance(spec.get("metric"), dict) and spec["metric"].get("name")
+        self.histories = Histories(queue, spec) if named else None
         self._asked = confirm or 0
+        self._sighted = False  # a value of the metric was seen
         self._known_hashes: dict[str, str] = {}
 
     # ---------------------------------------------------------------------------------- how many
@@ -38,7 +42,30 @@ class Proposer:
     @property
     def exhausted(self) -> str | None:
         """Why a bayes sweep ended before its run_cap; None when it did not."""
-        return (read_json(self.queue.folder / FOLDER / "exhausted.json") or {}).get("reason")
+        if not self.lazy:
+            return None
+        kept = read_json(self.queue.folder / FOLDER / "exhausted.json") or {}
+        return kept.get("reason") or self.blind(min(BLIND, self.spec["run_cap"]))
+
+    def blind(self, after: int = 1) -> str | None:
+        """In words, that no trial has logged the metric although `after` have finished; None otherwise, and
+        where nothing asks for it. A single trial without it may be one of β = 0 where KL is the metric.
+        """
+        if self._sighted or self.histories is None:
+            return None
+        if not (self.lazy or "early_terminate" in self.spec or self.to_confirm):
+            return None
+        finished = []
+        for trial in self.queue.chosen():
+            status = self.queue.status(trial)["status"]  # before its log, which may come to its end meanwhile
+            if self.histories.of(trial):
+                self._sighted = True
+                return None
+            finished += [trial] * (status == "finished")
+        if len(finished) < after:
+            return None
+        there = ", ".join(self.histories.names(finished[0])) or "nothing like it"
+        return f"{finished[0].index:04d} logged no {self.histories.metric}; it logs {there}"
 
     @property
     def to_confirm(self) -> int:
@@ -46,14 +73,13 @@ class Proposer:
         return max(self._asked, (read_json(self.queue.folder / CONFIRM) or {}).get("seeds", 0))
 
     def size(self) -> int:
-        """How many trials the sweep's method means to make, or has made where it ended before that."""
-        made, cap = len(self.queue.chosen()), self.spec.get("run_cap", math.inf)
-        if self.lazy:
-            return made if self.exhausted else max(made, cap)
-        if self.spec.get("method") != "grid":
-            return made  # a random search has all its trials from the start; few where points repeat
-        sizes = (len(given.get("values", "1")) for given in self.spec["parameters"].values())
-        return max(made, min(math.prod(sizes), cap))
+        """How many trials the sweep's method means to make, or has made where it ended before that.
+
+        Those of a grid or a random search are made when it is frozen, one for each run: fewer than its points
+        where these repeat, or differ only in flags that change no numbers.
+        """
+        made = len(self.queue.chosen())
+        return made if not self.lazy or self.exhausted else max(made, self.spec["run_cap"])
 
     def planned(self, size: int | None = None) -> int:
         """How many trials there will be, those that confirm included. size: of the method, if known."""
@@ -82,15 +108,28 @@ class Proposer:
                 found.append((sign * value, trial.index, trial))
         return min(found)[2] if found else None
 
-    def confirmed(self) -> list[tuple[Trial, list[float]]]:
-        """Each trial that was run over further seeds, and the values that these have reached so far."""
-        values: dict[str, list[float]] = {}
-        for trial in self.queue.trials():
+    def confirmed(self) -> list[tuple[Trial, list[float], Counter[str]]]:
+        """Each trial that was run over further seeds, the values that these reached where they finished, and
+        how many of the others are in which state.
+        """
+        found: dict[str, tuple[list[float], Counter[str]]] = {}
+        for trial in (trial for trial in self.queue.trials() if trial.confirms):
+            values, others = found.setdefault(trial.confirms, ([], Counter()))
             status = self.queue.status(trial)
-            value = self.histories.value(trial, status) if trial.confirms else None
-            if status["status"] == "finished" and value is not None:
-                values.setdefault(trial.confirms, []).append(value)
-        return [(trial, values[trial.key]) for trial in self.queue.chosen() if trial.key in values]
+            value = self.histories.value(trial, status)
+            if status["status"] != "finished":
+                others[status["status"]] += 1
+            elif value is None:
+                others[f"without {self.histories.metric}"] += 1
+            else:
+                values.append(value)
+        return [(trial, *found[trial.key]) for trial in self.queue.chosen() if trial.key in found]
+
+    def unconfirmed(self) -> str | None:
+        """Why there was nothing to confirm although --confirm was given, when all has ended; else None."""
+        if not self.to_confirm or self.best() or not self._settled(self.size()):
+            return None
+        return f"--confirm: no trial finished with a value of {self.histories.metric}: none is run again"
 
     def wanted(self) -> bool:
         """Whether there is a trial to be made now."""
@@ -110,59 +149,64 @@ class Proposer:
         try:
             lease.start_beating()
             if self.wanted():  # still: it may have been made until the lease was ours
-                if len(self.queue.chosen()) < self.size():
-                    self._propose()
-                else:
-                    self._confirm(self.best())
+                if self.lazy and len(self.queue.chosen()) < self.size():
+                    self._propose(lease)
+                elif best := self.best():
+                    self._confirm(best, lease)
             how = "done"
         finally:
             lease.release(how)
         return True
 
-    def _propose(self) -> None:
+    def _propose(self, lease: leases.Lease) -> None:
         """The next point of a bayes sweep; none is left where every attempt only finds known ones."""
         seen = bayes.look(self.queue, self.histories, self.spec)
         index = max((trial.index for trial in self.queue.trials()), default=-1) + 1
         known = {trial.key for trial in self.queue.trials()}
+        given, refused = [(trial.flags, state, value) for trial, state, value in seen], ""
         for attempt in range(bayes.ENGINE_TRIES + bayes.RANDOM_TRIES):
-            given = [(trial.flags, state, value) for trial, state, value in seen]
-            flags = bayes.propose(self.spec, index, attempt, given)
             try:
-                key = self._key(flags)
-            except UserError:  # flags that don't go together: each alone was checked
+                flags = bayes.propose(self.spec, index, attempt, given)
+            except Exception as error:  # of many kinds, from the engine's model; random draws come after it
+                refused = f"; W&B's engine: {type(error).__name__}: {' '.join(str(error).split())}"
+                console.print(f"trial {index:04d}, attempt {attempt}{escape(refused)}")
                 continue
-            if key not in known:
+            try:
+                cfg = self._config(flags)
+            except UserError as error:  # flags that don't go together: each alone was checked
+                refused = f"; the last one refused: {error}"
+                continue
+            if (key := self._key(cfg)) not in known:  # raises what is wrong with the data or a checkpoint
                 kept = {"attempt": attempt, "seen": [[t.key, state, value] for t, state, value in seen]}
                 self.queue.add(flags, key, at=index, **kept)
                 return
         reason = f"the search found no further point after {index} trials; run_cap is {self.spec['run_cap']}"
-        write_json(self.queue.folder / FOLDER / "exhausted.json", {"reason": reason})
-        console.print(reason)
+        if lease.check():
+            write_json(self.queue.folder / FOLDER / "exhausted.json", {"reason": reason + refused})
+            console.print(escape(reason + refused))
 
-    def _confirm(self, best: Trial) -> None:
+    def _confirm(self, best: Trial, lease: leases.Lease) -> None:
         """The best trial over further seeds, those that are missing."""
         seed = self._config(best.flags).seed
         for k in range(1, self.to_confirm + 1):
             flags = best.flags | {"seed": seed + k}
-            self.queue.add(flags, self._key(flags), confirms=best.key)
+            key = self._key(self._config(flags))
+            if not lease.check():  # another makes them, and may know of a better one
+                return
+            self.queue.add(flags, key, confirms=best.key)
 
-    def _sweep(self) -> Any:
-        from launch import plan  # with tyro and the training script's imports: only where trials are made
-
-        path = self.queue.folder / "sweep.yaml"
-        program = self.spec["program"]
-        module = importlib.import_module(program.removesuffix(".py").replace("/", "."))
-        return plan.Sweep(path, "", self.spec, module)
+    def _module(self) -> Any:
+        """The training script: imported only where trials are made."""
+        return importlib.import_module(self.spec["program"].removesuffix(".py").replace("/", "."))
 
     def _config(self, flags: dict[str, Any]) -> Any:
-        from launch import plan
+        """The script's flags at a point. Raises UserError for those that it refuses."""
+        return parse(self._module().Config, as_args(flags))
 
-        return plan.flags_of(self._sweep(), flags)
-
-    def _key(self, flags: dict[str, Any]) -> str:
-        """The key of a run with these flags. Raises UserError for flags that the script refuses."""
-        sweep, cfg = self._sweep(), self._config(flags)
-        return run_key(sweep.family, sweep.module.KEY_VERSION, cfg, self._data_hash(sweep.module, cfg))
+    def _key(self, cfg: Any) -> str:
+        module = self._module()
+        family = Path(self.spec["program"]).stem
+        return run_key(family, module.KEY_VERSION, cfg, self._data_hash(module, cfg))
 
     def _data_hash(self, module: Any, cfg: Any) -> str:
         from launch import plan

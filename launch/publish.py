@@ -82,6 +82,8 @@ def curve_metrics(sweep: Sweep, headline: str) -> list[str]:
 
 def over_seeds(sweep: Sweep) -> dict:
     """How a panel averages runs over seeds; {} where that needs more than the one flag W&B groups by."""
+    if any(run.trial.get("confirms") for run in sweep.runs):
+        return {}  # a panel can't leave out the trial that they confirm, which was chosen for its value
     flags = [flag for flag in sweep.varied if flag != "seed"]
     mean = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     return {"groupby": wr.Config(flags[0]), **mean} if len(flags) == 1 and "seed" in sweep.varied else {}
@@ -214,7 +216,9 @@ def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
         means = collect.summarise_over_seeds(df).to_dict("records")
         rows = [[plain(report.cell(row, name)[0]) for name in head] for row in means]
         table = markdown_table([plain(names.get(name, name)) for name in head], rows)
-        texts.append(f"Mean ± sample standard deviation over the seeds of finished runs.\n\n{table}")
+        less = ", without the trial that its further seeds confirm" * bool(df.attrs["confirmed"])
+        told = f"Mean ± sample standard deviation over the seeds of finished runs{less}."
+        texts.append(f"{told}\n\n{table}")
     head, rows, told = [*sweep.varied, "status", *figures], [], []
     best_first = df.sort_values("headline", ascending=goal != "maximize", kind="stable")
     for i, row in zip(best_first.index, best_first.to_dict("records")):

@@ -11,6 +11,7 @@ twice.
 import json
 import os
 import random
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class Queue:
         """
         folder = self.folder / "trials"
         folder.mkdir(parents=True, exist_ok=True)
-        tmp = folder / f".{os.getpid()}.tmp"
+        tmp = folder / f".{secrets.token_hex(8)}.tmp"  # process ids are equal on different machines
         if not self._trials:
             self.trials()
         while True:

@@ -179,8 +179,8 @@ def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
     taken = [trial.flags for trial in queue.chosen()]
     points, _ = plan.checked_points(sweep)
     proposer = Proposer(queue, sweep.content, flags.confirm)
-    new = sum(point not in taken for point in points)
-    planned = proposer.planned(max(proposer.size(), len(taken) + new))
+    new = plan.runs_of(sweep, points) - plan.runs_of(sweep, taken)
+    planned = proposer.planned(max(proposer.size(), len(taken) + len(new)))
     failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
     return planned, local.n_open(queue, planned) + failed * flags.retry
 
@@ -323,6 +323,12 @@ def show_status(flags: Flags) -> None:
         f"logs: {folder}/<key>/output.log"
         + "".join(f", {p}" for p in {j["logs"]: 0 for j in jobs_of(folder)})
     )
+    search = Proposer(queue, yaml.safe_load((folder / "sweep.yaml").read_text()))
+    for line in (search.exhausted or search.blind(), search.unconfirmed()):
+        if line and not isinstance(queue, agent.Runs):
+            print(line)
+    if flags.confirm and flags.confirm > (kept := search.to_confirm):
+        print(f"--confirm={flags.confirm}: {kept} are asked for so far; submitting adds the rest")
     by_state: dict[str, int] = {}
     for task in tasks:
         what = task["state"] + (f" ({task['reason']})" if task["reason"] not in ("None", "") else "")

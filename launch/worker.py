@@ -80,9 +80,13 @@ class Worker:
             if claim:
                 self.train(*claim)
                 pause, idle_since = 0.2, time.monotonic()
-            elif not (wanted := self.proposer.wanted()) and next(self.queue.open_trials(), None) is None:
+                continue
+            # in this order: a trial that ends in between may make it want more
+            is_open = next(self.queue.open_trials(), None) is not None
+            wanted = self.proposer.wanted()
+            if not wanted and not is_open:
                 return 0
-            elif wanted and not late and self.proposer.make(self.watch):
+            if wanted and not late and self.proposer.make(self.watch):
                 pause, idle_since = 0.2, time.monotonic()
             elif late:
                 console.print("too little time is left to begin another trial")

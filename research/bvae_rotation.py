@@ -155,7 +155,7 @@ def measure(bench: Bench, turn: Turn) -> dict[str, Any]:
     results = {
         "reader": digest, "reader_error": face_reader.errors(reader, data.test.numpy(), data.factors["test"]),
         "reader_error_on_reconstructions": face_reader.errors(reader, rebuilt, truth), "n_faces": len(z),
-        "asked": asked, "yaw_read_mean": mean, "yaw_read_sd": sd, "yaw_span_degrees": abs(mean[-1] - mean[0]),
+        "asked": asked, "yaw_read_mean": mean, "yaw_read_sd": sd, "yaw_span_degrees": mean[-1] - mean[0],
         "yaw_spearman": rho.mean(), "yaw_spearman_min": rho.min(), "others_change": by_name(changes),
         "others_change_mean": changes[others].mean(),
     }  # fmt: skip

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
-from launch import bayes, plan, proposer
+from data import DataError
+from launch import bayes, plan, proposer, worker
 from launch.history import Histories
 from launch.proposer import Proposer
 from launch.queue import Queue, Trial, seed_engine
 from research.common import lease as leases
 from research.common.files import append_row, read_json, write_json
 from research.common.flags import UserError
+from tests import stand_in
 from tests.test_queue import in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
@@ -210,12 +212,14 @@ def test_a_killed_proposer_is_followed(folder):
 
 def test_a_proposer_that_was_overtaken_adds_nothing(folder, monkeypatch):
     """It stood still for so long that another took the lease; its proposal saw one trial less."""
-    queue, real = Queue(folder), bayes.propose
+    queue, real, taken = Queue(folder), bayes.propose, []
+    monkeypatch.setattr(leases.Lease, "start_beating", lambda self: taken.append(self))
 
     def late(*args):
         flags = real(*args)
         monkeypatch.setattr(bayes, "propose", real)
-        Proposer(Queue(folder), SPEC)._propose()
+        taken[0].release("died")
+        Proposer(Queue(folder), SPEC).make(leases.Watch())
         return flags | {"x": 0.123}
 
     monkeypatch.setattr(bayes, "propose", late)
@@ -238,9 +242,64 @@ def test_a_search_without_new_points_ends(tmp_path, monkeypatch):
     points = {(trial.flags["kind"], trial.flags["n"]) for trial in queue.trials()}
     assert points == {("a", 1), ("a", 3), ("b", 1)}  # n = 3 is refused with kind b
     assert not search.wanted() and search.planned() == 3
-    assert search.exhausted == "the search found no further point after 3 trials; run_cap is 10"
+    assert search.exhausted == ("the search found no further point after 3 trials; run_cap is 10; the last "
+                                "one refused: --n=3: must be at most 2 with --kind=b")  # fmt: skip
     for trial in queue.trials():
         assert bayes.recompute(queue, spec, trial) == trial.flags
+
+
+def test_an_overtaken_proposer_does_not_end_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(bayes, "RANDOM_TRIES", 0)
+    spec = SPEC | {"parameters": {"n": {"value": 1}, "x": {"values": [0.5, 0.6]}}}
+    queue, real = Queue(frozen(tmp_path, spec)), Proposer._key
+    search = Proposer(queue, spec)
+    for trial in (search.make(leases.Watch()) and queue.trials()[-1] for _ in range(2)):
+        ended(queue, trial, [0.5])
+
+    def late(self, cfg):
+        n = leases.newest(tmp_path / proposer.FOLDER)[0]
+        write_json(tmp_path / proposer.FOLDER / f"lease.{n + 1}", leases._identity("train"))
+        return real(self, cfg)
+
+    monkeypatch.setattr(Proposer, "_key", late)
+    search.make(leases.Watch())
+    assert len(queue.trials()) == 2 and search.exhausted is None
+
+
+def test_what_is_wrong_with_data_or_a_checkpoint_is_told_and_ends_no_search(folder, monkeypatch):
+    queue = Queue(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(stand_in, "load_data", lambda cfg: (_ for _ in ()).throw(DataError("no disk")))
+        with pytest.raises(DataError, match="no disk"):
+            Proposer(queue, SPEC).make(leases.Watch())
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            proposer, "run_key", lambda *_: (_ for _ in ()).throw(UserError("--checkpoint=x: none"))
+        )
+        with pytest.raises(UserError, match="--checkpoint=x"):
+            Proposer(queue, SPEC).make(leases.Watch())
+    assert Proposer(queue, SPEC).exhausted is None and Proposer(queue, SPEC).make(leases.Watch())
+    assert len(queue.trials()) == 1
+
+
+def test_where_the_engines_model_breaks_points_are_drawn_at_random(folder, monkeypatch):
+    real, queue = bayes.propose, Queue(folder)
+    search = Proposer(queue, SPEC)
+
+    def breaks(spec, index, attempt, seen):
+        if attempt < broken:
+            raise np.linalg.LinAlgError("not\npositive definite")
+        return real(spec, index, attempt, seen)
+
+    monkeypatch.setattr(bayes, "propose", breaks)
+    broken = bayes.ENGINE_TRIES
+    assert search.make(leases.Watch())
+    (trial,) = queue.trials()
+    assert read_json(queue.trial_file(trial))["attempt"] >= bayes.ENGINE_TRIES
+    assert bayes.recompute(queue, SPEC, trial) == trial.flags
+    broken = 1000
+    search.make(leases.Watch())
+    assert search.exhausted.endswith("; W&B's engine: LinAlgError: not positive definite")
 
 
 def test_failed_and_diverged_runs_do_not_stop_the_search(folder):
@@ -255,6 +314,104 @@ def test_failed_and_diverged_runs_do_not_stop_the_search(folder):
             ended(queue, trial, [None], "diverged")
     assert len(queue.trials()) == 6 and not search.wanted()
     assert all(bayes.recompute(queue, SPEC, trial) == trial.flags for trial in queue.trials())
+
+
+def test_a_metric_that_is_never_logged_ends_the_search(folder):
+    """What the code names it need not log: test/sap, but no val/sap."""
+    spec = SPEC | {"metric": {"name": "val/sap", "goal": "maximize"}}
+    queue, line = Queue(folder), "0000 logged no val/sap; it logs val/loss_best"
+    search = Proposer(queue, spec)
+    for _ in range(proposer.BLIND):
+        assert search.wanted() and search.exhausted is None
+        search.make(leases.Watch())
+        ended(queue, queue.trials()[-1], [0.5, None])
+        assert search.blind() == line  # told at once; but it may have been the one point that logs none
+    assert not search.wanted() and search.exhausted == line and search.planned() == 3
+    append_row(queue.run_folder(queue.trials()[1]) / "metrics.jsonl", {"step": 9, "val/sap": 0.5})
+    assert search.wanted() and search.blind() is None and search.planned() == 6
+
+
+@pytest.mark.parametrize(
+    ("more", "needed"),
+    [({}, False), ({"early_terminate": {"type": "hyperband", "min_iter": 2}}, True), ({"confirm": 1}, True)],
+)
+def test_a_grid_tells_of_a_metric_that_it_needs(folder, more, needed):
+    spec = {"method": "grid", "metric": {"name": "val/sap", "goal": "maximize"}, **more}
+    queue = Queue(folder)
+    search = Proposer(queue, spec, spec.pop("confirm", None))
+    ended(queue, queue.add({"x": 0.1}, "a"), [0.5])
+    queue.add({"x": 0.2}, "b")
+    assert bool(search.blind()) == needed and not search.wanted() and search.unconfirmed() is None
+    ended(queue, queue.trials()[1], [0.4])
+    assert not search.wanted() and search.planned() == 2
+    assert ("no trial finished with a value of val/sap" in (search.unconfirmed() or "")) == (
+        "confirm" in more
+    )
+    assert Proposer(queue, {"method": "grid", "metric": "val/sap"}).blind() is None
+
+
+# ---- grids -----------------------------------------------------------------------------------------------
+
+
+def grid(path: Path, parameters: dict, **more) -> plan.Sweep:
+    content = {"program": "tests/stand_in.py", "method": "grid", "parameters": parameters, **more}
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return plan.read(str(path))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"x": {"values": [0.5, 0.5]}}, {"log_every": {"values": [10, 50]}}, {"threads": {"values": [1, 2]}}],
+)
+@pytest.mark.parametrize("metric", [None, METRIC])
+def test_a_grid_of_fewer_runs_than_points_ends(tmp_path, parameters, metric):
+    sweep = grid(tmp_path / "grid.yaml", parameters, metric=metric)
+    for _ in range(2):
+        queue = plan.freeze(sweep, tmp_path / "runs", False, False)
+        search = Proposer(queue, sweep.content)
+        assert (len(queue.trials()), search.planned(), search.wanted()) == (1, 1, False)
+    assert len(plan.runs_of(sweep, plan.points_of(sweep, []))) == 1
+
+
+def test_a_grid_whose_making_was_killed_is_filled_in_by_the_same_command(tmp_path, monkeypatch):
+    sweep, real, made = grid(tmp_path / "grid.yaml", {"x": {"values": [0.1, 0.2, 0.3]}}), Queue.add, []
+
+    def killed(self, *args):
+        if made:
+            raise KeyboardInterrupt
+        made.append(real(self, *args))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Queue, "add", killed)
+        plan.freeze(sweep, tmp_path / "runs", False, False)
+    queue = Queue(tmp_path / "runs")
+    search = Proposer(queue, sweep.content)  # a worker that came back meanwhile
+    assert len(queue.trials()) == 1 and not search.wanted() and search.make(leases.Watch())
+    assert len(queue.trials()) == 1
+    assert len(plan.freeze(sweep, tmp_path / "runs", False, False).trials()) == 3
+
+
+def test_a_grid_with_confirming_trials_does_not_grow_over_seed(tmp_path):
+    path, folder = tmp_path / "grid.yaml", tmp_path / "runs"
+    queue = plan.freeze(
+        grid(path, {"x": {"values": [0.1]}, "seed": {"values": [0]}}, metric=METRIC), folder, False, False
+    )
+    ended(queue, queue.trials()[0], [0.5])
+    proposer.ask_to_confirm(folder, 1)
+    confirm_all(0, folder)
+    before = sorted(folder.rglob("*"))
+    grown = grid(path, {"x": {"values": [0.1]}, "seed": {"values": [0, 1]}}, metric=METRIC)
+    with pytest.raises(UserError, match="a grid that varies seed needs another --name"):
+        plan.freeze(grown, folder, False, False)
+    assert (
+        sorted(folder.rglob("*")) == before and yaml.safe_load((folder / "sweep.yaml").read_text()) != grown
+    )
+    wider = grid(path, {"x": {"values": [0.1, 0.2]}, "seed": {"values": [0]}}, metric=METRIC)
+    assert [t.confirms is None for t in plan.freeze(wider, folder, False, False).trials()] == [
+        True,
+        False,
+        True,
+    ]
 
 
 # ---- --confirm -----------------------------------------------------------------------------------------
@@ -295,13 +452,72 @@ def test_the_best_finished_trial_is_confirmed_once(tmp_path, method):
     assert len({trial.key for trial in queue.trials()}) == 6
     assert Proposer(Queue(tmp_path), spec).planned() == 6 and not search.wanted()
     ended(queue, more[0], [0.001])  # luckier, but no candidate
-    assert search.best().key == "key1" and search.confirmed() == [(queue.trials()[1], [0.001])]
+    (told,) = search.confirmed()
+    assert search.best().key == "key1" and told == (queue.trials()[1], [0.001], {"open": 1})
     proposer.ask_to_confirm(tmp_path, 1)
     assert search.planned() == 6
     proposer.ask_to_confirm(tmp_path, 3)
     assert search.planned() == 7
     in_processes(2, confirm_all, tmp_path)
     assert [trial.flags["seed"] for trial in queue.trials()[4:]] == [6, 7, 8]
+
+
+def test_how_the_further_seeds_ended(folder):
+    queue, spec = Queue(folder), SPEC | {"method": "grid"}
+    ended(queue, queue.add({"seed": 0}, "key"), [0.3])
+    ends = {1: "finished", 2: "diverged", 3: "failed", 4: "finished"}
+    for seed, status in ends.items():
+        trial = queue.add({"seed": seed}, f"key{seed}", confirms="key")
+        ended(queue, trial, [0.5] if seed < 4 else [None], status)
+    (told,) = Proposer(queue, spec).confirmed()
+    others = {"diverged": 1, "failed": 1, "without val/loss_best": 1}
+    assert told == (queue.trials()[0], [0.5], others)
+
+
+def test_an_overtaken_worker_confirms_nothing(tmp_path, monkeypatch):
+    """It stood still while another confirmed the trial that is the best by now."""
+    spec = SPEC | {"method": "grid"}
+    queue, real = Queue(frozen(tmp_path, spec)), Proposer._key
+    ended(queue, queue.add({"x": 0.5}, "key"), [0.3])
+    proposer.ask_to_confirm(tmp_path, 2)
+
+    def late(self, cfg):
+        if cfg.seed == 2:
+            n = leases.newest(tmp_path / proposer.FOLDER)[0]
+            write_json(tmp_path / proposer.FOLDER / f"lease.{n + 1}", leases._identity("train"))
+        return real(self, cfg)
+
+    monkeypatch.setattr(Proposer, "_key", late)
+    Proposer(queue, spec).make(leases.Watch())
+    assert [trial.flags.get("seed") for trial in queue.trials()] == [None, 1]
+
+
+def test_a_trial_that_ends_while_a_worker_looks_is_still_confirmed(tmp_path, monkeypatch):
+    """The worker finds nothing wanted, as the best is not known; then that trial, in other hands, ends."""
+    spec = SPEC | {"method": "grid", "parameters": {"x": {"values": [0.5]}}}
+    queue = Queue(frozen(tmp_path, spec))
+    trial = queue.add({"x": 0.5}, "key")
+    proposer.ask_to_confirm(tmp_path, 1)
+    ended(queue, trial, [0.3], "running")
+    leases.acquire(tmp_path / "key", leases.Watch())  # another's
+    real = Proposer.wanted
+
+    def ends_now(self):
+        told = real(self)
+        ended(queue, trial, [0.3])
+        return told
+
+    def train(self, trial, lease):
+        ended(self.queue, trial, [0.4])
+        lease.release("finished")
+
+    monkeypatch.setattr(Proposer, "wanted", ends_now)
+    monkeypatch.setattr(worker.Worker, "train", train)
+    assert worker.Worker(worker.Flags(sweep=str(tmp_path), program="tests/stand_in.py")).work() == 0
+    assert [(t.confirms, queue.status(t)["status"]) for t in queue.trials()] == [
+        (None, "finished"),
+        ("key", "finished"),
+    ]
 
 
 def test_without_a_finished_trial_nothing_is_confirmed(folder):
@@ -340,7 +556,15 @@ def test_without_a_finished_trial_nothing_is_confirmed(folder):
         ({"latent_dim": {"distribution": "q_uniform", "min": 1, "max": 8, "q": 4}}, "--latent_dim=0"),
         ({"image_size": {"min": 32, "max": 128}}, "--image_size="),
         ({"seed": {"values": [0, 1]}}, "parameter seed: a bayes sweep needs one value"),
-        ({"seed": {"min": 0, "max": 9}, "method": "random"}, "seed: a random sweep needs one value"),
+        ({"confirm": 2, "seed": {"min": 0, "max": 9}, "method": "random"}, "the sweep varies seed"),
+        ({"confirm": 2, "seed": {"value": 2**31 - 2}}, "seed 2147483646 and 2 more: must be at most"),
+        ({"metric": {"name": "val/", "goal": "minimize"}}, "logs no val/;"),
+        ({"metric": {"name": "val/a/mig", "goal": "minimize"}}, "logs no val/a/mig;"),
+        ({"seed": 3}, "parameter seed: 3: written as seed: {value: 3}"),
+        ({"seed": {"values": 0}}, "parameter seed: values: 0: must be a list of at least one value"),
+        ({"seed": {"values": None}, "method": "grid"}, "values: None: must be a list of at least one value"),
+        ({"seed": {"values": []}, "method": "grid"}, "values: []: must be a list of at least one value"),
+        ({3: {"value": 1}}, "parameter 3 is no flag"),
         ({"confirm": 2, "seed": {"values": [0, 1]}, "method": "grid"}, "--confirm=2: the sweep varies seed"),
         ({"confirm": 2, "metric": None, "method": "grid"}, "--confirm=2 needs metric"),
         ({"early_terminate": {"type": "hyperband"}, "method": "grid"}, "give min_iter, or max_iter and s"),
@@ -362,6 +586,11 @@ def test_refused_in_one_line_before_anything_is_written(tmp_path, change, part):
         plan.freeze(plan.read(str(path), confirm=confirm), tmp_path / "runs", False, False)
     assert part in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_random_sweep_may_take_several_seeds(tmp_path):
+    sweep = grid(tmp_path / "s.yaml", {"seed": {"values": [0, 1]}}, method="random", run_cap=9)
+    assert len(plan.freeze(sweep, tmp_path / "runs", False, False).trials()) == 2
 
 
 @pytest.mark.parametrize("metric", ["val/mse_best", "val/mse", "val/kl_nats", "train/loss"])

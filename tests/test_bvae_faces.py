@@ -118,6 +118,27 @@ def test_capacity_is_the_distance_to_a_rising_target():
     assert terms["kl_nats"] < 10  # so that the last one pulls up
 
 
+def test_the_broadcast_decoder_knows_where_each_cell_is():
+    cfg = Config(**SMALL, decoder="broadcast")
+    model = build(cfg, CPU)
+    z = torch.randn(3, cfg.latent_dim)
+    x_logits = model.decode(z)
+    assert x_logits.shape == (3, 3, 32, 32)
+    torch.testing.assert_close(model.decode(z[1:2]), x_logits[1:2])
+    inner = x_logits[
+        0, :, 8:-8, 8:-8
+    ]  # beyond the reach of the padding only coordinates differ between cells
+    assert inner.var(dim=(1, 2)).min() > 1e-8
+    model.decoder.grid.zero_()
+    inner = model.decode(z)[0, :, 8:-8, 8:-8]
+    assert inner[:, ::2, ::2].var(dim=(1, 2)).max() < 1e-10  # without them all cells are alike
+    rest = build(dataclasses.replace(cfg, decoder="deconv"), CPU)
+    for one, other in zip(model.encoder.parameters(), rest.encoder.parameters(), strict=True):
+        assert torch.equal(one, other)  # the choice of a decoder leaves the encoder as it was
+    keys = set(model.state_dict())
+    assert not any("grid" in key for key in keys)
+
+
 @pytest.mark.parametrize("objective", ["beta", "tc", "capacity"])
 def test_beta_goes_from_its_start_by_equal_ratios(objective):
     cfg = Config(**SMALL, beta=4.0, beta_start=64.0, beta_steps=10, objective=objective)
@@ -300,7 +321,7 @@ def test_bf16_on_a_cpu():
 @pytest.mark.parametrize("beta", [0.0, 4.0])
 @pytest.mark.parametrize("factors", [True, False])
 def test_evaluate(beta, factors):
-    data, cfg = faces(8, 600, factors), Config(**SMALL, beta=beta)  # three chunks, the last a part of one
+    data, cfg = faces(8, 600, factors), Config(**SMALL, beta=beta)  # two chunks
     model = build(cfg, CPU)
     state = torch.random.get_rng_state()
     metrics = evaluate(model, data, "val", cfg, CPU, 0)

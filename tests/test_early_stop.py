@@ -244,6 +244,48 @@ def test_a_torn_decision_is_taken_again(queue):
     assert path.read_bytes() == whole
 
 
+def test_a_decision_whose_writing_failed_is_taken_again(queue, monkeypatch):
+    """The disk was full: part of a row is there, and the next must not be lost in it."""
+    logged(queue, 0, [1.0, 0.5, 0.4])
+    one, real = watcher(queue, 0), early_stop.append_row
+
+    def full(path: Path, row: dict) -> None:
+        if row["evaluation"] == 2:
+            with open(path, "a") as f:
+                f.write(json.dumps(row)[:20])
+            raise OSError(28, "No space left on device")
+        real(path, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(early_stop, "append_row", full)
+        for _ in range(2):
+            with pytest.raises(OSError):
+                one.look()
+    one.look()
+    rows = (one.folder / early_stop.DECISIONS).read_text().splitlines()
+    assert [json.loads(row)["evaluation"] for row in rows] == [1, 2, 3]
+    lines = [rows[0], rows[1][:30] + rows[1], rows[2]]  # as such a file was left before
+    (one.folder / early_stop.DECISIONS).write_text("\n".join(lines) + "\n")
+    one.lease.update(released="died")
+    logged(queue, 0, [0.3], start=3)
+    watcher(queue, 0).look()
+    assert [d["evaluation"] for d in early_stop.decisions(one.folder)] == [1, 3, 4]
+
+
+def test_mending_the_decisions_loses_none_of_them(queue, monkeypatch):
+    logged(queue, 0, [1.0, 0.5, 0.4])
+    one = watcher(queue, 0)
+    one.look()
+    path = one.folder / early_stop.DECISIONS
+    path.write_bytes(path.read_bytes()[:-9])
+    one.lease.update(released="died")
+    monkeypatch.setattr(early_stop, "write_bytes", lambda *_: 1 / 0)  # killed at this very moment
+    monkeypatch.setattr(early_stop, "append_row", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        watcher(queue, 0)
+    assert [d["evaluation"] for d in early_stop.decisions(one.folder)] == [1, 2]
+
+
 def test_who_has_lost_the_run_decides_nothing(queue):
     one = watcher(queue, 0)
     write_json(one.folder / f"lease.{one.lease.n + 1}", one.lease.info)

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,58 @@ def test_refused_in_one_line_with_nothing_written(place, args, change, parts):
     assert text.startswith("error: ") and all(part in text for part in parts), text
     after = everything(place.folder)
     assert {k: v for k, v in after.items() if not k.startswith("store")} == before  # the cache is no result
+
+
+def test_a_snapshot_that_is_older_than_confirm_is_refused(tmp_path, monkeypatch):
+    """Its workers would never make the trials that confirm."""
+    from launch import local, plan
+    from research.common.flags import UserError
+
+    monkeypatch.chdir(tmp_path)
+    sweep = plan.read(str(write_sweep(tmp_path / "tiny.yaml")))
+    (tmp_path / "runs/tiny/code/launch").mkdir(parents=True)
+    monkeypatch.setattr(plan, "freeze", lambda *_: 1 / 0)
+    with pytest.raises(UserError, match=r"--confirm=2: the snapshot of the code in runs/tiny is older"):
+        local.prepare(local.Flags(sweep="tiny.yaml", confirm=2), sweep)
+    for more in ({"confirm": 2, "fresh": True}, {}):
+        with pytest.raises(ZeroDivisionError):
+            local.prepare(local.Flags(sweep="tiny.yaml", **more), sweep)
+    (tmp_path / "runs/tiny/code/launch/proposer.py").touch()
+    with pytest.raises(ZeroDivisionError):
+        local.prepare(local.Flags(sweep="tiny.yaml", confirm=2), sweep)
+
+
+def local_of(tmp_path: Path):
+    from launch import local, plan
+    from launch.queue import Queue
+
+    sweep = plan.read(str(write_sweep(tmp_path / "tiny.yaml")))
+    return local.Local(local.Flags(sweep="tiny.yaml", workers=1), sweep, Queue(tmp_path), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "others", "told"),
+    [
+        ([0.1, 0.3], {}, "confirmed over 2 further seeds: val/mse_best 0.2 ± 0.14"),
+        ([0.1], {"diverged": 1, "failed": 1},
+         "confirmed over 1 of 3 further seeds; 1 diverged, 1 failed: val/mse_best 0.1"),
+        ([], {"failed": 3}, "confirmed over 0 of 3 further seeds; 3 failed"),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_further_seeds(tmp_path, values, others, told):
+    assert local_of(tmp_path).told(values, Counter(others)).strip() == told
+
+
+def test_a_worker_that_was_refused_is_not_replaced(tmp_path, monkeypatch, capfd):
+    local, started = local_of(tmp_path), []
+    monkeypatch.setattr(local, "start_worker", started.append)
+    (tmp_path / "worker-0.log").write_text("error: the data are not there\n")
+    for code in (2, 1):
+        local.workers = {0: subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])}
+        local.workers[0].wait()
+        local._replace_dead()
+    said = capfd.readouterr().err
+    assert started == [0] and "worker 0 ended with 2 error: the data are not there\n" in said, said
 
 
 def test_a_sweep_from_first_to_last(place):

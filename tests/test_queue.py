@@ -163,6 +163,19 @@ def test_a_trial_at_its_own_index_or_not_at_all(tmp_path):
                                                   "confirms": "aaa"}  # fmt: skip
 
 
+def test_two_machines_may_add_with_the_same_process_id(tmp_path, monkeypatch):
+    here, there, real = Queue(tmp_path), Queue(tmp_path), os.link
+
+    def link(*args) -> None:
+        monkeypatch.setattr(os, "link", real)
+        there.add({"beta": 1}, "there")
+        real(*args)
+
+    monkeypatch.setattr(os, "link", link)
+    assert here.add({"beta": 0}, "here").index == 1
+    assert [(t.key, t.flags["beta"]) for t in Queue(tmp_path).trials()] == [("there", 1), ("here", 0)]
+
+
 def add_many(i: int, folder: Path) -> None:
     queue, own = Queue(folder), [f"own-{i}-{k}" for k in range(30)]
     keys = [x for pair in zip(own, [f"shared-{k}" for k in range(30)]) for x in pair]

@@ -167,6 +167,35 @@ def test_a_search_that_is_killed_and_continued(place, capsys):
     check(folder, QUICK, 10, 3)
 
 
+def test_sweeps_that_had_no_end(place):
+    """A grid of fewer runs than points; a metric that is never logged, though the code has that word."""
+    shutil.copy(ROOT / "tests" / "stand_in.py", place.project / "research")
+    few = {"x": {"values": [0.5, 0.5]}, "log_every": {"values": [10, 50]}, "steps": {"value": 6}}
+    content = {"program": "research/stand_in.py", "method": "grid", "parameters": few}
+    (place.folder / "few.yaml").write_text(yaml.safe_dump(content))
+    code, text = place.forked("few.yaml")
+    assert code == 0 and "1 trials, 1 of them open" in text and "ended with" not in text, text
+
+    for name, more in (
+        (
+            "search",
+            {"method": "bayes", "run_cap": 9, "parameters": QUICK["parameters"] | {"steps": {"value": 6}}},
+        ),
+        (
+            "grid",
+            {"parameters": {"x": {"values": [0.5, 0.6]}, "steps": {"value": 6}}, "early_terminate": RULE},
+        ),
+    ):
+        sweep = content | {"metric": {"name": "val/x", "goal": "minimize"}} | more
+        (place.folder / f"blind-{name}.yaml").write_text(yaml.safe_dump(sweep))
+        code, text = place.forked(f"blind-{name}.yaml", *["--confirm=1"] * (name == "grid"))
+        line = "logged no val/x; it logs val/loss, val/loss_best"
+        assert code == 2 and text.count(line) == 2 and text.splitlines()[-1].startswith("error: 000"), text
+        assert ("no trial finished with a value of val/x" in text) == (name == "grid"), text
+        trials = Queue(place.folder / "runs" / f"blind-{name}").trials()
+        assert len(trials) == 2 if name == "grid" else 3 <= len(trials) <= 4, text
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_search_over_faces_that_is_killed_and_continued(place, capsys, seed):

@@ -666,8 +666,8 @@ def test_status(fakes, submitted, capfd):
     )
     slurm.run(flags("tiny.yaml", "--status"))
     out = capfd.readouterr().out
-    counts = "1 finished, 2 running, 2 pending, 1 preempted, 1 interrupted, 1 stopped, 1 diverged, 1 failed"
-    assert out.splitlines()[0] == f"runs/tiny: {counts}; 10 expected"
+    counts = "1 finished, 2 running, 1 pending, 1 preempted, 1 interrupted, 1 stopped, 1 diverged, 1 failed"
+    assert out.splitlines()[0] == f"runs/tiny: {counts}; 9 expected"
     lines = [line.split() for line in out.splitlines()[1:10]]
     by_trial = {line[0]: line[1:] for line in lines}
     assert by_trial["0000"] == ["beta=0", "finished", "0/100", "0", "node7", "job", "300"]
@@ -710,11 +710,35 @@ def test_a_search_whose_trials_are_yet_to_be_made(fakes, sweep, tmp_path, capfd)
     assert "4 trials, 2 of them open" in capfd.readouterr().err
 
 
+def test_a_dry_run_counts_runs_not_points(fakes, sweep, tmp_path, capfd):
+    content = yaml.safe_load((tmp_path / sweep).read_text())
+    content["parameters"] |= {"beta": {"values": [0, 1, 1]}, "log_every": {"values": [10, 50]}}
+    (tmp_path / sweep).write_text(yaml.safe_dump(content))
+    slurm.run(flags(sweep, "--dry_run"))
+    slurm.run(flags(sweep))
+    slurm.run(flags(sweep, "--dry_run"))
+    assert capfd.readouterr().err.count(": 4 trials, 4 of them open") == 3
+    assert len(Queue(tmp_path / "runs/tiny").trials()) == 4
+
+
+def test_status_tells_of_a_metric_that_is_not_logged(fakes, submitted, capfd):
+    spec = SWEEP | {"metric": {"name": "val/sap", "goal": "maximize"}}
+    (submitted / "sweep.yaml").write_text(yaml.safe_dump(spec))
+    slurm.run(flags("tiny.yaml", "--status"))
+    assert "val/sap" not in capfd.readouterr().out  # nothing asks for it
+    write_json(submitted / "confirm.json", {"seeds": 1})
+    (submitted / "key0/metrics.jsonl").write_text('{"step": 0, "val/mse": 0.5}\n')
+    slurm.run(flags("tiny.yaml", "--status", "--confirm=3"))
+    out = capfd.readouterr().out
+    assert "0000 logged no val/sap; it logs val/mse" in out
+    assert "--confirm=3: 1 are asked for so far; submitting adds the rest" in out
+
+
 def test_status_of_a_folder_without_slurm(fakes, submitted, monkeypatch, capfd):
     monkeypatch.setenv("PATH", "/nowhere")
     slurm.run(flags("runs/tiny", "--status"))
     out = capfd.readouterr().out
-    assert "2 running, 2 pending, 1 preempted, 1 interrupted" in out and "10 expected" in out
+    assert "2 running, 1 pending, 1 preempted, 1 interrupted" in out and "9 expected" in out
     assert "SLURM can't be asked: squeue is not on PATH" in out
 
 

@@ -1,0 +1,40 @@
+"""The pictures of docs/beta.md are those that the committed results make."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from docs import beta_curve
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return beta_curve.draw()
+
+
+@pytest.mark.parametrize("name", ["beta_curve.png", "beta_regions.png", "beta_latents.png"])
+def test_the_picture_is_that_of_the_results(drawn, name):
+    kept = np.asarray(Image.open(beta_curve.PICTURES / name).convert("RGB"))
+    assert kept.shape == drawn[name].shape
+    assert np.abs(kept.astype(int) - drawn[name]).mean() < 0.5  # of 255: fonts may round otherwise
+
+
+def test_the_picture_changes_with_the_results(drawn, monkeypatch):
+    """The comparison above would see one number that is off."""
+    runs = beta_curve.tables()
+    runs.loc[0, "test/mig"] += 0.2
+    assert np.abs(beta_curve.curve(runs).astype(int) - drawn["beta_curve.png"]).mean() > 0.5
+
+
+def test_evidence_is_complete():
+    runs = beta_curve.tables()
+    assert len(runs) == 18 and runs["beta"].nunique() == 6
+    latents = pd.read_csv(beta_curve.RESULTS / "bvae_beta_latents.csv")
+    assert len(latents) == 180 and latents[list(beta_curve.FACTOR_NAMES)].to_numpy().max() <= 1
+
+
+def test_the_table_is_that_of_the_results():
+    text = (beta_curve.PICTURES.parent / "beta.md").read_text()
+    for line in beta_curve.table_lines():
+        assert line in text
