@@ -1,4 +1,4 @@
-"""Charts as uint8 pictures (H, W, 3): curves, bars, histogram, heat map.
+"""Charts as uint8 pictures (H, W, 3): curves, bars, histogram, heat map, scatter.
 
 Drawn through matplotlib's object interface on an Agg canvas, never pyplot, so a background thread may draw;
 matplotlib itself is imported with the first chart. Text is literal: a `$` in a label starts no formula.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -127,3 +128,56 @@ def heatmap(
 
     height = 0.5 + 0.06 * _longest(col_labels) + 0.22 * n_rows
     return _chart(margin + cell * n_cols, max(2.0, height), title, draw)
+
+
+def scatter(
+    points,
+    labels,
+    names: Sequence[str],
+    title: str = "",
+    rings: Sequence[float] = (),
+    paths: Mapping[str, Any] | None = None,
+    axes: tuple[str, str] = ("", ""),
+) -> np.ndarray:
+    """Points (N, 2) coloured by labels (N,), numbers into `names`; a class's name also stands at that
+    point of it which is nearest to all others: the mean of a class in two places lies in neither.
+
+    rings: radii of circles around 0; paths: name → (T, 2), lines with their ends marked. The scale is that
+    of both axes and grows in whole steps with the bulk of the points: neighbouring frames of a film match.
+    """
+    points, labels = np.asarray(points, dtype=float), np.asarray(labels)
+    sizes = np.abs(points[np.isfinite(points)])
+    bulk = np.quantile(sizes, 0.999) if len(sizes) else 0.0
+    reach = max([4.0, np.ceil(bulk), *(np.ceil(np.abs(p).max() + 0.2) for p in (paths or {}).values())])
+    present = [k for k in range(len(names)) if (labels == k).any()]
+
+    def draw(ax):
+        import matplotlib
+        from matplotlib.patheffects import withStroke
+
+        palette, few = matplotlib.colormaps["tab10"], len(names) <= 10
+        if not few:
+            palette = matplotlib.colormaps["gist_rainbow"]
+        colors = palette(range(len(names)) if few else np.linspace(0, 1, len(names)))
+        halo, handles = [withStroke(linewidth=2.5, foreground="white")], []
+        size = min(25.0, max(4.0, 6000 / max(1, len(points))))
+        ax.scatter(*points.T, s=size, c=colors[labels], linewidths=0, alpha=0.7)
+        for k in present:  # all points are one artist, in their own order: no class lies on top
+            handles.append(ax.scatter([], [], s=36, color=colors[k]))
+            own = points[labels == k][:300]
+            at = own[np.linalg.norm(own[:, None] - own, axis=-1).sum(1).argmin()].clip(-reach, reach)
+            ax.annotate(names[k], at, ha="center", va="center", weight="bold", path_effects=halo, fontsize=10)
+        for radius in rings:
+            circle = matplotlib.patches.Circle((0, 0), radius, fill=False, ls="--", lw=0.8, ec="#666666")
+            ax.add_patch(circle)
+        shown = [names[k] for k in present]
+        for i, (name, way) in enumerate((paths or {}).items()):
+            handles += ax.plot(*np.asarray(way).T, "-" if i == 0 else "--", color="black", lw=1.8)
+            ax.plot(*np.asarray(way)[[0, -1]].T, "o", color="black", mfc="white", ms=7)
+            shown.append(name)
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=axes[0], ylabel=axes[1])
+        columns = 1 + len(shown) // 28
+        ax.figure.legend(handles, shown, frameon=False, fontsize=9, loc="outside right upper", ncols=columns)
+
+    longest = _longest([*names, *(paths or {})])
+    return _chart(6.4, 6.4, title, draw, (0.6 + LETTER * longest) * (1 + len(present) // 28))

@@ -1,0 +1,163 @@
+"""The tasks on a trained VAE of digits: their files and numbers, which pictures, what is refused."""
+
+import json
+import shutil
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from research import digit_classifier as judge
+from research import vae_mnist as script
+from research import vae_mnist_analysis as A
+from research import vae_mnist_pictures as views
+from research.common.flags import UserError
+
+SMALL = {"width": 16, "depth": 1, "batch_size": 64, "steps": 3, "iw_samples": 2, "device": "cpu"}
+SMALL |= {"eval_every": 3, "wandb": "disabled", "threads": 1}
+FILES = {
+    "generate": {"classes.png", "random.png"},
+    "latent_space": {"codes.png", "manifold.png", "manifold_wide.png", "kl_per_latent.png"},
+    "interpolate": {"strip.png", "path.png", "way.mp4", "way.gif"},
+    "evaluate": {"scored.png"},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with tiny finished runs: two latents, three, and two with binarised pixels."""
+    place = tmp_path_factory.mktemp("analysis")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(A, "N_FRAMES", 13)
+        patch.setattr(views, "N_MAP", 4)
+        patch.setattr(judge, "STEPS", 3)  # tells nothing: tests/test_digit_classifier.py has one that does
+        patch.setattr(script, "training_pictures", lambda *_: {})
+        patch.setattr(views, "interpolation", lambda *_: {})
+        patch.setattr(script.views, "film", lambda *_: None)
+        patch.setattr(script, "final", lambda *_: {"test/active_units": 1})
+        common = SMALL | {"data_dir": str(place / "store"), "out": str(place / "runs")}
+        script.train(script.Config(**common, name="two"))
+        script.train(script.Config(**common, name="three", latent_dim=3, arch="conv", beta=0.5))
+        script.train(script.Config(**common, name="black", binarize="dynamic"))
+        yield place
+
+
+def config(place, task, run="two", **flags):
+    fixed = {"task": task, "checkpoint": str(place / "runs" / run), "wandb": "disabled", "device": "cpu"}
+    return script.Config(**fixed | {"iw_samples": 2, "threads": 1} | flags)
+
+
+def do(place, task, run="two", **flags):
+    """Run a task through the script's own entry; returns its folder and what results.json says."""
+    folder = place / "runs" / run / task
+    shutil.rmtree(folder, ignore_errors=True)
+    script.run_task(config(place, task, run, **flags))
+    return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("task", FILES)
+@pytest.mark.parametrize("run", ["two", "three"])
+def test_tasks_write_their_files_and_leave_the_training_run_alone(place, task, run):
+    before = {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")}
+    folder, told = do(place, task, run)
+    files = FILES[task] | ({"traversal.png"} if (run, task) == ("three", "latent_space") else set())
+    assert {path.name for path in folder.iterdir()} == files | {"results.json"}
+    assert set(told["files"]) == files and told["task"] == task
+    assert (told["beta"], told["data"]) == (1 if run == "two" else 0.5, "digits")
+    assert told["data_hash"] == told["trained_on_data_hash"]
+    for path in folder.glob("*.png"):
+        assert np.asarray(Image.open(path)).std() > 5
+    assert {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")} == before
+    assert not (place / "runs" / run / "wandb").exists()
+
+
+def test_evaluate_tells_each_score_beside_that_of_real_pictures(place):
+    _, told = do(place, "evaluate", "two")
+    assert {"rec_nats", "kl_nats", "elbo_nats", "iw_nats", "knn_accuracy", "active_units"} <= set(told)
+    assert told["elbo_nats"] == pytest.approx(-told["rec_nats"] - told["kl_nats"])
+    assert told["n_scored"] == told["n_test"] == 359 and told["iw_samples"] == 2
+    assert 1 <= told["inception_score"] <= 10 and 1 <= told["inception_score_of_real"] <= 10
+    assert told["frechet"] > told["frechet_of_real"] > 0
+    assert sum(told["share_of_class"].values()) == pytest.approx(1)
+    (kept,) = (place / "store").glob("readers/*/best_*.pt")
+    assert told["classifier"] in kept.name and 0 <= told["classifier_accuracy"] <= 1
+    _, binary = do(place, "evaluate", "black")
+    assert {"elbo_nats_bin", "iw_nats_bin"} <= set(binary) and "elbo_nats" not in binary
+    assert binary["frechet_of_real"] == told["frechet_of_real"]  # scored as they are shown: grey
+
+
+def test_evaluate_finds_what_training_found(place):
+    _, told = do(place, "evaluate", "two")
+    cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "width": 16})
+    model = A.load_model(cfg, next((place / "runs/two/checkpoints").glob("best_*.pt")), torch.device("cpu"))
+    data = script.load_data(cfg)
+    found = script.evaluate(model, data.test, "test", cfg, torch.device("cpu"))
+    assert told["elbo_nats"] == found["test/elbo_nats"]
+    assert told["iw_nats"] == script.log_likelihood(model, data.test, cfg, torch.device("cpu"))
+
+
+def test_generate_from_a_code_and_of_a_class(place):
+    _, told = do(place, "generate", z="0.5,-1")
+    assert told["z"] == [0.5, -1] and set(told["files"]) == {"digit.png"}
+    _, told = do(place, "generate", label="7")
+    assert set(told["files"]) == {"class.png"} and list(told["centres"]) == ["7"]
+    _, told = do(place, "generate")
+    assert list(told["centres"]) == list("0123456789")
+
+
+def test_interpolation_is_between_two_classes_or_the_pictures_that_were_chosen(place):
+    folder, told = do(place, "interpolate")
+    assert told["from"] != told["to"]
+    assert len(imageio.mimread(folder / "way.mp4", memtest=False)) == 24  # 13 there and back
+    _, other = do(place, "interpolate", seed=1)
+    assert (other["index"], other["index2"]) != (told["index"], told["index2"])
+    _, told = do(place, "interpolate", index=3, index2=4)
+    assert (told["index"], told["index2"]) == (3, 4)
+    steps = [told[f"rmse_between_frames_{way}"] for way in ("pixels", "linear", "spherical")]
+    assert all(len(step) == 12 for step in steps)
+    assert steps[0] == pytest.approx([steps[0][0]] * 12, rel=1e-4)  # pixels are mixed at an even pace
+
+
+def test_a_task_done_again_gives_the_same_bytes(place):
+    for task in ("interpolate", "evaluate"):
+        folder, _ = do(place, task)
+        first = {path.name: path.read_bytes() for path in folder.glob("*")}
+        folder, _ = do(place, task)
+        assert {path.name: path.read_bytes() for path in folder.glob("*")} == first
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "message"),
+    [
+        ("interpolate", {"index": 359}, r"--index=359: must be from 0 to 358, the test part"),
+        ("interpolate", {"index2": -1}, r"--index2=-1: must be from 0 to 358"),
+        ("generate", {"z": "1"}, r"--z=1: must be 2 numbers separated by commas"),
+        ("generate", {"z": "1,x"}, r"--z=1,x: must be 2 numbers"),
+        ("generate", {"z": "1,nan"}, r"--z=1,nan: must be 2 numbers"),
+        ("generate", {"label": "10"}, r"--label=10: must be one of 0, 1, 2"),
+        ("generate", {"label": "shirt"}, r"--label=shirt: must be one of 0, 1"),
+        ("evaluate", {"checkpoint": "no/such/run"}, r"--checkpoint=no/such/run: no such run"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(place, task, flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        script.run_task(config(place, task, **flags))
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(place / "runs/two", run, ignore=shutil.ignore_patterns(*FILES))
+    kept = json.loads((run / "config.json").read_text())
+    cfg = script.Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu")
+    for change, message in (
+        ({"family": "bvae_faces"}, "must be a run of vae_mnist; this one is of bvae_faces"),
+        ({"flags": kept["flags"] | {"width": 17}}, "no weights of this model"),
+        ({"flags": {}}, "must be of a run that tells its --arch"),
+    ):
+        (run / "config.json").write_text(json.dumps(kept | change))
+        with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):
+            script.run_task(cfg)
+    assert not (run / "evaluate").exists()
