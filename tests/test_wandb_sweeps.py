@@ -24,6 +24,7 @@ from tests.wandb_server import Server
 SWEEPS = sorted((online.ROOT / "sweeps").glob("*.yaml"))
 SHORT = {  # the values left of a sweep's parameters, as a grid; the rest is `tiny`
     "bvae": {"seed": [0], "beta": [0, 4, 20]},
+    "bvae_anneal": {"seed": [0, 1]},
     "bvae_beta": {"seed": [0], "beta": [0, 40]},
     "bvae_latent": {"objective": ["tc", "capacity"], "beta": [2.5], "learning_rate": [0.001],
                     "latent_dim": [6], "width": [8]},
