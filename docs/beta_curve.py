@@ -2,6 +2,7 @@
 
 Run     python docs/beta_curve.py                                  # draws from sweeps/results/bvae_beta*
         python docs/beta_curve.py --collect=runs/bvae_beta         # measures the runs of that sweep first
+        python docs/beta_curve.py --collect=runs/bvae_anneal       # likewise; it has no pictures of its own
 Reads   sweeps/results/bvae_beta.csv            one row a run: test figures (launch/report.py --csv)
         sweeps/results/bvae_beta_rotation.csv   one row a run: what --task=rotate measured
         sweeps/results/bvae_beta_latents.csv    one row a latent: KL and I(z; v) / H(v) of every factor
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURES = ROOT / "sweeps" / "results", ROOT / "docs" / "pictures"
 TOLD = ("yaw_span_degrees", "yaw_spearman", "yaw_spearman_min", "others_change_mean",
         "others_change_rendered_mean", "yaw_asked_error_degrees", "r2_test")  # fmt: skip
+MEASURED = ("bvae_beta", "bvae_anneal")
 SEED = 0  # whose faces and latents are shown
 N_LATENTS = 12  # of a heat map
 PANELS = {  # title → columns of the merged table, unit
@@ -50,7 +52,7 @@ class Flags:
     """Draw the pictures of docs/beta.md."""
 
     collect: str | None = None
-    """a finished sweep folder: measure its runs and write sweeps/results/bvae_beta_* first"""
+    """a finished sweep folder: measure its runs and write sweeps/results/<sweep>_* first"""
 
 
 def collect(folder: Path) -> None:
@@ -60,14 +62,16 @@ def collect(folder: Path) -> None:
     found = read_sweep(folder) if folder.is_dir() else None
     runs = [run for run in found.runs if run.status["status"] == "finished"] if found else []
     ours = bool(runs) and {run.config.get("family") for run in runs} == {"bvae_faces"}
-    if not ours or "beta" not in found.varied:
-        raise UserError(f"--collect={folder}: must be a folder with finished runs of sweeps/bvae_beta.yaml")
+    if not ours or folder.name not in MEASURED:
+        names = " or ".join(f"runs/{name}" for name in MEASURED)
+        raise UserError(f"--collect={folder}: must be a folder with finished runs, {names}")
     runs.sort(key=lambda run: (run.flags["beta"], run.flags["seed"]))
     rotation, latents, shown = [], [], []
     for i, run in enumerate(runs):
         console.print(f"{i + 1}/{len(runs)}  β = {run.flags['beta']:g}, seed {run.flags['seed']}")
         of, bench = {name: run.flags[name] for name in ("beta", "seed")}, _bench(run.folder)
-        told = bvae_rotation.measure(bench, bvae_rotation.turn_by_yaw(bench))
+        turn = bvae_rotation.turn_by_yaw(bench)
+        told = turn.numbers | bvae_rotation.measure(bench, turn)
         rotation.append(of | {name: float(told[name]) for name in TOLD})
         mu, logvar = bench.encode(bench.data.test)
         order, kl = bvae_faces.latent_order(mu, logvar, bench.cfg)
@@ -81,8 +85,9 @@ def collect(folder: Path) -> None:
             shown.append(_faces(bench))
     for name, table in (("rotation", rotation), ("latents", latents)):
         rounded = pd.DataFrame(table).map(lambda v: float(f"{v:.4g}") if isinstance(v, float) else v)
-        rounded.to_csv(RESULTS / f"bvae_beta_{name}.csv", index=False, lineterminator="\n")
-    pictures.write_png(RESULTS / "bvae_beta_faces.png", np.concatenate(shown))
+        rounded.to_csv(RESULTS / f"{folder.name}_{name}.csv", index=False, lineterminator="\n")
+    if folder.name == "bvae_beta":
+        pictures.write_png(RESULTS / "bvae_beta_faces.png", np.concatenate(shown))
 
 
 def _bench(run: Path) -> bvae_analysis.Bench:
@@ -235,7 +240,12 @@ def table_lines() -> list[str]:
 
 
 def draw() -> dict[str, np.ndarray]:
-    """The three pictures by their file name in docs/pictures."""
+    """The three pictures by their file name in docs/pictures. UserError where evidence is missing."""
+    for name in ("bvae_beta.csv", "bvae_beta_rotation.csv", "bvae_beta_latents.csv", "bvae_beta_faces.png"):
+        if not (RESULTS / name).exists():
+            raise UserError(
+                f"{RESULTS / name} is not there; the header of docs/beta_curve.py says what makes it"
+            )
     try:
         runs = tables()
         return {

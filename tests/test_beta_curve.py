@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from docs import beta_curve
+from research.common.flags import UserError
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +39,17 @@ def test_the_table_is_that_of_the_results():
     text = (beta_curve.PICTURES.parent / "beta.md").read_text()
     for line in beta_curve.table_lines():
         assert line in text
+
+
+@pytest.mark.parametrize("name", ["bvae_beta", "nope", "x"])
+def test_evidence_is_collected_from_finished_runs_only(tmp_path, name):
+    if name != "nope":
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name}: must be a folder with finished runs, runs/bvae_beta"):
+        beta_curve.collect(tmp_path / name)
+
+
+def test_missing_evidence_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(beta_curve, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match=r"bvae_beta.csv is not there"):
+        beta_curve.draw()

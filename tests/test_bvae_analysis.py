@@ -9,6 +9,7 @@ import types
 
 import imageio.v2 as imageio
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -175,6 +176,26 @@ def test_rotation_says_what_it_went_along(place):
     assert told["direction"] == "latent 19"
     assert told["values"][-1] == 3
     check_files(folder, "rotate")
+
+
+def test_the_evidence_of_a_sweep_is_what_its_tasks_measure(place, tmp_path, monkeypatch):
+    from docs import beta_curve
+
+    for name in ("b0", "b4"):
+        shutil.copytree(place / "runs" / name, tmp_path / "bvae_beta" / name)
+    monkeypatch.setattr(beta_curve, "RESULTS", tmp_path)
+    beta_curve.collect(tmp_path / "bvae_beta")
+    rotation, latents = (pd.read_csv(tmp_path / f"bvae_beta_{n}.csv") for n in ("rotation", "latents"))
+    _, turned = do(place, "rotate")
+    _, told = do(place, "latent_analysis")
+    assert rotation["beta"].tolist() == [0, 4]
+    for name in beta_curve.TOLD:
+        assert rotation[name][1] == pytest.approx(turned[name], rel=1e-3, abs=1e-3)
+    ours = latents[latents["beta"] == 4]
+    assert ours["latent"].tolist() == told["latents_sorted"]
+    shares = np.array(told["mi_share"], float)
+    np.testing.assert_allclose(ours[list(synthetic.FACTOR_NAMES)], shares, rtol=1e-3, atol=1e-4)
+    assert Image.open(tmp_path / "bvae_beta_faces.png").size == (13 * 32, 2 * 32)
 
 
 def test_photos_turn_along_the_mirror_direction(place):

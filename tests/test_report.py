@@ -14,9 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from docs import beta_curve
 from launch import collect, report
-from research.common.flags import UserError
 
 NASTY = "<script>document.title='owned'</script>"
 PICTURES = ["sample/reconstructions", "latent/traversal"]
@@ -182,45 +180,6 @@ def test_means_over_seeds_leave_out_the_trial_that_they_confirm(sweep_folder, tm
     assert "The trial that its further seeds confirm is left out" in text
     assert collect.results_csv(collect.read_sweep(sweep_folder), tmp_path / "a.csv") == 3
     assert (tmp_path / "a.csv").read_text().startswith("beta,seed,status,val/mse_best,test/kl_nats")
-
-
-# ---- docs/beta_curve.py: evidence from run folders ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("there", [None, "no runs", "other runs"])
-def test_evidence_is_collected_from_runs_over_beta_only(sweep_folder, tmp_path, there):
-    if there == "no runs":
-        (tmp_path / "x").mkdir()
-    elif there:
-        sweep_folder.rename(tmp_path / "x")
-    with pytest.raises(UserError, match=r"x: must be a folder with finished runs of sweeps/bvae_beta.yaml"):
-        beta_curve.collect(tmp_path / "x")
-
-
-def test_missing_evidence_is_told_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(beta_curve, "RESULTS", tmp_path)
-    with pytest.raises(UserError, match=r"bvae_beta.csv is not there; made by --collect=runs/bvae_beta"):
-        beta_curve.draw()
-
-
-def test_results_that_lack_a_number_are_made_again(tmp_path, monkeypatch):
-    file, made = tmp_path / "rotate" / "results.json", []
-    file.parent.mkdir()
-    whole = dict.fromkeys(beta_curve.TOLD, 1.0)
-
-    def task(command: list[str], **_) -> None:
-        made.append(command[2])
-        file.write_text(json.dumps(whole))
-
-    monkeypatch.setattr(beta_curve.subprocess, "run", task)
-    for kept in ("", '{"yaw_span_degrees": 1}', json.dumps(whole)):
-        file.write_text(kept)
-        assert beta_curve._task(tmp_path, "rotate") == whole
-    assert made == ["--task=rotate"] * 2
-    whole.pop("r2_test")
-    file.unlink()
-    with pytest.raises(UserError, match="lacks r2_test"):
-        beta_curve._task(tmp_path, "rotate")
 
 
 def test_printed_table_fits(sweep_folder):
