@@ -42,8 +42,8 @@ PANELS = {  # title → columns of the merged table, unit
     "KL, test": ("test/kl_nats", "nats per picture"),
     "Active units, test": ("test/active_units", "latents"),
     "MIG, test": ("test/mig", "share"),
-    "Turned by ±60°: yaw read off the pictures": ("yaw_span_degrees", "degrees from end to end"),
-    "What else changes when turned": ("others_change_mean", "mean share of the other factors' ranges"),
+    "Turned from −60 to 60°: yaw read": ("yaw_span_degrees", "degrees from end to end"),
+    "What else changes when turned": ("others_change_mean", "share of the range, mean of factors"),
 }
 
 
@@ -184,11 +184,11 @@ def meanings() -> np.ndarray:
     table = pd.read_csv(RESULTS / "bvae_beta_latents.csv")
     table = table[(table["seed"] == SEED) & (table["rank"] < N_LATENTS)]
     groups = list(table.groupby("beta"))
-    columns = 4
+    columns = 3
     figure = Figure(figsize=(3.6 * columns, 3.4 * -(-len(groups) // columns)), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(-(-len(groups) // columns), columns, squeeze=False).flat
-    for ax, (beta, group) in zip(axes, groups):
+    for (beta, group), ax in zip(groups, axes):
         share = group[list(FACTOR_NAMES)].to_numpy(float)
         image = ax.imshow(share, vmin=0, vmax=1, aspect="auto", cmap="viridis")
         labels = [
