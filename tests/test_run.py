@@ -105,7 +105,7 @@ def test_best_weights_are_the_ones_tested(config, monkeypatch):
     values = iter([3.0, 1.0, 2.0, 5.0])
     tested = []
 
-    def evaluate(model, data, part, cfg, device):
+    def evaluate(model, data, part, cfg, device, step):
         if part == "val":
             return {"val/mse": next(values)}
         tested.append({k: v.clone() for k, v in model.state_dict().items()})
@@ -123,7 +123,7 @@ def test_last_visit_is_in_the_last_checkpoint(config, monkeypatch):
     """--save_every meets the last step, whose evaluation is the best: the last checkpoint must know it."""
     values = iter([4.0, 3.0, 2.0, 1.0])
 
-    def evaluate(model, data, part, cfg, device):
+    def evaluate(model, data, part, cfg, device, step):
         return {"val/mse": next(values)} if part == "val" else {"test/mse": 0.0, "test/active_units": 1}
 
     monkeypatch.setattr(bvae_faces, "evaluate", evaluate)
@@ -200,8 +200,8 @@ def test_best_value_survives_an_interruption(config, monkeypatch):
     """The best was before the interruption: it must not be forgotten."""
     real = bvae_faces.evaluate
 
-    def rising(model, data, part, cfg, device):
-        metrics = real(model, data, part, cfg, device)
+    def rising(model, data, part, cfg, device, step):
+        metrics = real(model, data, part, cfg, device, step)
         if part == "val":
             rising.value += 1.0
             metrics["val/mse"] = rising.value

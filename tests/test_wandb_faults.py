@@ -312,6 +312,7 @@ def test_the_server_refuses_what_it_does_not_know(tmp_path) -> None:
 
     from tests.wandb_server import KEY
 
+    before = threading.active_count()  # other tests of this process may have left some
     with Server() as server:
 
         def ask(query: str, **variables) -> int:
@@ -330,4 +331,4 @@ def test_the_server_refuses_what_it_does_not_know(tmp_path) -> None:
         assert [refusal.split(":")[0] for refusal in server.refused] == [
             "query Viewer", "query Nothing", "GET /elsewhere", "wandb-history.jsonl of r"
         ]  # fmt: skip
-    assert threading.active_count() < 50
+    assert threading.active_count() < before + 10
