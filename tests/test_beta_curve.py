@@ -53,3 +53,18 @@ def test_missing_evidence_is_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(beta_curve, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"bvae_beta.csv is not there"):
         beta_curve.draw()
+
+
+def test_the_prose_quotes_the_results():
+    text = " ".join((beta_curve.PICTURES.parent / "beta.md").read_text().split())
+    read = {name: pd.read_csv(beta_curve.RESULTS / f"{name}.csv") for name in ("bvae_latent", "bvae_anneal")}
+    best = read["bvae_latent"][read["bvae_latent"]["seed"] > 0]  # the runs that confirm
+    for runs in (best, read["bvae_anneal"]):
+        assert f"{runs['test/mig'].mean():.2f} ± {runs['test/mig'].std():.2f}" in text
+    for column in ("test/sap", "test/factor_vae"):
+        pair = [f"{runs[column].mean():.2f}" for runs in (read["bvae_anneal"], best)]
+        assert f"({pair[0]} against {pair[1]})" in text
+    turned = pd.read_csv(beta_curve.RESULTS / "bvae_anneal_rotation.csv")
+    span = turned["yaw_span_degrees"]
+    assert f"covers {span.min():.0f} to {span.max():.0f}°" in text
+    assert f"at least {turned['yaw_spearman_min'].min():.3f}" in text
