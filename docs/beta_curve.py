@@ -28,7 +28,7 @@ from research.common import charts, pictures
 from research.common.commandline import main
 from research.common.flags import UserError, console
 from research.common.metrics import mig
-from research.common.task import find_run, start_task
+from research.common.task import find_run, flags_of_run, load_weights, start_task
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURES = ROOT / "sweeps" / "results", ROOT / "docs" / "pictures"
@@ -94,9 +94,9 @@ def _bench(run: Path) -> bvae_analysis.Bench:
     """A run's model and data, as its tasks have them."""
     cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled")
     file, told = find_run(cfg, "bvae_faces")
-    cfg = bvae_analysis.flags_of_run(cfg, told)
+    cfg = flags_of_run(cfg, told, bvae_analysis.MODEL_FLAGS)
     task = start_task(cfg, file, told)
-    model = bvae_analysis.load_model(cfg, file, task.device)
+    model = load_weights(cfg, file, bvae_faces.build(cfg, task.device))
     return bvae_analysis.Bench(cfg, model, bvae_faces.load_data(cfg), task)
 
 

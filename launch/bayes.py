@@ -42,7 +42,7 @@ def refusal(content: dict[str, Any]) -> str | None:
                     content, 2, 0, [(first, "finished", 0.0), (propose(content, 1, 0, []), "failed", 1.0)]
                 )
         except Exception as error:  # of many kinds, for what a user can write into a YAML
-            wrong = [str(error)]
+            wrong = [f"{type(error).__name__}: {error}"]
     return f"refused by W&B's engine: {' '.join(wrong[0].split())}" if wrong else None
 
 

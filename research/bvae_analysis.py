@@ -13,7 +13,6 @@ Shapes  D latents, S image size; codes (…, D) lie on the CPU, where draws and 
         Every picture shows sigmoid(x_logits). RMSE is over pixels in [0, 1].
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,10 +24,9 @@ from torch import Tensor
 from data import image_files, images
 from research import bvae_faces as faces
 from research.common import charts, latents, metrics, pictures
-from research.common.checkpoints import load_file
 from research.common.disentanglement import disentanglement
 from research.common.flags import UserError, require
-from research.common.task import Task, find_run, start_task
+from research.common.task import Task, find_run, flags_of_run, load_weights, start_task
 
 MODEL_FLAGS = ("width", "depth", "latent_dim", "hidden_dim", "image_size", "decoder", "beta")
 N_FIT, N_TEST = 5000, 2000  # at most so many training faces for a fit, test faces for statistics
@@ -321,32 +319,13 @@ def interpolate(bench: Bench) -> dict[str, Any]:
 RUNS = {task.__name__: task for task in (random_generation, latent_analysis, interpolate)}
 
 
-def flags_of_run(cfg: faces.Config, run_config: dict[str, Any]) -> faces.Config:
-    """`cfg` with the flags of the run's model, and of its data unless the user chose others."""
-    defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
-    names = [*MODEL_FLAGS, *(n for n in ("dataset", "data_dir") if getattr(cfg, n) == defaults[n])]
-    for name in names:
-        require(name in run_config.get("flags", {}), cfg, "checkpoint", f"of a run that tells its --{name}")
-    return dataclasses.replace(cfg, **{name: run_config["flags"][name] for name in names})
-
-
-def load_model(cfg: faces.Config, file: Any, device: torch.device) -> faces.VAE:
-    """The model of `cfg` with the weights in `file`. UserError naming --checkpoint where they do not fit."""
-    model = faces.build(cfg, device)
-    try:
-        model.load_state_dict(load_file(file)["states"][0])
-    except (UserError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        told = str(error).splitlines()[-1].strip()
-        raise UserError(f"--checkpoint={cfg.checkpoint}: no weights of this model ({told})") from None
-    return model.eval()
-
-
 def run(cfg: faces.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
     file, run_config = find_run(cfg, "bvae_faces")
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, MODEL_FLAGS)
     task = start_task(cfg, file, run_config)
-    bench = Bench(cfg, load_model(cfg, file, task.device), faces.load_data(cfg), task)
+    model = load_weights(cfg, file, faces.build(cfg, task.device))
+    bench = Bench(cfg, model, faces.load_data(cfg), task)
     results = {"beta": cfg.beta, "data": bench.data.name, "data_hash": bench.data.content_hash}
     if cfg.task == "rotate":
         from research.bvae_rotation import rotate

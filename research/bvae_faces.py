@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from data import images
 from research.common import charts, latents, pictures
-from research.common.checkpoints import load_file, resolve
+from research.common.checkpoints import start_from
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import File, picture, video
@@ -369,15 +369,6 @@ def interpolation(model: VAE, z0: Tensor, z1: Tensor, n_frames: int = 48) -> dic
 def load_data(cfg: Config) -> images.ImageSplits:
     """The data set of `cfg`. Raises DataError when it is missing or unusable."""
     return images.load(cfg.dataset, cfg.data_dir, cfg.image_size)
-
-
-def start_from(cfg: Config, model: VAE) -> None:
-    """Load the weights of --checkpoint into `model`."""
-    path = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
-    try:
-        model.load_state_dict(load_file(path)["states"][0])
-    except RuntimeError as error:
-        require(False, cfg, "checkpoint", f"of the same model ({str(error).splitlines()[-1].strip()})")
 
 
 def train(cfg: Config) -> dict[str, float]:

@@ -11,8 +11,6 @@ Error   Its accuracy on the test part: `accuracy`. Half a minute on one core.
 Shapes  N pictures, uint8 (N, 28, 28); C classes.
 """
 
-import hashlib
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -22,9 +20,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from data.digits import SIZE, DigitSplits
-from research.common.checkpoints import Checkpoints, is_whole, load_file
-from research.common.flags import console, escape
+from research.common.flags import console
 from research.common.run import make_rng
+from research.common.task import trained_once
 
 STEPS, BATCH, PEAK_LR, N_FEATURES = 1500, 64, 0.002, 64
 PER_SPLIT = 1000  # pictures in each of the parts that an Inception Score is the mean of
@@ -78,27 +76,8 @@ def train(data: DigitSplits) -> Classifier:
 
 def load(data: DigitSplits, data_dir: str | Path) -> tuple[Classifier, str]:
     """The classifier for `data` from <data_dir>/readers or trained now; and the digest of its weights."""
-    made_of = f"{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}/{data.content_hash}"
-    place = f"{SIZE}_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
-    kept = Checkpoints(Path(data_dir) / "readers" / place)
-    path = next(kept.folder.glob("best_*.pt"), None)
-    if path and is_whole(path):
-        model = Classifier(len(data.class_names))
-        model.load_state_dict(load_file(path)["states"][0])
-        return model.eval(), path.stem.removeprefix("best_")
-    model = train(data)
-    state = {"states": [model.state_dict()]}
-    try:
-        if path:
-            path.unlink()
-        kept.folder.parent.mkdir(parents=True, exist_ok=True)
-        path = kept.save(state, "best")
-        console.print(f"the classifier is trained: {escape(str(path))}")
-    except OSError as error:  # a data folder that others own
-        console.print(f"[yellow]the classifier is not kept[/] ({escape(str(error))}): trained anew each time")
-        with tempfile.TemporaryDirectory() as elsewhere:  # for the digest in its name
-            path = Checkpoints(Path(elsewhere)).save(state, "best")
-    return model, path.stem.removeprefix("best_")
+    model = Classifier(len(data.class_names))
+    return trained_once("the classifier", __file__, data, data_dir, model, lambda: train(data))
 
 
 @torch.no_grad()

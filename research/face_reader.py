@@ -10,7 +10,6 @@ Shapes  B batch, C = 3 channels, S image size, F factors; K outputs, one a conti
         category.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ from torch import Tensor, nn
 
 from data.images import ImageSplits
 from data.synthetic import FACTORS
-from research.common.checkpoints import Checkpoints, is_whole, load_file
-from research.common.flags import console, escape
+from research.common.flags import console
 from research.common.run import make_rng
+from research.common.task import trained_once
 
 STEPS, BATCH, PEAK_LR = 1500, 64, 0.002
 
@@ -100,20 +99,8 @@ def train(data: ImageSplits) -> Reader:
 
 def load(data: ImageSplits, data_dir: str | Path) -> tuple[Reader, str]:
     """The reader for `data`, which has factors, from <data_dir>/readers or trained now; and its digest."""
-    made_of = f"{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}/{data.content_hash}"
-    place = f"{data.train.shape[1]}_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
-    kept = Checkpoints(Path(data_dir) / "readers" / place)
-    path = next(kept.folder.glob("best_*.pt"), None)
-    if path and not is_whole(path):
-        path.unlink()
-        path = None
-    if path is None:
-        kept.folder.parent.mkdir(parents=True, exist_ok=True)
-        path = kept.save({"states": [train(data).state_dict()]}, "best")
-        console.print(f"the reader of faces is trained: {escape(str(path))}")
     model = Reader(data.train.shape[1])
-    model.load_state_dict(load_file(path)["states"][0])
-    return model.eval(), path.stem.removeprefix("best_")
+    return trained_once("the reader of faces", __file__, data, data_dir, model, lambda: train(data))
 
 
 @torch.no_grad()

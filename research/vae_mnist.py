@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from data import digits
 from research import vae_mnist_pictures as views
 from research.common import charts, latents, pictures
-from research.common.checkpoints import load_file, resolve
+from research.common.checkpoints import start_from
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import File, picture
@@ -346,15 +346,6 @@ def draw_pixels(data: Tensor, part: str, cfg: Config) -> Tensor:
     rng = make_rng(0, digits.PARTS.index(part), "init")
     drawn = [torch.bernoulli(chunk.float() / 255, generator=rng) for chunk in data.split(5000)]
     return 255 * torch.cat(drawn).byte()
-
-
-def start_from(cfg: Config, model: VAE) -> None:
-    """Load the weights of --checkpoint into `model`."""
-    path = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
-    try:
-        model.load_state_dict(load_file(path)["states"][0])
-    except RuntimeError as error:
-        require(False, cfg, "checkpoint", f"of the same model ({str(error).splitlines()[-1].strip()})")
 
 
 def train(cfg: Config) -> dict[str, float]:

@@ -15,7 +15,6 @@ Shapes  D latents; codes (…, D) lie on the CPU, where draws are alike everywhe
         scored are sigmoid(x_logits), also where pixels are binarised.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +27,8 @@ from research import digit_classifier as judge
 from research import vae_mnist as script
 from research import vae_mnist_pictures as views
 from research.common import charts, latents, pictures
-from research.common.checkpoints import load_file
-from research.common.flags import UserError, require
-from research.common.task import Task, find_run, start_task
+from research.common.flags import require
+from research.common.task import Task, find_run, flags_of_run, load_weights, start_task
 
 MODEL_FLAGS = ("arch", "width", "depth", "latent_dim", "beta", "binarize")
 N_SHOWN = 2000  # at most so many codes in a scatter
@@ -261,32 +259,13 @@ def evaluate(bench: Bench) -> dict[str, Any]:
 RUNS = {task.__name__: task for task in (generate, latent_space, interpolate, evaluate)}
 
 
-def flags_of_run(cfg: script.Config, run_config: dict[str, Any]) -> script.Config:
-    """`cfg` with the flags of the run's model, and of its data unless the user chose others."""
-    defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
-    names = [*MODEL_FLAGS, *(n for n in ("dataset", "data_dir") if getattr(cfg, n) == defaults[n])]
-    for name in names:
-        require(name in run_config.get("flags", {}), cfg, "checkpoint", f"of a run that tells its --{name}")
-    return dataclasses.replace(cfg, **{name: run_config["flags"][name] for name in names})
-
-
-def load_model(cfg: script.Config, file: Any, device: torch.device) -> script.VAE:
-    """The model of `cfg` with the weights in `file`. UserError naming --checkpoint where they do not fit."""
-    model = script.build(cfg, device)
-    try:
-        model.load_state_dict(load_file(file)["states"][0])
-    except (UserError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        told = str(error).splitlines()[-1].strip()
-        raise UserError(f"--checkpoint={cfg.checkpoint}: no weights of this model ({told})") from None
-    return model.eval()
-
-
 def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
     file, run_config = find_run(cfg, "vae_mnist")
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, MODEL_FLAGS)
     task = start_task(cfg, file, run_config)
-    bench = Bench(cfg, load_model(cfg, file, task.device), script.load_data(cfg), task)
+    model = load_weights(cfg, file, script.build(cfg, task.device))
+    bench = Bench(cfg, model, script.load_data(cfg), task)
     results = {"beta": cfg.beta, "data": bench.data.name, "data_hash": bench.data.content_hash}
     results |= {"trained_on_data_hash": run_config.get("data_hash")} | RUNS[cfg.task](bench)
     task.numbers(results)

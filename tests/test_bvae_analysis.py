@@ -140,9 +140,9 @@ def test_latents_are_sorted_and_all_in_the_numbers(place):
 def make_bench(place, run="b4"):
     cfg = config(place, "rotate", run)
     file, run_config = find_run(cfg, "bvae_faces")
-    cfg = A.flags_of_run(cfg, run_config)
+    cfg = A.flags_of_run(cfg, run_config, A.MODEL_FLAGS)
     task = start_task(cfg, file, run_config)
-    return A.Bench(cfg, A.load_model(cfg, file, task.device), faces.load_data(cfg), task)
+    return A.Bench(cfg, A.load_weights(cfg, file, faces.build(cfg, task.device)), faces.load_data(cfg), task)
 
 
 def test_yaw_steps_go_where_codes_go(place, monkeypatch):
@@ -265,9 +265,9 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
 def test_data_comes_from_the_run_unless_it_is_given(place, tmp_path):
     cfg = config(place, "rotate")
     _, run_config = find_run(cfg, "bvae_faces")
-    assert A.flags_of_run(cfg, run_config).data_dir == str(place / "store")
+    assert A.flags_of_run(cfg, run_config, A.MODEL_FLAGS).data_dir == str(place / "store")
     other = dataclasses.replace(cfg, dataset=str(place / "photos"), data_dir=str(tmp_path), width=99)
-    merged = A.flags_of_run(other, run_config)
+    merged = A.flags_of_run(other, run_config, A.MODEL_FLAGS)
     assert (merged.dataset, merged.data_dir, merged.width) == (str(place / "photos"), str(tmp_path), 4)
     with pytest.raises(DataError, match="--dataset=no/such"):
         faces.run_task(dataclasses.replace(cfg, dataset="no/such"))

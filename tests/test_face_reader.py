@@ -71,6 +71,14 @@ def test_a_damaged_reader_is_made_anew_the_same(data, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("readers/*/best_*.pt"))) == 1
 
 
+def test_where_nothing_can_be_written_it_is_not_kept(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(face_reader, "STEPS", 2)
+    (tmp_path / "readers").write_text("a file in the way")
+    _, digest = face_reader.load(data, tmp_path)
+    assert "the reader of faces is not kept" in " ".join(capsys.readouterr().err.split())
+    assert face_reader.load(data, tmp_path / "else")[1] == digest
+
+
 def test_a_short_training_already_tells_yaw_and_background(data, monkeypatch):
     monkeypatch.setattr(face_reader, "STEPS", 100)
     reader = face_reader.train(data)

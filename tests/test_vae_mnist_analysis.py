@@ -91,7 +91,8 @@ def test_evaluate_tells_each_score_beside_that_of_real_pictures(place):
 def test_evaluate_finds_what_training_found(place):
     _, told = do(place, "evaluate", "two")
     cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "width": 16})
-    model = A.load_model(cfg, next((place / "runs/two/checkpoints").glob("best_*.pt")), torch.device("cpu"))
+    file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
+    model = A.load_weights(cfg, file, script.build(cfg, torch.device("cpu")))
     data = script.load_data(cfg)
     found = script.evaluate(model, data.test, "test", cfg, torch.device("cpu"))
     assert told["elbo_nats"] == found["test/elbo_nats"]

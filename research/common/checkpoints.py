@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from research.common.files import write_bytes
-from research.common.flags import UserError, console, escape
+from research.common.flags import UserError, console, escape, require
 
 KEPT = 2  # step files; the one before the newest serves when the newest is damaged
 _NAME = re.compile(r"(?:step_(\d{8})|best)_([0-9a-f]{8})\.pt")
@@ -141,3 +141,12 @@ def resolve(spec: str, weights: str, download_to: Path) -> Path:
             f"--checkpoint={spec}: W&B gives no such artifact ({str(error).splitlines()[0]})"
         ) from None
     return next(folder.glob("*.pt"))
+
+
+def start_from(cfg: Any, model: Any) -> None:
+    """Load the weights of --checkpoint into `model`, to train on. UserError where they do not fit."""
+    path = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
+    try:
+        model.load_state_dict(load_file(path)["states"][0])
+    except RuntimeError as error:
+        require(False, cfg, "checkpoint", f"of the same model ({str(error).splitlines()[-1].strip()})")

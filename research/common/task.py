@@ -1,6 +1,7 @@
 """A task that reads a checkpoint and writes pictures and numbers beside it; in W&B a run of its own.
 
-A family calls `find_run` and `start_task`, then `picture`, `video`, `gif` and `numbers`, at the end `finish`.
+A family calls `find_run`, `flags_of_run` and `start_task`, `load_weights`, then `picture`, `video`, `gif` and
+`numbers`, at the end `finish`. What judges its pictures is a small network that is `trained_once`.
 The training run's log and its W&B folder are never touched. Running a task again overwrites its files.
 """
 
@@ -9,17 +10,18 @@ import hashlib
 import math
 import secrets
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from research.common import pictures
-from research.common.checkpoints import resolve
+from research.common.checkpoints import Checkpoints, is_whole, load_file, resolve
 from research.common.client import connect, first_line, settings
 from research.common.files import read_json, write_json
-from research.common.flags import console, escape, require
+from research.common.flags import UserError, console, escape, require
 from research.common.run import make_rng
 from research.common.start import pick_device
 from research.common.tracking import SET_ASIDE, send, use_model
@@ -37,6 +39,59 @@ def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
     made_by = config.get("family")
     require(made_by == family, cfg, "checkpoint", f"a run of {family}; this one is of {made_by}")
     return file, config
+
+
+def flags_of_run(cfg: Any, run_config: dict[str, Any], model_flags: Sequence[str]) -> Any:
+    """`cfg` with the flags of the run's model, and of its data unless the user chose others.
+
+    UserError naming --checkpoint where the run does not tell one of them.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
+    names = [*model_flags, *(n for n in ("dataset", "data_dir") if getattr(cfg, n) == defaults[n])]
+    for name in names:
+        require(name in run_config.get("flags", {}), cfg, "checkpoint", f"of a run that tells its --{name}")
+    return dataclasses.replace(cfg, **{name: run_config["flags"][name] for name in names})
+
+
+def load_weights(cfg: Any, file: Path, model: Any) -> Any:
+    """`model` with the weights in `file`, to be used. UserError naming --checkpoint where they do not fit."""
+    try:
+        model.load_state_dict(load_file(file)["states"][0])
+    except (UserError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        told = str(error).splitlines()[-1].strip()
+        raise UserError(f"--checkpoint={cfg.checkpoint}: no weights of this model ({told})") from None
+    return model.eval()
+
+
+def trained_once(
+    what: str, source: str, data: Any, data_dir: str | Path, model: Any, train: Callable[[], Any]
+) -> tuple[Any, str]:
+    """A network that judges pictures, from <data_dir>/readers or from `train()`; and its weights' digest.
+
+    what: in words; source: the file that makes it, `__file__`, which with data.content_hash decides whether
+    what is kept still holds; model: a new one. Where nothing can be written it is trained anew each time, and
+    says so.
+    """
+    made_of = f"{hashlib.sha256(Path(source).read_bytes()).hexdigest()}/{data.content_hash}"
+    place = f"{data.train.shape[1]}_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    kept = Checkpoints(Path(data_dir) / "readers" / place)
+    path = next(kept.folder.glob("best_*.pt"), None)
+    if path and is_whole(path):
+        model.load_state_dict(load_file(path)["states"][0])
+        return model.eval(), path.stem.removeprefix("best_")
+    model = train().eval()
+    state = {"states": [model.state_dict()]}
+    try:
+        if path:
+            path.unlink()
+        kept.folder.parent.mkdir(parents=True, exist_ok=True)
+        path = kept.save(state, "best")
+        console.print(f"{what} is trained: {escape(str(path))}")
+    except OSError as error:  # a data folder that others own
+        console.print(f"[yellow]{what} is not kept[/] ({escape(str(error))}): trained anew each time")
+        with tempfile.TemporaryDirectory() as elsewhere:  # for the digest in its name
+            path = Checkpoints(Path(elsewhere)).save(state, "best")
+    return model, path.stem.removeprefix("best_")
 
 
 def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> "Task":
