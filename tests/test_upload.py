@@ -42,6 +42,7 @@ class Fork:
         self.log = home / f"log-{time.monotonic_ns()}"
         known = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | server.env(home)
         self.log.touch()
+        wandb.teardown()  # a client that an earlier test of this process left would not work in the fork
         self.pid, self.code = os.fork(), None
         if self.pid:
             return
