@@ -160,7 +160,7 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, 1, 28, 28) in [0, 1] → mu, logvar (B, D)."""
         mu, logvar = self.encoder(x).chunk(2, dim=1)
-        return mu, logvar
+        return mu, logvar.clamp(-20, 6)  # exp of more, for one odd picture, breaks a good model in one step
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, D) → x_logits (B, 1, 28, 28)."""

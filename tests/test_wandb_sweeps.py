@@ -30,8 +30,8 @@ SHORT = {  # the values left of a sweep's parameters, as a grid; the rest is `ti
                     "latent_dim": [6], "width": [8]},
     "vae_mnist": {"dataset": ["digits"], "epochs": [1], "latent_dim": [2], "beta": [1],
                   "learning_rate": [0.001, 0.003], "seed": [0]},
-    "vae_mnist_best": {"dataset": ["digits"], "steps": [20], "arch": ["mlp", "conv"], "width": [16],
-                       "depth": [1], "learning_rate": [0.004]},
+    "vae_mnist_best": {"dataset": ["digits"], "steps": [20], "width": [16], "depth": [3, 4],
+                       "learning_rate": [0.004]},
     "vae_mnist_size": {"dataset": ["digits"], "epochs": [1], "arch": ["mlp", "conv"], "width": [16],
                        "depth": [1], "seed": [0]},
 }  # fmt: skip
