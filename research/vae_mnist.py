@@ -82,6 +82,8 @@ class Config(RunFlags):
     """weight β of the KL term in the objective; figures named elbo always have β = 1"""
     binarize: Literal["none", "static", "dynamic"] = "none"
     """pixels: grey; black or white, drawn once with their grey as probability; or drawn anew at each step"""
+    input_dropout: float = 0.0
+    """share of the pixels that the encoder is not shown in training, so that it learns none by heart"""
     iw_samples: int = 100
     """codes per picture for the importance-weighted bound on the test part's log-likelihood"""
     z: str | None = aside(None)
@@ -96,6 +98,7 @@ class Config(RunFlags):
     def __post_init__(self):
         super().__post_init__()
         require(0 < self.beta < float("inf"), self, "beta", "above 0: without its KL term it is no VAE")
+        require(0 <= self.input_dropout < 1, self, "input_dropout", "from 0 to below 1")
         for name in ("width", "latent_dim", "depth", "iw_samples"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         most = 3 if self.arch == "conv" else 8
@@ -203,16 +206,17 @@ def terms_of(x: Tensor, x_logits: Tensor, mu: Tensor, logvar: Tensor) -> tuple[T
 
 
 def loss_fn(
-    model: nn.Module, x: Tensor, rng: torch.Generator, cfg: Config
+    model: nn.Module, x: Tensor, rng: torch.Generator, cfg: Config, seen: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The objective rec + β·KL on x (B, 1, 28, 28) with one z ~ q(z|x) each, and its terms, in nats.
+    """The objective rec + β·KL on x (B, 1, 28, 28), one z ~ q(z|x) each, and its terms, in nats. seen: what
+    the encoder is shown in place of x.
 
     The only place where it is written, for training and validation: Kingma & Welling 2013, eq. 10 (β = 1);
     Higgins et al. 2017, eq. 4, with the sign of a loss.
     """
     noise = torch.randn(len(x), cfg.latent_dim, generator=rng, device=x.device)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        x_logits, mu, logvar = model(x, noise)
+        x_logits, mu, logvar = model(x if seen is None else seen, noise)
     rec, kl_each = terms_of(x, x_logits, mu, logvar)
     kl = kl_each.sum()
     return rec + cfg.beta * kl, {"rec_nats": rec, "kl_nats": kl, "elbo_nats": -(rec + kl)}
@@ -348,6 +352,11 @@ def draw_pixels(data: Tensor, part: str, cfg: Config) -> Tensor:
     return 255 * torch.cat(drawn).byte()
 
 
+def hide_pixels(x: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """x with that share of its pixels black, drawn by rng, and the others so bright that their sum stays."""
+    return x * (torch.rand(x.shape, generator=rng, device=x.device) >= share) / (1 - share)
+
+
 def train(cfg: Config) -> dict[str, float]:
     data = load_data(cfg)
     cfg = with_epochs(cfg, len(data.train))
@@ -388,7 +397,8 @@ def train(cfg: Config) -> dict[str, float]:
             x = to_float(train_images[run.batch_indices(step)], device)
             if cfg.binarize == "dynamic":
                 x = torch.bernoulli(x, generator=rng)
-            loss, terms = loss_fn(forward, x, rng, cfg)
+            seen = hide_pixels(x, cfg.input_dropout, rng) if cfg.input_dropout else None
+            loss, terms = loss_fn(forward, x, rng, cfg, seen)
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(step, cfg)
             optimizer.zero_grad(set_to_none=True)

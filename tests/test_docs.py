@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from research import bvae_faces
+from research import bvae_faces, vae_mnist
 from research.common.commandline import parse
 
 ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = {f"research/{script.__name__.split('.')[-1]}.py": script for script in (bvae_faces, vae_mnist)}
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
 
 
@@ -25,16 +26,15 @@ def commands(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
 def test_commands_parse(path):
-    seen = set()
+    seen = {script: set() for script in FAMILIES}
     for line in commands(path):
         words = shlex.split(line)
         if words[0] == "make":
             targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.M)
             assert words[1] in targets, line
-        elif words[:2] == ["python", "research/bvae_faces.py"]:
-            cfg = parse(bvae_faces.Config, words[2:])
-            assert cfg.task in bvae_faces.TASKS
-            seen.add(cfg.task)
+        elif words[0] == "python" and words[1] in FAMILIES:
+            cfg = parse(FAMILIES[words[1]].Config, words[2:])
+            seen[words[1]].add(cfg.task)
         elif words[:2] == ["python", "-m"]:
             assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), line
         elif words[0] == "python":
@@ -48,7 +48,8 @@ def test_commands_parse(path):
         else:
             assert words[0] in ("wandb", "source", "conda"), line
     if path.name == "README.md" and path.parent == ROOT:
-        assert seen == set(bvae_faces.TASKS), "README shows every task"
+        for script, family in FAMILIES.items():
+            assert seen[script] == set(family.TASKS), f"README shows every task of {script}"
 
 
 def test_readme_results_come_from_the_csv():

@@ -25,6 +25,7 @@ from research.vae_mnist import (
     build,
     draw_pixels,
     evaluate,
+    hide_pixels,
     iw_bound,
     knn_accuracy,
     log_likelihood,
@@ -239,6 +240,21 @@ def test_binarised_pixels_are_black_or_white_with_their_grey_as_probability(data
     assert draw_pixels(data.test, "test", Config()) is data.test
 
 
+def test_hidden_pixels_are_what_the_encoder_sees_and_not_what_is_rebuilt(data):
+    x = to_float(data.test[:100], CPU)
+    seen = hide_pixels(x, 0.25, make_rng(0, 0, "train"))
+    lit = x > 0
+    assert (seen[lit] == 0).float().mean() == pytest.approx(0.25, abs=0.01)
+    torch.testing.assert_close(seen[seen > 0], x[seen > 0] / 0.75)
+    cfg = Config(**SMALL)
+    model = build(cfg, CPU)
+    loss, _ = loss_fn(model, x, make_rng(0, 1, "train"), cfg, seen)
+    mu, logvar = model.encode(seen)
+    z = mu + (logvar / 2).exp() * torch.randn(100, 2, generator=make_rng(0, 1, "train"))
+    rec, kl = terms_of(x, model.decode(z), mu, logvar)
+    torch.testing.assert_close(loss, rec + kl.sum())
+
+
 def test_evaluate(data):
     cfg = Config(**SMALL)
     model, x_all = build(cfg, CPU), data.train[:1100]  # two chunks, the second a part of one
@@ -317,7 +333,7 @@ def test_two_pictures_of_different_classes():
 RESULT_FLAGS = {
     "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
     "precision", "compile", "deterministic", "arch", "width", "depth", "latent_dim", "beta", "binarize",
-    "iw_samples",
+    "input_dropout", "iw_samples",
 }  # fmt: skip
 
 
@@ -335,6 +351,7 @@ def test_the_flags_that_make_the_key():
         (["--depth=9"], ["--depth=9", "from 1 to 8"]),
         (["--latent_dim=0"], ["--latent_dim=0", "at least 1"]),
         (["--iw_samples=0"], ["--iw_samples=0", "at least 1"]),
+        (["--input_dropout=1"], ["--input_dropout=1", "from 0 to below 1"]),
         (["--binarize=yes"], ["--binarize=yes", "one of none, static, dynamic"]),
         (["--task=evaluate"], ["--task=evaluate", "--checkpoint"]),
         (["--z=1,2", "--label=3"], ["--z=1,2", "without --label"]),
@@ -447,10 +464,10 @@ def test_keys_of_binarised_pixels(learn, dots, kind):
 def test_dynamic_pixels_differ_from_step_to_step_and_static_ones_do_not(learn, dots, monkeypatch):
     seen = []
 
-    def watch(model, x, rng, cfg):
+    def watch(model, x, rng, cfg, hidden=None):
         if torch.is_grad_enabled():
             seen.append(x)
-        return loss_fn(model, x, rng, cfg)
+        return loss_fn(model, x, rng, cfg, hidden)
 
     monkeypatch.setattr(vae_mnist, "loss_fn", watch)
     for kind in ("static", "dynamic"):
@@ -473,7 +490,7 @@ def test_rows_do_not_depend_on_pictures(learn, monkeypatch):
 @pytest.mark.parametrize(("method", "step"), [("log", 5), ("save", 6), ("log", 8)])
 def test_interrupted_equals_straight(learn, dots, method, step):
     flags = SMALL | {"n": 64, "steps": 8, "log_every": 1, "eval_every": 4, "save_every": 3, "sample_every": 4}
-    flags |= {"binarize": "dynamic"}
+    flags |= {"binarize": "dynamic", "input_dropout": 0.3}
     _, straight = learn("straight", **flags)
     with killed(method, step):
         learn("run", **flags)
