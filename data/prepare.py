@@ -1,9 +1,12 @@
-"""Fetch or convert an image set once, check it, and say what came out. Needs no GPU: a login node will do.
+"""Fetch or convert a data set once, check it, and say what came out. Needs no GPU: a login node will do.
 
     python data/prepare.py synthetic
     python data/prepare.py celeba
     python data/prepare.py mnist
     python data/prepare.py path/to/my/photos --image_size=128 --contact_sheet=sheet.png
+    python data/prepare.py shakespeare
+    python data/prepare.py path/to/lyrics.csv
+    python data/prepare.py onehot path/to/lines.txt --onehot_dir=arrays
 
 Exit code 0: the set is ready; 1: it could not be fetched; 2: the request or the user's data is at fault.
 """
@@ -15,11 +18,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 from urllib.request import urlopen
 
@@ -31,7 +35,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from data import DataError, digits, images
+from data import DataError, digits, image_files, images, text
 from data.images import load_arrays
 
 # scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
@@ -48,20 +52,25 @@ ARCHIVES = {  # what may be placed by hand instead of the unpacked images
     "celeba": "celeba/img_align_celeba.zip",
     "lfw": f"lfw-py/lfw-funneled.tgz, md5 {LFW_MD5}",
 }
-LAYOUTS = images.LAYOUTS | digits.LAYOUTS
+LAYOUTS = images.LAYOUTS | digits.LAYOUTS | text.LAYOUTS
 TIMEOUT = 60  # seconds without a byte; without it a firewall that drops packets would hang the download
 
 
 @dataclass
 class Config:
-    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET|FOLDER")]
-    """synthetic, celeba, lfw or a folder of your own images; digits, mnist, fashion or one of IDX files"""
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET|FOLDER|FILE")]
+    """synthetic, celeba, lfw or a folder of your own images; digits, mnist, fashion or one of IDX files;
+    pydoc, shakespeare, a text file or a .csv of lyrics; or onehot, to write the lines of FILE as arrays"""
+    file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None
+    """after onehot: a UTF-8 text file; each line that is not blank becomes one array"""
     data_dir: Path = ROOT / "data" / "store"
     """where sets and their cache lie"""
     image_size: int | None = None
     """pixels a side of the cached square images, 64 unless told; digits, mnist and fashion always have 28"""
     contact_sheet: Path | None = None
     """also draw 100 of the training images, as a model will see them, into this PNG file"""
+    onehot_dir: Path | None = None
+    """of onehot: the folder to write, new or empty; <FILE without its ending>_onehot here unless told"""
 
 
 def _say(line: str) -> None:
@@ -132,6 +141,25 @@ def fetch_idx(name: str, data_dir: Path) -> None:
         _say(f"{name}: {archive.name} fetched, {(raw / archive.name).stat().st_size / 1e6:.2f} MB")
 
 
+def fetch_shakespeare(data_dir: Path) -> None:
+    """Bring shakespeare/input.txt, unless it is there and right."""
+    with suppress(DataError, OSError):
+        if (place := text.place(data_dir)) is not None:
+            text.check_shakespeare(place)
+            _say(f"shakespeare: the file is there, {place}")
+            return
+    with _staging("shakespeare", data_dir, text.SHAKESPEARE_URL) as staging:
+        with urlopen(text.SHAKESPEARE_URL, timeout=TIMEOUT) as reply, open(staging / "input.txt", "wb") as f:
+            shutil.copyfileobj(reply, f)
+            f.flush()
+            os.fsync(f.fileno())
+        text.check_shakespeare(staging / "input.txt")
+        final = data_dir / text.PLACES[0]
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / "input.txt", final)
+    _say(f"shakespeare: {final} fetched, {final.stat().st_size / 1e6:.2f} MB")
+
+
 def _intact(folder: Path, file: str, sums: tuple[str, str | None]) -> bool:
     try:
         return digits.read_file(folder, file, sums) is not None
@@ -157,7 +185,7 @@ def _download(mirrors: tuple[str, ...], staging: Path, file: str, sums: tuple[st
 
 FETCH: dict[str, Callable[[Path], None]] = {
     "celeba": fetch_celeba, "lfw": fetch_lfw, "mnist": partial(fetch_idx, "mnist"),
-    "fashion": partial(fetch_idx, "fashion"),
+    "fashion": partial(fetch_idx, "fashion"), "shakespeare": fetch_shakespeare,
 }  # fmt: skip
 
 
@@ -203,12 +231,25 @@ def contact_sheet(images: np.ndarray, file: Path) -> None:
 
 def prepare(cfg: Config) -> None:
     """Fetch what is to be fetched, fill the cache where there is one, and print counts, size and hash."""
-    grey, size = _is_digits(cfg.dataset), 64 if cfg.image_size is None else cfg.image_size
-    if grey and cfg.image_size not in (None, digits.SIZE):
+    if cfg.dataset == "onehot":
+        write_one_hot(cfg)
+        return
+    for flag, value in (("FILE", cfg.file), ("--onehot_dir", cfg.onehot_dir)):
+        if value is not None:
+            raise DataError(f"{flag}={value}: only onehot takes it, as in `onehot FILE`")
+    source, size = _source(cfg.dataset), 64 if cfg.image_size is None else cfg.image_size
+    if source is digits and cfg.image_size not in (None, digits.SIZE):
         raise DataError(f"--image_size={size}: {cfg.dataset} is kept at 28×28 pixels")
+    if source is text:
+        for flag, value in (("--image_size", cfg.image_size), ("--contact_sheet", cfg.contact_sheet)):
+            if value is not None:
+                raise DataError(f"{flag}={value}: {cfg.dataset} is text, not images")
     if cfg.dataset in FETCH:
         FETCH[cfg.dataset](cfg.data_dir)
-    if grey:
+    if source is text:
+        _prepare_text(cfg)
+        return
+    if source is digits:
         name, content_hash, pairs, class_names = digits.load_arrays(cfg.dataset, cfg.data_dir)
         parts = {part: pictures for part, (pictures, _) in pairs.items()}
         shape, cache, flag = f"28×28 in {len(class_names)} classes", "no cache is needed", ""
@@ -225,12 +266,64 @@ def prepare(cfg: Config) -> None:
     _say(f"train with --dataset={cfg.dataset} --data_dir={cfg.data_dir}{flag}")
 
 
-def _is_digits(dataset: str) -> bool:
-    """Whether data/digits.py answers for it; a mistyped name goes to the module whose name it is near to."""
-    if digits.holds(dataset) or os.path.exists(os.path.expanduser(dataset)):
-        return digits.holds(dataset)
-    close = difflib.get_close_matches(dataset.lower(), [*images.NAMED_SETS, *digits.NAMED_SETS], n=1)
-    return bool(close) and close[0] in digits.NAMED_SETS
+def _prepare_text(cfg: Config) -> None:
+    name, content_hash, alphabet, parts, songs, report = text.load_arrays(cfg.dataset, cfg.data_dir)
+    counts = ", ".join(f"{len(ids):,} {part}" for part, (ids, _) in parts.items())
+    _say(f"{name}: {sum(len(ids) for ids, _ in parts.values()):,} characters ({counts})")
+    if songs is not None:
+        counts = ", ".join(f"{len(starts) - 1:,} {part}" for part, (_, starts) in parts.items())
+        _say(f"{len(songs):,} songs of {songs['artist'].nunique():,} artists ({counts})")
+    more = "…" if len(alphabet) > 200 else ""
+    _say(f"alphabet of {len(alphabet):,}: {alphabet[:200]!r}{more}")
+    for line in report:
+        _say(f"  {line}")
+    cache = getattr(parts["train"][0], "filename", None)  # of a memory map
+    _say(f"content hash {content_hash}; {f'ids mapped from {cache}' if cache else 'no cache is needed'}")
+    _say(f"train with --dataset={cfg.dataset} --data_dir={cfg.data_dir}")
+
+
+def write_one_hot(cfg: Config) -> None:
+    """Write alphabet.npy, (V,) of one character each, and sample_NNNN.npy, uint8 (T, V), for each line."""
+    if cfg.file is None:
+        raise DataError("onehot needs the FILE whose lines are to be written: `onehot FILE`")
+    folder = cfg.onehot_dir or Path(f"{cfg.file.stem}_onehot")
+    what = f"FILE={cfg.file}"
+    try:
+        whole = "".join(text.read_chunks(cfg.file.expanduser(), what))
+    except OSError as e:
+        raise DataError(f"{what} cannot be read: {image_files.reason(e)}") from None
+    lines = [line.removesuffix("\r") for line in whole.split("\n") if line.strip()]
+    if not lines:
+        raise DataError(f"{what} has no line that is not blank")
+    alphabet = "".join(sorted(set().union(*lines)))
+    digits_of_number = max(4, len(str(len(lines) - 1)))
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise DataError(f"--onehot_dir={folder} is not empty: name a new folder, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "alphabet.npy", np.array(list(alphabet)))
+        for i, line in enumerate(lines):
+            np.save(folder / f"sample_{i:0{digits_of_number}d}.npy", text.one_hot(line, alphabet))
+    except OSError as e:
+        raise DataError(f"--onehot_dir={folder} cannot be written: {image_files.reason(e)}") from None
+    lengths = sorted(map(len, lines))
+    _say(f"{folder}: alphabet.npy, {len(alphabet):,} characters: {alphabet!r}")
+    _say(
+        f"{folder}: {len(lines):,} samples, uint8 (T, {len(alphabet)}), T from {lengths[0]} to {lengths[-1]}"
+    )
+
+
+def _source(dataset: str) -> ModuleType:
+    """The module that answers for it; a mistyped name goes to the one whose name it is near to."""
+    if digits.holds(dataset):
+        return digits
+    if text.holds(dataset) or os.path.splitext(dataset)[1].lower() in (".txt", ".csv"):
+        return text
+    if not os.path.exists(os.path.expanduser(dataset)):
+        names = {name: source for source in (images, digits, text) for name in source.NAMED_SETS}
+        for close in difflib.get_close_matches(dataset.lower(), names, n=1):
+            return names[close]
+    return images
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,0 +1,260 @@
+"""Characters as ids, how they are read from a file, and what may be changed in a text before it gets any.
+
+torch is imported where it is used. Shapes: T characters, V = len(alphabet).
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK = 4 << 20  # bytes read at a time
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+SCRIPTS = (  # the ones proposed; any with which Unicode names letters will do
+    "latin", "greek", "cyrillic", "armenian", "georgian", "hebrew", "arabic", "ethiopic", "devanagari",
+    "bengali", "tamil", "telugu", "thai", "khmer", "hangul", "hiragana", "katakana", "cjk",
+)  # fmt: skip
+
+# ---- characters and ids --------------------------------------------------------------------------------
+
+
+def encode(text: str, alphabet: str) -> torch.Tensor:
+    """Ids of the characters: (T,), uint8 or int32 as in TextSplits. Raises DataError for unknown ones."""
+    import torch
+
+    return torch.from_numpy(_checked_ids(text, alphabet).astype(dtype_of(alphabet)))
+
+
+def decode(ids: torch.Tensor | np.ndarray | list[int], alphabet: str) -> str:
+    """The text of ids (T,), which may be on any device."""
+    places = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids, np.int64)
+    return _codes(alphabet)[places].tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def unknown(text: str, alphabet: str) -> list[str]:
+    """The different characters of a text that the alphabet lacks, in code point order."""
+    return sorted(set(text) - set(alphabet))
+
+
+def char_to_one_hot(char: str, alphabet: str) -> np.ndarray:
+    """Of one character: uint8 (V,), 1 at its place and 0 elsewhere. Raises DataError where it is unknown."""
+    assert len(char) == 1, f"one character is wanted, not {len(char)}"
+    return one_hot(char, alphabet)[0]
+
+
+def one_hot(text: str, alphabet: str) -> np.ndarray:
+    """The rows char_to_one_hot of each character: uint8 (T, V). Raises DataError for unknown ones."""
+    ids = _checked_ids(text, alphabet)
+    rows = np.zeros((len(ids), len(alphabet)), np.uint8)
+    rows[np.arange(len(ids)), ids] = 1
+    return rows
+
+
+def shown(char: str) -> str:
+    """A character that may be invisible, for messages: 'é' U+00E9."""
+    return f"{char!r} U+{ord(char):04X}"
+
+
+def _checked_ids(text: str, alphabet: str) -> np.ndarray:
+    ids = ids_of(text, alphabet)
+    if (ids < 0).any():
+        lacking = unknown(text, alphabet)
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        raise DataError(
+            f"{', '.join(map(shown, lacking[:5]))}{more} not among the {len(alphabet)} characters known"
+        )
+    return ids
+
+
+def ids_of(text: str, alphabet: str) -> np.ndarray:
+    """Places in the alphabet: int64 (T,), -1 for characters that it lacks."""
+    codes = _codes(alphabet)
+    table = np.full(int(codes.max(initial=0)) + 2, -1)
+    table[codes] = np.arange(len(codes))
+    return table[np.minimum(_codes(text), len(table) - 1)]
+
+
+def _codes(text: str) -> np.ndarray:
+    # surrogatepass: what the command line could not decode comes as surrogates, and is then unknown
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def dtype_of(alphabet: str) -> str:
+    """What ids are kept as."""
+    return "|u1" if len(alphabet) <= 256 else "<i4"
+
+
+# ---- from bytes to characters ---------------------------------------------------------------------------
+
+
+def read_chunks(path: Path, what: str) -> Iterator[str]:
+    """Read a UTF-8 file piece by piece, all of it as it is. Raises DataError, which begins with `what`."""
+    decoder, end = codecs.getincrementaldecoder("utf-8")(), 0
+    with open(path, "rb") as f:
+        while True:
+            chunk = f.read(CHUNK)
+            if end == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(
+                    f"{what} is not UTF-8 but UTF-16 (byte 0x{chunk[0]:02x} at offset 0); convert it with "
+                    "`iconv -f UTF-16 -t UTF-8`, and give --dataset the result"
+                )
+            if (nul := chunk.find(b"\0")) >= 0:
+                raise DataError(f"{what} is binary, not text: it has a NUL byte at offset {end + nul:,}")
+            held = len(decoder.getstate()[0])  # bytes of a character that began in the chunk before
+            try:
+                yield decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as e:
+                raise DataError(
+                    f"{what} is not UTF-8 (byte 0x{e.object[e.start]:02x} at offset "
+                    f"{end - held + e.start:,}); convert it, if it is Latin-1 with "
+                    "`iconv -f LATIN1 -t UTF-8`, and give --dataset the result"
+                ) from None
+            if not chunk:
+                return
+            end += len(chunk)
+
+
+def whole(chunks: Iterable[str], ends: str, last: str) -> Iterator[str]:
+    """The same text in pieces that end with one of `ends`, if any; the last one, too, by adding `last`."""
+    held: list[str] = []
+    for chunk in chunks:
+        end = max((chunk.rfind(char) for char in ends), default=len(chunk) - 1) + 1
+        if end:
+            yield "".join([*held, chunk[:end]])
+            held = []
+        held.append(chunk[end:])
+    if rest := "".join(held):
+        yield rest + last
+
+
+# ---- cleaning ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """The flags that change a text, in the order in which they do. Raises DataError for impossible ones."""
+
+    normalize: str | None = None  # a Unicode form, of FORMS
+    lower: bool = False  # lower case only
+    scripts: str | None = None  # 'latin,greek': letters of other scripts are removed; what is no letter stays
+    min_count: int = 1  # characters rarer than this are removed
+
+    def __post_init__(self) -> None:
+        if self.normalize and self.normalize not in FORMS:
+            raise DataError(f"--normalize={self.normalize}: must be one of {', '.join(FORMS)}")
+        if self.min_count < 1:
+            raise DataError(f"--min_count={self.min_count}: must be at least 1")
+        if self.scripts:
+            _letters_of(self.scripts)
+
+    @property
+    def steps(self) -> dict[str, Callable[[str], str]]:
+        """Flag -> how it rewrites a text, for those that need its characters in context."""
+        steps: dict[str, Callable[[str], str]] = {}
+        if self.normalize:
+            steps[f"--normalize={self.normalize}"] = partial(unicodedata.normalize, self.normalize)
+        if self.lower:
+            steps["--lower"] = str.lower
+        return steps
+
+    def rewrite(self, text: str) -> str:
+        """The text after those steps; what else is removed is what the alphabet lacks."""
+        for step in self.steps.values():
+            text = step(text)
+        return text
+
+    def survey(self, pieces: Iterable[str], what: str, mark: str) -> tuple[str, list[str]]:
+        """Count the characters of a text not yet rewritten; returns the alphabet that stays, and a report.
+
+        `mark`, which ends sequences, stays however rare it is; it may be ''.
+        """
+        steps, report = self.steps, []
+        tallies = [np.zeros(sys.maxunicode + 1, np.int64) for _ in range(len(steps) + 1)]
+        for text in pieces:
+            _count(tallies[0], text)
+            for step, tally in zip(steps.values(), tallies[1:]):
+                text = step(text)
+                _count(tally, text)
+        if not tallies[0].any():
+            raise DataError(f"{what} is empty")
+        for flag, before, after in zip(steps, tallies, tallies[1:]):
+            report.append(f"{flag}: {_told(np.maximum(before - after, 0), 'replaced')}")
+        tally = tallies[-1]
+        if self.scripts:
+            gone, stays = np.zeros_like(tally), _letters_of(self.scripts)
+            for code in np.flatnonzero(tally):
+                gone[code] = 0 if stays(chr(code)) else tally[code]
+            report.append(f"--scripts={self.scripts}: {_told(gone, 'removed')}")
+            tally = tally - gone
+        if self.min_count > 1:
+            gone = np.where(tally < self.min_count, tally, 0)
+            gone[[ord(c) for c in mark]] = 0
+            report.append(f"--min_count={self.min_count}: {_told(gone, 'removed')}")
+            if set(np.flatnonzero(tally - gone)) <= set(map(ord, mark)):
+                raise DataError(
+                    f"--min_count={self.min_count} removes every character of {what}: the most frequent, "
+                    f"{shown(chr(tally.argmax()))}, is there {tally.max():,} times"
+                )
+            tally = tally - gone
+        for char, told in (("\ufeff", "byte order marks (U+FEFF)"), ("\r", r"carriage returns (\r)")):
+            if n := tally[ord(char)]:
+                report.append(f"{n:,} {told} are in the text and stay")
+        return "".join(chr(code) for code in np.flatnonzero(tally)), report
+
+
+def _count(tally: np.ndarray, text: str) -> None:
+    counts = np.bincount(_codes(text))
+    tally[: len(counts)] += counts
+
+
+def _told(gone: np.ndarray, verb: str) -> str:
+    codes = np.flatnonzero(gone)
+    codes = codes[np.argsort(-gone[codes], kind="stable")]
+    if not len(codes):
+        return f"nothing {verb}"
+    most = ", ".join(f"{shown(chr(code))} ×{gone[code]:,}" for code in codes[:10])
+    return f"{gone.sum():,} characters of {len(codes):,} kinds {verb}: {most}{', …' * (len(codes) > 10)}"
+
+
+def _letters_of(scripts: str) -> Callable[[str], bool]:
+    """Whether a character is no letter (nor a sign that goes with one), or one of these scripts.
+
+    Unicode's names of letters begin with their script. Compatibility forms count as what they stand for: µ is
+    Greek. Raises DataError where no letter's name begins so.
+    """
+    names = [name.strip().upper().replace("_", " ") for name in scripts.split(",")]
+    for name in names:
+        begin = re.compile(rf"{re.escape(name)}\b")
+        letters = (c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "L")
+        if not name or not any(begin.match(unicodedata.name(c, "")) for c in letters):
+            close = difflib.get_close_matches(name.lower(), SCRIPTS, n=1)
+            raise DataError(
+                f"--scripts={scripts}: no script is called {name.lower()!r}"
+                + (f"; did you mean {close[0]}?" if close else f"; known are {', '.join(SCRIPTS)} and others")
+            )
+    names += ["IDEOGRAPHIC"] if "CJK" in names else []
+    names += ["MODIFIER LETTER", "COMBINING", "VARIATION SELECTOR"]  # these belong to no script
+    begin = re.compile(rf"({'|'.join(map(re.escape, names))})\b")
+
+    def stays(char: str) -> bool:
+        if unicodedata.category(char)[0] not in "LM":
+            return True
+        forms = char, unicodedata.normalize("NFKC", char)[0]
+        return any(begin.match(unicodedata.name(form, "")) for form in forms)
+
+    return stays

@@ -1,0 +1,393 @@
+r"""Text for character models: Python's own manual, tinyshakespeare, any UTF-8 file or a CSV of song lyrics.
+
+`pydoc`, the default, is the English of Python's help pages; it needs no download. Nothing is changed in a
+text unless a flag asks for it, and `report` tells what was.
+
+    splits = load("pydoc", "data/store")
+    splits.train, splits.alphabet                       # uint8 (395290,), '\n !"#$%&…'
+    decode(splits.train[:40], splits.alphabet)          # 'The "assert" statement\n*****************'
+
+torch and pandas are imported where they are used: reading and counting need neither.
+Shapes: N characters, V = len(alphabet), S sequences, T characters of a given text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data import DataError, lyrics
+from data.characters import (
+    FORMS,
+    Cleaning,
+    char_to_one_hot,
+    decode,
+    dtype_of,
+    encode,
+    ids_of,
+    one_hot,
+    read_chunks,
+    unknown,
+    whole,
+)
+from data.image_files import reason, write_whole
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+
+__all__ = [
+    "CUTS", "FORMS", "NAMED_SETS", "SONG_END", "Cleaning", "TextSplits", "char_to_one_hot", "decode",
+    "encode", "holds", "load", "load_arrays", "one_hot", "unknown",
+]  # fmt: skip
+
+PARTS = ("train", "val", "test")
+PIPELINE = 1  # part of every content hash: raise it when encoding or the split changes
+NAMED_SETS = ("pydoc", "shakespeare")
+CUTS = ("stream", "lines")
+SONG_END = "\f"  # a character of its own, so that a model learns where songs end
+MIN_CHARACTERS = 1000  # of fewer, val would be a line
+LARGE = 64 << 20  # bytes of a file; above, its ids are mapped from the cache and it is never whole in memory
+BLOCK = 4 << 20  # ids of a map looked at together
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+PLACES = ("shakespeare/input.txt", "tinyshakespeare/input.txt", "input.txt")  # under --data_dir
+LAYOUTS = {"shakespeare": f"{PLACES[0]} (sha256 {SHAKESPEARE_SHA256})"}
+Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # part -> ids (N,), starts (S+1,)
+
+
+@dataclass(frozen=True)
+class TextSplits:
+    """A text in its three parts, as ids of characters; where these are mapped, writing to them is private."""
+
+    name: str  # short, for titles ('pydoc', 'lyrics')
+    content_hash: str  # 16 hex digits: the text after cleaning, how it is cut, and its split
+    alphabet: str  # all characters, in code point order; a character's id is its place
+    train: torch.Tensor  # uint8 (N,), int32 where V > 256; CPU
+    val: torch.Tensor
+    test: torch.Tensor
+    train_starts: torch.Tensor  # int64 (S+1,): sequence s is train[starts[s] : starts[s+1]]
+    val_starts: torch.Tensor
+    test_starts: torch.Tensor
+    songs: pandas.DataFrame | None  # artist, song, lyrics as cleaned, part; in the order of the file
+    report: list[str]  # encoding, rows left out, what cleaning removed; one line each
+
+
+def load(
+    dataset: str,
+    data_dir: str,
+    *,
+    cut: str = "stream",
+    normalize: str | None = None,
+    min_count: int = 1,
+    scripts: str | None = None,
+    lower: bool = False,
+) -> TextSplits:
+    """Load a named text, a file or a CSV of songs; Cleaning tells what the last four flags do.
+
+    cut: 'stream' makes a file one sequence in each part, a CSV one for each song, which SONG_END ends;
+    'lines' one of each line that is not blank, with its newline. Raises DataError where it can't be used.
+    """
+    import torch
+
+    cleaning = Cleaning(normalize, lower, scripts, min_count)
+    name, content_hash, alphabet, parts, songs, report = load_arrays(dataset, data_dir, cut, cleaning)
+    tensors = {part: torch.from_numpy(ids) for part, (ids, _) in parts.items()}
+    tensors |= {f"{part}_starts": torch.from_numpy(starts) for part, (_, starts) in parts.items()}
+    return TextSplits(name, content_hash, alphabet, **tensors, songs=songs, report=report)
+
+
+def load_arrays(
+    dataset: str, data_dir: str | Path, cut: str = "stream", cleaning: Cleaning | None = None
+) -> tuple[str, str, str, Parts, pandas.DataFrame | None, list[str]]:
+    """As `load`, without torch: name, content hash, alphabet, parts, songs, report."""
+    if cut not in CUTS:
+        raise DataError(f"--cut={cut}: must be {' or '.join(CUTS)}")
+    cleaning = cleaning or Cleaning()
+    path, what, songs = _find(dataset, Path(data_dir)), f"--dataset={dataset}", None
+    name = path.stem if path and dataset not in NAMED_SETS else dataset
+    try:
+        if path and path.suffix.lower() == ".csv":
+            alphabet, parts, songs, report = _songs(path, what, cut, cleaning)
+        elif path and path.stat().st_size > LARGE:
+            return name, *_mapped(path, what, cut, cleaning, Path(data_dir) / "cache")
+        else:
+            chunks = list(read_chunks(path, what) if path else _pydoc())
+            alphabet, encoded, report = _encoding(lambda: chunks, what, cut, cleaning)
+            parts = _split(np.concatenate(list(encoded())), alphabet, what, cut)
+    except OSError as e:
+        raise DataError(f"{what} cannot be read: {reason(e)}") from None
+    return name, _digest(alphabet, parts), alphabet, parts, songs, report
+
+
+def holds(dataset: str) -> bool:
+    """Whether this is a set for `load`: one of its names, or a file."""
+    return dataset in NAMED_SETS or os.path.isfile(os.path.expanduser(dataset))
+
+
+# ---- where texts come from -----------------------------------------------------------------------------
+
+
+def place(data_dir: Path) -> Path | None:
+    """The file that `load` takes for tinyshakespeare, which may not be the true one."""
+    return next((data_dir / file for file in PLACES if (data_dir / file).is_file()), None)
+
+
+def check_shakespeare(path: Path) -> None:
+    """Raises DataError, naming the file, unless it is the official one."""
+    if (found := _sha256(path)) != SHAKESPEARE_SHA256:
+        raise DataError(f"{path}: sha256 {found}, but the official file has {SHAKESPEARE_SHA256}")
+
+
+def _find(dataset: str, data_dir: Path) -> Path | None:
+    """The file to read; None for pydoc."""
+    if dataset == "pydoc":
+        return None
+    if dataset == "shakespeare":
+        get = f"get it with `python data/prepare.py shakespeare --data_dir={data_dir}`, or place by hand"
+        get += f" under {data_dir}: {LAYOUTS[dataset]}"
+        if (path := place(data_dir)) is None:
+            raise DataError(f"--dataset=shakespeare is not there: {get}")
+        try:
+            check_shakespeare(path)
+        except (OSError, DataError) as e:
+            raise DataError(f"--dataset=shakespeare is damaged ({e}): {get}") from None
+        return path
+    file = os.path.expanduser(dataset)
+    if os.path.isfile(file):
+        return Path(file)
+    if os.path.isdir(file):
+        raise DataError(f"--dataset={dataset} is a folder; needed is one text file, or a .csv of lyrics")
+    if os.path.exists(file):
+        raise DataError(f"--dataset={dataset} is a pipe or a device; needed is a file, which is read twice")
+    parent, known = os.path.dirname(file), list(NAMED_SETS)
+    if os.path.isdir(parent or "."):  # a mistyped path: look among its neighbours too
+        known += [os.path.join(parent, name) for name in os.listdir(parent or ".")]
+    close = [n for text in (file, file.lower()) for n in difflib.get_close_matches(text, known, n=1)]
+    raise DataError(
+        f"--dataset={dataset} is neither a named text ({', '.join(NAMED_SETS)}) nor an existing file"
+        + (f"; did you mean {close[0]}?" if close else "")
+    )
+
+
+def _pydoc() -> Iterator[str]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some systems package Python without it
+        raise DataError(
+            "--dataset=pydoc: this Python has no pydoc_data; take shakespeare or a file of your own"
+        ) from None
+    yield "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+# ---- one text ------------------------------------------------------------------------------------------
+
+
+def _encoding(
+    chunks: Callable[[], Iterable[str]], what: str, cut: str, cleaning: Cleaning
+) -> tuple[str, Callable[[], Iterator[np.ndarray]], list[str]]:
+    """Alphabet, what yields the ids piece by piece, and report of a text that `chunks` yields each time anew.
+
+    Nothing depends on where the chunks end.
+    """
+    # Neither a Unicode form nor the lower case of a letter (Σ at the end of a word) looks past a space
+    ends = "\n" if cut == "lines" else "\n " if cleaning.steps else ""
+    mark = "\n" if cut == "lines" else ""
+
+    def encoded() -> Iterator[np.ndarray]:
+        blank = np.array([char.isspace() for char in alphabet])
+        for text in whole(chunks(), ends, mark):
+            ids = ids_of(cleaning.rewrite(text), alphabet)
+            ids = ids[ids >= 0]
+            if cut == "lines":
+                ids = _filled_lines(ids, alphabet.index("\n"), blank)
+            yield ids.astype(dtype_of(alphabet))
+
+    alphabet, report = cleaning.survey(whole(chunks(), ends, mark), what, mark)
+    if cut == "lines":
+        n_lines = sum(text.count("\n") for text in whole(chunks(), ends, mark))
+        used = sum(np.bincount(ids, minlength=len(alphabet)) for ids in encoded())
+        if not used.any():
+            raise DataError(f"--cut=lines: {what} has only blank lines")
+        if n_blank := n_lines - used[alphabet.index("\n")]:
+            report.append(f"{n_blank:,} of {n_lines:,} lines left out: they are blank")
+        alphabet = "".join(char for char, n in zip(alphabet, used) if n)  # some may be in blank lines only
+    return alphabet, encoded, report
+
+
+def _filled_lines(ids: np.ndarray, newline: int, blank: np.ndarray) -> np.ndarray:
+    """Leave out lines of white space: ids (T,) end with a newline, blank (V,) says which ids are white."""
+    ends = np.flatnonzero(ids == newline) + 1
+    starts = np.concatenate(([0], ends[:-1]))
+    filled = np.logical_or.reduceat(~blank[ids], starts)
+    return ids[np.repeat(filled, ends - starts)]
+
+
+# ---- the split -----------------------------------------------------------------------------------------
+
+
+def _split(ids: np.ndarray, alphabet: str, what: str, cut: str) -> Parts:
+    """Test is the last 10 %, val the 5 % before it, train the rest; lines stay whole."""
+    _check_length(len(ids), what)
+    if cut == "stream":
+        n = len(ids)
+        return _parts(ids, np.array([0, n]), [0, int(n * 0.85), int(n * 0.9), n])  # test is nanoGPT's val
+    starts = _starts(ids, alphabet.index("\n"))
+    if len(starts) <= len(PARTS):
+        raise DataError(f"--cut=lines: {what} has {len(starts) - 1} filled lines; at least 3 are needed")
+    return _parts(ids, starts, starts[_borders(starts)])
+
+
+def _check_length(n: int, what: str) -> None:
+    if n < MIN_CHARACTERS:
+        raise DataError(
+            f"{what} is too short: {n:,} usable characters; at least {MIN_CHARACTERS:,} are needed"
+        )
+
+
+def _starts(ids: np.ndarray, mark: int) -> np.ndarray:
+    """Int64 (S+1,): where sequences begin that each end with `mark`, and the end of all."""
+    ends = [i + np.flatnonzero(ids[i : i + BLOCK] == mark) + 1 for i in range(0, len(ids), BLOCK)]
+    return np.concatenate([[0], *ends])
+
+
+def _borders(starts: np.ndarray) -> list[int]:
+    """Of S sequences the first of train, of val, of test, and S: as near to 85 and 90 % as can be."""
+    n = len(starts) - 1
+    val, test = (int(np.abs(starts - share * starts[-1]).argmin()) for share in (0.85, 0.9))
+    val = min(max(val, 1), n - 2)  # no part is empty
+    return [0, val, min(max(test, val + 1), n - 1), n]
+
+
+def _parts(ids: np.ndarray, starts: np.ndarray, borders: Iterable[int]) -> Parts:
+    parts = {}
+    for part, (begin, end) in zip(PARTS, pairwise(borders)):
+        within = starts[(begin < starts) & (starts < end)]
+        parts[part] = ids[begin:end], np.concatenate(([begin], within, [end])) - begin
+    return parts
+
+
+def _digest(alphabet: str, parts: Parts) -> str:
+    sha = hashlib.sha256(f"{PIPELINE}\n{alphabet}".encode())
+    for part, (ids, starts) in parts.items():
+        sha.update(f"\n{part} {len(ids)} {len(starts)}\n".encode())
+        sha.update(ids)
+        sha.update(starts.astype("<i8"))
+    return sha.hexdigest()[:16]
+
+
+# ---- songs ---------------------------------------------------------------------------------------------
+
+
+def _songs(
+    path: Path, what: str, cut: str, cleaning: Cleaning
+) -> tuple[str, Parts, pandas.DataFrame, list[str]]:
+    """Alphabet, parts, table and report of a CSV. Which song goes where is arbitrary, but always the same."""
+    mark = SONG_END if cut == "stream" else "\n"
+    songs, report = lyrics.read(path, what)
+    songs, told = lyrics.clean(songs, what, cleaning, SONG_END, mark)
+    if len(songs) < len(PARTS):
+        raise DataError(f"{what} has {len(songs)} usable songs; at least {len(PARTS)} are needed")
+    texts = [_marked(text, cut) for text in songs["lyrics"]]
+    lengths = np.array([len(text) for text in texts])
+    # Shuffled, since files are sorted by artist. RandomState: numpy keeps its stream for ever
+    shuffled = np.random.RandomState(0).permutation(len(texts))
+    borders = _borders(np.cumsum([0, *lengths[shuffled]]))
+    rows_of = {part: np.sort(shuffled[i:j]) for part, (i, j) in zip(PARTS, pairwise(borders))}
+    for part, rows in rows_of.items():
+        songs.loc[rows, "part"] = part
+    whole = "".join(texts[i] for rows in rows_of.values() for i in rows)
+    _check_length(len(whole), what)
+    alphabet = "".join(sorted(set(whole)))  # some characters may be in dropped songs only
+    ids = ids_of(whole, alphabet).astype(dtype_of(alphabet))
+    ends = np.cumsum([0, *(lengths[rows].sum() for rows in rows_of.values())])
+    return alphabet, _parts(ids, _starts(ids, alphabet.index(mark)), ends), songs, report + told
+
+
+def _marked(text: str, cut: str) -> str:
+    """A song's sequences, each with the mark of its end."""
+    if cut == "stream":
+        return text + SONG_END
+    return "".join(f"{line}\n" for line in text.split("\n") if line.strip())
+
+
+# ---- the cache of large texts --------------------------------------------------------------------------
+
+
+def _mapped(
+    path: Path, what: str, cut: str, cleaning: Cleaning, cache: Path
+) -> tuple[str, str, Parts, None, list[str]]:
+    """As load_arrays, but for the name; the ids of a large file are written to `cache` once, and mapped."""
+    before = path.stat().st_mtime_ns
+    request = PIPELINE, unicodedata.unidata_version, _sha256(path), cut, *astuple(cleaning)
+    file = cache / f"text_{hashlib.sha256(repr(request).encode()).hexdigest()[:16]}.npy"
+    if (found := _open_cache(file, what, cut)) is None:
+        alphabet, encoded, report = _encoding(lambda: read_chunks(path, what), what, cut, cleaning)
+
+        def write(f: io.BufferedWriter) -> None:
+            f.write(_header(0, alphabet))
+            start = f.tell()
+            for ids in encoded():
+                f.write(ids)
+            n = (f.tell() - start) // np.dtype(dtype_of(alphabet)).itemsize
+            f.seek(0)
+            if path.stat().st_mtime_ns != before:
+                raise DataError(f"{what} was changed while it was read; start again")
+            f.write(_header(n, alphabet))  # numpy pads it: its length does not depend on N
+            assert f.tell() == start, f"the header is {f.tell()} bytes long, not {start}"
+
+        try:
+            write_whole(file, write)
+            ids = np.load(file, mmap_mode="r")
+            content_hash = _digest(alphabet, _split(ids, alphabet, what, cut))
+            about = {"content_hash": content_hash, "alphabet": alphabet, "n": len(ids), "report": report}
+            write_whole(file.with_suffix(".json"), lambda f: f.write(json.dumps(about).encode()))
+        except OSError as e:
+            raise DataError(
+                f"cannot write the text cache {file}: {reason(e)}; make room or choose another --data_dir"
+            ) from None
+        found = _open_cache(file, what, cut)
+    if found is None:
+        raise DataError(f"the text cache {file} does not read back as it was written: is the disk in order?")
+    return found
+
+
+def _open_cache(file: Path, what: str, cut: str) -> tuple[str, str, Parts, None, list[str]] | None:
+    """None where it is missing or damaged: the content hash, taken again, tells."""
+    try:
+        about = json.loads(file.with_suffix(".json").read_text())
+        alphabet, n = about["alphabet"], about["n"]
+        head = _header(n, alphabet)
+        with open(file, "rb") as f:
+            if f.read(len(head)) != head:
+                return None
+        ids = np.memmap(file, dtype_of(alphabet), mode="c", offset=len(head), shape=(n,))
+        parts = _split(ids, alphabet, what, cut)
+        if _digest(alphabet, parts) != about["content_hash"]:
+            return None
+        return about["content_hash"], alphabet, parts, None, about["report"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _header(n: int, alphabet: str) -> bytes:
+    head = io.BytesIO()
+    about = {"descr": dtype_of(alphabet), "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(head, about)
+    return head.getvalue()
