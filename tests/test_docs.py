@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from research import bvae_faces, vae_mnist
+from research import bvae_faces, charlm, vae_mnist
 from research.common.commandline import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-FAMILIES = {f"research/{script.__name__.split('.')[-1]}.py": script for script in (bvae_faces, vae_mnist)}
+SCRIPTS = (bvae_faces, vae_mnist, charlm)
+FAMILIES = {f"research/{script.__name__.split('.')[-1]}.py": script for script in SCRIPTS}
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
 
 

@@ -1,7 +1,7 @@
 """A task that reads a checkpoint and writes pictures and numbers beside it; in W&B a run of its own.
 
-A family calls `find_run`, `flags_of_run` and `start_task`, `load_weights`, then `picture`, `video`, `gif` and
-`numbers`, at the end `finish`. What judges its pictures is a small network that is `trained_once`.
+A family calls `find_run`, `flags_of_run` and `start_task`, `load_weights`, then `picture`, `video`, `gif`,
+`html` and `numbers`, at the end `finish`. What judges its pictures is a small network, `trained_once`.
 The training run's log and its W&B folder are never touched. Running a task again overwrites its files.
 """
 
@@ -20,7 +20,7 @@ import torch
 from research.common import pictures
 from research.common.checkpoints import Checkpoints, is_whole, load_file, resolve
 from research.common.client import connect, first_line, settings
-from research.common.files import read_json, write_json
+from research.common.files import read_json, write_bytes, write_json
 from research.common.flags import UserError, console, escape, require
 from research.common.run import make_rng
 from research.common.start import pick_device
@@ -133,6 +133,13 @@ class Task:
     def gif(self, name: str, frames: Any, fps: float, **options: Any) -> None:
         """Write `<name>.gif`; frames and options as in `pictures.write_gif`."""
         self._wrote(f"{name}_gif", pictures.write_gif(self.folder / f"{name}.gif", frames, fps, **options))
+
+    def html(self, name: str, page: str) -> None:
+        """Write `<name>.html`."""
+        path = self.folder / f"{name}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, page.encode())
+        self._wrote(name, path)
 
     def numbers(self, values: Mapping[str, Any]) -> None:
         """Write `results.json`: nested numbers, tensors and text (null: not finite), checkpoint and files."""

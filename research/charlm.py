@@ -1,0 +1,394 @@
+"""Character language models: an LSTM, a TCN and a Transformer behind one loop.
+
+What    Each learns p(next character | those before it) from windows of a text. All three score the same
+        positions: every character of a window but the first of all, from what the window holds before it.
+Run     python research/charlm.py                                                # Python's manual, embedded
+        python research/charlm.py --dataset=shakespeare --model=lstm
+        python research/charlm.py --dataset=songs.csv --model=tcn --cut=lines
+        python research/charlm.py --task=generate --checkpoint=runs/<run> --start="To be" --chars=300
+        python launch/local.py sweeps/charlm_arch.yaml      or: wandb sweep sweeps/charlm_arch.yaml
+Expect  Time and test figures stand in the headers of sweeps/charlm*.yaml.
+Models  research/charlm_models.py, where their sources and departures stand.
+Sources Cross-entropy and windows as in nanoGPT (github.com/karpathy/nanoGPT); Loshchilov & Hutter 2019
+        (arXiv:1711.05101, AdamW); Jordan et al. 2024 (kellerjordan.github.io/posts/muon, Muon).
+Departs Muon on the hidden matrices, AdamW on all else; the learning rate falls to 0 along a straight line.
+Shapes  B batch, T time = --seq_len characters, V vocabulary; tokens (B, T) int64, logits (B, T, V).
+Units   loss in nats per character; bpc, bits per character, is loss / ln 2, both over the whole part.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+if not __package__:  # run as a script: import from this tree, which may be a snapshot of another
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data import text
+from research import charlm_pages as pages
+from research.charlm_models import LSTM, TCN, Transformer
+from research.charlm_sampling import STRATEGIES, Decoding, generate, statistics
+from research.common.checkpoints import start_from
+from research.common.commandline import main
+from research.common.flags import RunFlags, aside, console, escape, require, with_epochs
+from research.common.media import File, html
+from research.common.run import Run, make_rng
+from research.common.start import start_run
+
+KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+TASKS = ("train", "generate", "evaluate")
+IGNORED = -1  # target of what is no character: the rest of a row whose sequence is shorter
+N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
+COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are looked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunFlags):
+    """Character language models: an LSTM, a TCN and a Transformer behind one loop."""
+
+    task: Literal[TASKS] = aside("train")
+    """train, or one of the tasks that read a --checkpoint and write beside it"""
+    dataset: str = aside("pydoc")
+    """pydoc (embedded), shakespeare, a UTF-8 text file, or a CSV of lyrics (artist, song, lyrics)"""
+    cut: Literal["stream", "lines"] = "stream"
+    """windows anywhere in the text, or one sequence per line"""
+    normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
+    """Unicode form the text is brought to; None: left as it is"""
+    min_count: int = 1
+    """characters that are rarer in the text are left out"""
+    scripts: str | None = None
+    """scripts whose letters are kept, separated by commas (latin,greek); None: all"""
+    lower: bool = False
+    """lower-case the text"""
+    steps: int = 2000
+    """training length in steps; a step is one optimiser update"""
+    batch_size: int = 12
+    """windows per step"""
+    learning_rate: float = 0.004
+    """peak learning rate of AdamW; that of Muon is ten times it"""
+    eval_every: int = 250
+    """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
+    sample_every: int = aside(0)
+    """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    model: Literal["lstm", "tcn", "transformer"] = "transformer"
+    """architecture"""
+    n_layers: int = 4
+    """LSTM layers, residual blocks of two convolutions, or attention blocks"""
+    n_heads: int = 4
+    """transformer: attention heads"""
+    embed_dim: int = 128
+    """size of a character's embedding; transformer: width of all layers"""
+    hidden_dim: int = 256
+    """lstm: units; tcn: channels"""
+    kernel_size: int = 3
+    """tcn: characters that a convolution sees"""
+    norm: Literal["layer", "none"] = "layer"
+    """tcn: what each convolution reads is normalised, or the block as published"""
+    pos: Literal["none", "learned", "rope"] = "rope"
+    """transformer: how positions are told: not, by a table, by rotation"""
+    seq_len: int = 64
+    """characters of a window T, and how far back a transformer attends"""
+    dropout: float = 0.0
+    """share of hidden values set to 0 in training"""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: of hidden matrices, with AdamW on all else; or AdamW on all"""
+    weight_decay: float = 0.1
+    """decoupled decay of all matrices, per step times the learning rate"""
+    clip: float = 1.0
+    """largest norm of the gradient; it is scaled down to it"""
+    start: str = aside("")
+    """generate: what the text begins with; may be empty"""
+    chars: int = aside(500)
+    """generate: characters that follow --start, exactly"""
+    samples: int = aside(1)
+    """generate: how many texts"""
+    strategy: Literal[STRATEGIES] = aside("top_p")
+    """generate: how the next character is chosen"""
+    temperature: float = aside(1.0)
+    """generate: logits are divided by it"""
+    top_k: int = aside(10)
+    """generate: with top_k only so many characters, with contrastive so many candidates"""
+    top_p: float = aside(0.9)
+    """generate: with top_p only the most probable that together have this probability"""
+    min_p: float = aside(0.05)
+    """generate: with min_p only characters at least this times as probable as the most probable"""
+    beam_width: int = aside(4)
+    """generate: with beam so many texts are followed at once"""
+    alpha: float = aside(0.6)
+    """generate: with contrastive the weight of being unlike what stands there already"""
+    text: str | None = aside(None)
+    """evaluate: a UTF-8 text file to score; default: the test part"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("n_layers", "n_heads", "embed_dim", "hidden_dim", "seq_len", "min_count", "samples",
+                     "top_k", "beam_width"):  # fmt: skip
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+        require(self.kernel_size >= 2, self, "kernel_size", "at least 2")
+        require(self.seq_len >= 2, self, "seq_len", "at least 2")
+        require(self.n_layers <= 64, self, "n_layers", "from 1 to 64")
+        even = self.model != "transformer" or self.embed_dim % (2 * self.n_heads) == 0
+        require(even, self, "embed_dim", f"a multiple of 2 × {self.n_heads}, twice the --n_heads")
+        require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
+        require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
+        require(self.clip > 0, self, "clip", "above 0")
+        require(self.chars >= 0, self, "chars", "at least 0")
+        require(self.temperature > 0, self, "temperature", "above 0; for the most probable take greedy")
+        require(0 < self.top_p <= 1, self, "top_p", "above 0, at most 1")
+        require(0 <= self.min_p <= 1, self, "min_p", "from 0 to 1")
+        require(0 <= self.alpha <= 1, self, "alpha", "from 0 to 1")
+        require(self.task == "train" or self.checkpoint is not None, self, "task",
+                "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+def build(cfg: Config, alphabet: str, device: torch.device) -> nn.Module:
+    """The model of `cfg` on `device`, with its alphabet; its initial weights are a function of the seed."""
+    v = len(alphabet)
+    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
+        torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
+        if cfg.model == "lstm":
+            model = LSTM(v, cfg.embed_dim, cfg.hidden_dim, cfg.n_layers, cfg.dropout)
+        elif cfg.model == "tcn":
+            sizes = v, cfg.embed_dim, cfg.hidden_dim, cfg.n_layers, cfg.kernel_size
+            model = TCN(*sizes, cfg.dropout, cfg.norm)
+        else:
+            sizes = v, cfg.embed_dim, cfg.n_layers, cfg.n_heads, cfg.seq_len
+            model = Transformer(*sizes, cfg.pos, cfg.dropout)
+    model.register_buffer("alphabet", torch.tensor([ord(c) for c in alphabet], dtype=torch.int32))
+    return model.to(device)
+
+
+def optimizers(model: nn.Module, cfg: Config) -> list[torch.optim.Optimizer]:
+    """AdamW, after Muon where hidden matrices have it: those between embedding and head."""
+    outer = ("embedding", "positions", "head")
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    hidden = [p for name, p in named if p.ndim == 2 and not name.startswith(outer)]
+    made = []
+    if cfg.optimizer == "muon" and hidden:
+        made.append(torch.optim.Muon(hidden, 10 * cfg.learning_rate, weight_decay=cfg.weight_decay))
+        named = [(name, p) for name, p in named if all(p is not h for h in hidden)]
+    groups = [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},  # biases and gains
+    ]
+    fused = next(model.parameters()).device.type != "mps"
+    return [*made, torch.optim.AdamW(groups, cfg.learning_rate, betas=(0.9, 0.95), fused=fused)]
+
+
+def lr_at(step: int, cfg: Config) -> float:
+    """Learning rate of `step`: up over at most the first 100 steps, then down to 0 along a straight line."""
+    warm = max(1, min(100, cfg.steps // 20))
+    return cfg.learning_rate * min((step + 1) / warm, (cfg.steps - step) / max(1, cfg.steps - warm))
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the text as sequences, of which rows of at most --seq_len characters are cut.
+
+    ids (N,): all of it; sequence s tells the told[s] characters behind ids[begin[s]] from those before them.
+    """
+
+    ids: Tensor
+    begin: Tensor  # (S,)
+    told: Tensor
+    seq_len: int
+
+    def to(self, device: torch.device) -> "Part":
+        """The same on `device`, unless the text is so large that it is mapped from a file."""
+        if self.ids.numel() > text.LARGE:
+            return self
+        return Part(*(t.to(device) for t in (self.ids, self.begin, self.told)), self.seq_len)
+
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """Where rows begin and how many characters each tells, (R,): every character of the part once."""
+        per = (self.told + self.seq_len - 1) // self.seq_len  # rows of each sequence
+        first = torch.repeat_interleave(per.cumsum(0) - per, per)
+        done = self.seq_len * (torch.arange(len(first), device=per.device) - first)
+        left = torch.repeat_interleave(self.told, per) - done
+        return torch.repeat_interleave(self.begin, per) + done, left.clamp(max=self.seq_len)
+
+    def rows(self, begin: Tensor, told: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tokens and targets (R, T) from ids[begin]; targets are IGNORED beyond `told` characters."""
+        place = torch.arange(self.seq_len + 1, device=begin.device)
+        window = self.ids[(begin[:, None] + place).clamp(max=len(self.ids) - 1)].to(device).long()
+        beyond = (place[:-1] >= told[:, None]).to(device)
+        return window[:, :-1], window[:, 1:].masked_fill(beyond, IGNORED)
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n random rows: of a random sequence a random window, or all of it where it is shorter."""
+        device, at = rng.device, self.begin.device
+        s = torch.randint(len(self.begin), (n,), generator=rng, device=device).to(at)
+        where = torch.rand(n, generator=rng, device=device, dtype=torch.float64).to(at)
+        offset = (where * (self.told[s] - self.seq_len + 1).clamp(min=1)).long()
+        told = (self.told[s] - offset).clamp(max=self.seq_len)
+        return self.rows(self.begin[s] + offset, told, device)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A text and its parts; train: the rows of one pass over the training part."""
+
+    text: text.TextSplits
+    parts: dict[str, Part]
+    train: range
+
+    @property
+    def name(self) -> str:
+        return self.text.name
+
+    @property
+    def content_hash(self) -> str:
+        return self.text.content_hash
+
+
+def load_data(cfg: Config) -> Data:
+    """The text of `cfg`. Raises DataError when it is missing or unusable."""
+    flags = {name: getattr(cfg, name) for name in ("cut", "normalize", "min_count", "scripts", "lower")}
+    splits = text.load(cfg.dataset, cfg.data_dir, **flags)
+    parts = {name: part_of(splits, name, cfg) for name in text.PARTS}
+    return Data(splits, parts, range(len(parts["train"].pieces()[0])))
+
+
+def part_of(splits: text.TextSplits, name: str, cfg: Config) -> Part:
+    """A part of the text: one sequence, or lines, each read from the end of the line before."""
+    ids, starts = getattr(splits, name), getattr(splits, f"{name}_starts")
+    if cfg.cut == "stream":  # songs, too, follow one another: a mark of its own ends each
+        starts = torch.tensor([0, len(ids)])
+    begin = (starts[:-1] - 1).clamp(min=0)  # the first of all has none before it
+    return Part(ids, begin, starts[1:] - 1 - begin, cfg.seq_len)
+
+
+# ------------------------------------------------------------------------------------------------ objective
+
+
+def loss_fn(
+    model: nn.Module, rows: tuple[Tensor, Tensor], rng: torch.Generator | None, cfg: Config
+) -> tuple[Tensor, Tensor]:
+    """−log p(character | those before it in its row), mean over the characters told, nats; and their number.
+
+    The only place where it is written, for training (rng draws the dropout) and validation (rng is None).
+    """
+    tokens, targets = rows
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        logits = model(tokens, rng)  # (B, T, V)
+    nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    return nats, (targets != IGNORED).sum()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, part: Part, name: str, cfg: Config, device: torch.device) -> dict[str, float]:
+    """Loss and bits per character over a whole part, each character once; keys as in docs/METRICS.md."""
+    total = torch.zeros(2, dtype=torch.float64)
+    begin, told = part.pieces()
+    for some in torch.arange(len(begin), device=begin.device).split(max(1, 8192 // cfg.seq_len)):
+        nats, n = loss_fn(model, part.rows(begin[some], told[some], device), None, cfg)
+        total += torch.stack([nats * n, n]).cpu().double()
+    nats = (total[0] / total[1]).item()
+    return {f"{name}/loss": nats, f"{name}/bpc": nats / math.log(2)}
+
+
+# ------------------------------------------------------------------------------------------------ samples
+
+
+@torch.no_grad()
+def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, step: int) -> dict[str, Any]:
+    """What the model writes behind fixed prompts under every strategy, and figures of that; the same draws at
+    every step.
+    """
+    alphabet, val = data.text.alphabet, data.parts["val"]
+    n = PROMPT_CHARS + SHOWN_CHARS
+    at = torch.linspace(0, max(0, len(val.ids) - n), N_PROMPTS).long()[:, None]
+    shown = val.ids[(at + torch.arange(n)).clamp(max=len(val.ids) - 1)].long()
+    prompt, truth = shown[:, :PROMPT_CHARS].to(device), shown[:, PROMPT_CHARS:]
+    made = {}
+    for strategy in STRATEGIES:
+        rng = make_rng(cfg.seed, 0, "pictures")
+        made[strategy] = generate(model, prompt, SHOWN_CHARS, Decoding(strategy=strategy), rng).cpu()
+    told = {k: [text.decode(row, alphabet) for row in rows] for k, rows in made.items()}
+    figures = statistics("\n".join(told["temperature"]), text.decode(data.text.train[:COPY_LIMIT], alphabet))
+    prompts, truths = ([text.decode(row, alphabet) for row in rows] for rows in (prompt, truth))
+    page: File = html(pages.continuations(prompts, truths, told, f"step {step:,}, {cfg.model}"))
+    return {f"sample/{k}": v for k, v in figures.items()} | {"sample/continuations": page}
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def train(cfg: Config) -> dict[str, float]:
+    data = load_data(cfg)
+    cfg = with_epochs(cfg, len(data.train))
+    model = build(cfg, data.text.alphabet, torch.device("cpu"))
+    if cfg.checkpoint:
+        start_from(cfg, model)
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/bpc", goal="minimize")
+    if run.finished:
+        return run.metrics
+    for line in data.text.report:
+        console.print(escape(line))
+    device = run.device
+    model.to(device)
+    optimizer = optimizers(model, cfg)
+    step = run.restore(model, optimizer)
+    part = data.parts["train"].to(device)
+    run.describe(model, torch.zeros(1, cfg.seq_len, dtype=torch.int64, device=device))
+    forward = torch.compile(model) if cfg.compile else model
+    while True:  # visits cfg.steps once more, only to evaluate
+        last, metrics = step == cfg.steps, {}
+        if last or step % cfg.eval_every == 0:
+            metrics |= evaluate(model, data.parts["val"], "val", cfg, device)
+            run.keep_best(model, metrics, step)
+        if last or run.sampling(step):
+            metrics |= samples(model, data, cfg, device, step)
+        if last:
+            metrics |= evaluate(run.best(model), data.parts["test"], "test", cfg, device)
+            metrics["sample/learned"] = pages.learned("sample/continuations")
+        if not last:
+            rng = run.rng(step)
+            loss, _ = loss_fn(forward, part.batch(cfg.batch_size, rng), rng if cfg.dropout else None, cfg)
+            rate = lr_at(step, cfg)
+            for one in optimizer:
+                for group in one.param_groups:
+                    group["lr"] = rate * (10 if isinstance(one, torch.optim.Muon) else 1)
+                one.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+            for one in optimizer:
+                one.step()
+            run.update(loss)
+            if step % cfg.log_every == 0:
+                metrics |= {"train/loss": loss, "train/grad_norm": norm, "train/learning_rate": rate}
+        run.log(metrics, step)  # one call, one row a step
+        if last:
+            break
+        step += 1  # the update above is done: a checkpoint from here on counts it
+        if run.stopping:
+            break
+        if step % cfg.save_every == 0:
+            run.save(model, optimizer, step)
+    run.save(model, optimizer, step)
+    return run.finish()
+
+
+def run_task(cfg: Config) -> None:
+    """Train, or one of the tasks that read a checkpoint, which live in a file of their own."""
+    if cfg.task == "train":
+        train(cfg)
+    else:
+        from research import charlm_analysis
+
+        charlm_analysis.run(cfg)
+
+
+if __name__ == "__main__":
+    main(Config, run_task)

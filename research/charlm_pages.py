@@ -1,0 +1,100 @@
+"""Pages of HTML that show what a character model writes: beside the truth, over training, right and wrong.
+
+For research/charlm.py, which logs them while it trains, and its tasks. Every page stands by itself.
+"""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from research.common.files import write_bytes
+from research.common.media import File
+
+STYLE = """
+body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff; }
+table { border-collapse: collapse; } td, th { border: 1px solid #ccc; padding: .35em .6em; text-align: left;
+vertical-align: top; } th { background: #f3f3f3; font-weight: 600; } h1 { font-size: 1.15em; }
+pre { font: 13px/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
+.given { color: #777; } .right { background: #d9f2d9; } .wrong { background: #f8d0d0; }
+p { max-width: 60em; }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """A whole page of HTML around `body`."""
+    title = html.escape(title)
+    head = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    )
+    return f"{head}<h1>{title}</h1>{body}</html>\n"
+
+
+def literal(text: str, kind: str = "") -> str:
+    """Text as it is, with line breaks and spaces; marks that have no width are shown as pictures of them."""
+    shown = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text)
+    return f"<pre{f' class={kind}' if kind else ''}>{html.escape(shown)}</pre>"
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """A table of cells that are HTML already."""
+    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)] if head else []
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table>"
+
+
+def continuations(
+    prompts: Sequence[str], truths: Sequence[str], told: Mapping[str, Sequence[str]], title: str
+) -> str:
+    """What a model writes behind each prompt by every strategy, told[strategy][prompt], and the truth."""
+    rows = [["prompt", *(literal(p, "given") for p in prompts)]]
+    rows.append(["how it goes on", *(literal(t, "truth") for t in truths)])
+    rows += [[html.escape(how), *(literal(t, how) for t in texts)] for how, texts in told.items()]
+    return page(f"Continuations of validation text, {title}", table(rows))
+
+
+def learned(of: str, strategy: str = "greedy") -> File:
+    """What the model wrote when: one row for each page of `continuations` that the run has logged as `of`."""
+
+    def write(path: Path) -> None:  # <run>/media/<key>/<step>.html, where keys have two parts
+        kept = sorted((p for p in (path.parents[2] / of).glob("*.html") if p.stem.isdigit()), key=_step)
+        rows, prompts, truths = [], [], []
+        for file in kept:
+            text = file.read_text()
+            prompts, truths = _cells(text, "given"), _cells(text, "truth")
+            rows.append([f"step {_step(file):,}", *_cells(text, strategy)])
+        top = [["prompt", *prompts], ["how it goes on", *truths]]
+        title = f"What it had learned when: the most probable continuation ({strategy})"
+        write_bytes(path, page(title, table(top + rows)).encode())
+
+    return File(".html", write)
+
+
+def _step(file: Path) -> int:
+    return int(file.stem)
+
+
+def _cells(text: str, kind: str) -> list[str]:
+    return re.findall(f"<pre class={kind}>.*?</pre>", text, re.S)
+
+
+def correctness(rows: Sequence[tuple[str, str, Sequence[bool], str, str]], title: str, explained: str) -> str:
+    """Held-out lines, each (prompt, rest, right, free, truth): of `rest` each character is marked by whether
+    the model, given the truth up to there, held it for the most probable; `free` is what it writes by itself.
+    """
+    cells = [
+        [
+            literal(prompt, "given"),
+            "<pre>" + "".join(_marked(c, ok) for c, ok in zip(rest, right, strict=True)) + "</pre>",
+            f"{sum(right)} of {len(right)}",
+            "<pre>" + "".join(_marked(c, c == t) for c, t in zip(free, truth)) + "</pre>",
+        ]
+        for prompt, rest, right, free, truth in rows
+    ]
+    head = ["prompt", "each character from the true ones before it", "right", "on its own, greedy"]
+    return page(title, f"<p>{html.escape(explained)}</p>{table(cells, head)}")
+
+
+def _marked(char: str, ok: bool) -> str:
+    shown = "↵\n" if char == "\n" else html.escape(char)
+    return f'<span class="{"right" if ok else "wrong"}">{shown}</span>'

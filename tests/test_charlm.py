@@ -1,0 +1,350 @@
+"""Character models: rows that tell each character once, the objective, training that learns and resumes."""
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import text
+from research import charlm, charlm_analysis
+from research.charlm import IGNORED, Config, Part, build, evaluate, load_data, loss_fn, lr_at, optimizers
+from research.common.commandline import parse
+from research.common.flags import UserError, result_flags
+from research.common.run import make_rng
+from tests.conftest import killed, results
+
+CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parents[1]
+MODELS = ("lstm", "tcn", "transformer")
+SMALL = {"n_layers": 2, "n_heads": 2, "embed_dim": 16, "hidden_dim": 16, "seq_len": 12, "batch_size": 4}
+RHYME = """one two three four five,
+once i caught a fish alive,
+six seven eight nine ten,
+then i let it go again.
+"""
+COMMON = ("train/learning_rate", "train/loss_epoch")  # explained for every family
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def rhyme(tmp_path_factory) -> Path:
+    """A text of 60 verses that a small model can learn."""
+    path = tmp_path_factory.mktemp("text") / "rhyme.txt"
+    path.write_text(60 * RHYME)
+    return path
+
+
+@pytest.fixture
+def learn(rhyme, tmp_path):
+    """learn(name, **flags): rows and folder of a run on the rhyme."""
+
+    def do(name: str = "run", **flags):
+        flags = SMALL | {"threads": 1, "device": "cpu", "wandb": "disabled", "sample_every": 10_000} | flags
+        cfg = Config(
+            dataset=str(rhyme), out=str(tmp_path / "runs"), data_dir=str(tmp_path), name=name, **flags
+        )
+        charlm.train(cfg)
+        folder = tmp_path / "runs" / name
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()], folder
+
+    return do
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """No samples: writing under seven strategies takes seconds, and is not what is tested."""
+    monkeypatch.setattr(charlm, "samples", lambda *_: {})
+    monkeypatch.setattr(charlm.pages, "learned", lambda *_: None)
+
+
+# ---- rows ----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(2, 9))
+@settings(max_examples=60, deadline=None)
+def test_the_rows_of_a_part_tell_every_character_of_its_lines_once(lengths, seq_len):
+    ids = torch.arange(sum(lengths))
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    begin = (starts[:-1] - 1).clamp(min=0)
+    part = Part(ids, begin, starts[1:] - 1 - begin, seq_len)
+    tokens, targets = part.rows(*part.pieces(), CPU)
+    seen = targets[targets != IGNORED]
+    assert seen.tolist() == list(range(1, len(ids)))  # all but the first of all, in order
+    assert torch.equal(tokens[targets != IGNORED] + 1, seen)  # each behind the one before it
+    line = torch.bucketize(targets, starts, right=True)
+    assert all(len(set(row[t != IGNORED].tolist())) == 1 for row, t in zip(line, targets))  # of one line
+    tokens, targets = part.batch(20, make_rng(0, 3, "train"))
+    told = targets != IGNORED
+    assert torch.equal(tokens[told] + 1, targets[told]) and tokens.shape == targets.shape == (20, seq_len)
+    line = torch.bucketize(targets, starts, right=True)
+    assert all(len(set(row[t].tolist())) <= 1 for row, t in zip(line, told))
+
+
+def test_random_windows_of_a_stream_are_whole_and_reach_both_ends(rhyme):
+    cfg = Config(dataset=str(rhyme), seq_len=50)
+    part = load_data(cfg).parts["val"]
+    tokens, targets = part.batch(4000, make_rng(0, 0, "train"))
+    assert (targets != IGNORED).all()
+    text_of = {tuple(part.ids[i : i + 50].tolist()): i for i in range(len(part.ids) - 50)}
+    at = {text_of[tuple(row)] for row in tokens.tolist()}
+    assert 0 in {i % len(RHYME) for i in at} and len(at) >= min(len(RHYME), len(part.ids) - 50) - 1
+
+
+def test_an_epoch_is_one_pass_over_the_training_part(rhyme):
+    data = load_data(Config(dataset=str(rhyme), seq_len=10))
+    n = len(data.text.train)
+    assert len(data.train) == -(-(n - 1) // 10)
+
+
+# ---- the objective -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_untrained_model_guesses(rhyme, model):
+    cfg = Config(dataset=str(rhyme), model=model, **SMALL)
+    data = load_data(cfg)
+    told = evaluate(build(cfg, data.text.alphabet, CPU), data.parts["val"], "val", cfg, CPU)
+    assert told["val/loss"] == pytest.approx(math.log(len(data.text.alphabet)), abs=0.1)
+    assert told["val/bpc"] == pytest.approx(told["val/loss"] / math.log(2))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_evaluation_is_the_mean_over_the_characters_told(rhyme, model):
+    """The same positions in every model: each character but the first, from its own window alone."""
+    cfg = Config(dataset=str(rhyme), model=model, **SMALL)
+    part = load_data(cfg).parts["val"]
+    net = build(cfg, load_data(cfg).text.alphabet, CPU)
+    ids, nats = part.ids.long(), []
+    for begin in range(0, len(ids) - 1, cfg.seq_len):
+        window = ids[begin : begin + cfg.seq_len + 1]
+        log_p = F.log_softmax(net(window[None, :-1])[0], 1)
+        nats += (-log_p.gather(1, window[1:, None])).flatten().tolist()
+    assert len(nats) == len(ids) - 1
+    found = evaluate(net, part, "val", cfg, CPU)["val/loss"]
+    assert found == pytest.approx(sum(nats) / len(nats), rel=1e-5)
+
+
+def test_padding_does_not_change_the_loss():
+    cfg = Config(**SMALL)
+    net = build(cfg, "abcdefgh", CPU)
+    tokens = torch.randint(8, (3, 12))
+    short = tokens[:, :5], tokens[:, 1:6]
+    padded = tokens[:, 1:].clone()
+    padded[:, 5:] = IGNORED
+    loss, n = loss_fn(net, (tokens[:, :11], padded), None, cfg)
+    torch.testing.assert_close(loss, loss_fn(net, short, None, cfg)[0])
+    assert n == 15
+
+
+def test_learning_rate():
+    cfg = Config(steps=1000, learning_rate=0.5)
+    rates = [lr_at(step, cfg) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01) and rates[1000] == 0 and max(rates) <= 0.5
+    assert rates[50] == pytest.approx(0.5) and rates[525] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_every_weight_has_one_optimizer(model, optimizer):
+    net = build(Config(model=model, optimizer=optimizer, **SMALL), "abc", CPU)
+    made = optimizers(net, Config(optimizer=optimizer, model=model, **SMALL))
+    held = [id(p) for one in made for group in one.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in net.parameters())
+    muon = [one for one in made if isinstance(one, torch.optim.Muon)]
+    assert bool(muon) == (optimizer == "muon" and model != "tcn")  # a convolution's weights are no matrix
+    outer = [id(net.embedding.weight), id(net.head.weight)]
+    assert not {id(p) for one in muon for g in one.param_groups for p in g["params"]} & set(outer)
+
+
+# ---- flags ---------------------------------------------------------------------------------------------
+
+RESULT_FLAGS = {
+    "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
+    "precision", "compile", "deterministic", "cut", "normalize", "min_count", "scripts", "lower", "model",
+    "n_layers", "n_heads", "embed_dim", "hidden_dim", "kernel_size", "norm", "pos", "seq_len", "dropout",
+    "optimizer", "weight_decay", "clip",
+}  # fmt: skip
+
+
+def test_the_flags_that_make_the_key():
+    made = set(result_flags(Config(checkpoint="x"))) | set(result_flags(Config(epochs=2)))
+    assert made == RESULT_FLAGS  # adding one changes what kept runs mean: do it on purpose
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["--model=gru"], ["--model=gru", "lstm", "transformer"]),
+        (["--n_heads=3"], ["--embed_dim=128", "multiple of 2 × 3"]),
+        (["--kernel_size=1"], ["--kernel_size=1", "at least 2"]),
+        (["--dropout=1"], ["--dropout=1", "below 1"]),
+        (["--strategy=best"], ["--strategy=best", "greedy"]),
+        (["--temperature=0"], ["--temperature=0", "greedy"]),
+        (["--chars=-1"], ["--chars=-1", "at least 0"]),
+        (["--task=generate"], ["--task=generate", "--checkpoint"]),
+    ],
+)
+def test_refusals_name_the_flag(args, parts):
+    with pytest.raises(UserError) as refusal:
+        parse(Config, args)
+    told = str(refusal.value)
+    assert all(part in told for part in parts) and "\n" not in told
+
+
+# ---- training ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_training_learns_the_rhyme(learn, quiet, model):
+    """A model that sees 24 characters can know nearly each next one; frequencies alone leave 2.8 nats."""
+    sizes = {"hidden_dim": 48, "embed_dim": 32, "seq_len": 24, "batch_size": 8}
+    rows, folder = learn(model=model, steps=150, eval_every=75, learning_rate=0.01, **sizes)
+    assert rows[0]["val/loss"] > 3 and rows[-1]["test/loss"] < 0.9
+    assert rows[-1]["test/bpc"] == pytest.approx(rows[-1]["test/loss"] / math.log(2))
+    kept = json.loads((folder / "config.json").read_text())
+    assert (kept["family"], kept["headline"], kept["goal"]) == ("charlm", "val/bpc", "minimize")
+
+
+def test_what_is_logged_stands_in_the_table(learn):
+    rows, folder = learn(steps=2, sample_every=1, log_every=1, eval_every=2)
+    logged = {key for row in rows for key in row} - {"step", "epoch", *COMMON}
+    logged |= {p.parent.relative_to(folder / "media").as_posix() for p in folder.glob("media/*/*/*")}
+    assert {
+        "sample/continuations",
+        "sample/learned",
+        "sample/copied",
+        "test/bpc",
+        "train/grad_norm",
+    } <= logged
+    section = (ROOT / "docs/METRICS.md").read_text().split("## charlm")[1]
+    for key in logged:
+        assert re.search(rf"(?m)^\| .*`{key}`.*$", section), f"docs/METRICS.md lacks {key}"
+    page = (folder / "media/sample/learned/00000002.html").read_text()
+    assert all(f"step {step}" in page for step in (0, 1))
+
+
+def test_rows_do_not_depend_on_samples(learn):
+    flags = {"steps": 2, "log_every": 1, "eval_every": 2, "dropout": 0.2}
+    often, _ = learn("often", **flags, sample_every=1)
+    seldom, _ = learn("seldom", **flags, sample_every=1000)
+    assert [{k: v for k, v in row.items() if "sample/" not in k} for row in often] == [
+        {k: v for k, v in row.items() if "sample/" not in k} for row in seldom
+    ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_interrupted_equals_straight(learn, quiet, model):
+    flags = {"model": model, "steps": 8, "log_every": 1, "eval_every": 4, "save_every": 3, "dropout": 0.1}
+    _, straight = learn("straight", **flags, cut="lines")
+    with killed("log", 5):
+        learn("run", **flags, cut="lines")
+    _, folder = learn("run", **flags, cut="lines")
+    assert results(folder) == results(straight)
+
+
+# ---- tasks ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(rhyme, tmp_path_factory):
+    """A finished run of each model."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charlm, "samples", lambda *_: {})
+        patch.setattr(charlm.pages, "learned", lambda *_: None)
+        for model in MODELS:
+            where = {"dataset": str(rhyme), "data_dir": str(place), "out": str(place), "name": model}
+            flags = SMALL | where | {"model": model, "steps": 60, "learning_rate": 0.01, "wandb": "disabled"}
+            charlm.train(Config(**flags))
+    return place
+
+
+def do(place: Path, model: str, task: str, **flags) -> tuple[Path, dict]:
+    charlm.run_task(Config(task=task, checkpoint=str(place / model), wandb="disabled", **flags))
+    return place / model / task, json.loads((place / model / task / "results.json").read_text())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_generate_writes_exactly_so_many_characters(trained, model, capsys):
+    folder, told = do(trained, model, "generate", start="one t", chars=37, strategy="temperature")
+    (made,) = told["texts"]
+    assert made.startswith("one t") and len(made) == 5 + 37 and made in capsys.readouterr().out
+    assert (folder / "texts.html").stat().st_size > 500
+    again = charlm_analysis.generate_lyrics("one t", 37, str(trained / model), strategy="temperature")
+    assert again == made
+    other = charlm_analysis.generate_lyrics("one t", 37, str(trained / model), "temperature", seed=1)
+    assert other != made and len(other) == len(made)
+
+
+def test_generate_several_and_from_nothing(trained):
+    _, told = do(trained, "lstm", "generate", chars=20, samples=3, strategy="temperature")
+    assert len({*told["texts"]}) == 3 and {len(t) for t in told["texts"]} == {20}
+    _, told = do(trained, "lstm", "generate", chars=0, start="ten")
+    assert told["texts"] == ["ten"]
+
+
+def test_characters_the_model_never_saw_are_told_and_left_out(trained, capsys):
+    _, told = do(trained, "tcn", "generate", start="Fish ☃!", chars=5)
+    assert told["start"] == "ish " and len(told["texts"][0]) == 9
+    err = " ".join(capsys.readouterr().err.split())
+    assert "3 characters left out" in err and all(repr(c) in err for c in "F☃!")
+
+
+def test_generating_needs_no_data(trained, rhyme, tmp_path, capsys):
+    moved = tmp_path / "elsewhere.txt"
+    rhyme.rename(moved)
+    try:
+        _, told = do(trained, "transformer", "generate", chars=30)
+        assert "copied" not in told and "is not known" in capsys.readouterr().err
+    finally:
+        moved.rename(rhyme)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_evaluate_scores_the_test_part_and_any_text(trained, model, tmp_path):
+    folder, told = do(trained, model, "evaluate")
+    last = json.loads((trained / model / "metrics.jsonl").read_text().splitlines()[-1])
+    assert told["bpc"] == pytest.approx(last["test/bpc"], rel=1e-6)
+    page = (folder / "lines.html").read_text()
+    assert page.count('class="right"') > 20 and "class=given" in page
+    (other := tmp_path / "other.txt").write_text("zebra QUIZ " + RHYME)
+    _, own = do(trained, model, "evaluate", text=str(other))
+    assert own["characters"] == len(text_known(other)) - 1
+    with pytest.raises(Exception, match="--text=nowhere"):
+        do(trained, model, "evaluate", text="nowhere")
+
+
+def text_known(path: Path) -> str:
+    return "".join(c for c in path.read_text() if c in RHYME)
+
+
+def test_another_text_than_the_one_learned_is_refused(trained, tmp_path):
+    (other := tmp_path / "other.txt").write_text(60 * RHYME.upper())
+    with pytest.raises(UserError, match="--text=FILE"):
+        do(trained, "lstm", "evaluate", dataset=str(other))
+
+
+def test_no_character_model(tmp_path):
+    with pytest.raises(UserError, match="--checkpoint"):
+        charlm.run_task(Config(task="generate", checkpoint=str(tmp_path / "nothing")))
+
+
+def test_the_alphabet_is_in_the_checkpoint(trained, rhyme):
+    cfg = Config(task="generate", checkpoint=str(trained / "lstm"))
+    model, alphabet, *_ = charlm_analysis.load_model(cfg, CPU)
+    same = load_data(dataclasses.replace(cfg, dataset=str(rhyme))).text.alphabet
+    assert alphabet == "".join(sorted(set(RHYME))) == same
+    assert text.decode(model.alphabet.new_tensor([0]), alphabet) == "\n"
