@@ -16,6 +16,7 @@ Shapes  B batch, T time = --seq_len characters, V vocabulary; tokens (B, T) int6
 Units   loss in nats per character; bpc, bits per character, is loss / ln 2, both over the whole part.
 """
 
+import bisect
 import math
 import sys
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class Config(RunFlags):
     """size of a character's embedding; transformer: width of all layers"""
     hidden_dim: int = 256
     """lstm: units; tcn: channels"""
+    parameters: int | None = None
+    """size of the model, to which --hidden_dim (lstm, tcn) or --embed_dim (transformer) is then chosen"""
     kernel_size: int = 3
     """tcn: characters that a convolution sees"""
     norm: Literal["layer", "none"] = "layer"
@@ -129,6 +132,8 @@ class Config(RunFlags):
         for name in ("n_layers", "n_heads", "embed_dim", "hidden_dim", "seq_len", "min_count", "samples",
                      "top_k", "beam_width"):  # fmt: skip
             require(getattr(self, name) >= 1, self, name, "at least 1")
+        few = self.parameters is None or self.parameters >= 1000
+        require(few, self, "parameters", "at least 1000")
         require(self.kernel_size >= 2, self, "kernel_size", "at least 2")
         require(self.seq_len >= 2, self, "seq_len", "at least 2")
         require(self.n_layers <= 64, self, "n_layers", "from 1 to 64")
@@ -149,19 +154,37 @@ class Config(RunFlags):
 # ------------------------------------------------------------------------------------------------ model
 
 
+def net(cfg: Config, v: int, width: int | None = None) -> LSTM | TCN | Transformer:
+    """The model of `cfg` for v characters; width: in place of --embed_dim (transformer) or --hidden_dim."""
+    if cfg.model == "transformer":
+        sizes = v, width or cfg.embed_dim, cfg.n_layers, cfg.n_heads, cfg.seq_len
+        return Transformer(*sizes, cfg.pos, cfg.dropout)
+    if cfg.model == "tcn":
+        sizes = v, cfg.embed_dim, width or cfg.hidden_dim, cfg.n_layers, cfg.kernel_size
+        return TCN(*sizes, cfg.dropout, cfg.norm)
+    return LSTM(v, cfg.embed_dim, width or cfg.hidden_dim, cfg.n_layers, cfg.dropout)
+
+
+def width_for(cfg: Config, v: int) -> int | None:
+    """The width at which the model has nearest to --parameters; None where that is not asked for."""
+    if cfg.parameters is None:
+        return None
+    unit = 2 * cfg.n_heads if cfg.model == "transformer" else 1
+
+    def count(k: int) -> int:
+        with torch.device("meta"):  # sizes without weights
+            return sum(p.numel() for p in net(cfg, v, k * unit).parameters())
+
+    k = 1 + bisect.bisect_left(range(1, 8192 // unit), cfg.parameters, key=count)
+    return unit * min((k - 1 or 1, k), key=lambda k: abs(count(k) - cfg.parameters))
+
+
 def build(cfg: Config, alphabet: str, device: torch.device) -> nn.Module:
     """The model of `cfg` on `device`, with its alphabet; its initial weights are a function of the seed."""
-    v = len(alphabet)
+    width = width_for(cfg, len(alphabet))
     with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
         torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
-        if cfg.model == "lstm":
-            model = LSTM(v, cfg.embed_dim, cfg.hidden_dim, cfg.n_layers, cfg.dropout)
-        elif cfg.model == "tcn":
-            sizes = v, cfg.embed_dim, cfg.hidden_dim, cfg.n_layers, cfg.kernel_size
-            model = TCN(*sizes, cfg.dropout, cfg.norm)
-        else:
-            sizes = v, cfg.embed_dim, cfg.n_layers, cfg.n_heads, cfg.seq_len
-            model = Transformer(*sizes, cfg.pos, cfg.dropout)
+        model = net(cfg, len(alphabet), width)
     model.register_buffer("alphabet", torch.tensor([ord(c) for c in alphabet], dtype=torch.int32))
     return model.to(device)
 

@@ -31,8 +31,8 @@ from research.common.run import make_rng
 from research.common.start import pick_device
 from research.common.task import Task, find_run, flags_of_run, load_weights, start_task
 
-MODEL_FLAGS = ("model", "n_layers", "n_heads", "embed_dim", "hidden_dim", "kernel_size", "norm", "pos",
-               "seq_len", "cut", "normalize", "min_count", "scripts", "lower")  # fmt: skip
+MODEL_FLAGS = ("model", "n_layers", "n_heads", "embed_dim", "hidden_dim", "parameters", "kernel_size", "norm",
+               "pos", "seq_len", "cut", "normalize", "min_count", "scripts", "lower")  # fmt: skip
 N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown, and their characters that are given
 
 

@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 
 from data import text
 from research import charlm, charlm_analysis
-from research.charlm import IGNORED, Config, Part, build, evaluate, load_data, loss_fn, lr_at, optimizers
+from research.charlm import (
+    IGNORED,
+    Config,
+    Part,
+    build,
+    evaluate,
+    load_data,
+    loss_fn,
+    lr_at,
+    net,
+    optimizers,
+    width_for,
+)
 from research.common.commandline import parse
 from research.common.flags import UserError, result_flags
 from research.common.run import make_rng
@@ -157,6 +169,19 @@ def test_learning_rate():
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("wanted", [50_000, 800_000])
+def test_models_of_equal_size(model, wanted):
+    cfg = Config(model=model, parameters=wanted)
+    found = sum(p.numel() for p in build(cfg, "".join(map(chr, range(65))), CPU).parameters())
+    assert found == pytest.approx(wanted, rel=0.07)
+    width = width_for(cfg, 65)
+    unit = 8 if model == "transformer" else 1
+    with torch.device("meta"):
+        near = [sum(p.numel() for p in net(cfg, 65, width + d).parameters()) for d in (-unit, unit)]
+    assert all(abs(found - wanted) <= abs(n - wanted) for n in near)
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_every_weight_has_one_optimizer(model, optimizer):
     net = build(Config(model=model, optimizer=optimizer, **SMALL), "abc", CPU)
@@ -175,7 +200,7 @@ RESULT_FLAGS = {
     "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
     "precision", "compile", "deterministic", "cut", "normalize", "min_count", "scripts", "lower", "model",
     "n_layers", "n_heads", "embed_dim", "hidden_dim", "kernel_size", "norm", "pos", "seq_len", "dropout",
-    "optimizer", "weight_decay", "clip",
+    "optimizer", "weight_decay", "clip", "parameters",
 }  # fmt: skip
 
 
@@ -189,6 +214,7 @@ def test_the_flags_that_make_the_key():
     [
         (["--model=gru"], ["--model=gru", "lstm", "transformer"]),
         (["--n_heads=3"], ["--embed_dim=128", "multiple of 2 × 3"]),
+        (["--parameters=10"], ["--parameters=10", "at least 1000"]),
         (["--kernel_size=1"], ["--kernel_size=1", "at least 2"]),
         (["--dropout=1"], ["--dropout=1", "below 1"]),
         (["--strategy=best"], ["--strategy=best", "greedy"]),
