@@ -1,0 +1,400 @@
+"""What is in a text, before anything learns it; and what a model that learned it writes, every way it can.
+
+Run     python research/charlm_corpus.py --task=explore --dataset=songs.csv
+        python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
+Tasks   explore   first rows, sizes, every artist, lengths, words and characters: tables in the terminal and
+                  as CSV, pictures, results.json, in <out>/<name, or corpus_<data set>>/explore/
+        compare   three songs (from OPENING, from the first line of a song, from nothing) by every strategy of
+                  research/charlm_sampling.py, with figures and what each does, in <run>/compare/
+Units   A text without songs is counted by lines that are not blank. Lengths are of lyrics as cleaned, in
+        characters (line breaks included) and words; of lines without their line break.
+"""
+
+import html
+import re
+import secrets
+import shutil
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+if not __package__:  # run as a script: import from this tree, which may be a snapshot of another
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from data import text
+from data.characters import whole
+from research import charlm as script
+from research import charlm_pages as pages
+from research.charlm_analysis import MODEL_FLAGS, decoding, known, load_model, prompt_of
+from research.charlm_sampling import EXPLAINED, STRATEGIES, generate, statistics
+from research.common import charts, pictures
+from research.common.client import connect, first_line, settings
+from research.common.commandline import main
+from research.common.files import write_bytes, write_json
+from research.common.flags import UserError, console, escape, require
+from research.common.start import pick_device
+from research.common.task import flags_of_run, start_task
+from research.common.tracking import send
+
+OPENING = "it's not a silly little moment"
+N_WORDS, N_CHARACTERS, N_ARTISTS, N_CLOUD = 20, 40, 100, 150  # most in a picture; the CSV files have all
+NAMES = {" ": "space", "\n": "newline", "\t": "tab", "\r": "carriage return", "\u00a0": "no-break space"}
+MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0e4f"  # accents and vowel signs, which \w lacks
+WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}]|'(?=[^\W_]))*")
+WORDS = ("Words are counted in lower case: runs of letters and digits, with the apostrophes within. Stop "
+         "words are scikit-learn's ENGLISH_STOP_WORDS and their contractions.")  # fmt: skip
+FIGURES = ("distinct_n: different runs of n words, as a share of all. repetition: characters in spans of 20 "
+           "that recur, as a share. copied: characters of the longest span in training text.")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(script.Config):
+    """What is in a text, and what a model that learned it writes by every strategy."""
+
+    task: Literal["explore", "compare"] = "explore"
+    """count the text of --dataset, or write songs with the model of --checkpoint"""
+    rows: int = 5
+    """explore: songs or lines shown first"""
+    top: int = 3
+    """explore: most frequent words named"""
+    stop_words: bool | Literal["both"] = "both"
+    """explore: words with stop words (True), without (False), or both ways"""
+    song: str | None = None
+    """compare: song whose first line is continued; default: the first of the test part"""
+    chars: int | None = None
+    """compare: characters that follow each start; default: the mean length of a song, or 500 without songs"""
+
+    def __post_init__(self):
+        flags = {field.name: getattr(self, field.name) for field in fields(script.Config)}
+        script.Config(**flags | {"task": "train", "chars": 0})  # refuses what is impossible there
+        for name in ("rows", "top", "chars"):
+            require(getattr(self, name) is None or getattr(self, name) >= 1, self, name, "at least 1")
+        require(self.task == "explore" or bool(self.checkpoint), self, "task", "used with --checkpoint=RUN")
+
+
+# ------------------------------------------------------------------------------------------------ counting
+
+
+def is_stop_word(word: str) -> bool:
+    """Whether scikit-learn lists the word, or that without its apostrophe, or what it is contracted from."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
+
+    first = re.split("n't$|'", word)[0]  # don't: do; it's: it
+    return not ENGLISH_STOP_WORDS.isdisjoint((word, first, word.replace("'", "")))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text counted. Tables have the largest count first, equals in the order of what is counted."""
+
+    name: str
+    unit: str  # song or line
+    lengths: np.ndarray  # int64 (S, 2): characters and words of each song, or line that is not blank
+    words: pd.DataFrame  # word, count, share, stop_word
+    characters: pd.DataFrame  # character as `named`, count, share
+    artists: pd.DataFrame  # artist, songs, share; empty without songs
+
+    def top(self, n: int, cfg: Config) -> dict[str, pd.DataFrame]:
+        """The n most frequent words, with and without stop words, as --stop_words asks for."""
+        both = {True: self.words, False: self.words[~self.words["stop_word"]]}
+        asked = {"with stop words": True, "without stop words": False}
+        return {how: both[w].head(n) for how, w in asked.items() if cfg.stop_words in (w, "both")}
+
+
+def count(splits: text.TextSplits) -> Corpus:
+    """Count all parts of a text, piece by piece."""
+    songs, words, characters, lengths = splits.songs, Counter(), Counter(), []
+    for piece in pieces_of(splits):
+        characters.update(piece)
+        for unit in piece.split("\n") if songs is None else [piece]:
+            if unit.strip():
+                found = WORD.findall(unit.lower().replace("\u2019", "'"))
+                words.update(found)
+                lengths.append((len(unit), len(found)))
+    word_table = _ranked(words, "word", "count")
+    word_table["stop_word"] = np.array([is_stop_word(word) for word in word_table["word"]], bool)
+    character_table = _ranked(Counter({named(c): n for c, n in characters.items()}), "character", "count")
+    artists = _ranked(Counter([] if songs is None else songs["artist"]), "artist", "songs")
+    unit = "line" if songs is None else "song"
+    return Corpus(splits.name, unit, np.array(lengths), word_table, character_table, artists)
+
+
+def _ranked(counts: Counter[str], what: str, number: str) -> pd.DataFrame:
+    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    table = pd.DataFrame(rows, columns=[what, number])
+    return table.assign(share=table[number] / max(1, counts.total()))
+
+
+def pieces_of(splits: text.TextSplits) -> Iterator[str]:
+    """The lyrics of each song, or all parts of the text, in pieces that end with a line."""
+    if splits.songs is not None:
+        yield from splits.songs["lyrics"]
+    else:
+        blocks = (ids for part in text.PARTS for ids in getattr(splits, part).split(text.BLOCK))
+        yield from whole((text.decode(ids, splits.alphabet) for ids in blocks), "\n", "")
+
+
+@cache
+def _font() -> tuple[str, frozenset[int]]:
+    """The file of matplotlib's own font, and the code points that it can draw."""
+    import matplotlib
+    from matplotlib.ft2font import FT2Font
+
+    path = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    return path, frozenset(FT2Font(path).get_charmap())
+
+
+def drawable(given: str) -> str:
+    """Text for a picture, of at most 60 characters; those that its font lacks by their code points."""
+    shown = given if len(given) <= 60 else f"{given[:59]}…"
+    return "".join(c if ord(c) in _font()[1] and c.isprintable() else f"U+{ord(c):04X}" for c in shown)
+
+
+def named(char: str) -> str:
+    """A character as it is, by its name where it is white, by its code point where it is not seen alone."""
+    return NAMES.get(char) or (f"U+{ord(char):04X}" if unicodedata.category(char)[0] in "CMZ" else char)
+
+
+def ranking(names: Iterable[str], sizes: Sequence[int], title: str, xlabel: str) -> np.ndarray:
+    """A bar for each name, from above, with its size."""
+    names = [drawable(name) for name in names]
+
+    def draw(ax: Any) -> None:
+        drawn = ax.barh(range(len(sizes)), sizes, color=charts.COLORS[0])
+        ax.bar_label(drawn, [f"{size:,}" for size in sizes], padding=3, fontsize=8)
+        ax.set_yticks(range(len(sizes)), names, fontsize=9)
+        ax.set(ylim=(len(sizes) - 0.4, -0.6), xlabel=xlabel)
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.margins(x=0.12)  # for the number at the longest bar
+        ax.grid(axis="x", alpha=0.25)
+
+    beside = 0.5 + charts.LETTER * max(map(len, names))
+    return charts._chart(5.6, 1.1 + 0.2 * len(sizes), title, draw, beside)
+
+
+def cloud(words: pd.DataFrame, seed: int) -> np.ndarray | None:
+    """The words by their count, (600, 1000, 3); None where the font can draw none of them."""
+    from wordcloud import WordCloud
+
+    path, glyphs = _font()
+    sizes = {w: n for w, n in zip(words["word"], words["count"]) if glyphs.issuperset(map(ord, w))}
+    drawn = WordCloud(path, 1000, 600, background_color="white", max_words=N_CLOUD, random_state=seed)
+    drawn.color_func = lambda *_, random_state, **__: random_state.choice(charts.COLORS)
+    return drawn.generate_from_frequencies(sizes).to_array() if sizes else None
+
+
+def draw(corpus: Corpus, cfg: Config) -> dict[str, np.ndarray]:
+    """All pictures of a text by their names; without those of words where it has none."""
+    made, name, unit = {}, corpus.name, corpus.unit
+    for how, some in corpus.top(max(N_WORDS, cfg.top), cfg).items():
+        if len(some):
+            title = f"Top {len(some)} words of {name}, {how}"
+            made[f"words_{how.replace(' ', '_')}"] = ranking(some["word"], some["count"], title, "times")
+    if (picture := cloud([*corpus.top(N_CLOUD, cfg).values()][-1], cfg.seed)) is not None:
+        made["word_cloud"] = picture
+    some = corpus.characters.head(N_CHARACTERS)
+    title = f"Top {len(some)} of {len(corpus.characters)} characters of {name}"
+    made["characters"] = ranking(some["character"], some["count"], title, "times")
+    sides = []
+    for n, per in zip(corpus.lengths.T, (f"characters per {unit}", f"words per {unit}")):
+        n_bins = min(50, 1 + int(np.ptp(n)))  # none is narrower than 1
+        sides.append(charts.histogram(n, f"Mean {n.mean():,.1f} {per}", per, n_bins))
+    made["lengths"] = np.hstack(sides)
+    if len(corpus.artists):
+        some, n = corpus.artists.head(N_ARTISTS), len(corpus.artists)
+        title = f"Songs per artist of {name}{f', the first {N_ARTISTS} of {n:,}' if n > N_ARTISTS else ''}"
+        made["artists"] = ranking(some["artist"], some["songs"], title, "songs")
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ explore
+
+
+def explore(cfg: Config) -> dict[str, Any]:
+    """Count --dataset; returns what results.json says. Raises DataError where it is missing or unusable."""
+    splits = script.load_data(cfg).text
+    for line in splits.report:
+        console.print(escape(line))
+    corpus = count(splits)
+    numbers = sizes(splits, corpus, cfg)
+    tell(splits, corpus, numbers, cfg)
+    folder = Path(cfg.out) / (cfg.name or f"corpus_{corpus.name}") / cfg.task
+    files = [pictures.write_png(folder / f"{k}.png", array) for k, array in draw(corpus, cfg).items()]
+    for name in ("words", "characters", "artists"):
+        if len(table := getattr(corpus, name)):
+            files.append(folder / f"{name}.csv")
+            write_bytes(files[-1], table.to_csv(index=False).encode())
+    top = {k: dict(zip(t["word"], t["count"].tolist())) for k, t in corpus.top(cfg.top, cfg).items()}
+    artists = dict(zip(corpus.artists["artist"], corpus.artists["songs"].tolist()))
+    results = {"task": cfg.task, "dataset": corpus.name, "data_hash": splits.content_hash, **numbers}
+    results |= {"top_words": top, "words_are": WORDS, "artists": artists}
+    results["files"] = sorted(path.name for path in files)
+    files.append(folder / "results.json")
+    write_json(files[-1], results)
+    console.print(escape("\n".join(map(str, files))))
+    publish(cfg, folder, files, results)
+    return results
+
+
+def sizes(splits: text.TextSplits, corpus: Corpus, cfg: Config) -> dict[str, Any]:
+    """How much there is of what; of a table of songs its shape and bytes, as pandas tells them (deep)."""
+    told, per = {}, f"per_{corpus.unit}"
+    if splits.songs is not None:
+        table = splits.songs.drop(columns="part")  # which is ours, not the file's
+        told = dict(zip(("table_rows", "table_columns"), table.shape), n_artists=len(corpus.artists))
+        told["table_bytes_in_memory"] = int(table.memory_usage(deep=True).sum())
+    if cfg.dataset != "pydoc":
+        kept = text.place(Path(cfg.data_dir)) if cfg.dataset == "shakespeare" else None
+        told["file_bytes"] = (kept or Path(cfg.dataset).expanduser()).stat().st_size
+    told[f"{corpus.unit}s"] = len(corpus.lengths)
+    for what, table, n in zip(("characters", "words"), (corpus.characters, corpus.words), corpus.lengths.T):
+        told |= {what: int(table["count"].sum()), f"different_{what}": len(table)}
+        told |= {f"mean_{what}_{per}": float(n.mean()), f"median_{what}_{per}": float(np.median(n))}
+    return told
+
+
+def tell(splits: text.TextSplits, corpus: Corpus, numbers: Mapping[str, Any], cfg: Config) -> None:
+    """Print what was counted."""
+    if splits.songs is None:
+        lines = [line for line in next(pieces_of(splits)).split("\n") if line.strip()]
+        first = pd.DataFrame({"line": lines[: cfg.rows]})
+    else:
+        first = splits.songs.head(cfg.rows).drop(columns="part")
+        first["lyrics"] = first["lyrics"].str.replace("\n", " / ").str[:60] + " …"
+    show(f"First {corpus.unit}s of {corpus.name}", first)
+    if len(corpus.artists):
+        show("Every artist", corpus.artists)
+    rows = [(name.removeprefix("n_").replace("_", " "), round(n, 1)) for name, n in numbers.items()]
+    show("Sizes", pd.DataFrame(rows, columns=["of", "number"], dtype=object))
+    for how, some in corpus.top(cfg.top, cfg).items():
+        show(f"Top words, {how}", some.drop(columns="stop_word"))
+    Console().print(f"{WORDS}\n")
+    show("Top characters", corpus.characters.head(N_CHARACTERS))
+
+
+def show(title: str, rows: pd.DataFrame) -> None:
+    """Print a table on stdout. No cell is cut or broken: lines may become longer than the terminal's."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    if "share" in rows:
+        rows = rows.assign(share=[f"{share:.2%}" for share in rows["share"]])
+    for name in rows:
+        table.add_column(name, justify="right" if name in ("count", "share", "songs", "number") else "left")
+    for row in rows.itertuples(index=False):
+        table.add_row(*(Text(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
+    wanted = Console(width=10**6).measure(table).maximum
+    Console(width=max(wanted, Console().width)).print(Text(title, "bold"), table)
+
+
+def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[str, Any]) -> None:
+    """Log it all to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
+
+    def init(wandb: Any, mode: str) -> Any:
+        return wandb.init(
+            dir=str(folder), mode=mode, project=cfg.project, entity=cfg.entity, id=secrets.token_hex(4),
+            name=f"{cfg.task} {results['dataset']}", job_type=cfg.task, tags=["charlm", cfg.task],
+            config=asdict(cfg) | {"data_hash": results["data_hash"]}, settings=settings(mode),
+        )  # fmt: skip
+
+    try:
+        if (wandb_run := connect(cfg, init)) is None:
+            return
+        numbers = {f"{cfg.task}/{k}": v for k, v in results.items() if isinstance(v, (int, float))}
+        send(wandb_run, 0, numbers, {f"{cfg.task}/{p.stem}": p for p in files if p.suffix == ".png"})
+        for path in (p for p in files if p.suffix != ".png"):
+            copy = shutil.copy(path, wandb_run.dir)  # of the file itself W&B would make a link
+            wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
+        wandb_run.finish(exit_code=0)
+        if wandb_run.offline:
+            console.print(escape(f"offline; to bring it to W&B: wandb sync {Path(wandb_run.dir).parent}"))
+    except Exception as error:  # whatever W&B raises, the files are written
+        told = f"({first_line(error)}); {escape(str(folder))} holds everything"
+        console.print(f"[yellow]W&B did not take this task[/] {told}")
+
+
+# ------------------------------------------------------------------------------------------------ compare
+
+
+def compare(cfg: Config) -> dict[str, Any]:
+    """Write songs by every strategy; returns what results.json says. Raises UserError and DataError."""
+    device = pick_device(cfg.device)
+    model, alphabet, file, run_config = load_model(cfg, device)
+    cfg = flags_of_run(cfg, run_config, MODEL_FLAGS)
+    splits = script.load_data(cfg).text
+    line, about = pick_song(cfg, splits)
+    mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())
+    n_chars, task = cfg.chars or mean, start_task(cfg, file, run_config)
+    training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
+    starts = [known(OPENING, alphabet, "the opening"), known(line, alphabet, about), ""]
+    every = [(start, strategy) for start in starts for strategy in STRATEGIES]
+    songs = []
+    for start, strategy in track(every, f"songs of {n_chars:,} characters", console=console, transient=True):
+        how, prompt = replace(decoding(cfg), strategy=strategy), prompt_of(start, alphabet, device)
+        song = text.decode(generate(model, prompt, n_chars, how, task.rng())[0], alphabet)
+        songs.append({"start": start, "strategy": strategy, "text": song} | statistics(song, training))
+    used = ", ".join(f"{k} = {v:g}" for k, v in vars(decoding(cfg)).items() if k != "strategy")
+    notes = [f"The second start is the first line of {about}.", FIGURES, f"Used: {used}."]
+    notes += [f"{strategy}: {EXPLAINED[strategy]}" for strategy in STRATEGIES]
+    title = f"{cfg.model} on {splits.name}: {n_chars:,} characters by every strategy"
+    task.html("songs", lay_out(title, songs, notes))
+    results = {"model": cfg.model, "data": splits.name, "chars": n_chars, "song": about}
+    for strategy in STRATEGIES:
+        mine = [song for song in songs if song["strategy"] == strategy]
+        results |= {f"{strategy}/{k}": sum(s[k] for s in mine) / len(mine) for k in statistics("", "")}
+    task.numbers(results := results | {"starts": starts, "songs": songs})
+    task.finish()
+    return results
+
+
+def pick_song(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
+    """The first line of --song, and which it is; without songs, of the test part. Raises UserError."""
+    songs = splits.songs
+    if songs is None:
+        require(cfg.song is None, cfg, "song", f"None: {splits.name} has no songs")
+        lyrics, about = text.decode(splits.test, splits.alphabet), f"the test part of {splits.name}"
+        lyrics = lyrics.partition("\n")[2] or lyrics  # its first line may have begun in the part before
+    else:
+        names, wanted = songs["song"].str.strip().str.lower(), (cfg.song or "").strip().lower()
+        chosen = songs[songs["part"] == "test" if cfg.song is None else names == wanted]
+        if chosen.empty:
+            near = [*get_close_matches(wanted, names, n=5, cutoff=0.5), *(n for n in names if wanted in n)]
+            told = ", ".join(dict.fromkeys(songs["song"][names == name].iloc[0] for name in near[:5]))
+            raise UserError(f"--song={cfg.song}: no song of {splits.name}{told and f'; near are {told}'}")
+        song = chosen.iloc[0]
+        lyrics, about = song["lyrics"], f"{song['song']!r} by {song['artist']}, of the {song['part']} part"
+    return lyrics.strip().partition("\n")[0].strip(), about
+
+
+def lay_out(title: str, songs: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    """Print songs, each with its figures, and notes; returns a page of the same."""
+    figures, rows = list(statistics("", "")), []
+    table = Table("strategy", "text", title=Text(title), box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    for song in songs:
+        told, whole_text = [f"{song[name]:.3g}" for name in figures], song["start"] + song["text"]
+        left = [song["strategy"], *(f"{name:<10} {value:>5}" for name, value in zip(figures, told))]
+        table.add_row(Text("\n".join(left)), Text(whole_text))
+        start = pages.literal(song["start"] or "(nothing)", "given")
+        rows.append([start, song["strategy"], pages.literal(whole_text), *told])
+    Console().print(table)
+    body = pages.table(rows, ["start", "strategy", "text", *figures])
+    for note in notes:
+        Console().print(Text(f"{note}\n"))
+        body += f"<p>{html.escape(note)}</p>"
+    return pages.page(title, body)
+
+
+if __name__ == "__main__":
+    main(Config, lambda cfg: explore(cfg) if cfg.task == "explore" else compare(cfg))
