@@ -31,6 +31,8 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("analysis")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(A, "N_FRAMES", 13)
+        patch.setattr(A, "N_EXACT", 20)
+        patch.setattr(A, "N_GRID", 101)  # what a model hardly knows is wide
         patch.setattr(views, "N_MAP", 4)
         patch.setattr(judge, "STEPS", 3)  # tells nothing: tests/test_digit_classifier.py has one that does
         patch.setattr(script, "training_pictures", lambda *_: {})
@@ -86,6 +88,19 @@ def test_evaluate_tells_each_score_beside_that_of_real_pictures(place):
     _, binary = do(place, "evaluate", "black")
     assert {"elbo_nats_bin", "iw_nats_bin"} <= set(binary) and "elbo_nats" not in binary
     assert binary["frechet_of_real"] == told["frechet_of_real"]  # scored as they are shown: grey
+
+
+def test_the_likelihood_summed_over_a_grid_is_what_the_bound_rises_to(place):
+    _, told = do(place, "evaluate", "two")
+    cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "iw_samples": 3000})
+    file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
+    model, data = A.load_weights(cfg, file, script.build(cfg, torch.device("cpu"))), script.load_data(cfg)
+    for part in ("train", "test"):
+        found, x = told["inference"][part], getattr(data, part)[:20]
+        bound = script.log_likelihood(model, x, cfg, torch.device("cpu"))
+        assert found["n"] == 20 and found["exact_nats"] == pytest.approx(bound, abs=0.1)
+        elbo = script.evaluate(model, x, part, cfg, torch.device("cpu"))[f"{part}/elbo_nats"]
+        assert found["gap_nats"] == pytest.approx(found["exact_nats"] - elbo) and found["gap_nats"] > 0
 
 
 def test_evaluate_finds_what_training_found(place):
