@@ -62,6 +62,13 @@ def test_readme_results_come_from_the_csv():
         cells = [f"{seeds[k].mean():.{n}f} ± {seeds[k].std():.{n}f}" for k, n in figures.items()]
         assert f"| {beta:g} | " + " | ".join(cells) + " |" in readme
     assert len(runs) == 3
+    figures = {"test/elbo_nats": 1, "test/iw_nats": 1, "test/kl_nats": 1, "test/knn_accuracy": 3}
+    runs = pd.read_csv(ROOT / "sweeps" / "results" / "vae_mnist.csv")
+    runs = runs[runs["learning_rate"] == 0.003].groupby(["latent_dim", "beta"])
+    for (latent_dim, beta), seeds in runs:
+        cells = [f"{seeds[k].mean():.{n}f} ± {seeds[k].std():.{n}f}" for k, n in figures.items()]
+        assert f"| {latent_dim} | {beta:g} | " + " | ".join(cells) + " |" in readme
+    assert len(runs) == 6
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
