@@ -136,12 +136,16 @@ class Config(RunFlags):
         require(few, self, "parameters", "at least 1000")
         require(self.kernel_size >= 2, self, "kernel_size", "at least 2")
         require(self.seq_len >= 2, self, "seq_len", "at least 2")
-        require(self.n_layers <= 64, self, "n_layers", "from 1 to 64")
-        even = self.model != "transformer" or self.embed_dim % (2 * self.n_heads) == 0
-        require(even, self, "embed_dim", f"a multiple of 2 × {self.n_heads}, twice the --n_heads")
+        most = 16 if self.model == "tcn" else 64  # the dilation doubles
+        require(self.n_layers <= most, self, "n_layers", f"from 1 to {most} with --model={self.model}")
+        even = self.model != "transformer" or self.parameters or self.embed_dim % (2 * self.n_heads) == 0
+        require(bool(even), self, "embed_dim", f"a multiple of 2 × {self.n_heads}, twice the --n_heads")
         require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
+        require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")
+        drawn = self.samples == 1 or self.strategy not in ("greedy", "beam", "contrastive")
+        require(drawn, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same")
         require(self.chars >= 0, self, "chars", "at least 0")
         require(self.temperature > 0, self, "temperature", "above 0; for the most probable take greedy")
         require(0 < self.top_p <= 1, self, "top_p", "above 0, at most 1")
@@ -176,7 +180,10 @@ def width_for(cfg: Config, v: int) -> int | None:
             return sum(p.numel() for p in net(cfg, v, k * unit).parameters())
 
     k = 1 + bisect.bisect_left(range(1, 8192 // unit), cfg.parameters, key=count)
-    return unit * min((k - 1 or 1, k), key=lambda k: abs(count(k) - cfg.parameters))
+    k = min((k - 1 or 1, k), key=lambda k: abs(count(k) - cfg.parameters))
+    near = abs(count(k) - cfg.parameters) <= 0.1 * cfg.parameters
+    require(near, cfg, "parameters", f"one that these layers can have; the nearest is {count(k):,}")
+    return unit * k
 
 
 def build(cfg: Config, alphabet: str, device: torch.device) -> nn.Module:
@@ -252,7 +259,8 @@ class Part:
         """n random rows: of a random sequence a random window, or all of it where it is shorter."""
         device, at = rng.device, self.begin.device
         s = torch.randint(len(self.begin), (n,), generator=rng, device=device).to(at)
-        where = torch.rand(n, generator=rng, device=device, dtype=torch.float64).to(at)
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
+        where = torch.rand(n, generator=rng, device=device, dtype=exact).to(at)
         offset = (where * (self.told[s] - self.seq_len + 1).clamp(min=1)).long()
         told = (self.told[s] - offset).clamp(max=self.seq_len)
         return self.rows(self.begin[s] + offset, told, device)
@@ -283,13 +291,17 @@ def load_data(cfg: Config) -> Data:
     return Data(splits, parts, range(len(parts["train"].pieces()[0])))
 
 
-def part_of(splits: text.TextSplits, name: str, cfg: Config) -> Part:
-    """A part of the text: one sequence, or lines, each read from the end of the line before."""
-    ids, starts = getattr(splits, name), getattr(splits, f"{name}_starts")
+def rows_of(ids: Tensor, starts: Tensor, cfg: Config) -> Part:
+    """ids (N,) as a part: one sequence, or lines that begin at `starts`, each read from the end before it."""
     if cfg.cut == "stream":  # songs, too, follow one another: a mark of its own ends each
         starts = torch.tensor([0, len(ids)])
     begin = (starts[:-1] - 1).clamp(min=0)  # the first of all has none before it
     return Part(ids, begin, starts[1:] - 1 - begin, cfg.seq_len)
+
+
+def part_of(splits: text.TextSplits, name: str, cfg: Config) -> Part:
+    """The part `name` of a text."""
+    return rows_of(getattr(splits, name), getattr(splits, f"{name}_starts"), cfg)
 
 
 # ------------------------------------------------------------------------------------------------ objective
@@ -330,9 +342,9 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
     every step.
     """
     alphabet, val = data.text.alphabet, data.parts["val"]
-    n = PROMPT_CHARS + SHOWN_CHARS
-    at = torch.linspace(0, max(0, len(val.ids) - n), N_PROMPTS).long()[:, None]
-    shown = val.ids[(at + torch.arange(n)).clamp(max=len(val.ids) - 1)].long()
+    n = min(PROMPT_CHARS + SHOWN_CHARS, len(val.ids))
+    at = torch.linspace(0, len(val.ids) - n, N_PROMPTS).long()[:, None]
+    shown = val.ids[at + torch.arange(n)].long()
     prompt, truth = shown[:, :PROMPT_CHARS].to(device), shown[:, PROMPT_CHARS:]
     made = {}
     for strategy in STRATEGIES:
@@ -354,6 +366,8 @@ def train(cfg: Config) -> dict[str, float]:
     model = build(cfg, data.text.alphabet, torch.device("cpu"))
     if cfg.checkpoint:
         start_from(cfg, model)
+        same = model.alphabet.tolist() == [ord(c) for c in data.text.alphabet]
+        require(same, cfg, "checkpoint", "of a model that knows the same characters as --dataset")
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/bpc", goal="minimize")
     if run.finished:
         return run.metrics
@@ -372,7 +386,10 @@ def train(cfg: Config) -> dict[str, float]:
             metrics |= evaluate(model, data.parts["val"], "val", cfg, device)
             run.keep_best(model, metrics, step)
         if last or run.sampling(step):
-            metrics |= samples(model, data, cfg, device, step)
+            if all(p.isfinite().all() for p in model.parameters()):
+                metrics |= samples(model, data, cfg, device, step)
+            else:  # there is nothing to draw from; the run ends as diverged
+                metrics["train/loss"] = math.nan
         if last:
             metrics |= evaluate(run.best(model), data.parts["test"], "test", cfg, device)
             metrics["sample/learned"] = pages.learned("sample/continuations")

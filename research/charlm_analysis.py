@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from data import DataError, text
-from data.characters import read_chunks
+from data.characters import Cleaning, read_chunks
 from research import charlm as script
 from research import charlm_pages as pages
 from research.charlm_sampling import Decoding, generate, statistics
@@ -34,6 +34,7 @@ from research.common.task import Task, find_run, flags_of_run, load_weights, sta
 MODEL_FLAGS = ("model", "n_layers", "n_heads", "embed_dim", "hidden_dim", "parameters", "kernel_size", "norm",
                "pos", "seq_len", "cut", "normalize", "min_count", "scripts", "lower")  # fmt: skip
 N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown, and their characters that are given
+LINE_LIMIT = 200  # characters of a line that are shown: some texts have a chapter in one
 
 
 def load_model(cfg: script.Config, device: torch.device) -> tuple[nn.Module, str, Path, dict[str, Any]]:
@@ -47,8 +48,11 @@ def load_model(cfg: script.Config, device: torch.device) -> tuple[nn.Module, str
     return load_weights(cfg, file, script.build(cfg, alphabet, device)), alphabet, file, run_config
 
 
-def known(given: str, alphabet: str, what: str) -> str:
-    """`given` without the characters that the model has never seen, which are told."""
+def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
+    """`given` as the run's --normalize and --lower have it, without the characters that the model has never
+    seen, which are told.
+    """
+    given = Cleaning(cfg.normalize, cfg.lower).rewrite(given)
     if strange := text.unknown(given, alphabet):
         shown, some = " ".join(map(repr, strange[:20])), " ..." if len(strange) > 20 else ""
         n = sum(c in strange for c in given)
@@ -83,8 +87,9 @@ def generate_lyrics(
     cfg = script.Config(task="generate", checkpoint=checkpoint, start=starting_string, chars=char_count,
                         strategy=strategy, seed=seed, **flags)  # fmt: skip
     device = pick_device(cfg.device)
-    model, alphabet, *_ = load_model(cfg, device)
-    prompt = prompt_of(known(starting_string, alphabet, "starting_string"), alphabet, device)
+    model, alphabet, _, run_config = load_model(cfg, device)
+    cfg = flags_of_run(cfg, run_config, MODEL_FLAGS)
+    prompt = prompt_of(known(starting_string, cfg, alphabet, "starting_string"), alphabet, device)
     made = generate(model, prompt, char_count, decoding(cfg), make_rng(seed, 0, "pictures"))
     return starting_string + text.decode(made[0], alphabet)
 
@@ -94,7 +99,7 @@ def generate_lyrics(
 
 def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> dict[str, Any]:
     """Texts by --strategy; with figures of what they repeat and, where the data is there, what they copy."""
-    given = known(cfg.start, alphabet, "--start")
+    given = known(cfg.start, cfg, alphabet, "--start")
     prompt = prompt_of(given, alphabet, task.device).expand(cfg.samples, -1)
 
     def show(ids: Tensor) -> None:
@@ -108,7 +113,8 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
     texts = [given + text.decode(row, alphabet) for row in made]
     print("" if alone else "\n\n".join(f"--- {i}\n{t}" for i, t in enumerate(texts, 1)))
     try:
-        training = text.decode(script.load_data(cfg).text.train[: script.COPY_LIMIT], alphabet)
+        splits = script.load_data(cfg).text
+        training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
     except DataError as error:
         console.print(f"[yellow]what is copied from the training text is not known[/]: {escape(str(error))}")
         training = None
@@ -141,14 +147,18 @@ def score(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
             given = "".join(read_chunks(Path(cfg.text), f"--text={cfg.text}"))
         except OSError as error:
             raise DataError(f"--text={cfg.text} cannot be read: {error.strerror}") from None
-        whole = known(given, alphabet, f"--text={cfg.text}")
+        whole = known(given, cfg, alphabet, f"--text={cfg.text}")
         if len(whole) < 2:
             raise UserError(f"--text={cfg.text}: must have at least two characters that the model knows")
-        ids, one = text.encode(whole, alphabet), torch.ones(1, dtype=torch.int64)
-        part, name = script.Part(ids, 0 * one, one * (len(ids) - 1), cfg.seq_len), Path(cfg.text).name
+        ends = [len(whole)]
+        if cfg.cut == "lines":
+            lines = [line + "\n" for line in whole.split("\n") if line.strip()]
+            whole, ends = "".join(lines), torch.tensor([len(line) for line in lines]).cumsum(0).tolist()
+        part = script.rows_of(text.encode(whole, alphabet), torch.tensor([0, *ends]), cfg)
+        name = Path(cfg.text).name
     told = script.evaluate(model, part, "text", cfg, task.device)
     lines = [line + "\n" for line in text.decode(part.ids[:1_000_000], alphabet).split("\n")[1:-1]]
-    lines = [line for line in lines if len(line) > LINE_PROMPT + 8]
+    lines = [line[:LINE_LIMIT] for line in lines if len(line) > LINE_PROMPT + 8]
     lines = lines[:: max(1, len(lines) // N_LINES)][:N_LINES]
     rows, right = [], []
     for line in lines:

@@ -338,7 +338,7 @@ def compare(cfg: Config) -> dict[str, Any]:
     mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())
     n_chars, task = cfg.chars or mean, start_task(cfg, file, run_config)
     training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
-    starts = [known(OPENING, alphabet, "the opening"), known(line, alphabet, about), ""]
+    starts = [known(OPENING, cfg, alphabet, "the opening"), known(line, cfg, alphabet, about), ""]
     every = [(start, strategy) for start in starts for strategy in STRATEGIES]
     songs = []
     for start, strategy in track(every, f"songs of {n_chars:,} characters", console=console, transient=True):

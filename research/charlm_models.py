@@ -254,10 +254,10 @@ def rotation(first: int, n: int, head_dim: int, like: Tensor) -> tuple[Tensor, T
 
     Of the type and device of `like`. Angles are float64: float32 has steps of 0.008 at position 100,000.
     """
-    i = torch.arange(head_dim // 2, device=like.device, dtype=torch.float64)
-    positions = torch.arange(first, first + n, device=like.device, dtype=torch.float64)
+    exact = {"device": "cpu" if like.device.type == "mps" else like.device, "dtype": torch.float64}
+    i, positions = torch.arange(head_dim // 2, **exact), torch.arange(first, first + n, **exact)
     angles = torch.outer(positions, ROPE_BASE ** (-2 * i / head_dim))
-    cos, sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    cos, sin = angles.cos().to(like), angles.sin().to(like)
     return torch.cat((cos, cos.flip(1)), 1), torch.cat((-sin, sin.flip(1)), 1)
 
 

@@ -60,7 +60,7 @@ def learned(of: str, strategy: str = "greedy") -> File:
         kept = sorted((p for p in (path.parents[2] / of).glob("*.html") if p.stem.isdigit()), key=_step)
         rows, prompts, truths = [], [], []
         for file in kept:
-            text = file.read_text()
+            text = file.read_text("utf-8")
             prompts, truths = _cells(text, "given"), _cells(text, "truth")
             rows.append([f"step {_step(file):,}", *_cells(text, strategy)])
         top = [["prompt", *prompts], ["how it goes on", *truths]]

@@ -35,7 +35,7 @@ from research.common.task import Task, find_run, flags_of_run, load_weights, sta
 MODEL_FLAGS = ("arch", "width", "depth", "latent_dim", "beta", "binarize")
 N_SHOWN = 2000  # at most so many codes in a scatter
 N_SCORED = 10_000  # at most so many generated pictures, and real ones, for the scores
-N_GRID = 401  # codes on an edge of the grid over which likelihoods are summed
+GRID_STEP = 0.025  # of the grid of codes over which likelihoods are summed
 N_EXACT = 2000  # at most so many pictures whose likelihood is summed over a grid
 N_FRAMES = 49  # of the way there
 
@@ -230,11 +230,13 @@ def as_stored(shown: Tensor) -> Tensor:
 def exact_nats(bench: Bench, x: Tensor) -> float:
     """log p(x) = log ∫ p(x|z) p(z) dz, the mean over uint8 (N, 28, 28), by a sum over a grid of two latents.
 
-    Its step of 1/40 is below the deviation of the posterior, about 0.04 where the KL is 7 nats.
+    The grid goes to ±5, or beyond all of their codes, in steps of GRID_STEP: below the deviation of the
+    posterior, which is about 0.04 where the KL is 7 nats.
     """
-    one = torch.linspace(-5, 5, N_GRID)
+    edge = max(5.0, math.ceil(bench.encode(x)[0].abs().max().item() + 1))
+    one = torch.linspace(-edge, edge, 1 + round(2 * edge / GRID_STEP))
     z = torch.cartesian_prod(one, one)
-    log_prior = -0.5 * z.square().sum(1) - math.log(2 * math.pi) + 2 * math.log(10 / (N_GRID - 1))
+    log_prior = -0.5 * z.square().sum(1) - math.log(2 * math.pi) + 2 * math.log(GRID_STEP)
     x = script.to_float(x, torch.device("cpu")).flatten(1)  # (N, 784)
     total = torch.full((len(x),), -math.inf)
     for codes, prior in zip(z.split(2000), log_prior.split(2000), strict=True):

@@ -215,6 +215,8 @@ def test_the_flags_that_make_the_key():
         (["--model=gru"], ["--model=gru", "lstm", "transformer"]),
         (["--n_heads=3"], ["--embed_dim=128", "multiple of 2 × 3"]),
         (["--parameters=10"], ["--parameters=10", "at least 1000"]),
+        (["--model=tcn", "--n_layers=17"], ["--n_layers=17", "from 1 to 16"]),
+        (["--samples=2", "--strategy=beam"], ["--samples=2", "always writes the same"]),
         (["--kernel_size=1"], ["--kernel_size=1", "at least 2"]),
         (["--dropout=1"], ["--dropout=1", "below 1"]),
         (["--strategy=best"], ["--strategy=best", "greedy"]),
@@ -279,6 +281,32 @@ def test_interrupted_equals_straight(learn, quiet, model):
         learn("run", **flags, cut="lines")
     _, folder = learn("run", **flags, cut="lines")
     assert results(folder) == results(straight)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_that_diverges_says_so(learn, model):
+    """Also where samples are due of weights that are not finite."""
+    flags = {"steps": 9, "log_every": 5, "eval_every": 9, "sample_every": 2, "optimizer": "adamw"}
+    _, folder = learn(model=model, **flags, learning_rate=1e38)
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "diverged" and status["step"] <= 6
+
+
+def test_weights_of_another_alphabet_are_refused(learn, quiet, rhyme, tmp_path):
+    _, folder = learn(steps=1)
+    shifted = tmp_path / "shifted.txt"
+    shifted.write_text("".join(chr(ord(c) + 1) if c.isalpha() else c for c in rhyme.read_text()))
+    flags = SMALL | {"out": str(tmp_path / "runs"), "data_dir": str(tmp_path), "wandb": "disabled"}
+    with pytest.raises(UserError, match=r"--checkpoint=.*same characters"):
+        charlm.train(Config(dataset=str(shifted), checkpoint=str(folder), steps=1, **flags))
+    again, _ = learn("again", steps=1, checkpoint=str(folder))
+    before = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert again[0]["val/bpc"] == before["val/bpc_best"]
+
+
+def test_a_size_that_cannot_be_had_is_refused():
+    with pytest.raises(UserError, match=r"--parameters=1000: .*the nearest is"):
+        build(Config(model="lstm", parameters=1000), "abcdefgh", CPU)
 
 
 # ---- tasks ---------------------------------------------------------------------------------------------
@@ -351,6 +379,28 @@ def test_evaluate_scores_the_test_part_and_any_text(trained, model, tmp_path):
     assert own["characters"] == len(text_known(other)) - 1
     with pytest.raises(Exception, match="--text=nowhere"):
         do(trained, model, "evaluate", text="nowhere")
+
+
+def test_text_is_cut_and_cleaned_as_the_run_has_it(rhyme, tmp_path, quiet):
+    """The test part saved to a file has the loss of the test part, by lines and in lower case too."""
+    loud = tmp_path / "loud.txt"
+    loud.write_text(rhyme.read_text().upper())
+    flags = SMALL | {"out": str(tmp_path), "data_dir": str(tmp_path), "wandb": "disabled"}
+    cfg = Config(dataset=str(loud), name="run", cut="lines", lower=True, steps=30, **flags)
+    charlm.train(cfg)
+    data = load_data(cfg).text
+    (part := tmp_path / "part.txt").write_text(text.decode(data.test, data.alphabet).upper())
+    _, own = do(tmp_path, "run", "evaluate")
+    _, other = do(tmp_path, "run", "evaluate", text=str(part))
+    assert other["characters"] == own["characters"] and other["bpc"] == pytest.approx(own["bpc"], rel=1e-6)
+    _, told = do(tmp_path, "run", "generate", start="ONE", chars=3)
+    assert told["start"] == "one"
+
+
+def test_what_is_copied_is_told_of_another_text(trained, tmp_path):
+    (other := tmp_path / "other.txt").write_text("zebras quiz; " * 200)
+    _, told = do(trained, "lstm", "generate", chars=30, dataset=str(other))
+    assert 0 <= told["copied"] < 30
 
 
 def text_known(path: Path) -> str:

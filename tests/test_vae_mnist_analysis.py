@@ -1,7 +1,9 @@
 """The tasks on a trained VAE of digits: their files and numbers, which pictures, what is refused."""
 
 import json
+import math
 import shutil
+from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import numpy as np
@@ -32,7 +34,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(A, "N_FRAMES", 13)
         patch.setattr(A, "N_EXACT", 20)
-        patch.setattr(A, "N_GRID", 101)  # what a model hardly knows is wide
+        patch.setattr(A, "GRID_STEP", 0.1)  # what a model hardly knows is wide
         patch.setattr(views, "N_MAP", 4)
         patch.setattr(judge, "STEPS", 3)  # tells nothing: tests/test_digit_classifier.py has one that does
         patch.setattr(script, "training_pictures", lambda *_: {})
@@ -101,6 +103,23 @@ def test_the_likelihood_summed_over_a_grid_is_what_the_bound_rises_to(place):
         assert found["n"] == 20 and found["exact_nats"] == pytest.approx(bound, abs=0.1)
         elbo = script.evaluate(model, x, part, cfg, torch.device("cpu"))[f"{part}/elbo_nats"]
         assert found["gap_nats"] == pytest.approx(found["exact_nats"] - elbo) and found["gap_nats"] > 0
+
+
+def test_the_grid_goes_beyond_all_codes(place):
+    cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "iw_samples": 3000})
+    file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
+    model, data = A.load_weights(cfg, file, script.build(cfg, torch.device("cpu"))), script.load_data(cfg)
+    with torch.no_grad():  # codes as far as a small β lets them go
+        model.encoder[-1].weight[:2] *= 12 / model.encode(script.to_float(data.test, "cpu"))[0].abs().max()
+    x = data.test[:20]
+    task = SimpleNamespace(device=torch.device("cpu"))
+    found = A.exact_nats(A.Bench(cfg, model, data, task), x)
+    wide = torch.linspace(-14, 14, 281)
+    z = torch.cartesian_prod(wide, wide)
+    logits = model.decode(z).flatten(1).detach()
+    log_p = script.to_float(x, "cpu").flatten(1) @ logits.T - torch.nn.functional.softplus(logits).sum(1)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    assert found == pytest.approx((log_p + prior + 2 * math.log(0.1)).logsumexp(1).mean().item(), abs=0.01)
 
 
 def test_evaluate_finds_what_training_found(place):

@@ -33,7 +33,9 @@ def source_hash(family: str) -> str:
 
 def _git(*args: str) -> str:
     try:
-        told = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=30)
+        command = ["git", "-C", str(ROOT), *args]
+        told = subprocess.run(command, capture_output=True, timeout=30, encoding="utf-8",
+                              errors="surrogateescape")  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return told.stdout if told.returncode == 0 else ""
