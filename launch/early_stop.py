@@ -89,9 +89,11 @@ class Watcher:
         self.spec, self.histories, self.trial, self.lease = spec, histories, trial, lease
         self.folder = histories.queue.run_folder(trial)
         self._began = False
-        path = self.folder / DECISIONS
-        _cut_torn_line(path)
-        made = list(read_rows(path))
+        _cut_torn_line(self.folder / DECISIONS)
+        self._read()
+
+    def _read(self) -> None:
+        made = decisions(self.folder)
         self._decided = made[-1]["evaluation"] if made else 0
         self._stop = made[-1] if made and made[-1]["stop"] else None
 
@@ -104,21 +106,25 @@ class Watcher:
                 return
         logged = self.histories.logged(self.trial)
         while self._stop is None and len(logged) > self._decided and self.lease.check():
-            self._decide(logged[: self._decided + 1])
+            if not self._decide(logged[: self._decided + 1]):
+                return
         # at a start the file is removed; and a run that goes on must come as far again as it was judged
         if self._stop and len(logged) >= self._stop["evaluation"] and not (self.folder / STOP_FILE).exists():
             write_bytes(self.folder / STOP_FILE, f"{self.reason(self._stop)}\n".encode())
 
-    def _decide(self, logged: list[tuple[int, float]]) -> None:
+    def _decide(self, logged: list[tuple[int, float]]) -> bool:
+        """Decide on the last of these evaluations; False where the run has become another worker's."""
         others = {trial.index: self.histories.of(trial)
                   for trial in self.histories.queue.chosen() if trial.index != self.trial.index}  # fmt: skip
         found = decide(self.spec, [value for _, value in logged], others)
         step, value = logged[-1]
         row = {"evaluation": len(logged), "step": step, "value": value} | found
+        if not self.lease.check():  # the engine takes its time
+            return False
         _cut_torn_line(self.folder / DECISIONS)  # the disk was full when we tried before
         append_row(self.folder / DECISIONS, row)
-        self._decided += 1
-        self._stop = row if row["stop"] else None
+        self._read()  # of two workers that overlap for a moment the first one's decision counts, for both
+        return True
 
     def reason(self, made: dict[str, Any]) -> str:
         at = made["band"] if self.spec["early_terminate"].get("strict", True) else made["evaluation"]
@@ -139,5 +145,9 @@ def is_early(reason: str | None) -> bool:
 
 
 def decisions(folder: Path) -> list[dict[str, Any]]:
-    """The decisions on a run, in order."""
-    return list(read_rows(folder / DECISIONS))
+    """The decisions on a run, in order; of one evaluation only the first that was written."""
+    kept: list[dict[str, Any]] = []
+    for row in read_rows(folder / DECISIONS):
+        after = not kept or (row["evaluation"] > kept[-1]["evaluation"] and not kept[-1]["stop"])
+        kept += [row] if after else []
+    return kept

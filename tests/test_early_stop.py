@@ -294,6 +294,36 @@ def test_who_has_lost_the_run_decides_nothing(queue):
     assert early_stop.decisions(one.folder) == []
 
 
+def test_who_loses_the_run_while_deciding_writes_nothing(queue, monkeypatch):
+    one, real = watcher(queue, 0), early_stop.decide
+    logged(queue, 0, [1.0, 0.5])
+
+    def slow(*args):
+        write_json(one.folder / f"lease.{one.lease.n + 1}", one.lease.info)
+        return real(*args)
+
+    monkeypatch.setattr(early_stop, "decide", slow)
+    one.look()
+    assert early_stop.decisions(one.folder) == [] and not (one.folder / early_stop.DECISIONS).exists()
+
+
+def test_of_two_that_decide_at_once_the_first_counts_for_both(queue):
+    """Leases may overlap for a moment; the others' histories may have grown in between."""
+    for i, last in enumerate((0.1, 0.2, 0.3)):
+        logged(queue, i, [1.0, last])
+    logged(queue, 3, [1.0])
+    one = watcher(queue, 3)
+    other = early_stop.Watcher(SPEC, Histories(queue, SPEC), one.trial, one.lease)
+    one.look()
+    logged(queue, 3, [0.25], start=1)
+    one.look()
+    made = early_stop.decisions(one.folder)
+    other.look()  # has read nothing of it
+    rows = (one.folder / early_stop.DECISIONS).read_text().splitlines()
+    assert len(rows) == 3 and early_stop.decisions(one.folder) == made and len(made) == 2
+    assert (other._decided, other._stop) == (one._decided, one._stop) == (2, None)
+
+
 def test_confirming_trials_and_failures_do_not_disturb(queue):
     queue.add({"seed": 9}, "again", confirms="key0")
     logged(queue, 5, [0.0, 0.0])

@@ -113,7 +113,7 @@ def test_the_grid_goes_beyond_all_codes(place):
         model.encoder[-1].weight[:2] *= 12 / model.encode(script.to_float(data.test, "cpu"))[0].abs().max()
     x = data.test[:20]
     task = SimpleNamespace(device=torch.device("cpu"))
-    found = A.exact_nats(A.Bench(cfg, model, data, task), x)
+    (found,) = A.exact_nats(A.Bench(cfg, model, data, task), x)
     wide = torch.linspace(-14, 14, 281)
     z = torch.cartesian_prod(wide, wide)
     logits = model.decode(z).flatten(1).detach()
