@@ -134,7 +134,9 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
 # ------------------------------------------------------------------------------------------------ evaluate
 
 
-def score(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> dict[str, Any]:
+def score(
+    cfg: script.Config, model: nn.Module, alphabet: str, task: Task, trained_on: str | None
+) -> dict[str, Any]:
     """Bits per character of the test part, or of --text by the same windows; held-out lines, marked."""
     if cfg.text is None:
         splits = script.load_data(cfg).text
@@ -142,6 +144,10 @@ def score(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
             raise UserError(f"--dataset={cfg.dataset}: not the text that the model learned; with --text=FILE "
                             "any text can be scored")  # fmt: skip
         part, name = script.part_of(splits, "test", cfg), f"test part of {splits.name}"
+        if splits.content_hash != trained_on:
+            console.print(
+                f"[yellow]{escape(name)}: not the text of the training[/], which may have had this part"
+            )
     else:
         try:
             given = "".join(read_chunks(Path(cfg.text), f"--text={cfg.text}"))
@@ -158,6 +164,8 @@ def score(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
         name = Path(cfg.text).name
     told = script.evaluate(model, part, "text", cfg, task.device)
     lines = [line + "\n" for line in text.decode(part.ids[:1_000_000], alphabet).split("\n")[1:-1]]
+    if cfg.pos == "learned" and cfg.seq_len <= LINE_PROMPT + 8:
+        lines = []  # the table of positions has no room for a prompt and more
     lines = [line[:LINE_LIMIT] for line in lines if len(line) > LINE_PROMPT + 8]
     lines = lines[:: max(1, len(lines) // N_LINES)][:N_LINES]
     rows, right = [], []
@@ -185,8 +193,6 @@ def score(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
 
 # ------------------------------------------------------------------------------------------------ entry
 
-RUNS = {"generate": write, "evaluate": score}
-
 
 def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
@@ -194,7 +200,12 @@ def run(cfg: script.Config) -> dict[str, Any]:
     model, alphabet, file, run_config = load_model(cfg, device)
     cfg = flags_of_run(cfg, run_config, MODEL_FLAGS)
     task = start_task(cfg, file, run_config)
-    results = {"model": cfg.model} | RUNS[cfg.task](cfg, model, alphabet, task)
+    trained_on = run_config.get("data_hash")
+    results = {"model": cfg.model, "trained_on_data_hash": trained_on}
+    if cfg.task == "generate":
+        results |= write(cfg, model, alphabet, task)
+    else:
+        results |= score(cfg, model, alphabet, task, trained_on)
     task.numbers(results)
     task.finish()
     return results

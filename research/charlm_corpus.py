@@ -116,7 +116,7 @@ class Corpus:
 
 
 def count(splits: text.TextSplits) -> Corpus:
-    """Count all parts of a text, piece by piece."""
+    """Count all parts of a text, piece by piece. Raises UserError where there is nothing to count."""
     songs, words, characters, lengths = splits.songs, Counter(), Counter(), []
     for piece in pieces_of(splits):
         characters.update(piece)
@@ -128,6 +128,8 @@ def count(splits: text.TextSplits) -> Corpus:
     word_table = _ranked(words, "word", "count")
     word_table["stop_word"] = np.array([is_stop_word(word) for word in word_table["word"]], bool)
     character_table = _ranked(Counter({named(c): n for c, n in characters.items()}), "character", "count")
+    if not lengths:
+        raise UserError(f"--dataset: {splits.name} holds nothing but white space")
     artists = _ranked(Counter([] if songs is None else songs["artist"]), "artist", "songs")
     unit = "line" if songs is None else "song"
     return Corpus(splits.name, unit, np.array(lengths), word_table, character_table, artists)

@@ -413,6 +413,14 @@ def test_another_text_than_the_one_learned_is_refused(trained, tmp_path):
         do(trained, "lstm", "evaluate", dataset=str(other))
 
 
+def test_a_text_that_was_changed_since_is_told(trained, tmp_path, capsys):
+    (other := tmp_path / "other.txt").write_text(59 * RHYME)
+    _, told = do(trained, "lstm", "evaluate", dataset=str(other))
+    assert "not the text of the training" in capsys.readouterr().err and told["trained_on_data_hash"]
+    do(trained, "lstm", "evaluate")
+    assert "not the text of the training" not in capsys.readouterr().err
+
+
 def test_no_character_model(tmp_path):
     with pytest.raises(UserError, match="--checkpoint"):
         charlm.run_task(Config(task="generate", checkpoint=str(tmp_path / "nothing")))
