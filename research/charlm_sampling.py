@@ -58,9 +58,9 @@ EXPLAINED = {
     "probable text is dull: repetitive, flat, and often a passage learned by heart.",
     "contrastive": "Of the k most probable characters, takes the one that is probable and after which the "
     "model's inner state resembles none of its earlier states; alpha weighs the second against the first. "
-    "It leaves loops without any chance. Typical failure: states of small character models resemble each "
-    "other for simple reasons, after every space for example, and with a large alpha it then avoids the "
-    "right character and misspells words. Each character costs k steps of the model.",
+    "It leaves many loops without any chance, though none of which the model is certain. Typical failure: "
+    "states of small character models resemble each other for simple reasons, after every space for "
+    "example, and with a large alpha it then avoids the right character and misspells words. Each character costs k steps of the model.",
 }
 
 

@@ -32,6 +32,17 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules["research.common.commandline"].AT_CRASH.clear()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread, so that figures do not depend on the machine's cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 60 different tiny pictures; its cache lies beside it, in `store`."""

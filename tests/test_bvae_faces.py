@@ -29,19 +29,13 @@ from research.common import latents
 from research.common.latents import total_correlation
 from research.common.run import make_rng
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SMALL = {"image_size": 32, "width": 4, "hidden_dim": 16, "latent_dim": 4, "batch_size": 8}
 LEARN = SMALL | {"width": 8, "depth": 2, "hidden_dim": 32, "latent_dim": 8, "batch_size": 16,
                  "learning_rate": 0.02, "steps": 240}  # fmt: skip
 BAR = 0.4  # of the error of a model that ignores its input: what `train` must go below with LEARN
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def gaussians(seed: int = 0, n: int = 6, d: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,6 +32,8 @@ from research.common.flags import UserError, result_flags
 from research.common.run import make_rng
 from tests.conftest import killed, results
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parents[1]
 MODELS = ("lstm", "tcn", "transformer")
 SMALL = {"n_layers": 2, "n_heads": 2, "embed_dim": 16, "hidden_dim": 16, "seq_len": 12, "batch_size": 4}
@@ -41,14 +43,6 @@ six seven eight nine ten,
 then i let it go again.
 """
 COMMON = ("train/learning_rate", "train/loss_epoch")  # explained for every family
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

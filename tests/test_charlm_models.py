@@ -11,6 +11,8 @@ from torch import nn
 
 from research.charlm_models import LSTM, TCN, Transformer, dropout, rotate, rotation
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V, W = 11, 8  # characters, window of the small Transformers
 MAKE = {
     "lstm": lambda **kw: LSTM(V, 8, 12, 2, **kw),
@@ -22,14 +24,6 @@ MAKE = {
     "rope": lambda **kw: Transformer(V, 16, 2, 2, W, "rope", **kw),
 }
 each = pytest.mark.parametrize("name", MAKE)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(name: str, trained: bool = True, dtype: torch.dtype = torch.float64, **kw) -> nn.Module:

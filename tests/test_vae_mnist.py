@@ -38,20 +38,14 @@ from research.vae_mnist import (
 )
 from tests.conftest import killed, results
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parents[1]
 COMMON = ("train/learning_rate", "train/loss_epoch")  # explained for every family
 SMALL = {"width": 16, "depth": 1, "batch_size": 16, "iw_samples": 5}
 LEARN = {"width": 256, "depth": 2, "batch_size": 32, "learning_rate": 0.008, "steps": 240, "iw_samples": 20}
 BAR = 140.0  # test −ELBO that LEARN must go below; a decoder that is told nothing reaches 160
 KNN_BAR = 0.5  # kNN accuracy of its code; guessing has 0.1
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
