@@ -60,7 +60,8 @@ EXPLAINED = {
     "model's inner state resembles none of its earlier states; alpha weighs the second against the first. "
     "It leaves many loops without any chance, though none of which the model is certain. Typical failure: "
     "states of small character models resemble each other for simple reasons, after every space for "
-    "example, and with a large alpha it then avoids the right character and misspells words. Each character costs k steps of the model.",
+    "example, and with a large alpha it then avoids the right character and misspells words. "
+    "Each character costs k steps of the model.",
 }
 
 
