@@ -4,7 +4,7 @@ r"""Text for character models: Python's own manual, tinyshakespeare, any UTF-8 f
 text unless a flag asks for it, and `report` tells what was.
 
     splits = load("pydoc", "data/store")
-    splits.train, splits.alphabet                       # uint8 (395290,), '\n !"#$%&…'
+    splits.train, splits.alphabet                       # uint8 (408543,), '\n !"#$%&…'
     decode(splits.train[:40], splits.alphabet)          # 'The "assert" statement\n*****************'
 
 torch and pandas are imported where they are used: reading and counting need neither.
@@ -58,6 +58,7 @@ NAMED_SETS = ("pydoc", "shakespeare")
 CUTS = ("stream", "lines")
 SONG_END = "\f"  # a character of its own, so that a model learns where songs end
 MIN_CHARACTERS = 1000  # of fewer, val would be a line
+MOST_VAL = 10_000  # characters of val: enough to choose by, and what stands just before test is worth training on
 LARGE = 64 << 20  # bytes of a file; above, its ids are mapped from the cache and it is never whole in memory
 BLOCK = 4 << 20  # ids of a map looked at together
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -243,11 +244,12 @@ def _filled_lines(ids: np.ndarray, newline: int, blank: np.ndarray) -> np.ndarra
 
 
 def _split(ids: np.ndarray, alphabet: str, what: str, cut: str) -> Parts:
-    """Test is the last 10 %, val the 5 % before it, train the rest; lines stay whole."""
+    """Test is the last 10 %, val the 5 % before it or MOST_VAL characters, train the rest; lines stay whole."""
     _check_length(len(ids), what)
     if cut == "stream":
         n = len(ids)
-        return _parts(ids, np.array([0, n]), [0, int(n * 0.85), int(n * 0.9), n])  # test is nanoGPT's val
+        test = int(n * 0.9)  # as nanoGPT's val
+        return _parts(ids, np.array([0, n]), [0, max(int(n * 0.85), test - MOST_VAL), test, n])
     starts = _starts(ids, alphabet.index("\n"))
     if len(starts) <= len(PARTS):
         raise DataError(f"--cut=lines: {what} has {len(starts) - 1} filled lines; at least 3 are needed")
@@ -268,9 +270,10 @@ def _starts(ids: np.ndarray, mark: int) -> np.ndarray:
 
 
 def _borders(starts: np.ndarray) -> list[int]:
-    """Of S sequences the first of train, of val, of test, and S: as near to 85 and 90 % as can be."""
-    n = len(starts) - 1
-    val, test = (int(np.abs(starts - share * starts[-1]).argmin()) for share in (0.85, 0.9))
+    """Of S sequences the first of train, of val, of test, and S: as near to where `_split` cuts as can be."""
+    n, length = len(starts) - 1, starts[-1]
+    cuts = max(0.85 * length, 0.9 * length - MOST_VAL), 0.9 * length
+    val, test = (int(np.abs(starts - cut).argmin()) for cut in cuts)
     val = min(max(val, 1), n - 2)  # no part is empty
     return [0, val, min(max(test, val + 1), n - 1), n]
 

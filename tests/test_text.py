@@ -147,7 +147,7 @@ def test_tinyshakespeare_is_split_as_in_nanogpt(tmp_path):
     if not (file := SHARED / "tinyshakespeare" / "input.txt").is_file():
         pytest.skip("no ../shared/data/tinyshakespeare here")
     splits = load("shakespeare", str(SHARED))
-    assert splits.content_hash == "ae3383777c927bf7"
+    assert splits.content_hash == "a33a510329b761dc"
     # nanoGPT, data/shakespeare_char/prepare.py
     data = file.read_text()
     chars = sorted(set(data))
@@ -157,7 +157,7 @@ def test_tinyshakespeare_is_split_as_in_nanogpt(tmp_path):
     assert splits.alphabet == "".join(chars)
     assert splits.test.tolist() == [stoi[c] for c in val]
     assert torch.cat([splits.train, splits.val]).tolist() == [stoi[c] for c in train]
-    assert len(splits.train) == int(len(data) * 0.85)
+    assert len(splits.train) == int(len(data) * 0.9) - 10_000
 
     for place in text.PLACES:
         write(tmp_path / place, file.read_bytes())
@@ -173,10 +173,10 @@ def test_real_lyrics():
         pytest.skip("no ../shared/data/lyrics here")
     splits = load(str(file), "nowhere")
     assert (splits.name, splits.report, len(splits.alphabet)) == ("lyrics", [], 84)
-    assert splits.songs["part"].value_counts().to_dict() == {"train": 639, "test": 76, "val": 39}
+    assert splits.songs["part"].value_counts().to_dict() == {"train": 671, "test": 76, "val": 7}
     assert splits.songs["artist"].value_counts()["Robert Burns"] == 552
     total = sum(len(getattr(splits, part)) for part in PARTS)
-    for part, share in zip(PARTS, (0.85, 0.05, 0.1)):
+    for part, share in zip(PARTS, (0.9 - text.MOST_VAL / total, text.MOST_VAL / total, 0.1)):
         rows = splits.songs[splits.songs["part"] == part]
         assert sequences(splits, part) == [f"{song}\f" for song in rows["lyrics"]]
         assert abs(len(getattr(splits, part)) / total - share) < 0.002
@@ -225,6 +225,13 @@ def test_splits_partition_the_text(tmp_path, monkeypatch, sample, times, lines):
         assert [len(part) for part in parts] == [1, 1, 1]
         cuts = [0, int(len(whole) * 0.85), int(len(whole) * 0.9), len(whole)]
         assert parts == [[whole[i:j]] for i, j in pairwise(cuts)]
+
+
+@pytest.mark.parametrize(("n", "n_val"), [(100_000, 5_000), (200_000, 10_000), (400_000, 10_000)])
+@pytest.mark.parametrize("cut", ["stream", "lines"])
+def test_val_does_not_grow_beyond_what_is_needed(tmp_path, cut, n, n_val):
+    splits = load(write(tmp_path / "long.txt", "abcdefg hijk lmnopq\n" * (n // 20)), "nowhere", cut=cut)
+    assert [len(splits.train), len(splits.val), len(splits.test)] == [n - n // 10 - n_val, n_val, n // 10]
 
 
 def test_the_content_hash_is_of_ids_alphabet_and_split(tmp_path):

@@ -1,0 +1,247 @@
+"""Characters per second of charlm in generation, and its time to a loss against nanoGPT.
+
+    python benchmarks/charlm.py --threads 1
+    python benchmarks/charlm.py --race --peer path/to/nanoGPT --data_dir data/store --threads 2
+
+Generation, with untrained weights, which cost as much as trained ones, in fp32: `generate`, which keeps what
+it has read in a cache, against a loop that reads the last full window anew for each character and draws from
+the last logits, as nanoGPT's does (the logits of the other positions are 1 % of its work). Both begin behind
+a full window, the reading of which counts. Rounds of both alternate, so that the ratio holds when the
+machine's speed drifts. Their texts differ: the cache lets each layer attend to a window, so that a character
+depends on more of the text than the loop has read.
+
+With --race both train, one after the other, each in a process of its own, with so many threads: ours with
+the default recipe for --race_steps, nanoGPT (--peer, a checkout of github.com/karpathy/nanoGPT) with the CPU
+setting of its README, from which the sizes of both are. Its loader reads our tinyshakespeare. Both are scored
+with their last weights by charlm's `evaluate`: the last 10 % of the text, in windows that follow one another,
+each character once. nanoGPT trains on the 90 % before it, ours on the first 85 %, which is in favour of
+nanoGPT. Without --peer only ours is trained.
+
+Told are the seconds of the updates; reading the data, building the model and evaluating are not counted.
+nanoGPT evaluates before its first update, and saves only where it evaluates, so that it has to after the last
+one. Of its own lines, one an update, the one after the first evaluation begins the time and the one of the
+last update before the second ends it.
+"""
+
+import importlib.util
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data import text
+from research import charlm
+from research.charlm_sampling import Decoding, generate
+from research.common.commandline import main
+from research.common.flags import require
+from research.common.run import make_rng
+
+CPU = torch.device("cpu")
+VOCAB_SIZE = 65  # of tinyshakespeare
+# Layers, width, heads, window, batch: nanoGPT's CPU setting for one text and for 16, and its GPU setting
+SIZES = (4, 128, 4, 64, 1), (4, 128, 4, 64, 16), (6, 384, 6, 256, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Time generation with charlm, or race it against nanoGPT."""
+
+    race: bool = False
+    """train ours and nanoGPT, instead of timing generation"""
+    peer: str | None = None
+    """race: checkout of karpathy/nanoGPT"""
+    data_dir: str = "data/store"
+    """race: where tinyshakespeare lies"""
+    threads: int = 1
+    """CPU threads of torch"""
+    race_steps: int = 500
+    """race: training steps of ours"""
+    peer_steps: int = 2000
+    """race: training steps of nanoGPT; its README has 2000"""
+    chars: int = 1000
+    """characters that a round writes to each text with the cache"""
+    uncached_chars: int = 100
+    """the same without it"""
+    rounds: int = 6
+    """rounds of each, in turn; the first of each is not counted"""
+
+    def __post_init__(self):
+        for name in ("threads", "race_steps", "peer_steps", "chars", "uncached_chars"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+        require(self.rounds >= 2, self, "rounds", "at least 2, of which the first is not counted")
+        require(self.race or self.peer is None, self, "peer", "used with --race")
+        there = self.peer is None or Path(self.peer, "train.py").is_file()
+        require(there, self, "peer", "a checkout of karpathy/nanoGPT")
+
+
+# ------------------------------------------------------------------------------------------------ race
+
+
+def config(flags: Flags) -> charlm.Config:
+    """Our default recipe at the sizes of nanoGPT's CPU setting."""
+    n_layers, width, n_heads, seq_len, _ = SIZES[0]
+    return charlm.Config(
+        dataset="shakespeare", data_dir=flags.data_dir, steps=flags.race_steps, batch_size=12,
+        n_layers=n_layers, n_heads=n_heads, embed_dim=width, seq_len=seq_len,
+    )  # fmt: skip
+
+
+def ours(flags: Flags) -> tuple[float, float]:
+    """Seconds of training and test loss in nats: the loop of `charlm.train` without its log."""
+    torch.set_num_threads(flags.threads)
+    cfg = config(flags)
+    data = charlm.load_data(cfg)
+    model = charlm.build(cfg, data.text.alphabet, CPU)
+    optimizer, part = charlm.optimizers(model, cfg), data.parts["train"]
+    began = time.perf_counter()
+    for step in range(cfg.steps):
+        rng = make_rng(cfg.seed, step, "train")
+        loss, _ = charlm.loss_fn(model, part.batch(cfg.batch_size, rng), rng if cfg.dropout else None, cfg)
+        rate = charlm.lr_at(step, cfg)
+        for one in optimizer:
+            for group in one.param_groups:
+                group["lr"] = rate * (10 if isinstance(one, torch.optim.Muon) else 1)
+            one.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+        for one in optimizer:
+            one.step()
+    took = time.perf_counter() - began
+    return took, charlm.evaluate(model, data.parts["test"], "test", cfg, CPU)["test/loss"]
+
+
+def peer(flags: Flags) -> tuple[float, float]:
+    """The same of nanoGPT, in a copy of the checkout: its prepare.py downloads unless the text lies there."""
+    cfg = config(flags)
+    data = charlm.load_data(cfg)
+    with tempfile.TemporaryDirectory() as tmp:
+        tree = Path(tmp, "nanoGPT")
+        left = shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl")  # what it wrote may be large
+        shutil.copytree(flags.peer, tree, ignore=left)
+        folder = tree / "data/shakespeare_char"
+        shutil.copy(text.place(Path(flags.data_dir)), folder / "input.txt")
+        prepare = [sys.executable, "data/shakespeare_char/prepare.py"]
+        subprocess.run(prepare, cwd=tree, check=True, stdout=subprocess.DEVNULL)
+        theirs = np.fromfile(folder / "val.bin", np.uint16)
+        assert np.array_equal(theirs, data.text.test), f"{len(theirs)} characters, not our test part"
+        took = train_peer(flags, cfg, tree)
+        model = peer_model(tree, flags.peer_steps)
+
+    def logits(tokens: Tensor, _: None) -> Tensor:  # without targets it gives those of the last position only
+        return model(tokens, tokens.contiguous())[0]
+
+    return took, charlm.evaluate(logits, data.parts["test"], "test", cfg, CPU)["test/loss"]
+
+
+def train_peer(flags: Flags, cfg: charlm.Config, tree: Path) -> float:
+    """Seconds of the updates of nanoGPT's train.py, without its evaluations."""
+    n = flags.peer_steps
+    command = [sys.executable, "-u", "train.py", "config/train_shakespeare_char.py", "--device=cpu"]
+    command += ["--compile=False", "--eval_iters=20", "--log_interval=1", f"--block_size={cfg.seq_len}"]
+    command += [f"--batch_size={cfg.batch_size}", f"--n_layer={cfg.n_layers}", f"--n_head={cfg.n_heads}"]
+    command += [f"--n_embd={cfg.embed_dim}", f"--max_iters={n}", f"--lr_decay_iters={n}", "--dropout=0.0"]
+    # Not in its README: to be evaluated only before the first update and after the last, and saved there
+    command += [f"--eval_interval={n}", "--always_save_checkpoint=True", "--out_dir=out"]
+    few = {"OMP_NUM_THREADS": str(flags.threads), "MKL_NUM_THREADS": str(flags.threads)}
+    env = os.environ | few | {"PYTHONWARNINGS": "ignore"}
+    at: dict[str, float] = {}  # when a line came, by what stands before its colon
+    with subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            at[line.partition(":")[0]] = time.perf_counter()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return at[f"iter {n - 1}"] - at["step 0"]  # it counts from 0; the one update after saving is left out
+
+
+def peer_model(tree: Path, steps: int) -> nn.Module:
+    """What nanoGPT has saved, in its own model."""
+    spec = importlib.util.spec_from_file_location("peer_model", tree / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.print = lambda *_: None
+    saved = torch.load(tree / "out/ckpt.pt", map_location=CPU, weights_only=True)
+    assert saved["iter_num"] == steps, f"saved after {saved['iter_num']} updates, not {steps}"
+    model = module.GPT(module.GPTConfig(**saved["model_args"]))
+    model.load_state_dict(saved["model"])
+    return model.eval()
+
+
+def race(flags: Flags) -> None:
+    """Print seconds of training and test loss of ours and of nanoGPT."""
+    cfg = config(flags)
+    sizes = f"{cfg.n_layers} x {cfg.embed_dim}, window {cfg.seq_len}, batch {cfg.batch_size}"
+    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, {sizes}, tinyshakespeare", flush=True)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        took, loss = pool.submit(ours, flags).result()
+    told = "trained on the first 85 %"
+    print(f"ours    {took:6.1f} s   test loss {loss:.4f} nats   ({cfg.steps} steps, {told})", flush=True)
+    if flags.peer:
+        theirs, loss = peer(flags)
+        told = f"{flags.peer_steps} steps, trained on the first 90 %"
+        print(f"nanoGPT {theirs:6.1f} s   test loss {loss:.4f} nats   ({told}); "
+              f"ours took {took / theirs:.2f} of it")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ generation
+
+
+def cached(model: nn.Module, prompt: Tensor, n_chars: int, rng: torch.Generator) -> None:
+    generate(model, prompt, n_chars, Decoding(strategy="temperature"), rng)
+
+
+@torch.no_grad()
+def uncached(model: nn.Module, prompt: Tensor, n_chars: int, rng: torch.Generator) -> None:
+    window = prompt
+    for _ in range(n_chars):
+        p = torch.softmax(model(window)[:, -1], -1)
+        window = torch.cat((window[:, 1:], torch.multinomial(p, 1, generator=rng)), 1)
+
+
+def generation(flags: Flags) -> None:
+    """Print characters per second, of all texts together, with the cache and without."""
+    contenders = {"cached": (cached, flags.chars), "uncached": (uncached, flags.uncached_chars)}
+    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, fp32, untrained weights")
+    alphabet = "".join(map(chr, range(32, 32 + VOCAB_SIZE)))
+    for n_layers, width, n_heads, seq_len, batch in SIZES:
+        cfg = charlm.Config(n_layers=n_layers, embed_dim=width, n_heads=n_heads, seq_len=seq_len)
+        model, rng = charlm.build(cfg, alphabet, CPU), make_rng(0, 0, "pictures")
+        prompt = torch.randint(VOCAB_SIZE, (batch, seq_len), generator=rng)
+        speed: dict[str, list[float]] = {name: [] for name in contenders}
+        for i in range(flags.rounds):
+            for name, (write, n_chars) in contenders.items():
+                began = time.perf_counter()
+                write(model, prompt, n_chars, rng)
+                if i:
+                    speed[name].append(batch * n_chars / (time.perf_counter() - began))
+        print(f"{n_layers} x {width}, {n_heads} heads, window {seq_len}, batch {batch}")
+        for name, values in speed.items():
+            low, middle, high = min(values), statistics.median(values), max(values)
+            ratios = [a / b for a, b in zip(values, speed["uncached"], strict=True)]
+            line = f"  {name:8s} {middle:7.0f} characters/s (min {low:.0f}, max {high:.0f})"
+            middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+            print(f"{line}   x{middle:.2f} of uncached (min {low:.2f}, max {high:.2f})", flush=True)
+
+
+def run(flags: Flags) -> None:
+    torch.set_num_threads(flags.threads)
+    if flags.race:
+        race(flags)
+    else:
+        generation(flags)
+
+
+if __name__ == "__main__":
+    main(Flags, run)
