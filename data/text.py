@@ -58,7 +58,9 @@ NAMED_SETS = ("pydoc", "shakespeare")
 CUTS = ("stream", "lines")
 SONG_END = "\f"  # a character of its own, so that a model learns where songs end
 MIN_CHARACTERS = 1000  # of fewer, val would be a line
-MOST_VAL = 10_000  # characters of val: enough to choose by, and what stands just before test is worth training on
+MOST_VAL = (
+    10_000  # characters of val: enough to choose by, and what stands just before test is worth training on
+)
 LARGE = 64 << 20  # bytes of a file; above, its ids are mapped from the cache and it is never whole in memory
 BLOCK = 4 << 20  # ids of a map looked at together
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -244,7 +246,7 @@ def _filled_lines(ids: np.ndarray, newline: int, blank: np.ndarray) -> np.ndarra
 
 
 def _split(ids: np.ndarray, alphabet: str, what: str, cut: str) -> Parts:
-    """Test is the last 10 %, val the 5 % before it or MOST_VAL characters, train the rest; lines stay whole."""
+    """Test is the last 10 %, val at most the 5 % before it, train the rest; lines stay whole."""
     _check_length(len(ids), what)
     if cut == "stream":
         n = len(ids)

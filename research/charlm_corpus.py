@@ -185,7 +185,7 @@ def ranking(names: Iterable[str], sizes: Sequence[int], title: str, xlabel: str)
         ax.grid(axis="x", alpha=0.25)
 
     beside = 0.5 + charts.LETTER * max(map(len, names))
-    return charts._chart(5.6, 1.1 + 0.2 * len(sizes), title, draw, beside)
+    return charts.chart(5.6, 1.1 + 0.2 * len(sizes), title, draw, beside)
 
 
 def cloud(words: pd.DataFrame, seed: int) -> np.ndarray | None:

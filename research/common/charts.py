@@ -25,7 +25,7 @@ COLORS = (
 LETTER = 0.085  # inches that a letter of a 9-point label takes
 
 
-def _chart(width: float, height: float, title: str, draw: Callable, beside: float = 0.0) -> np.ndarray:
+def chart(width: float, height: float, title: str, draw: Callable, beside: float = 0.0) -> np.ndarray:
     """A picture of (width + beside) × height hundred pixels; `draw(ax)` fills its axes, `width` wide."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def curves(
             ax.legend(lines, list(series), framealpha=0.8, edgecolor="none", fontsize=9)
 
     beside = 0.6 + LETTER * _longest(series) if len(series) > 6 else 0.0
-    return _chart(6.4, max(4.0, 0.3 + 0.19 * len(series)), title, draw, beside)
+    return chart(6.4, max(4.0, 0.3 + 0.19 * len(series)), title, draw, beside)
 
 
 def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = "") -> np.ndarray:
@@ -86,7 +86,7 @@ def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = 
         ax.set_ylabel(ylabel)
         ax.grid(axis="y", alpha=0.25)
 
-    return _chart(width, 3.4, title, draw)
+    return chart(width, 3.4, title, draw)
 
 
 def histogram(values, title: str = "", xlabel: str = "", n_bins: int = 50) -> np.ndarray:
@@ -100,7 +100,7 @@ def histogram(values, title: str = "", xlabel: str = "", n_bins: int = 50) -> np
         ax.set(xlabel=xlabel + note, ylabel="count")
         ax.grid(axis="y", alpha=0.25)
 
-    return _chart(5.0, 3.4, title, draw)
+    return chart(5.0, 3.4, title, draw)
 
 
 def heatmap(
@@ -127,7 +127,7 @@ def heatmap(
             text.set_in_layout(False)  # measuring hundreds of texts that lie inside takes most of a second
 
     height = 0.5 + 0.06 * _longest(col_labels) + 0.22 * n_rows
-    return _chart(margin + cell * n_cols, max(2.0, height), title, draw)
+    return chart(margin + cell * n_cols, max(2.0, height), title, draw)
 
 
 def scatter(
@@ -180,4 +180,4 @@ def scatter(
         ax.figure.legend(handles, shown, frameon=False, fontsize=9, loc="outside right upper", ncols=columns)
 
     longest = _longest([*names, *(paths or {})])
-    return _chart(6.4, 6.4, title, draw, (0.6 + LETTER * longest) * (1 + len(present) // 28))
+    return chart(6.4, 6.4, title, draw, (0.6 + LETTER * longest) * (1 + len(present) // 28))

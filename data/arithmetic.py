@@ -1,0 +1,219 @@
+"""Arithmetic as text: every query of two integers and its answer, '81+24' and '105'.
+
+    splits = load("+-", digits=2, train_fraction=0.5)
+    splits.train.src, splits.train.tgt                  # uint8 (9594, 5), (9594, 3): ids of characters
+    decode(splits.train.src[0], splits.alphabet)        # '81+24'
+
+What is split are unordered pairs of operands: all queries of a and b, in either order and with every
+operator, lie in one part, so that nothing in test can be answered by having learned a+b as b+a.
+torch is imported where it is used.
+Shapes: N queries, Q = 2 · digits + 1 characters of a query, A of an answer, V = len(alphabet).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+PARTS = ("train", "val", "test")
+PIPELINE = 1  # part of every content hash: raise it when the text or the split changes
+OPERATORS = "+-*"
+BLANK = " "
+MOST_DIGITS = 3  # with 4 there are 100 million ordered pairs, which nobody enumerates
+MOST_VAL = 1000  # pairs of operands in val: enough to choose by
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries and their answers: as numbers, int64 (N,), and as ids of characters, uint8, blanks behind."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    op: torch.Tensor  # place in `OPERATORS`
+    answer: torch.Tensor
+    src: torch.Tensor  # (N, Q)
+    tgt: torch.Tensor  # (N, A)
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+@dataclass(frozen=True)
+class ArithmeticSplits:
+    """All queries in three parts, each in random order."""
+
+    name: str  # short, for titles ('2-digit +-')
+    content_hash: str  # 16 hex digits: the queries of each part
+    alphabet: str  # digits, operators, blank; a character's id is its place
+    train: Queries
+    val: Queries
+    test: Queries
+
+
+def load(ops: str, digits: int, train_fraction: float) -> ArithmeticSplits:
+    """All queries a∘b with a, b of at most `digits` digits and ∘ in `ops`; always the same parts.
+
+    train_fraction: share of the unordered pairs {a, b} in train and val; val is a 20th of it, at least one
+    pair and at most MOST_VAL. Raises DataError for other operators, too many digits, or a part without any.
+    """
+    import torch
+
+    alphabet, parts = load_arrays(ops, digits, train_fraction)
+    sha = hashlib.sha256(f"{PIPELINE}\n{alphabet}".encode())
+    queries = {}
+    for part, (a, b, op) in parts.items():
+        answer = compute(a, b, op)
+        src, tgt = write_queries(a, b, op, digits, alphabet), write_answers(answer, ops, digits, alphabet)
+        sha.update(f"\n{part} {len(a)}\n".encode() + src.tobytes() + tgt.tobytes())
+        queries[part] = Queries(*map(torch.from_numpy, (a, b, op, answer, src, tgt)))
+    return ArithmeticSplits(f"{digits}-digit {ops}", sha.hexdigest()[:16], alphabet, **queries)
+
+
+def load_arrays(
+    ops: str, digits: int, train_fraction: float
+) -> tuple[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """As `load`, without torch: alphabet, part → operands and operators, int64 (N,)."""
+    if not ops or len(set(ops)) < len(ops) or set(ops) - set(OPERATORS):
+        raise DataError(f"--ops={ops}: must be some of {OPERATORS}, each once")
+    if not 1 <= digits <= MOST_DIGITS:
+        raise DataError(f"--digits={digits}: must be from 1 to {MOST_DIGITS}")
+    if not 0 < train_fraction < 1:
+        raise DataError(f"--train_fraction={train_fraction}: must lie between 0 and 1")
+    first, second = np.triu_indices(10**digits)  # every pair once, the smaller before the larger
+    # RandomState: numpy keeps its stream for ever
+    shuffled = np.random.RandomState(0).permutation(len(first))
+    n_train = round(train_fraction * len(first))
+    n_val = min(max(1, n_train // 20), MOST_VAL)
+    if n_train <= n_val or n_train == len(first):
+        raise DataError(
+            f"--train_fraction={train_fraction}: of {len(first):,} pairs it leaves a part without any"
+        )
+    cuts = np.split(shuffled, [n_train - n_val, n_train])
+    codes = np.array([OPERATORS.index(op) for op in sorted(ops, key=OPERATORS.index)])
+    parts = {}
+    for part, pairs in zip(PARTS, cuts, strict=True):
+        x, y = first[pairs], second[pairs]
+        other = x != y
+        a, b = np.concatenate((x, y[other])), np.concatenate((y, x[other]))
+        op = np.tile(codes, len(a))
+        a, b = np.repeat(a, len(codes)), np.repeat(b, len(codes))
+        order = np.random.RandomState(1).permutation(len(a))
+        parts[part] = a[order], b[order], op[order]
+    return "0123456789" + "".join(OPERATORS[code] for code in codes) + BLANK, parts
+
+
+def compute(a: np.ndarray, b: np.ndarray, op: np.ndarray) -> np.ndarray:
+    """The answers (N,) of a∘b, where op (N,) is the operator's place in OPERATORS."""
+    return np.choose(op, (a + b, a - b, a * b))
+
+
+# ---- as text -------------------------------------------------------------------------------------------
+
+
+def query_width(digits: int) -> int:
+    """Characters Q of the longest query."""
+    return 2 * digits + 1
+
+
+def answer_width(ops: str, digits: int) -> int:
+    """Characters A of the longest answer: 198 or -99 with two digits, 9801 where they are multiplied."""
+    return max(2 * digits if op == "*" else digits + 1 for op in ops)
+
+
+def write_queries(a: np.ndarray, b: np.ndarray, op: np.ndarray, digits: int, alphabet: str) -> np.ndarray:
+    """Ids (N, Q) of 'a∘b', blanks behind."""
+    out = np.full((len(a), query_width(digits)), alphabet.index(BLANK), np.uint8)
+    end = _write(out, a, np.zeros(len(a), np.int64))
+    code = np.array([max(alphabet.find(char), 0) for char in OPERATORS], np.uint8)
+    out[np.arange(len(a)), end] = code[op]
+    _write(out, b, end + 1)
+    return out
+
+
+def write_answers(answer: np.ndarray, ops: str, digits: int, alphabet: str) -> np.ndarray:
+    """Ids (N, A) of numbers, with '-' before those below 0, blanks behind."""
+    out = np.full((len(answer), answer_width(ops, digits)), alphabet.index(BLANK), np.uint8)
+    negative = answer < 0
+    if negative.any():
+        out[negative, 0] = alphabet.index("-")
+    _write(out, np.abs(answer), negative.astype(np.int64))
+    return out
+
+
+def _write(out: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Write numbers ≥ 0 (N,) into rows of `out` from column `at` (N,) on; returns where they end."""
+    tens = 10 ** np.arange(1, out.shape[1] + 1)
+    n = 1 + (values[:, None] >= tens).sum(1)  # digits of each
+    rows = np.arange(len(out))
+    for k in range(n.max(initial=0)):
+        has = k < n
+        out[rows[has], at[has] + k] = values[has] // 10 ** (n[has] - 1 - k) % 10  # a digit's id is itself
+    return at + n
+
+
+def encode(text: str, alphabet: str) -> list[int]:
+    """Ids of `text`'s characters. Raises DataError naming one that the alphabet lacks."""
+    for char in text:
+        if char not in alphabet:
+            raise DataError(f"{char!r} is none of {alphabet!r}")
+    return [alphabet.index(char) for char in text]
+
+
+def decode(ids: torch.Tensor, alphabet: str) -> str:
+    """Text of ids (T,), without the blanks behind it."""
+    return "".join(alphabet[i] for i in ids.tolist()).rstrip(BLANK)
+
+
+def reverse(ids: torch.Tensor, alphabet: str) -> torch.Tensor:
+    """ids (N, A) with the characters of each row from the last to the first, blanks behind as before.
+
+    '105' ↔ '501', '-48' ↔ '84-'; twice is as once not. Blanks within stay within.
+    """
+    import torch
+
+    width = ids.shape[1]
+    place = torch.arange(width, device=ids.device)
+    n = ((ids != alphabet.index(BLANK)) * (place + 1)).amax(1, keepdim=True)  # up to the last that is none
+    source = torch.where(place < n, n - 1 - place, place)
+    return ids.gather(1, source)
+
+
+def values_of(ids: torch.Tensor, alphabet: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers (N,) int64 that rows of ids (N, A) are, and which rows are one, bool (N,).
+
+    One is: an optional '-', digits without a leading zero (0 alone is one, -0 is not), then blanks.
+    """
+    import torch
+
+    minus = alphabet.find("-")
+    n = ((ids != alphabet.index(BLANK)) * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(1)
+    negative = (ids[:, 0] == minus) & (minus >= 0)
+    first = negative.long()
+    value, fine = torch.zeros_like(n), n > first
+    for t in range(ids.shape[1]):
+        here = (t >= first) & (t < n)
+        fine &= ~here | (ids[:, t] < 10)
+        value = torch.where(here, 10 * value + ids[:, t].clamp(max=9), value)
+    leading = ids.gather(1, first[:, None])[:, 0] == 0
+    fine &= ~leading | ((n == 1) & ~negative)
+    return torch.where(negative, -value, value), fine
+
+
+def parse(query: str, ops: str, digits: int) -> tuple[int, str, int]:
+    """The operands and the operator of a query. Raises DataError that says what is allowed."""
+    found = re.fullmatch(rf"(\d{{1,{digits}}})([{re.escape(ops)}])(\d{{1,{digits}}})", query, re.ASCII)
+    if found is None:
+        raise DataError(
+            f"{query!r} is no query: must be two numbers of at most {digits} digit{'s' * (digits > 1)} "
+            f"with one of {' '.join(ops)} between them, as in '{'9' * digits}{ops[0]}1'"
+        )
+    return int(found[1]), found[2], int(found[3])

@@ -1,0 +1,102 @@
+"""Characters of arithmetic as pictures: handwritten digits, drawn operators, black blanks.
+
+    glyphs = Glyphs(digits.load("digits", "data/store"), "train", device)
+    x = glyphs.draw(ids, "0123456789+- ", rng)          # (B, T) → float32 (B, T, 28, 28) in [0, 1]
+
+Every call draws anew, on the device: a random picture of each digit, from the pictures of one part alone, and
+for each operator strokes of random place, slant, length, thickness and brightness.
+Shapes: B queries, T characters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from data import DataError
+from data.digits import SIZE, DigitSplits
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1  # part of the content hash of whatever trains on drawn operators
+SLANTS = {"+": (0.0, math.pi / 2), "-": (0.0,), "*": (math.pi / 6, math.pi / 2, 5 * math.pi / 6)}
+N_DIGITS = 10
+
+
+class Glyphs:
+    """Pictures of the ten digits of one part of a set, on `device`, ready to be drawn from."""
+
+    def __init__(self, data: DigitSplits, part: str, device: torch.device | str):
+        """Raises DataError unless the set's classes are the ten digits and `part` has each."""
+        import torch
+
+        labels = getattr(data, f"{part}_labels")
+        counts = torch.bincount(labels, minlength=N_DIGITS)
+        if data.class_names != tuple(map(str, range(N_DIGITS))) or not counts.all():
+            raise DataError(
+                f"--dataset={data.name}: must be pictures of the ten digits, some of each in {part}"
+            )
+        order = labels.argsort(stable=True)
+        self.images = getattr(data, part)[order].to(device)  # by digit
+        self.counts, self.first = counts.to(device), (counts.cumsum(0) - counts).to(device)
+
+    def draw(self, ids: torch.Tensor, alphabet: str, rng: torch.Generator) -> torch.Tensor:
+        """ids (B, T) of characters → float32 (B, T, 28, 28), white on black, on the device of rng."""
+        import torch
+
+        device = rng.device
+        ids = ids.to(device).long()
+        digit = ids.clamp(max=N_DIGITS - 1)  # a digit's id is itself
+        where = torch.rand(ids.shape, generator=rng, device=device)
+        chosen = self.first[digit] + (where * self.counts[digit]).long()
+        x = self.images[chosen].float().div_(255) * (ids < N_DIGITS)[..., None, None]
+        for op, slants in SLANTS.items():
+            if op in alphabet and (here := ids == alphabet.index(op)).any():
+                x[here] = strokes(int(here.sum()), slants, rng)
+        return x
+
+
+def strokes(n: int, slants: tuple[float, ...], rng: torch.Generator) -> torch.Tensor:
+    """n pictures (n, 28, 28) of strokes through one point that lean by `slants`, rad."""
+    import torch
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(n, *shape, 1, 1, generator=rng, device=rng.device)
+
+    grid = torch.arange(SIZE, device=rng.device) - (SIZE - 1) / 2
+    y, x = torch.meshgrid(grid, grid, indexing="ij")  # pixels from the middle
+    y, x = y - 1.2 * normal(), x - 1.2 * normal()
+    size, tilt = (1 + 0.15 * normal()).clamp(0.6, 1.3), 0.12 * normal()
+    thick, light = (1.3 + 0.3 * normal()).clamp(0.7, 2.2), (0.95 + 0.1 * normal()).clamp(0.6, 1)
+    out = torch.zeros(n, SIZE, SIZE, device=rng.device)
+    for slant in slants:
+        angle = slant + tilt + 0.07 * normal()
+        half = 7.5 * size * (1 + 0.08 * normal())
+        along, across = x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()
+        beyond = (along.abs() - half).clamp(min=0)
+        distance = torch.hypot(beyond, across)
+        out = torch.maximum(out, ((thick + 0.5 - distance).clamp(0, 1) * light)[:, :, :])
+    return out
+
+
+def classes(data: DigitSplits, alphabet: str) -> DigitSplits:
+    """A set whose classes are the characters of `alphabet`, for a classifier that is to read pictures: the
+    digits of `data`, for every operator and the blank as many as of one digit.
+    """
+    import dataclasses
+    import hashlib
+
+    import torch
+
+    parts = {}
+    for seed, part in enumerate(("train", "val", "test")):
+        images, labels = getattr(data, part), getattr(data, f"{part}_labels")
+        glyphs, n = Glyphs(data, part, "cpu"), len(images) // N_DIGITS
+        ids = torch.arange(N_DIGITS, len(alphabet)).repeat_interleave(n)
+        drawn = glyphs.draw(ids[:, None], alphabet, torch.Generator().manual_seed(seed))[:, 0]
+        parts[part] = torch.cat((images, drawn.mul(255).round().byte()))
+        parts[f"{part}_labels"] = torch.cat((labels, ids))
+    made_of = f"glyphs {VERSION} {alphabet} {data.content_hash}".encode()
+    digest = hashlib.sha256(made_of).hexdigest()[:16]
+    return dataclasses.replace(data, content_hash=digest, class_names=tuple(alphabet), **parts)

@@ -1,0 +1,411 @@
+"""Arithmetic learned from examples: '81+24' → '105', as text or handwriting, by sequence to sequence.
+
+What    An encoder reads the query, a decoder writes the answer, character by character. How few of all
+        possible queries are enough, and which additions to a plain LSTM make the difference?
+        --mode=image_to_text reads handwritten queries, text_to_image draws its answers, which a classifier
+        that was trained apart and is frozen reads.
+Run     python research/seq2seq_arith.py                                         # the plain LSTM
+        python research/seq2seq_arith.py --train_fraction=0.25 --attention=True --reverse=True
+        python research/seq2seq_arith.py --mode=image_to_text --dataset=mnist
+        python research/seq2seq_arith.py --task=ask --query="81+24" --checkpoint=runs/<run>
+        python launch/local.py sweeps/seq2seq_split.yaml      or: wandb sweep sweeps/seq2seq_split.yaml
+Expect  Time and test figures stand in the headers of sweeps/seq2seq_*.yaml.
+Models  research/seq2seq_models.py, where their sources and departures stand; research/seq2seq_mistakes.py
+        tells mistakes apart.
+Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, characters in reverse; Duckworth
+        et al. 2019 (arXiv:1906.04331), §3: the model's own characters as input, all positions at once.
+Data    Every query of --digits digits. No pair of operands, in either order, is in two parts.
+Shapes  B batch, Q query and A answer characters, V vocabulary; src (B, Q), or pictures (B, Q, 28, 28);
+        tgt (B, A); logits (B, A, V), or (B, A, 28, 28) where the answer is drawn.
+Units   loss: nats per character; of drawn answers nats per picture (784 pixels, Bernoulli).
+"""
+
+import dataclasses
+import hashlib
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+if not __package__:  # run as a script: import from this tree, which may be a snapshot of another
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data import arithmetic, digits, glyphs
+from data.arithmetic import Queries
+from research import digit_classifier as classifier
+from research import seq2seq_mistakes as mistakes
+from research.common import pages, pictures
+from research.common.checkpoints import start_from
+from research.common.commandline import main
+from research.common.flags import RunFlags, aside, require, with_epochs
+from research.common.media import html, picture
+from research.common.run import Run, make_rng
+from research.common.start import start_run
+from research.seq2seq_models import LSTM, Transformer
+
+KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+TASKS = ("train", "evaluate", "ask", "mistakes")
+N_SHOWN = 12  # answers that are shown while training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunFlags):
+    """Arithmetic learned from examples: '81+24' → '105', as text or handwriting, by sequence to sequence."""
+
+    task: Literal[TASKS] = aside("train")
+    """train, or one of the tasks that read a --checkpoint and write beside it"""
+    dataset: str = aside("digits")
+    """pictures of digits, where --mode has any: digits (embedded), mnist, or a folder laid out like it"""
+    mode: Literal["text_to_text", "image_to_text", "text_to_image"] = "text_to_text"
+    """what queries and answers are: characters, or a picture of each"""
+    digits: int = 2
+    """most digits of an operand"""
+    ops: str = "+-"
+    """operators, some of + - *"""
+    train_fraction: float = 0.5
+    """share of the pairs of operands that may be learned from (a 20th of it is val); all others are test"""
+    steps: int = 10_000
+    """training length in steps; a step is one optimiser update"""
+    batch_size: int = 128
+    """queries per step"""
+    learning_rate: float = 0.003
+    """peak learning rate"""
+    eval_every: int = 500
+    """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
+    sample_every: int = aside(0)
+    """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    model: Literal["lstm", "transformer"] = "lstm"
+    """architecture"""
+    encoder_layers: int = 1
+    """layers that read the query"""
+    decoder_layers: int = 1
+    """layers that write the answer"""
+    hidden_dim: int = 128
+    """units of each layer H"""
+    n_heads: int = 4
+    """transformer: attention heads"""
+    attention: bool = False
+    """lstm: the decoder looks at all of the query, not only at the encoder's last state"""
+    bidirectional: bool = False
+    """lstm: the encoder reads the query in both directions"""
+    reverse: bool = False
+    """the answer is written from its last digit to its first"""
+    teacher_forcing: float = 1.0
+    """share of the characters before the next one that are the true ones in training, else the model's own"""
+    weight_decay: float = 0.01
+    """decoupled decay of all matrices, per step times the learning rate"""
+    clip: float = 1.0
+    """largest norm of the gradient; it is scaled down to it"""
+    query: str | None = aside(None)
+    """ask: the query, as in --query="81+24" """
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("encoder_layers", "decoder_layers"):
+            require(1 <= getattr(self, name) <= 12, self, name, "from 1 to 12")
+        require(self.hidden_dim >= 1 and self.n_heads >= 1, self, "hidden_dim", "at least 1, as --n_heads")
+        even = self.model == "lstm" or self.hidden_dim % self.n_heads == 0
+        require(even, self, "hidden_dim", f"a multiple of --n_heads, {self.n_heads}")
+        for name in ("attention", "bidirectional"):
+            apt = self.model == "lstm" or not getattr(self, name)
+            require(apt, self, name, "False with --model=transformer, which has it by nature")
+        drawn = self.mode == "text_to_image"
+        require(not drawn or self.teacher_forcing == 1, self, "teacher_forcing", f"1 with --mode={self.mode}")
+        require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")
+        require(0 < self.train_fraction < 1, self, "train_fraction", "above 0 and below 1")
+        require(1 <= self.digits <= arithmetic.MOST_DIGITS, self, "digits", f"1 to {arithmetic.MOST_DIGITS}")
+        fine = self.ops and set(self.ops) <= set(arithmetic.OPERATORS) and len(set(self.ops)) == len(self.ops)
+        require(bool(fine), self, "ops", f"some of {arithmetic.OPERATORS}, each once")
+        require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
+        require(self.clip > 0, self, "clip", "above 0")
+        require(self.query is None or self.task == "ask", self, "query", "used with --task=ask")
+        require(self.query is not None or self.task != "ask", self, "query", "given: 81+24, for example")
+        require(self.task == "train" or self.checkpoint is not None, self, "task",
+                "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class Data:
+    """All queries in three parts, and the pictures their characters are drawn with, where there are any."""
+
+    splits: arithmetic.ArithmeticSplits
+    digits: digits.DigitSplits | None
+
+    @property
+    def name(self) -> str:
+        return self.splits.name + (f", pictures of {self.digits.name}" if self.digits else "")
+
+    @property
+    def content_hash(self) -> str:
+        if self.digits is None:
+            return self.splits.content_hash
+        both = f"{self.splits.content_hash} {self.digits.content_hash} {glyphs.VERSION}"
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
+
+    @property
+    def train(self) -> Queries:
+        return self.splits.train
+
+
+def load_data(cfg: Config) -> Data:
+    """The queries of `cfg`, with pictures where --mode has them. Raises DataError where these are missing."""
+    splits = arithmetic.load(cfg.ops, cfg.digits, cfg.train_fraction)
+    return Data(splits, None if cfg.mode == "text_to_text" else digits.load(cfg.dataset, cfg.data_dir))
+
+
+def drawers(data: Data, device: torch.device) -> dict[str, glyphs.Glyphs | None]:
+    """For each part what draws its characters: with pictures of that part, so that test ones are unseen."""
+    if data.digits is None:
+        return dict.fromkeys(arithmetic.PARTS)
+    return {part: glyphs.Glyphs(data.digits, part, device) for part in arithmetic.PARTS}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """src (B, Q) ids or (B, Q, 28, 28); tgt (B, A) ids as they are written; drawn (B, A, 28, 28) or None."""
+
+    src: Tensor
+    tgt: Tensor
+    drawn: Tensor | None = None
+
+
+def batch_of(
+    src: Tensor, tgt: Tensor, glyph: glyphs.Glyphs | None, rng: torch.Generator, cfg: Config, alphabet: str
+) -> Batch:
+    """src (B, Q) and tgt (B, A), ids, as the model gets them; rng draws the pictures."""
+    if cfg.reverse:
+        tgt = arithmetic.reverse(tgt.long(), alphabet)
+    src, tgt = src.long(), tgt.long()
+    if cfg.mode == "image_to_text":
+        return Batch(glyph.draw(src, alphabet, rng), tgt)
+    return Batch(src, tgt, glyph.draw(tgt, alphabet, rng) if cfg.mode == "text_to_image" else None)
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+def build(cfg: Config, alphabet: str, device: torch.device) -> LSTM | Transformer:
+    """The model of `cfg` on `device`; its initial weights are a function of the seed."""
+    width = arithmetic.answer_width(cfg.ops, cfg.digits)
+    reads, writes = cfg.mode.split("_to_")
+    layers = cfg.hidden_dim, cfg.encoder_layers, cfg.decoder_layers
+    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
+        torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
+        if cfg.model == "lstm":
+            model = LSTM(len(alphabet), width, *layers, cfg.attention, cfg.bidirectional, reads, writes)
+        else:
+            n = arithmetic.query_width(cfg.digits)
+            model = Transformer(len(alphabet), n, width, *layers, cfg.n_heads, reads, writes)
+    return model.to(device)
+
+
+def lr_at(step: int, cfg: Config) -> float:
+    """Learning rate of `step`: up over at most the first 200 steps, then down to 0 along a half cosine."""
+    warm = max(1, min(200, cfg.steps // 10))
+    return cfg.learning_rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / cfg.steps))
+
+
+def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
+    """AdamW, which decays matrices alone."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    fused = next(model.parameters()).device.type != "mps"
+    return torch.optim.AdamW(groups, cfg.learning_rate, betas=(0.9, 0.98), fused=fused)
+
+
+# ------------------------------------------------------------------------------------------------ objective
+
+
+def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, cfg: Config) -> Tensor:
+    """−log p(character | query, those before it), mean over all, blanks too; or −log p(pixels), sum over a
+    picture, mean over pictures; nats. rng: in training, draws where the model's own characters stand.
+
+    The only place where it is written, for training and validation.
+    """
+    with torch.autocast(batch.tgt.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        if batch.drawn is not None:
+            logits = model(batch.src, None)
+            nats = F.binary_cross_entropy_with_logits(logits, batch.drawn, reduction="sum")
+            return nats / batch.tgt.numel()
+        before = batch.tgt[:, :-1]
+        if rng is not None and cfg.teacher_forcing < 1:
+            with torch.no_grad():
+                own = model(batch.src, before)[:, :-1].argmax(2)
+            true = torch.rand(before.shape, generator=rng, device=rng.device) < cfg.teacher_forcing
+            before = torch.where(true, before, own)
+        logits = model(batch.src, before)
+    return F.cross_entropy(logits.flatten(0, 1), batch.tgt.flatten())
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The frozen classifier that reads drawn answers. accuracy: on real pictures of the test part."""
+
+    model: classifier.Classifier
+    accuracy: float
+
+    def read(self, logits: Tensor) -> Tensor:
+        """Logits (B, A, 28, 28) → ids (B, A)."""
+        x = torch.sigmoid(logits).mul(255).round().byte().cpu()
+        return classifier.classify(self.model, x.flatten(0, 1)).view(x.shape[:2])
+
+
+def reader_of(cfg: Config, data: Data) -> Reader | None:
+    """The reader, where answers are drawn; trained now unless it lies in --data_dir."""
+    if cfg.mode != "text_to_image":
+        return None
+    known = glyphs.classes(data.digits, data.splits.alphabet)
+    model, _ = classifier.load(known, cfg.data_dir)
+    return Reader(model, classifier.accuracy(model, known.test, known.test_labels))
+
+
+@torch.no_grad()
+def answers(
+    model: torch.nn.Module,
+    queries: Queries,
+    glyph: glyphs.Glyphs | None,
+    cfg: Config,
+    alphabet: str,
+    reader: Reader | None,
+    device: torch.device,
+) -> tuple[Tensor, float]:
+    """What the model answers to all queries, ids (N, A) read forwards, on the CPU; its mean loss."""
+    told, total, rng = [], 0.0, make_rng(cfg.seed, 0, "eval", device)
+    for src, tgt in zip(queries.src.split(2000), queries.tgt.split(2000), strict=True):
+        batch = batch_of(src.to(device), tgt.to(device), glyph, rng, cfg, alphabet)
+        total += loss_fn(model, batch, None, cfg).item() * len(src)
+        made = model.answer(batch.src)
+        ids = made.cpu() if reader is None else reader.read(made)
+        told.append(arithmetic.reverse(ids, alphabet) if cfg.reverse else ids)
+    return torch.cat(told), total / len(queries)
+
+
+# ------------------------------------------------------------------------------------------------ samples
+
+
+@torch.no_grad()
+def samples(
+    model: torch.nn.Module,
+    data: Data,
+    glyph: glyphs.Glyphs | None,
+    cfg: Config,
+    reader: Reader | None,
+    device: torch.device,
+    step: int,
+) -> dict[str, Any]:
+    """A page of answers to the same queries at every step, right and wrong; pictures where there are any."""
+    val, alphabet = data.splits.val, data.splits.alphabet
+    few = Queries(*(getattr(val, f.name)[:N_SHOWN] for f in dataclasses.fields(Queries)))
+    ids, _ = answers(model, few, glyph, cfg, alphabet, reader, device)
+    rows = mistakes.table(ids, few, alphabet, range(len(few)))
+    cells = [[pages.literal(v, "wrong" if row["mistake"] else "right") for v in row.values()] for row in rows]
+    title = f"Answers to validation queries, {data.name}, step {step:,}"
+    made: dict[str, Any] = {"sample/answers": html(pages.page(title, pages.table(cells, [*rows[0]])))}
+    if glyph is None:
+        return made
+    rng = make_rng(cfg.seed, 0, "eval", device)
+    batch = batch_of(few.src.to(device), few.tgt.to(device), glyph, rng, cfg, alphabet)
+    x = batch.src if cfg.mode == "image_to_text" else torch.sigmoid(model.answer(batch.src))
+    labels = [f"{row['query']} = {row['model'] or '?'}" + (f", not {row['answer']}" if row["mistake"] else "")
+              for row in rows]  # fmt: skip
+    tiles = torch.cat(tuple(x.cpu().unbind(1)), 2)[:, None]  # a query's or an answer's pictures side by side
+    return made | {"sample/pictures": picture(pictures.grid, tiles, 3, labels)}
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def train(cfg: Config) -> dict[str, float]:
+    data = load_data(cfg)
+    cfg, alphabet = with_epochs(cfg, len(data.train)), data.splits.alphabet
+    model = build(cfg, alphabet, torch.device("cpu"))
+    if cfg.checkpoint:
+        start_from(cfg, model)
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/exact_match", goal="maximize")
+    if run.finished:
+        return run.metrics
+    device, reader = run.device, reader_of(cfg, data)
+    model.to(device)
+    optimizer, glyph = optimizer_of(model, cfg), drawers(data, device)
+    step = run.restore(model, optimizer)
+    src, tgt = (t.to(device) for t in (data.train.src, data.train.tgt))
+    one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)
+    run.describe(model, one.src, None if one.drawn is not None else one.tgt[:, :-1])
+    forward = torch.compile(model) if cfg.compile else model
+    while True:  # visits cfg.steps once more, only to evaluate
+        last, metrics = step == cfg.steps, {}
+        if last or step % cfg.eval_every == 0:
+            ids, loss = answers(model, data.splits.val, glyph["val"], cfg, alphabet, reader, device)
+            metrics |= {"val/loss": loss} | mistakes.figures(ids, data.splits.val, alphabet, "val")
+            run.keep_best(model, metrics, step)
+        if last or run.sampling(step):
+            metrics |= samples(model, data, glyph["val"], cfg, reader, device, step)
+        if last:
+            metrics |= final(run.best(model), data, glyph["test"], cfg, reader, device)
+        if not last:
+            rows, rng = run.batch_indices(step), run.rng(step)
+            batch = batch_of(src[rows], tgt[rows], glyph["train"], rng, cfg, alphabet)
+            loss, rate = loss_fn(forward, batch, rng, cfg), lr_at(step, cfg)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+            optimizer.step()
+            run.update(loss)
+            if step % cfg.log_every == 0:
+                metrics |= {"train/loss": loss, "train/grad_norm": norm, "train/learning_rate": rate}
+        run.log(metrics, step)  # one call, one row a step
+        if last:
+            break
+        step += 1  # the update above is done: a checkpoint from here on counts it
+        if run.stopping:
+            break
+        if step % cfg.save_every == 0:
+            run.save(model, optimizer, step)
+    run.save(model, optimizer, step)
+    return run.finish()
+
+
+def final(
+    best: torch.nn.Module,
+    data: Data,
+    glyph: glyphs.Glyphs | None,
+    cfg: Config,
+    reader: Reader | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The figures of the test part, once, with the best weights, and the map of its mistakes."""
+    test, alphabet = data.splits.test, data.splits.alphabet
+    ids, loss = answers(best, test, glyph, cfg, alphabet, reader, device)
+    metrics: dict[str, Any] = {"test/loss": loss} | mistakes.figures(ids, test, alphabet, "test")
+    metrics |= mistakes.breakdown(ids, test, alphabet, "test")
+    if reader is not None:
+        metrics["test/reader_accuracy"] = reader.accuracy
+    shares = mistakes.maps((ids == test.tgt).all(1), test, cfg.digits)
+    about = f"{data.name}, {metrics['test/exact_match']:.2%} right"
+    return metrics | {"sample/map": picture(mistakes.map_picture, shares, cfg.digits, about)}
+
+
+def run_task(cfg: Config) -> None:
+    """Train, or one of the tasks that read a checkpoint, which live in a file of their own."""
+    if cfg.task == "train":
+        train(cfg)
+    else:
+        from research import seq2seq_analysis
+
+        seq2seq_analysis.run(cfg)
+
+
+if __name__ == "__main__":
+    main(Config, run_task)
