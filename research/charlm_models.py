@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-MAX_SCORE = 12.0  # attention logits lie within ± this: it is the scale of cosines of queries and keys
+MAX_SCORE = 6.0  # attention logits lie within ± this: it is the scale of cosines of queries and keys
 ROPE_BASE = 10_000.0  # wavelengths of rotary positions go from 2π to almost 2π times this, in characters
-EMBED_STD = 0.02  # small, so that what the blocks add soon counts
+EMBED_STD = 0.3  # small, so that what the blocks add soon counts
 
 
 def dropout(x: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
