@@ -166,7 +166,7 @@ def unreachable(error: BaseException, url: str) -> tuple[str, str]:
 
 def data_sets(flags: Flags) -> Iterator[Line]:
     """Each named set: there, whole as far as is recorded, and its decoded copies."""
-    from data import DataError, digits, images
+    from data import DataError, digits, images, text
 
     store = Path(flags.data_dir).absolute()
     caches = sorted(p for p in store.glob("cache/*.npy") if re.fullmatch(r"[0-9a-f]{16}_\d+", p.stem))
@@ -186,12 +186,13 @@ def data_sets(flags: Flags) -> Iterator[Line]:
         bad = [str(path) for path, md5 in checksums(name, store).items() if md5_of(path) != md5]
         found = f"checksum differs: {', '.join(bad)}" if bad else found
         yield Line(name, "fail" if bad else "ok", found, f"rm {' '.join(bad)} && {get}")
-    for name in digits.NAMED_SETS:  # read whole and compared with its checksums
-        get = f"python data/prepare.py {name} --data_dir={flags.data_dir}"
-        try:
-            yield Line(name, "ok", f"content hash {digits.load_arrays(name, store)[1]}")
-        except DataError as error:
-            yield missing(name, error, get)
+    for kind in (digits, text):  # read whole and compared with their checksums
+        for name in kind.NAMED_SETS:
+            get = f"python data/prepare.py {name} --data_dir={flags.data_dir}"
+            try:
+                yield Line(name, "ok", f"content hash {kind.load_arrays(name, store)[1]}")
+            except DataError as error:
+                yield missing(name, error, get)
     for path in caches:
         if images._open_cache(path, int(path.stem[17:])) is None:
             yield Line("image cache", "warn", f"{path} is damaged: made anew when next used", f"rm {path}")

@@ -464,7 +464,8 @@ def test_absent_sets_and_new_ones(tmp_path, monkeypatch):
     monkeypatch.setitem(images.NAMED_SETS, "emoji", emoji)
     found = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path / "store"))))
     states = {"synthetic": "ok", "celeba": "skipped", "lfw": "skipped", "emoji": "skipped",
-              "digits": "ok", "mnist": "skipped", "fashion": "skipped"}  # fmt: skip
+              "digits": "ok", "mnist": "skipped", "fashion": "skipped",
+              "pydoc": "ok", "shakespeare": "skipped"}  # fmt: skip
     assert {name: line.state for name, line in found.items()} == states
     assert found["lfw"].mend == f"python data/prepare.py lfw --data_dir={tmp_path}/store"
     assert not (tmp_path / "store").exists()
