@@ -14,8 +14,8 @@ With --race both train, one after the other, each in a process of its own, with 
 the default recipe for --race_steps, nanoGPT (--peer, a checkout of github.com/karpathy/nanoGPT) with the CPU
 setting of its README, from which the sizes of both are. Its loader reads our tinyshakespeare. Both are scored
 with their last weights by charlm's `evaluate`: the last 10 % of the text, in windows that follow one another,
-each character once. nanoGPT trains on the 90 % before it, ours on the first 85 %, which is in favour of
-nanoGPT. Without --peer only ours is trained.
+each character once. nanoGPT trains on the 90 % before it, ours on these without the last 10,000 characters.
+Without --peer only ours is trained.
 
 Told are the seconds of the updates; reading the data, building the model and evaluating are not counted.
 nanoGPT evaluates before its first update, and saves only where it evaluates, so that it has to after the last
