@@ -186,7 +186,7 @@ def race(flags: Flags) -> None:
     print(f"torch {torch.__version__}, cpu, {flags.threads} threads, {sizes}, tinyshakespeare", flush=True)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         took, loss = pool.submit(ours, flags).result()
-    told = "trained on the first 85 %"
+    told = "trained on all but the last 10 % and 10,000 characters"
     print(f"ours    {took:6.1f} s   test loss {loss:.4f} nats   ({cfg.steps} steps, {told})", flush=True)
     if flags.peer:
         theirs, loss = peer(flags)
