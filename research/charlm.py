@@ -70,8 +70,8 @@ class Config(RunFlags):
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 12
     """windows per step"""
-    learning_rate: float = 0.004
-    """peak learning rate of AdamW; that of Muon is ten times it"""
+    learning_rate: float = 0.002
+    """peak learning rate of AdamW; that of Muon is ten times it. An LSTM wants more, 0.008"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(0)

@@ -12,9 +12,9 @@ Sources Hochreiter & Schmidhuber 1997; Jozefowicz et al. 2015 (ICML), §2.2 (for
         2016 (arXiv:1603.05027), fig. 4e (pre-activation); Vaswani et al. 2017 (arXiv:1706.03762); Zhang &
         Sennrich 2019 (arXiv:1910.07467, RMSNorm); Henry et al. 2020 (arXiv:2010.04245, QK-norm); So et al.
         2021 (arXiv:2109.08668, squared ReLU); Su et al. 2021 (arXiv:2104.09864), eq. 34 (rotary positions).
-Departs TCN: the published block, trained at a constant rate, swings late in training and falls to one
-        character. Ours normalises each position before each convolution and starts as the identity
-        (norm="layer"); the published one is norm="none". Embeddings are widened before the first block.
+Departs TCN: the published block, at a constant rate and without clipping, can break down once it knows its
+        text by heart (benchmarks/tcn_collapse.py). Ours normalises before each convolution and starts as the
+        identity (norm="layer"); the published is norm="none". Embeddings are widened before the first block.
         Transformer: rotates the pairs (i, D − 1 − i) of a head instead of neighbours; no biases.
 Dropout draws its masks from the generator that forward is given, never from torch's global one; without a
         generator there is none. So it acts between the layers of the LSTM, not within them.
