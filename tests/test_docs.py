@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from research import bvae_faces, charlm, vae_mnist
+from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
 from research.common.commandline import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = (bvae_faces, vae_mnist, charlm)
+SCRIPTS = (bvae_faces, vae_mnist, charlm, seq2seq_arith)
 FAMILIES = {f"research/{script.__name__.split('.')[-1]}.py": script for script in SCRIPTS}
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
 

@@ -22,10 +22,11 @@ NOT_MEASURED = "to be measured"
 FIGURES = {
     "bvae_faces": {"test/mse": 4, "test/rec_nats": 0, "test/active_units": 1, "test/mig": 2},
     "charlm": {"test/loss": 3, "test/bpc": 3},
+    "seq2seq_arith": {"test/exact_match": 4, "test/char_accuracy": 4},
     "vae_mnist": {"test/elbo_nats": 1, "test/iw_nats": 1, "test/kl_nats": 1, "test/knn_accuracy": 3},
 }
 HEADLINES = {"bvae_faces": ("val/mse", "minimize"), "vae_mnist": ("val/elbo_nats", "maximize"),
-             "charlm": ("val/bpc", "minimize")}  # fmt: skip
+             "charlm": ("val/bpc", "minimize"), "seq2seq_arith": ("val/exact_match", "maximize")}  # fmt: skip
 SIGNS = {"beta": "β"}
 CHOSEN_WITH = 0  # the seed with which bayes and random sweeps search
 
