@@ -66,16 +66,18 @@ def config_of(path: Path) -> type:
 
 def finding_lines(df: pd.DataFrame, figures: dict[str, int]) -> list[str]:
     """The lines of a Finding that a results CSV proves: per setting, each figure's mean ± sd over seeds."""
-    lines = []
+    lines, alone = [], "seed" not in df
+    if alone:
+        df = df.assign(seed=0)
     if len(df.groupby("seed")) > 1 and (df["seed"] == CHOSEN_WITH).sum() > len(df) / 2:
         df = df[df["seed"] != CHOSEN_WITH]  # the runs that confirm a search: its own choice is biased
     summary = collect.summarise_over_seeds(df)
     flags = [name for name in collect.flag_columns(df) if name != "seed"]
     for row in summary.to_dict("records"):
         setting = ", ".join(f"{SIGNS.get(f, f)} = {collect.show(row[f], 4)}" for f in flags)
-        told = [f"{name} {row[name]:.{digits}f} ± {row[f'{name} sd']:.{digits}f}"
+        told = [f"{name} {row[name]:.{digits}f}" + ("" if alone else f" ± {row[f'{name} sd']:.{digits}f}")
                 for name, digits in figures.items() if not math.isnan(row[name])]  # fmt: skip
-        lines.append(f"#   {setting}    " + "   ".join(told))
+        lines.append(f"#   {setting}    " + "   ".join(told) + ("   (one seed)" if alone else ""))
     return lines
 
 
@@ -89,7 +91,7 @@ def unproven(text: str, csv: Path, figures: dict[str, int]) -> list[str]:
         return [] if re.search(rf"(?m)^# Finding +{NOT_MEASURED}$", text) else [NOT_MEASURED]
     lines = [squeezed(line) for line in finding_lines(pd.read_csv(csv), figures)]
     said = [line.rstrip() for line in squeezed(text[text.index("# Finding") :]).splitlines()]
-    quoted = [line for line in said if "±" in line]
+    quoted = [line for line in said if "±" in line or line.endswith("(one seed)")]
     return [x for x in lines if x not in quoted] + [x for x in quoted if x not in lines]
 
 
@@ -201,3 +203,14 @@ def test_the_check_of_a_finding(tmp_path):
         assert len(unproven(PROVEN.replace(old, new), csv, figures)) == 2, (old, new)
     stale = PROVEN + "#   β = 20    test/mse 0.0250 ± 0.0071\n"
     assert unproven(stale, csv, figures) == ["# β = 20 test/mse 0.0250 ± 0.0071"]
+
+
+def test_the_check_of_a_finding_of_one_seed(tmp_path):
+    csv, figures = tmp_path / "lr.csv", FIGURES["charlm"]
+    csv.write_text("learning_rate,status,test/loss,test/bpc\n0.002,finished,1.72,2.481\n0.004,finished,2,3\n")
+    lines = ["#   learning_rate = 0.002    test/loss 1.720   test/bpc 2.481   (one seed)",
+             "#   learning_rate = 0.004    test/loss 2.000   test/bpc 3.000   (one seed)"]  # fmt: skip
+    proven = "\n".join(["# Finding   Words.", *lines, ""])
+    assert unproven(proven, csv, figures) == []
+    assert unproven(proven.replace("1.720", "1.721"), csv, figures) != []
+    assert unproven(proven.replace(lines[1], "#"), csv, figures) == [squeezed(lines[1])]
