@@ -1,0 +1,150 @@
+"""Training samples per second of seq2seq_arith's plain LSTM against Keras's addition example.
+
+    KERAS_BACKEND=torch uv run --with keras python benchmarks/seq2seq_arith.py
+
+Both learn sums of two three-digit numbers with an encoder and a decoder LSTM of 128 units: Keras's example
+(keras.io/examples/nlp/addition_rnn) by `fit` with its model, its reversed queries left aside, which cost
+nothing; ours by the real functions of the script, in a loop without its log. Rounds of both alternate, so
+that the ratio holds when the machine's speed drifts; the first of each is not counted. Ours is fed the true
+character before each, Keras's the encoder's last state at each character, so that ours has an input product
+more. Also told is how long each takes to make its training set: Keras's 50,000 sums, ours every query that
+there is. Without Keras only ours is timed.
+"""
+
+import itertools
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from data import arithmetic
+from research import seq2seq_arith as script
+from research.common.commandline import main
+from research.common.flags import console, require
+from research.common.run import make_rng
+
+CPU, DIGITS, WIDTH = torch.device("cpu"), 3, 128
+N_SUMS = 50_000  # of Keras's example
+CHARACTERS = "0123456789+ "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Time training of the plain LSTM, beside Keras's where that is installed."""
+
+    threads: int = 1
+    """CPU threads of torch"""
+    steps: int = 60
+    """updates of a round"""
+    rounds: int = 6
+    """rounds of each, in turn; the first of each is not counted"""
+
+    def __post_init__(self):
+        for name in ("threads", "steps"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+        require(self.rounds >= 2, self, "rounds", "at least 2")
+
+
+def ours(flags: Flags, splits: arithmetic.ArithmeticSplits, batch_size: int) -> Callable[[], None]:
+    """A round of our training steps: the loop of `seq2seq_arith.train` without its log."""
+    cfg = script.Config(digits=DIGITS, ops="+", batch_size=batch_size, hidden_dim=WIDTH)
+    model, alphabet, step = script.build(cfg, splits.alphabet, CPU), splits.alphabet, itertools.count()
+    optimizer = script.optimizer_of(model, cfg)
+    order = torch.randperm(len(splits.train), generator=make_rng(0, 0, "order"))
+
+    def round_() -> None:
+        for _ in range(flags.steps):
+            s = next(step)
+            rows = order[torch.arange(s * batch_size, (s + 1) * batch_size) % len(order)]
+            rng = make_rng(0, s, "train")
+            batch = script.batch_of(splits.train.src[rows], splits.train.tgt[rows], None, rng, cfg, alphabet)
+            loss = script.loss_fn(model, batch, rng, cfg)
+            for group in optimizer.param_groups:
+                group["lr"] = script.lr_at(s, cfg)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+            optimizer.step()
+
+    return round_
+
+
+def sums() -> tuple[np.ndarray, np.ndarray]:
+    """N_SUMS different sums as one-hot arrays (N, 7, 12) and (N, 4, 12), one after the other in Python."""
+    seen, made = set(), ([], [])
+    draw = lambda: random.randrange(10 ** random.randint(1, DIGITS))  # noqa: E731
+    while len(seen) < N_SUMS:
+        a, b = draw(), draw()
+        if (pair := tuple(sorted((a, b)))) in seen:
+            continue
+        seen.add(pair)
+        for text, width, out in ((f"{a}+{b}", 2 * DIGITS + 1, made[0]), (str(a + b), DIGITS + 1, made[1])):
+            row = np.zeros((width, len(CHARACTERS)), dtype=bool)
+            for i, char in enumerate(text.ljust(width)):
+                row[i, CHARACTERS.index(char)] = True
+            out.append(row)
+    return np.array(made[0]), np.array(made[1])
+
+
+def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], None]:
+    """A round of `fit` of the example's model on some of its sums."""
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((x.shape[1], len(CHARACTERS))), layers.LSTM(WIDTH), layers.RepeatVector(y.shape[1]),
+        layers.LSTM(WIDTH, return_sequences=True), layers.Dense(len(CHARACTERS), activation="softmax"),
+    ])  # fmt: skip
+    model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    n = flags.steps * batch_size
+    some = np.arange(n) % len(x)
+    return lambda: model.fit(x[some], y[some], batch_size=batch_size, epochs=1, verbose=0)
+
+
+def run(flags: Flags) -> None:
+    torch.set_num_threads(flags.threads)
+    try:
+        import keras
+    except ImportError:
+        keras = None
+        print("Keras is not installed: only ours is timed")
+    began = time.perf_counter()
+    splits = arithmetic.load("+", DIGITS, 0.5)
+    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, LSTM {WIDTH}, {DIGITS}-digit sums")
+    print(f"ours: {len(splits.train):,} training queries in {time.perf_counter() - began:.2f} s")
+    if keras:
+        began = time.perf_counter()
+        x, y = sums()
+        took = time.perf_counter() - began
+        print(f"keras {keras.__version__} ({keras.backend.backend()}): {len(x):,} sums in {took:.2f} s")
+    for batch_size in (32, 128):
+        todo = {"ours": ours(flags, splits, batch_size)}
+        if keras:
+            todo["keras"] = peer(flags, x, y, batch_size)
+        rates = {name: [] for name in todo}
+        for _ in track(range(flags.rounds), f"batch {batch_size}", console=console, transient=True):
+            for name, round_ in todo.items():
+                began = time.perf_counter()
+                round_()
+                rates[name].append(flags.steps * batch_size / (time.perf_counter() - began))
+        for name, found in rates.items():
+            told = found[1:]
+            line = f"batch {batch_size:>3}  {name:<5} {statistics.median(told):>8,.0f} samples/s"
+            line += f"   ({min(told):,.0f} to {max(told):,.0f})"
+            if name != "ours":
+                ratios = sorted(a / b for a, b in zip(rates["ours"][1:], told, strict=True))
+                line += f"   ours {statistics.median(ratios):.2f} x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main(Flags, run)
