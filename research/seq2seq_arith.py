@@ -234,7 +234,7 @@ def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, c
     """
     with torch.autocast(batch.tgt.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
         if batch.drawn is not None:
-            logits = model(batch.src, None)
+            logits = model(batch.src)
             nats = F.binary_cross_entropy_with_logits(logits, batch.drawn, reduction="sum")
             return nats / batch.tgt.numel()
         before = batch.tgt[:, :-1]
@@ -319,7 +319,7 @@ def samples(
     labels = [f"{row['query']} = {row['model'] or '?'}" + (f", not {row['answer']}" if row["mistake"] else "")
               for row in rows]  # fmt: skip
     tiles = torch.cat(tuple(x.cpu().unbind(1)), 2)[:, None]  # a query's or an answer's pictures side by side
-    return made | {"sample/pictures": picture(pictures.grid, tiles, 3, labels)}
+    return made | {"sample/pictures": picture(pictures.grid, tiles, 1, labels)}
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -340,7 +340,7 @@ def train(cfg: Config) -> dict[str, float]:
     step = run.restore(model, optimizer)
     src, tgt = (t.to(device) for t in (data.train.src, data.train.tgt))
     one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)
-    run.describe(model, one.src, None if one.drawn is not None else one.tgt[:, :-1])
+    run.describe(model, *((one.src,) if one.drawn is not None else (one.src, one.tgt[:, :-1])))
     forward = torch.compile(model) if cfg.compile else model
     while True:  # visits cfg.steps once more, only to evaluate
         last, metrics = step == cfg.steps, {}

@@ -83,7 +83,7 @@ class Seq2Seq(nn.Module):
             self.head(rearrange(h, "b t n -> (b t) n")), "(b t) 1 h w -> b t h w", b=len(h)
         ).float()
 
-    def forward(self, src: Tensor, before: Tensor | None) -> Tensor:
+    def forward(self, src: Tensor, before: Tensor | None = None) -> Tensor:
         """All of the answer at once: before (B, A − 1), all characters but the last; None if it is drawn."""
         return self.decode(self.encode(src), before)
 
