@@ -1,7 +1,7 @@
 """Arithmetic as text: every query of two integers and its answer, '81+24' and '105'.
 
     splits = load("+-", digits=2, train_fraction=0.5)
-    splits.train.src, splits.train.tgt                  # uint8 (9594, 5), (9594, 3): ids of characters
+    splits.train.src, splits.train.tgt                  # uint8 (9510, 5), (9510, 3): ids of characters
     decode(splits.train.src[0], splits.alphabet)        # '81+24'
 
 What is split are unordered pairs of operands: all queries of a and b, in either order and with every
@@ -176,13 +176,15 @@ def decode(ids: torch.Tensor, alphabet: str) -> str:
 def reverse(ids: torch.Tensor, alphabet: str) -> torch.Tensor:
     """ids (N, A) with the characters of each row from the last to the first, blanks behind as before.
 
-    '105' ↔ '501', '-48' ↔ '84-'; twice is as once not. Blanks within stay within.
+    '105' ↔ '501', '-48' ↔ '84-'; twice is as once not. Blanks within stay within; a row
+    that begins with one is no answer, and stays as it is.
     """
     import torch
 
     width = ids.shape[1]
     place = torch.arange(width, device=ids.device)
-    n = ((ids != alphabet.index(BLANK)) * (place + 1)).amax(1, keepdim=True)  # up to the last that is none
+    filled = ids != alphabet.index(BLANK)
+    n = (filled * (place + 1)).amax(1, keepdim=True) * filled[:, :1]  # up to the last that is no blank
     source = torch.where(place < n, n - 1 - place, place)
     return ids.gather(1, source)
 

@@ -115,7 +115,8 @@ def ask(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Tas
         looked = model.look(h, memory)[0].cpu()
         task.picture("attention", heatmap(looked, rows, columns, f"{query} = {said}: where it looks"))
     verdict = "[green]right[/]" if said == str(int(truth[0])) else f"[red]wrong[/], it is {int(truth[0])}"
-    console.print(f"{query} = {said}   {verdict}", highlight=False)
+    print(f"{query} = {said}")
+    console.print(verdict)
     return results | {"answer": said, "right": said == str(int(truth[0]))}
 
 

@@ -108,7 +108,8 @@ class Config(RunFlags):
         super().__post_init__()
         for name in ("encoder_layers", "decoder_layers"):
             require(1 <= getattr(self, name) <= 12, self, name, "from 1 to 12")
-        require(self.hidden_dim >= 1 and self.n_heads >= 1, self, "hidden_dim", "at least 1, as --n_heads")
+        for name in ("hidden_dim", "n_heads"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
         even = self.model == "lstm" or self.hidden_dim % self.n_heads == 0
         require(even, self, "hidden_dim", f"a multiple of --n_heads, {self.n_heads}")
         for name in ("attention", "bidirectional"):
@@ -119,8 +120,8 @@ class Config(RunFlags):
         require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")
         require(0 < self.train_fraction < 1, self, "train_fraction", "above 0 and below 1")
         require(1 <= self.digits <= arithmetic.MOST_DIGITS, self, "digits", f"1 to {arithmetic.MOST_DIGITS}")
-        fine = self.ops and set(self.ops) <= set(arithmetic.OPERATORS) and len(set(self.ops)) == len(self.ops)
-        require(bool(fine), self, "ops", f"some of {arithmetic.OPERATORS}, each once")
+        fine = self.ops and self.ops == "".join(op for op in arithmetic.OPERATORS if op in self.ops)
+        require(bool(fine), self, "ops", f"some of {arithmetic.OPERATORS}, in this order")
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
         require(self.query is None or self.task == "ask", self, "query", "used with --task=ask")

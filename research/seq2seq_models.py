@@ -4,7 +4,8 @@ What    encode(src)            what the decoder needs to know of a query
         decode(memory, before) logits up to the character behind `before`: (B, t) → (B, t + 1, V);
                                or all of it as pictures, (B, A, 28, 28), where answers are drawn
 Sources Sutskever et al. 2014 (arXiv:1409.3215), §2: encoder and decoder LSTM; Luong et al. 2015
-        (arXiv:1508.04025), eq. 5, 7 and 8 (general): attention; Vaswani et al. 2017 (arXiv:1706.03762).
+        (arXiv:1508.04025), eq. 5, 7 and 8 (general): attention; Vaswani et al. 2017 (arXiv:1706.03762); He
+        et al. 2015 (arXiv:1502.01852), eq. 10: weights of the layers that see pictures.
 Departs Attention is not fed back into the decoder, so that all characters are decoded in one call while
         training. The Transformer normalises before its layers (Xiong et al. 2020, arXiv:2002.04745) and
         learns its positions. A decoder that draws gets nothing of what it drew before.
@@ -28,11 +29,18 @@ def one_hot(ids: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
 
 
 def picture_encoder(n_out: int) -> nn.Sequential:
-    """(N, 1, 28, 28) in [0, 1] → (N, n_out)."""
-    return nn.Sequential(
+    """(N, 1, 28, 28) in [0, 1] → (N, n_out). With torch's own small weights what comes out of it would hardly
+    depend on the picture at first, and an LSTM behind it would learn answers without reading the query.
+    """
+    net = nn.Sequential(
         nn.Conv2d(1, 16, 4, 2, 1), nn.SiLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.SiLU(),
         nn.Flatten(), nn.Linear(32 * 7 * 7, n_out), nn.SiLU(),
     )  # fmt: skip
+    for layer in net:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight)  # He et al. 2015, eq. 10
+            nn.init.zeros_(layer.bias)
+    return net
 
 
 def picture_decoder(n_in: int) -> nn.Sequential:

@@ -168,15 +168,15 @@ class Run:
         self._own_s += time.perf_counter() - began
 
     def keep_best(self, model: Any, metrics: dict[str, Any], step: int) -> None:
-        """Keep the weights if the headline in `metrics` is the best so far; adds the running best to
-        `metrics`.
+        """Keep the weights if the headline in `metrics` is the best so far or equals it: a share of 0 or of 1
+        is soon reached, and later weights are better trained. Adds the running best to `metrics`.
         """
         value = float(metrics[self.headline])
         if math.isfinite(value):
             self._worst = (
                 value if self._worst is None else max(self._worst, value, key=lambda v: v * self.sign)
             )
-            if self._best is None or value * self.sign < self._best * self.sign:
+            if self._best is None or value * self.sign <= self._best * self.sign:
                 self._best = value
                 if self.lease.check():
                     saved = self.checkpoints.save({"step": step, "states": [model.state_dict()]}, "best")
