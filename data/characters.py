@@ -258,3 +258,14 @@ def _letters_of(scripts: str) -> Callable[[str], bool]:
         return any(begin.match(unicodedata.name(form, "")) for form in forms)
 
     return stays
+
+
+# ---- words ---------------------------------------------------------------------------------------------
+
+MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0e4f"  # accents and vowel signs, which \w lacks
+WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}]|'(?=[^\W_]))*")
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case: runs of letters and digits, with the apostrophes within."""
+    return WORD.findall(text.lower().replace("\u2019", "'"))

@@ -122,6 +122,7 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
     if training is None:
         for row in figures:
             row.pop("copied")
+            row.pop("known_words")
     rows = [[str(i), pages.literal(t), *(f"{v:.3g}" for v in f.values())]
             for i, (t, f) in enumerate(zip(texts, figures, strict=True), 1)]  # fmt: skip
     title = f"{cfg.model}, {cfg.strategy}: {cfg.chars:,} characters behind {given!r}"

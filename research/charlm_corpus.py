@@ -36,7 +36,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data import text
-from data.characters import whole
+from data.characters import whole, words_of
 from research import charlm as script
 from research import charlm_pages as pages
 from research.charlm_analysis import MODEL_FLAGS, decoding, known, load_model, prompt_of
@@ -53,12 +53,11 @@ from research.common.tracking import send
 OPENING = "it's not a silly little moment"
 N_WORDS, N_CHARACTERS, N_ARTISTS, N_CLOUD = 20, 40, 100, 150  # most in a picture; the CSV files have all
 NAMES = {" ": "space", "\n": "newline", "\t": "tab", "\r": "carriage return", "\u00a0": "no-break space"}
-MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0e4f"  # accents and vowel signs, which \w lacks
-WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}]|'(?=[^\W_]))*")
 WORDS = ("Words are counted in lower case: runs of letters and digits, with the apostrophes within. Stop "
          "words are scikit-learn's ENGLISH_STOP_WORDS and their contractions.")  # fmt: skip
 FIGURES = ("distinct_n: different runs of n words, as a share of all. repetition: characters in spans of 20 "
-           "that recur, as a share. copied: characters of the longest span in training text.")  # fmt: skip
+           "that recur, as a share. copied: characters of the longest span in training text. known_words: "
+           "share of words that are in it.")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +121,7 @@ def count(splits: text.TextSplits) -> Corpus:
         characters.update(piece)
         for unit in piece.split("\n") if songs is None else [piece]:
             if unit.strip():
-                found = WORD.findall(unit.lower().replace("\u2019", "'"))
+                found = words_of(unit)
                 words.update(found)
                 lengths.append((len(unit), len(found)))
     word_table = _ranked(words, "word", "count")
@@ -386,7 +385,7 @@ def lay_out(title: str, songs: Sequence[Mapping[str, Any]], notes: Sequence[str]
     table = Table("strategy", "text", title=Text(title), box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
     for song in songs:
         told, whole_text = [f"{song[name]:.3g}" for name in figures], song["start"] + song["text"]
-        left = [song["strategy"], *(f"{name:<10} {value:>5}" for name, value in zip(figures, told))]
+        left = [song["strategy"], *(f"{name:<11} {value:>5}" for name, value in zip(figures, told))]
         table.add_row(Text("\n".join(left)), Text(whole_text))
         start = pages.literal(song["start"] or "(nothing)", "given")
         rows.append([start, song["strategy"], pages.literal(whole_text), *told])

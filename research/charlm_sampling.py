@@ -17,11 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.characters import words_of
 from research.charlm_models import AttentionState, ConvState, RingCache
 
 STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
@@ -267,11 +269,20 @@ def statistics(text: str, training_text: str) -> dict[str, float]:
     repetition  share of the characters in a span of SPAN characters that is in the text more than once, even
                 where the two overlap
     copied      characters in the longest span of the text that stands in training_text word for word
+    known_words share of the text's words, as `words_of` tells them, that are in training_text; 1 without any
     """
     words = text.split()
     grams = {n: list(zip(*(words[i:] for i in range(n)), strict=False)) for n in (1, 2, 3)}
     distinct = {f"distinct_{n}": len(set(g)) / len(g) if g else 1.0 for n, g in grams.items()}
-    return distinct | {"repetition": _repetition(text), "copied": float(_copied(text, training_text))}
+    told, known = words_of(text), _vocabulary(training_text)
+    share = sum(word in known for word in told) / len(told) if told else 1.0
+    copied = float(_copied(text, training_text))
+    return distinct | {"repetition": _repetition(text), "copied": copied, "known_words": share}
+
+
+@lru_cache(maxsize=1)  # many texts are compared with one, which may be long
+def _vocabulary(training_text: str) -> frozenset[str]:
+    return frozenset(words_of(training_text))
 
 
 def _repetition(text: str) -> float:

@@ -355,8 +355,12 @@ def test_statistics_known_values():
     assert s["copied"] == len("a b a ")
     assert S.statistics("", "abc") == {
         "distinct_1": 1, "distinct_2": 1, "distinct_3": 1, "repetition": 0, "copied": 0,
+        "known_words": 1,
     }  # fmt: skip
     assert S.statistics("one", "")["copied"] == 0
+    assert S.statistics("The cat's\nmat, thee", "the mat - cats")["known_words"] == 2 / 4  # the, mat
+    assert S.statistics("The cat\u2019s", "THE CAT'S")["known_words"] == 1
+    assert S.statistics("- ...", "")["known_words"] == 1
     assert S.statistics("the whole text", "in the whole texts")["copied"] == 14
 
 
