@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from data import text
 from research import charlm_pages as pages
 from research.charlm_models import LSTM, TCN, Transformer
-from research.charlm_sampling import STRATEGIES, Decoding, generate, statistics
+from research.charlm_sampling import STRATEGIES, Decoding, generate, statistics, writer
 from research.common.checkpoints import start_from
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, console, escape, require, with_epochs
@@ -346,10 +346,10 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
     at = torch.linspace(0, len(val.ids) - n, N_PROMPTS).long()[:, None]
     shown = val.ids[at + torch.arange(n)].long()
     prompt, truth = shown[:, :PROMPT_CHARS].to(device), shown[:, PROMPT_CHARS:]
-    made = {}
+    made, pen = {}, writer(model, cfg.cut, alphabet)
     for strategy in STRATEGIES:
         rng = make_rng(cfg.seed, 0, "pictures")
-        made[strategy] = generate(model, prompt, SHOWN_CHARS, Decoding(strategy=strategy), rng).cpu()
+        made[strategy] = generate(pen, prompt, SHOWN_CHARS, Decoding(strategy=strategy), rng).cpu()
     told = {k: [text.decode(row, alphabet) for row in rows] for k, rows in made.items()}
     figures = statistics("\n".join(told["temperature"]), text.decode(data.text.train[:COPY_LIMIT], alphabet))
     prompts, truths = ([text.decode(row, alphabet) for row in rows] for rows in (prompt, truth))

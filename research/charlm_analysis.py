@@ -24,7 +24,7 @@ from data import DataError, text
 from data.characters import Cleaning, read_chunks
 from research import charlm as script
 from research import charlm_pages as pages
-from research.charlm_sampling import Decoding, generate, statistics
+from research.charlm_sampling import Decoding, generate, statistics, writer
 from research.common.checkpoints import load_file
 from research.common.flags import UserError, console, escape
 from research.common.run import make_rng
@@ -90,7 +90,8 @@ def generate_lyrics(
     model, alphabet, _, run_config = load_model(cfg, device)
     cfg = flags_of_run(cfg, run_config, MODEL_FLAGS)
     prompt = prompt_of(known(starting_string, cfg, alphabet, "starting_string"), alphabet, device)
-    made = generate(model, prompt, char_count, decoding(cfg), make_rng(seed, 0, "pictures"))
+    pen = writer(model, cfg.cut, alphabet)
+    made = generate(pen, prompt, char_count, decoding(cfg), make_rng(seed, 0, "pictures"))
     return starting_string + text.decode(made[0], alphabet)
 
 
@@ -109,7 +110,8 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
     alone = cfg.samples == 1
     if alone:
         sys.stdout.write(given)
-    made = generate(model, prompt, cfg.chars, decoding(cfg), task.rng(), show if alone else None)
+    pen = writer(model, cfg.cut, alphabet)
+    made = generate(pen, prompt, cfg.chars, decoding(cfg), task.rng(), show if alone else None)
     texts = [given + text.decode(row, alphabet) for row in made]
     print("" if alone else "\n\n".join(f"--- {i}\n{t}" for i, t in enumerate(texts, 1)))
     try:
@@ -169,7 +171,7 @@ def score(
         lines = []  # the table of positions has no room for a prompt and more
     lines = [line[:LINE_LIMIT] for line in lines if len(line) > LINE_PROMPT + 8]
     lines = lines[:: max(1, len(lines) // N_LINES)][:N_LINES]
-    rows, right = [], []
+    rows, right, pen = [], [], writer(model, cfg.cut, alphabet)
     for line in lines:
         ids = text.encode(line, alphabet).long()[None].to(task.device)
         n = LINE_PROMPT
@@ -177,7 +179,7 @@ def score(
             window = ids[:, : cfg.seq_len + 1] if cfg.pos == "learned" else ids
             best = model(window[:, :-1])[0, n - 1 :].argmax(1)
         rest = window[0, n:]
-        free = generate(model, ids[:, :n], len(rest), Decoding(strategy="greedy"), task.rng())[0]
+        free = generate(pen, ids[:, :n], len(rest), Decoding(strategy="greedy"), task.rng())[0]
         ok = (best == rest).tolist()
         right += ok
         rest = text.decode(rest, alphabet)

@@ -40,7 +40,7 @@ from data.characters import whole, words_of
 from research import charlm as script
 from research import charlm_pages as pages
 from research.charlm_analysis import MODEL_FLAGS, decoding, known, load_model, prompt_of
-from research.charlm_sampling import EXPLAINED, STRATEGIES, generate, statistics
+from research.charlm_sampling import EXPLAINED, STRATEGIES, generate, statistics, writer
 from research.common import charts, pictures
 from research.common.client import connect, first_line, settings
 from research.common.commandline import main
@@ -341,10 +341,10 @@ def compare(cfg: Config) -> dict[str, Any]:
     training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
     starts = [known(OPENING, cfg, alphabet, "the opening"), known(line, cfg, alphabet, about), ""]
     every = [(start, strategy) for start in starts for strategy in STRATEGIES]
-    songs = []
+    songs, pen = [], writer(model, cfg.cut, splits.alphabet)
     for start, strategy in track(every, f"songs of {n_chars:,} characters", console=console, transient=True):
         how, prompt = replace(decoding(cfg), strategy=strategy), prompt_of(start, alphabet, device)
-        song = text.decode(generate(model, prompt, n_chars, how, task.rng())[0], alphabet)
+        song = text.decode(generate(pen, prompt, n_chars, how, task.rng())[0], alphabet)
         songs.append({"start": start, "strategy": strategy, "text": song} | statistics(song, training))
     used = ", ".join(f"{k} = {v:g}" for k, v in vars(decoding(cfg)).items() if k != "strategy")
     notes = [f"The second start is the first line of {about}.", FIGURES, f"Used: {used}."]

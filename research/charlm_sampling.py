@@ -34,6 +34,14 @@ SPAN = 20  # characters: what occurs twice at this length is no coincidence of c
 State = list[tuple[Tensor, Tensor]] | ConvState | AttentionState
 OnChar = Callable[[Tensor], None]
 
+
+@dataclass
+class LineStates:
+    """States of B texts, each by itself: their lines begin at different characters."""
+
+    each: list[State]
+
+
 EXPLAINED = {
     "greedy": "Always takes the most probable character. There is no chance in it, so it shows what the "
     "model is surest of, and spelling is at its best. Typical failure: loops. What has been written once "
@@ -123,11 +131,13 @@ def filtered(logits: Tensor, how: Decoding) -> Tensor:
     return p / p.sum(-1, keepdim=True)
 
 
-def reorder(state: State, rows: Tensor) -> State:
+def reorder(state: State | LineStates, rows: Tensor) -> State | LineStates:
     """State of the texts `rows` (B',) of the B texts in `state`, in this order; the old state stays as it is.
 
     A text may be named several times: these then go on independently.
     """
+    if isinstance(state, LineStates):
+        return LineStates([reorder(state.each[row], rows.new_zeros(1)) for row in rows.tolist()])
     if isinstance(state, ConvState):  # (2, dilation, B, C, k − 1)
         return ConvState(state.pos, [cache.index_select(2, rows) for cache in state.caches])
     if isinstance(state, AttentionState):
@@ -160,9 +170,47 @@ def _head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
 
 def _directions(seen: list[Tensor], batch_size: int) -> Tensor:
     """The latest vectors seen as (B, T, C) of length 1, whose products are cosines; empties the list."""
-    latest = seen[-1].reshape(batch_size, -1, seen[-1].shape[-1])
+    latest = torch.cat(seen).reshape(batch_size, -1, seen[-1].shape[-1])
     seen.clear()
     return F.normalize(latest.float(), dim=-1)
+
+
+# ------------------------------------------------------------------------------------------------ lines
+
+
+class LineModel:
+    """A model of single lines, that begins anew with each: of what stands before a line it reads but its end.
+
+    In training it saw no line behind another; behind a line's end its own state would be one it never met.
+    """
+
+    def __init__(self, model: nn.Module, newline: int):
+        self.model, self.newline, self.head = model, newline, model.head
+
+    def start(self, batch_size: int, device: torch.device | str) -> LineStates:
+        return LineStates([self.model.start(1, device) for _ in range(batch_size)])
+
+    def read(self, tokens: Tensor, state: LineStates) -> tuple[Tensor, LineStates]:
+        """tokens (B, T) → logits (B, V) of what follows, state."""
+        told = [self._one(row[None], one) for row, one in zip(tokens, state.each, strict=True)]
+        return torch.cat([logits for logits, _ in told]), LineStates([one for _, one in told])
+
+    def step(self, token: Tensor, state: LineStates) -> tuple[Tensor, LineStates]:
+        """token (B,) → logits (B, V) of what follows, state."""
+        return self.read(token[:, None], state)
+
+    def _one(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        ends = (tokens[0] == self.newline).nonzero()
+        if len(ends):
+            tokens, state = tokens[:, int(ends[-1]) :], self.model.start(1, tokens.device)
+        if tokens.shape[1] == 1:
+            return self.model.step(tokens[0], state)
+        return self.model.read(tokens, state)
+
+
+def writer(model: nn.Module, cut: str, alphabet: str) -> nn.Module | LineModel:
+    """What `generate` is given: a model that was trained with --cut=lines begins anew with each line."""
+    return LineModel(model, alphabet.index("\n")) if cut == "lines" else model
 
 
 # ------------------------------------------------------------------------------------------------ writing

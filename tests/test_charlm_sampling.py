@@ -387,3 +387,51 @@ def test_statistics_equal_those_of_the_definition(text, training):
         for d in range(S.SPAN)
     }
     assert S.statistics(text, training)["repetition"] == len(covered) / max(len(text), 1)
+
+
+# ------------------------------------------------------------------------------------------------ lines
+
+
+@pytest.mark.parametrize("kind", ["lstm", "tcn", "transformer"])
+@pytest.mark.parametrize("strategy", S.STRATEGIES)
+def test_a_model_of_lines_begins_anew_with_each(kind, strategy):
+    """What it writes behind a line's end is what it writes behind that end alone, whatever stood before."""
+    model, newline = line_model(kind), 3
+    pen, how = S.writer(model, "lines", "abc\ndefg"), S.Decoding(strategy=strategy, top_k=3, beam_width=3)
+    rows = torch.tensor([[5, 6, newline, 1], [2, newline, newline, 1], [0, 1, 2, newline]])
+    one = torch.cat([S.generate(pen, row[None], 12, how, rng(i)) for i, row in enumerate(rows)])
+    alone = [torch.tensor([[newline, 1]]), torch.tensor([[newline, 1]]), torch.tensor([[newline]])]
+    same = torch.cat([S.generate(pen, row, 12, how, rng(i)) for i, row in enumerate(alone)])
+    assert torch.equal(one, same)
+    if strategy not in S.DRAWN:  # drawn ones share a generator
+        assert torch.equal(S.generate(pen, rows, 12, how, rng(0)), one)
+    assert S.writer(model, "stream", "abc\ndefg") is model
+
+
+@pytest.mark.parametrize("kind", ["lstm", "tcn", "transformer"])
+@torch.no_grad()
+def test_lines_are_told_as_in_training(kind):
+    """Each character from those of its own line and the end of the line before, all read at once."""
+    model, newline = line_model(kind), 3
+    pen, text = S.writer(model, "lines", "abc\ndefg"), torch.randint(8, (1, 40), generator=rng(1))
+    text[0, ::7] = newline
+    logits, state = pen.read(text[:, :2], pen.start(1, "cpu"))
+    for i in range(2, 40):
+        begin = max(j for j in range(i) if text[0, j] == newline)
+        torch.testing.assert_close(logits, model(text[:, begin:i])[:, -1], rtol=1e-4, atol=1e-4)
+        logits, state = pen.step(text[:, i], state)
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def line_model(kind: str):
+    """A model of 8 characters whose lines are short: the third, a newline, is probable."""
+    torch.manual_seed(0)
+    made = {"lstm": lambda: LSTM(8, 8, 16, 1), "tcn": lambda: TCN(8, 8, 8, 2, 2),
+            "transformer": lambda: Transformer(8, 16, 2, 2, 32)}[kind]()  # fmt: skip
+    for p in made.parameters():
+        p.data.add_(0.4 * torch.randn_like(p))
+    made.head.bias.data[3] += 1.5
+    return made.eval()
