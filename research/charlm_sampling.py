@@ -216,7 +216,7 @@ def writer(model: nn.Module, cut: str, alphabet: str) -> nn.Module | LineModel:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: nn.Module,
     prompt: Tensor,
