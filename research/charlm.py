@@ -100,7 +100,7 @@ class Config(RunFlags):
     """share of hidden values set to 0 in training"""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: of hidden matrices, with AdamW on all else; or AdamW on all"""
-    weight_decay: float = 0.1
+    weight_decay: float = 0.01
     """decoupled decay of all matrices, per step times the learning rate"""
     clip: float = 1.0
     """largest norm of the gradient; it is scaled down to it"""

@@ -50,8 +50,9 @@ SHORT = {  # the values left of a sweep's parameters, as a grid; the rest is `ti
                        "depth": [1], "seed": [0]},
 }  # fmt: skip
 ONLY_OF_FACES = ("dataset", "hidden_dim", "steps")  # of the tiny run's flags
-NOT_OF_TEXT = ("batch_size", "eval_every", "log_every", "save_every")  # a run's name would show them alone
-TINY_TEXT = {"steps": 6, "n_layers": 1}
+NAMED_FIRST = ("batch_size", "eval_every", "log_every", "save_every")  # a run's name would show them alone
+FEW_FLAGS = {"charlm": {"steps": 6, "n_layers": 1}, "seq2seq_arith": {"steps": 6}}
+MEDIA = {"charlm": {".html"}, "seq2seq_arith": {".html", ".png"}}
 
 
 def each_sweep() -> list[Any]:
@@ -88,8 +89,8 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
     if family != "bvae_faces":
         known = {field.name for field in dataclasses.fields(script.Config)} - {*ONLY_OF_FACES}
         values = {k: v for k, v in values.items() if k in known}
-    if family == "charlm":
-        values = {k: v for k, v in values.items() if k not in NOT_OF_TEXT} | TINY_TEXT
+    if family in FEW_FLAGS:
+        values = {k: v for k, v in values.items() if k not in NAMED_FIRST} | FEW_FLAGS[family]
     content = short_yaml(path, tmp_path / "sweep.yaml", values)
     sweep = online.wandb_sweep(server, tmp_path / "w", tmp_path / "sweep.yaml")
     begin = lambda name: online.agent(server, tmp_path / name, sweep, "agent")  # noqa: E731
@@ -109,7 +110,7 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
         assert json.loads((folder / "status.json").read_text())["status"] == "finished"
         assert any(f"{k}={run.settings[k]}" in run.displayName for k in varied), run.displayName
         kinds = {Path(name).suffix for name in run.files if name.startswith("media/")}
-        assert kinds >= ({".html"} if family == "charlm" else {".png", ".mp4"})
+        assert kinds >= MEDIA.get(family, {".png", ".mp4"})
         assert {"model.txt", "requirements.txt", "wandb-metadata.json"} <= run.files.keys()
         (model,) = [a for a in run.logged if a.artifactType["name"] == "model"]
         (weights,) = [name for name in model.content if name.endswith(".pt")]
