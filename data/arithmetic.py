@@ -59,11 +59,12 @@ class ArithmeticSplits:
     test: Queries
 
 
-def load(ops: str, digits: int, train_fraction: float) -> ArithmeticSplits:
+def load(ops: str, digits: int, train_fraction: float, columns: bool = False) -> ArithmeticSplits:
     """All queries a∘b with a, b of at most `digits` digits and ∘ in `ops`; always the same parts.
 
     train_fraction: share of the unordered pairs {a, b} in train and val; val is a 20th of it, at least one
-    pair and at most MOST_VAL. Raises DataError for other operators, too many digits, or a part without any.
+    pair and at most MOST_VAL. columns: as in `write_queries`. Raises DataError for other operators, too many
+    digits, or a part without any.
     """
     import torch
 
@@ -72,7 +73,8 @@ def load(ops: str, digits: int, train_fraction: float) -> ArithmeticSplits:
     queries = {}
     for part, (a, b, op) in parts.items():
         answer = compute(a, b, op)
-        src, tgt = write_queries(a, b, op, digits, alphabet), write_answers(answer, ops, digits, alphabet)
+        src = write_queries(a, b, op, digits, alphabet, columns)
+        tgt = write_answers(answer, ops, digits, alphabet)
         sha.update(f"\n{part} {len(a)}\n".encode() + src.tobytes() + tgt.tobytes())
         queries[part] = Queries(*map(torch.from_numpy, (a, b, op, answer, src, tgt)))
     return ArithmeticSplits(f"{digits}-digit {ops}", sha.hexdigest()[:16], alphabet, **queries)
@@ -129,13 +131,19 @@ def answer_width(ops: str, digits: int) -> int:
     return max(2 * digits if op == "*" else digits + 1 for op in ops)
 
 
-def write_queries(a: np.ndarray, b: np.ndarray, op: np.ndarray, digits: int, alphabet: str) -> np.ndarray:
-    """Ids (N, Q) of 'a∘b', blanks behind."""
+def write_queries(
+    a: np.ndarray, b: np.ndarray, op: np.ndarray, digits: int, alphabet: str, columns: bool = False
+) -> np.ndarray:
+    """Ids (N, Q) of 'a∘b', blanks behind: '1+24 '. columns: blanks before each operand, ' 1+24', so that the
+    operator and every power of ten stand where they always do.
+    """
     out = np.full((len(a), query_width(digits)), alphabet.index(BLANK), np.uint8)
-    end = _write(out, a, np.zeros(len(a), np.int64))
+    powers = 10 ** np.arange(1, digits)
+    short_a, short_b = (columns * (v[:, None] < powers).sum(1) for v in (a, b))
+    end = _write(out, a, short_a)
     code = np.array([max(alphabet.find(char), 0) for char in OPERATORS], np.uint8)
     out[np.arange(len(a)), end] = code[op]
-    _write(out, b, end + 1)
+    _write(out, b, end + 1 + short_b)
     return out
 
 

@@ -27,8 +27,11 @@ N_DIGITS = 10
 class Glyphs:
     """Pictures of the ten digits of one part of a set, on `device`, ready to be drawn from."""
 
-    def __init__(self, data: DigitSplits, part: str, device: torch.device | str):
-        """Raises DataError unless the set's classes are the ten digits and `part` has each."""
+    def __init__(self, data: DigitSplits, part: str, device: torch.device | str, vary: bool = False):
+        """vary: every picture is turned, scaled and moved a little each time that it is drawn.
+
+        Raises DataError unless the set's classes are the ten digits and `part` has each.
+        """
         import torch
 
         labels = getattr(data, f"{part}_labels")
@@ -37,6 +40,7 @@ class Glyphs:
             raise DataError(
                 f"--dataset={data.name}: must be pictures of the ten digits, some of each in {part}"
             )
+        self.vary = vary
         order = labels.argsort(stable=True)
         self.images = getattr(data, part)[order].to(device)  # by digit
         self.counts, self.first = counts.to(device), (counts.cumsum(0) - counts).to(device)
@@ -54,7 +58,22 @@ class Glyphs:
         for op, slants in SLANTS.items():
             if op in alphabet and (here := ids == alphabet.index(op)).any():
                 x[here] = strokes(int(here.sum()), slants, rng)
-        return x
+        return varied(x.flatten(0, 1), rng).view(x.shape) if self.vary else x
+
+
+def varied(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """x (N, 28, 28), each turned (sd 8°), scaled (sd 8 %), sheared (sd 0.1) and moved (sd 1 pixel)."""
+    import torch
+    import torch.nn.functional as F
+
+    turn, scale, shear, right, down = torch.randn(5, len(x), generator=rng, device=rng.device)
+    turn, scale = turn * math.radians(8), 1 + 0.08 * scale
+    cos, sin = turn.cos() * scale, turn.sin() * scale
+    step = 2 / SIZE  # a pixel, where the picture is from -1 to 1
+    rows = (cos, 0.1 * shear - sin, right * step, sin, cos, down * step)
+    theta = torch.stack(rows, 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, [len(x), 1, SIZE, SIZE], align_corners=False)
+    return F.grid_sample(x[:, None], grid, align_corners=False)[:, 0].clamp(0, 1)
 
 
 def strokes(n: int, slants: tuple[float, ...], rng: torch.Generator) -> torch.Tensor:

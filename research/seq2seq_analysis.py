@@ -24,7 +24,7 @@ from research.common.start import pick_device
 from research.common.task import Task, find_run, flags_of_run, load_weights, start_task
 
 MODEL_FLAGS = ("mode", "digits", "ops", "train_fraction", "model", "encoder_layers", "decoder_layers",
-               "hidden_dim", "n_heads", "attention", "bidirectional", "reverse")  # fmt: skip
+               "hidden_dim", "n_heads", "attention", "bidirectional", "columns", "reverse")  # fmt: skip
 N_OF_A_KIND = 20  # wrong answers of each kind that are shown
 
 
@@ -86,12 +86,12 @@ def ask(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Tas
         a, op, b = arithmetic.parse(cfg.query, cfg.ops, cfg.digits)
     except arithmetic.DataError as error:
         raise arithmetic.DataError(f"--query={error}") from None
-    code = arithmetic.OPERATORS.index(op)
+    code, query = arithmetic.OPERATORS.index(op), f"{a}{op}{b}"
     a, b, op_code = (torch.tensor([v]).numpy() for v in (a, b, code))
     truth = arithmetic.compute(a, b, op_code)
-    src = torch.from_numpy(arithmetic.write_queries(a, b, op_code, cfg.digits, alphabet))
+    src = torch.from_numpy(arithmetic.write_queries(a, b, op_code, cfg.digits, alphabet, cfg.columns))
     tgt = torch.from_numpy(arithmetic.write_answers(truth, cfg.ops, cfg.digits, alphabet))
-    glyph, query = script.drawers(data, device)["test"], arithmetic.decode(src[0], alphabet)
+    glyph, written = script.drawers(data, device)["test"], [alphabet[i] for i in src[0]]
     batch = script.batch_of(src.to(device), tgt.to(device), glyph, task.rng(device), cfg, alphabet)
     made = model.answer(batch.src)
     results: dict[str, Any] = {"query": query, "truth": int(truth[0])}
@@ -105,13 +105,13 @@ def ask(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Tas
         ids = made.cpu()
     said = arithmetic.decode((arithmetic.reverse(ids, alphabet) if cfg.reverse else ids)[0], alphabet)
     if cfg.mode == "image_to_text":
-        task.picture("query", pictures.strip(batch.src[0].cpu()[:, None], list(query.ljust(src.shape[1])),
+        task.picture("query", pictures.strip(batch.src[0].cpu()[:, None], written,
                                              f"{query} = {said}", scale=3))  # fmt: skip
     if cfg.attention and cfg.mode != "text_to_image":
         memory = model.encode(batch.src)
         h, _ = model.decoder(model.inputs(memory, made[:, :-1]), memory.state)
         rows = [alphabet[i] if alphabet[i] != " " else "blank" for i in ids[0]]
-        columns = list(query.ljust(src.shape[1]).replace(" ", "␣"))
+        columns = [char.replace(" ", "␣") for char in written]
         looked = model.look(h, memory)[0].cpu()
         task.picture("attention", heatmap(looked, rows, columns, f"{query} = {said}: where it looks"))
     verdict = "[green]right[/]" if said == str(int(truth[0])) else f"[red]wrong[/], it is {int(truth[0])}"

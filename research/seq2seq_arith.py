@@ -16,8 +16,8 @@ Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, cha
         et al. 2019 (arXiv:1906.04331), §3: the model's own characters as input, all positions at once.
 Data    Every query of --digits digits. No pair of operands, in either order, is in two parts.
 Shapes  B batch, Q query and A answer characters, V vocabulary; src (B, Q), or pictures (B, Q, 28, 28);
-        tgt (B, A); logits (B, A, V), or (B, A, 28, 28) where the answer is drawn.
-Units   loss: nats per character; of drawn answers nats per picture (784 pixels, Bernoulli).
+        tgt (B, A); logits (B, A, V), or (B, A, K) of K pictures where the answer is drawn.
+Units   loss: nats per character; of drawn answers nats per picture (784 pixels, a mixture of K Bernoullis).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import html, picture
 from research.common.run import Run, make_rng
 from research.common.start import start_run
-from research.seq2seq_models import LSTM, Transformer
+from research.seq2seq_models import LSTM, N_PICTURES, Transformer
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 TASKS = ("train", "evaluate", "ask", "mistakes")
@@ -71,9 +71,9 @@ class Config(RunFlags):
     """share of the pairs of operands that may be learned from (a 20th of it is val); all others are test"""
     steps: int = 10_000
     """training length in steps; a step is one optimiser update"""
-    batch_size: int = 128
+    batch_size: int = 64
     """queries per step"""
-    learning_rate: float = 0.003
+    learning_rate: float = 0.01
     """peak learning rate"""
     eval_every: int = 500
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
@@ -93,12 +93,18 @@ class Config(RunFlags):
     """lstm: the decoder looks at all of the query, not only at the encoder's last state"""
     bidirectional: bool = False
     """lstm: the encoder reads the query in both directions"""
+    columns: bool = False
+    """operands are aligned at their last digits, ' 1+24'; else all blanks stand behind, '1+24 '"""
     reverse: bool = False
     """the answer is written from its last digit to its first"""
+    vary: bool = True
+    """image_to_text: in training every picture is turned, scaled and moved a little each time it is drawn"""
     teacher_forcing: float = 1.0
     """share of the characters before the next one that are the true ones in training, else the model's own"""
     weight_decay: float = 0.01
     """decoupled decay of all matrices, per step times the learning rate"""
+    dropout: float = 0.0
+    """share of what the encoder tells the decoder, and the decoder its head, that is hidden in training"""
     clip: float = 1.0
     """largest norm of the gradient; it is scaled down to it"""
     query: str | None = aside(None)
@@ -122,6 +128,7 @@ class Config(RunFlags):
         require(1 <= self.digits <= arithmetic.MOST_DIGITS, self, "digits", f"1 to {arithmetic.MOST_DIGITS}")
         fine = self.ops and self.ops == "".join(op for op in arithmetic.OPERATORS if op in self.ops)
         require(bool(fine), self, "ops", f"some of {arithmetic.OPERATORS}, in this order")
+        require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
         require(self.query is None or self.task == "ask", self, "query", "used with --task=ask")
@@ -158,15 +165,24 @@ class Data:
 
 def load_data(cfg: Config) -> Data:
     """The queries of `cfg`, with pictures where --mode has them. Raises DataError where these are missing."""
-    splits = arithmetic.load(cfg.ops, cfg.digits, cfg.train_fraction)
+    splits = arithmetic.load(cfg.ops, cfg.digits, cfg.train_fraction, cfg.columns)
     return Data(splits, None if cfg.mode == "text_to_text" else digits.load(cfg.dataset, cfg.data_dir))
 
 
-def drawers(data: Data, device: torch.device) -> dict[str, glyphs.Glyphs | None]:
-    """For each part what draws its characters: with pictures of that part, so that test ones are unseen."""
+def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, glyphs.Glyphs | None]:
+    """For each part what draws its characters: with pictures of that part, so that test ones are unseen.
+    vary: those of train are a little different each time."""
     if data.digits is None:
         return dict.fromkeys(arithmetic.PARTS)
-    return {part: glyphs.Glyphs(data.digits, part, device) for part in arithmetic.PARTS}
+    varied = {part: vary and part == "train" for part in arithmetic.PARTS}
+    return {part: glyphs.Glyphs(data.digits, part, device, varied[part]) for part in arithmetic.PARTS}
+
+
+def some_pictures(data: Data, glyph: glyphs.Glyphs, cfg: Config) -> Tensor:
+    """(K, 28, 28), as many of each character that answers have: what a model that draws begins with."""
+    alphabet, chars = data.splits.alphabet, data.train.tgt.unique()
+    ids = chars[torch.arange(N_PICTURES) % len(chars)]
+    return glyph.draw(ids[None], alphabet, make_rng(cfg.seed, 0, "init", glyph.images.device))[0]
 
 
 @dataclass(frozen=True)
@@ -197,14 +213,14 @@ def build(cfg: Config, alphabet: str, device: torch.device) -> LSTM | Transforme
     """The model of `cfg` on `device`; its initial weights are a function of the seed."""
     width = arithmetic.answer_width(cfg.ops, cfg.digits)
     reads, writes = cfg.mode.split("_to_")
-    layers = cfg.hidden_dim, cfg.encoder_layers, cfg.decoder_layers
+    layers, ends = (cfg.hidden_dim, cfg.encoder_layers, cfg.decoder_layers), (cfg.dropout, reads, writes)
     with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
         torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
         if cfg.model == "lstm":
-            model = LSTM(len(alphabet), width, *layers, cfg.attention, cfg.bidirectional, reads, writes)
+            model = LSTM(len(alphabet), width, *layers, cfg.attention, cfg.bidirectional, *ends)
         else:
             n = arithmetic.query_width(cfg.digits)
-            model = Transformer(len(alphabet), n, width, *layers, cfg.n_heads, reads, writes)
+            model = Transformer(len(alphabet), n, width, *layers, cfg.n_heads, *ends)
     return model.to(device)
 
 
@@ -215,10 +231,11 @@ def lr_at(step: int, cfg: Config) -> float:
 
 
 def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
-    """AdamW, which decays matrices alone."""
+    """AdamW, which decays matrices alone, and no pictures."""
+    decayed = {name: name != "pictures" and p.ndim >= 2 for name, p in model.named_parameters()}
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for name, p in model.named_parameters() if decayed[name] == yes], "weight_decay": decay}
+        for yes, decay in ((True, cfg.weight_decay), (False, 0.0))
     ]
     fused = next(model.parameters()).device.type != "mps"
     return torch.optim.AdamW(groups, cfg.learning_rate, betas=(0.9, 0.98), fused=fused)
@@ -228,23 +245,23 @@ def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
 
 
 def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, cfg: Config) -> Tensor:
-    """−log p(character | query, those before it), mean over all, blanks too; or −log p(pixels), sum over a
-    picture, mean over pictures; nats. rng: in training, draws where the model's own characters stand.
+    """−log p(character | query, those before it), mean over all, blanks too; or −log p(picture), mean over
+    pictures; nats. rng: in training, draws the dropout and where the model's own
+    characters stand.
 
     The only place where it is written, for training and validation.
     """
+    hide = rng if cfg.dropout else None
+    before = batch.tgt[:, :-1] if batch.drawn is None else None
     with torch.autocast(batch.tgt.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        if batch.drawn is not None:
-            logits = model(batch.src)
-            nats = F.binary_cross_entropy_with_logits(logits, batch.drawn, reduction="sum")
-            return nats / batch.tgt.numel()
-        before = batch.tgt[:, :-1]
-        if rng is not None and cfg.teacher_forcing < 1:
+        if rng is not None and cfg.teacher_forcing < 1:  # never where answers are drawn
             with torch.no_grad():
                 own = model(batch.src, before)[:, :-1].argmax(2)
             true = torch.rand(before.shape, generator=rng, device=rng.device) < cfg.teacher_forcing
             before = torch.where(true, before, own)
-        logits = model(batch.src, before)
+        logits = model(batch.src, before, hide)
+    if batch.drawn is not None:  # sums over 784 pixels: float32
+        return model.nats_of(batch.drawn, logits).mean()
     return F.cross_entropy(logits.flatten(0, 1), batch.tgt.flatten())
 
 
@@ -337,7 +354,10 @@ def train(cfg: Config) -> dict[str, float]:
         return run.metrics
     device, reader = run.device, reader_of(cfg, data)
     model.to(device)
-    optimizer, glyph = optimizer_of(model, cfg), drawers(data, device)
+    optimizer = optimizer_of(model, cfg)
+    glyph = drawers(data, device, cfg.vary and cfg.mode == "image_to_text")
+    if model.pictures is not None and not cfg.checkpoint:
+        model.begin_with(some_pictures(data, glyph["train"], cfg))
     step = run.restore(model, optimizer)
     src, tgt = (t.to(device) for t in (data.train.src, data.train.tgt))
     one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)

@@ -91,7 +91,7 @@ def table(ids: Tensor, queries: Queries, alphabet: str, rows: Sequence[int]) -> 
     for row in rows:
         kind = int(kinds[row])
         out.append({
-            "query": arithmetic.decode(queries.src[row], alphabet),
+            "query": f"{queries.a[row]}{OPERATORS[queries.op[row]]}{queries.b[row]}",
             "answer": arithmetic.decode(queries.tgt[row], alphabet),
             "model": arithmetic.decode(ids[row], alphabet),
             "mistake": "" if kind < 0 else KINDS[kind].replace("_", " "),

@@ -2,15 +2,17 @@
 
 What    encode(src)            what the decoder needs to know of a query
         decode(memory, before) logits up to the character behind `before`: (B, t) → (B, t + 1, V);
-                               or all of it as pictures, (B, A, 28, 28), where answers are drawn
+                               or of all pictures at once, (B, A, K), where answers are drawn
 Sources Sutskever et al. 2014 (arXiv:1409.3215), §2: encoder and decoder LSTM; Luong et al. 2015
         (arXiv:1508.04025), eq. 5, 7 and 8 (general): attention; Vaswani et al. 2017 (arXiv:1706.03762); He
         et al. 2015 (arXiv:1502.01852), eq. 10: weights of the layers that see pictures.
 Departs Attention is not fed back into the decoder, so that all characters are decoded in one call while
         training. The Transformer normalises before its layers (Xiong et al. 2020, arXiv:2002.04745) and
-        learns its positions. A decoder that draws gets nothing of what it drew before.
+        learns its positions. A decoder that draws gets nothing of what it drew before, and draws one of K
+        learned pictures, which train as a mixture: a picture made from its output by transposed convolutions
+        has to be all handwritings of a digit at once, and its units digit stayed a guess (docs/LOG.md).
 Shapes  B batch, Q query and A answer characters, V vocabulary, H hidden units. Queries are one-hot, or
-        pictures (B, Q, 28, 28); answers one-hot; a character before the first is a row of zeros.
+        pictures (B, Q, 28, 28); K pictures; answers one-hot; a character before the first is a row of zeros.
 """
 
 from dataclasses import dataclass
@@ -21,11 +23,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 EDGE = 28
+N_PICTURES = 64  # K: some five of each character
 
 
 def one_hot(ids: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
     """ids (B, T) → (B, T, V)."""
     return F.one_hot(ids.long(), vocab_size).to(dtype)
+
+
+def dropout(x: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
+    """x with each number hidden (0) with probability p, the others scaled up; x itself where rng is None."""
+    if rng is None or p == 0:
+        return x
+    return x * (torch.rand(x.shape, generator=rng, device=x.device) >= p) / (1 - p)
 
 
 def picture_encoder(n_out: int) -> nn.Sequential:
@@ -43,14 +53,6 @@ def picture_encoder(n_out: int) -> nn.Sequential:
     return net
 
 
-def picture_decoder(n_in: int) -> nn.Sequential:
-    """(N, n_in) → logits (N, 1, 28, 28)."""
-    return nn.Sequential(
-        nn.Linear(n_in, 32 * 7 * 7), nn.SiLU(), nn.Unflatten(1, (32, 7, 7)),
-        nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(16, 1, 4, 2, 1),
-    )  # fmt: skip
-
-
 @dataclass
 class Memory:
     """outputs (B, Q, H or 2H): the encoder at each character; state: hidden and cell (layers, B, H)."""
@@ -62,11 +64,14 @@ class Memory:
 class Seq2Seq(nn.Module):
     """What both models share: how queries come in, and how answers go out, as characters or as pictures."""
 
-    def __init__(self, vocab_size: int, answer_width: int, n_in: int, n_out: int, reads: str, writes: str):
+    def __init__(
+        self, vocab_size: int, answer_width: int, n_in: int, n_out: int, p: float, reads: str, writes: str
+    ):
         super().__init__()
-        self.vocab_size, self.answer_width, self.writes = vocab_size, answer_width, writes
+        self.vocab_size, self.answer_width, self.p, self.writes = vocab_size, answer_width, p, writes
         self.see = picture_encoder(n_in) if reads == "image" else None
-        self.head = picture_decoder(n_out) if writes == "image" else nn.Linear(n_out, vocab_size)
+        self.head = nn.Linear(n_out, N_PICTURES if writes == "image" else vocab_size)
+        self.pictures = nn.Parameter(torch.zeros(N_PICTURES, EDGE * EDGE)) if writes == "image" else None
 
     def features(self, src: Tensor) -> Tensor:
         """Ids (B, Q) → one-hot (B, Q, V), or pictures (B, Q, 28, 28) → (B, Q, n_in)."""
@@ -83,24 +88,44 @@ class Seq2Seq(nn.Module):
             return memory.outputs.new_zeros(n, self.answer_width, self.vocab_size)
         return F.pad(one_hot(before, self.vocab_size, torch.float32), (0, 0, 1, 0))
 
-    def logits(self, h: Tensor) -> Tensor:
-        """(B, t, n_out) → (B, t, V), or (B, t, 28, 28); float32."""
-        if self.writes == "text":
-            return self.head(h).float()
-        return rearrange(
-            self.head(rearrange(h, "b t n -> (b t) n")), "(b t) 1 h w -> b t h w", b=len(h)
-        ).float()
+    def logits(self, h: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """(B, t, n_out) → (B, t, V), or (B, t, K); float32."""
+        return self.head(dropout(h, self.p, rng)).float()
 
-    def forward(self, src: Tensor, before: Tensor | None = None) -> Tensor:
-        """All of the answer at once: before (B, A − 1), all characters but the last; None if it is drawn."""
-        return self.decode(self.encode(src), before)
+    def begin_with(self, x: Tensor) -> None:
+        """Let the K pictures begin as x (K, 28, 28) in [0, 1], paler. Were they alike, none would ever become
+        the picture of one character.
+        """
+        self.pictures.data = torch.logit(0.1 + 0.5 * x.flatten(1))
+
+    def nats_of(self, drawn: Tensor, logits: Tensor) -> Tensor:
+        """−log Σ_k p(k) p(drawn | k), (B, A): drawn (B, A, 28, 28) in [0, 1], p(k) = softmax of logits (B, A,
+        K), p(drawn | k) of Bernoulli pixels whose logits are the k-th of `pictures`.
+        """
+        log_p = drawn.flatten(2) @ self.pictures.T - F.softplus(self.pictures).sum(1)
+        return -(logits.log_softmax(2) + log_p).logsumexp(2)
+
+    def forward(
+        self, src: Tensor, before: Tensor | None = None, rng: torch.Generator | None = None
+    ) -> Tensor:
+        """All of the answer at once: (B, A, V) where before (B, A − 1) is all its characters but the last;
+        (B, A, K) and None where it is drawn.
+
+        rng: draws the dropout, of what the decoder gets from the encoder and the head from the decoder.
+        """
+        memory = self.encode(src)
+        outputs = dropout(memory.outputs, self.p, rng)
+        state = memory.state and tuple(dropout(s, self.p, rng) for s in memory.state)
+        return self.decode(Memory(outputs, state), before, rng)
 
     @torch.no_grad()
     def answer(self, src: Tensor) -> Tensor:
-        """The most probable characters, each after the model's own: ids (B, A); or logits of pictures."""
+        """The most probable characters, each after the model's own: ids (B, A). Where they are drawn
+        the logits of the most probable of the K pictures, (B, A, 28, 28).
+        """
         memory = self.encode(src)
         if self.writes == "image":
-            return self.decode(memory, None)
+            return self.pictures[self.decode(memory, None).argmax(2)].unflatten(2, (EDGE, EDGE))
         ids = torch.zeros(len(src), 0, dtype=torch.long, device=src.device)
         for _ in range(self.answer_width):
             ids = torch.cat((ids, self.decode(memory, ids)[:, -1:].argmax(2)), 1)
@@ -114,10 +139,10 @@ class LSTM(Seq2Seq):
 
     def __init__(
         self, vocab_size: int, answer_width: int, hidden_dim: int, encoder_layers: int, decoder_layers: int,
-        attention: bool, bidirectional: bool, reads: str = "text", writes: str = "text",
+        attention: bool, bidirectional: bool, dropout: float = 0.0, reads: str = "text", writes: str = "text",
     ):  # fmt: skip
         n_in = vocab_size if reads == "text" else hidden_dim
-        super().__init__(vocab_size, answer_width, n_in, hidden_dim, reads, writes)
+        super().__init__(vocab_size, answer_width, n_in, hidden_dim, dropout, reads, writes)
         self.encoder = nn.LSTM(
             n_in, hidden_dim, encoder_layers, batch_first=True, bidirectional=bidirectional
         )
@@ -145,13 +170,13 @@ class LSTM(Seq2Seq):
         layers = [max(0, have - n + i) for i in range(n)]
         return Memory(outputs, (h[layers].contiguous(), c[layers].contiguous()))
 
-    def decode(self, memory: Memory, before: Tensor | None) -> Tensor:
-        """before (B, t) → logits (B, t + 1, V); None → logits (B, A, 28, 28)."""
+    def decode(self, memory: Memory, before: Tensor | None, rng: torch.Generator | None = None) -> Tensor:
+        """before (B, t) → logits (B, t + 1, V); None → (B, A, K)."""
         h, _ = self.decoder(self.inputs(memory, before), memory.state)
         if self.score is not None:
             context = self.look(h, memory) @ memory.outputs
             h = torch.tanh(self.mix(torch.cat((h, context), 2)))  # Luong et al., eq. 5
-        return self.logits(h)
+        return self.logits(h, rng)
 
     def look(self, h: Tensor, memory: Memory) -> Tensor:
         """Where the decoder h (B, t, H) looks: weights (B, t, Q). Luong et al., eq. 7 and 8 (general)."""
@@ -163,9 +188,9 @@ class Transformer(Seq2Seq):
 
     def __init__(
         self, vocab_size: int, query_width: int, answer_width: int, hidden_dim: int, encoder_layers: int,
-        decoder_layers: int, n_heads: int, reads: str = "text", writes: str = "text",
+        decoder_layers: int, n_heads: int, dropout: float = 0.0, reads: str = "text", writes: str = "text",
     ):  # fmt: skip
-        super().__init__(vocab_size, answer_width, hidden_dim, hidden_dim, reads, writes)
+        super().__init__(vocab_size, answer_width, hidden_dim, hidden_dim, dropout, reads, writes)
         sizes = {"nhead": n_heads, "dim_feedforward": 4 * hidden_dim, "dropout": 0.0, "activation": "gelu",
                  "batch_first": True, "norm_first": True}  # fmt: skip
         self.src_in = nn.Identity() if reads == "image" else nn.Linear(vocab_size, hidden_dim, bias=False)
@@ -185,11 +210,10 @@ class Transformer(Seq2Seq):
         """src → outputs (B, Q, H)."""
         return Memory(self.encoder(self.src_in(self.features(src)) + self.src_pos))
 
-    def decode(self, memory: Memory, before: Tensor | None) -> Tensor:
-        """before (B, t) → logits (B, t + 1, V); None → logits (B, A, 28, 28)."""
+    def decode(self, memory: Memory, before: Tensor | None, rng: torch.Generator | None = None) -> Tensor:
+        """before (B, t) → logits (B, t + 1, V); None → (B, A, K)."""
         x = self.tgt_in(self.inputs(memory, before))
         n = x.shape[1]
         mask = nn.Transformer.generate_square_subsequent_mask(n, device=x.device)
-        return self.logits(
-            self.decoder(x + self.tgt_pos[:n], memory.outputs, tgt_mask=mask, tgt_is_causal=True)
-        )
+        h = self.decoder(x + self.tgt_pos[:n], memory.outputs, tgt_mask=mask, tgt_is_causal=True)
+        return self.logits(h, rng)
