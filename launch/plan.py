@@ -206,7 +206,7 @@ def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = 
     """
     planned, configs = checked_points(sweep)  # refused before anything is written
     # made or decoded here once, so that the workers find it in the cache
-    by_data = {data_flags(cfg): cfg for cfg in configs}
+    by_data = {data_flags(sweep.module, cfg): cfg for cfg in configs}
     data_hashes = {key: sweep.module.load_data(cfg).content_hash for key, cfg in by_data.items()}
     if fresh and folder.exists():
         _set_aside(folder)
@@ -233,7 +233,8 @@ def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = 
     keep_data_hashes(folder, data_hashes)
     for point in points_of(sweep, [trial.flags for trial in queue.chosen()]):
         cfg = flags_of(sweep, point)
-        queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hashes[data_flags(cfg)]))
+        data_hash = data_hashes[data_flags(sweep.module, cfg)]
+        queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hash))
     return queue
 
 
@@ -272,12 +273,13 @@ def runs_of(sweep: Sweep, points: list[dict[str, Any]]) -> set[str]:
     """What tells the runs of these points apart, without a look at the data: one for each trial."""
     family, version, found = sweep.family, sweep.module.KEY_VERSION, set()
     for cfg in (flags_of(sweep, point) for point in points):
-        found.add(run_key(family, version, cfg, str(data_flags(cfg))))
+        found.add(run_key(family, version, cfg, str(data_flags(sweep.module, cfg))))
     return found
 
 
-def data_flags(cfg: Any) -> tuple[Any, ...]:
-    return cfg.dataset, cfg.data_dir, getattr(cfg, "image_size", None)
+def data_flags(module: Any, cfg: Any) -> tuple[Any, ...]:
+    """The flags of `cfg` on which the data of the script depend: where they are equal, so are the data."""
+    return tuple(getattr(cfg, name) for name in module.DATA_FLAGS)
 
 
 def _refuse_other(sweep: Sweep, frozen: Path, planned: list[dict[str, Any]]) -> None:

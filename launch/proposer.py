@@ -211,7 +211,7 @@ class Proposer:
     def _data_hash(self, module: Any, cfg: Any) -> str:
         from launch import plan
 
-        name = data_name(plan.data_flags(cfg))
+        name = data_name(plan.data_flags(module, cfg))
         if name not in self._known_hashes:
             kept = read_json(self.queue.folder / DATA) or {}
             self._known_hashes[name] = kept.get(name) or module.load_data(cfg).content_hash

@@ -42,6 +42,7 @@ from research.common.run import Run, make_rng
 from research.common.start import start_run
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
 
 

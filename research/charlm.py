@@ -42,6 +42,7 @@ from research.common.run import Run, make_rng
 from research.common.start import start_run
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+DATA_FLAGS = ("dataset", "data_dir", "cut", "normalize", "min_count", "scripts", "lower")
 TASKS = ("train", "generate", "evaluate")
 IGNORED = -1  # target of what is no character: the rest of a row whose sequence is shorter
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training

@@ -46,6 +46,7 @@ from research.common.run import Run, make_rng
 from research.common.start import start_run
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+DATA_FLAGS = ("dataset", "data_dir")  # what load_data depends on
 TASKS = ("train", "generate", "latent_space", "interpolate", "evaluate")
 EDGE, PIXELS = digits.SIZE, digits.SIZE**2
 N_NEIGHBOURS = 10

@@ -21,6 +21,7 @@ from research.common.files import append_row, read_json, read_rows, write_bytes,
 from research.common.flags import RunFlags, UserError, aside, run_key
 
 KEY_VERSION = 1
+DATA_FLAGS = ("dataset", "data_dir")
 HEADLINE = {"headline": "val/loss", "goal": "minimize"}
 
 

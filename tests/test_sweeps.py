@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from launch import bayes, collect
+from data import digits, images, text
+from launch import bayes, collect, plan
 from launch.queue import as_args, points
+from research import seq2seq_arith
 from research.common.commandline import parse
+from research.common.flags import run_key
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -93,6 +96,53 @@ def unproven(text: str, csv: Path, figures: dict[str, int]) -> list[str]:
     said = [line.rstrip() for line in squeezed(text[text.index("# Finding") :]).splitlines()]
     quoted = [line for line in said if "±" in line or line.endswith("(one seed)")]
     return [x for x in lines if x not in quoted] + [x for x in quoted if x not in lines]
+
+
+class Loaded(Exception):
+    """Raised in place of loading."""
+
+
+class Seen:
+    """A config that knows which of its flags were read."""
+
+    def __init__(self, cfg):
+        self.cfg, self.read = cfg, set()
+
+    def __getattr__(self, name: str):
+        self.read.add(name)
+        return getattr(self.cfg, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "loader", "flags"),
+    [("bvae_faces", images, {}), ("vae_mnist", digits, {}), ("charlm", text, {}),
+     ("seq2seq_arith", digits, {"mode": "image_to_text"})],
+)  # fmt: skip
+def test_data_flags_are_those_that_load_data_reads(name, loader, flags, monkeypatch):
+    """What a script forgets to name would let a sweep expect the data of one trial of all others."""
+    script = importlib.import_module(f"research.{name}")
+
+    def stop(*_, **__):
+        raise Loaded
+
+    monkeypatch.setattr(loader, "load", stop)
+    seen = Seen(script.Config(**flags))
+    with pytest.raises(Loaded):
+        script.load_data(seen)
+    assert seen.read == set(script.DATA_FLAGS)
+
+
+def test_trials_on_other_data_are_planned_with_the_hash_of_their_own(tmp_path, monkeypatch):
+    path = ROOT / "sweeps" / "seq2seq_tricks.yaml"
+    monkeypatch.chdir(ROOT)
+    sweep = plan.read(str(path), ("train_fraction=[0.5, 0.1]", "reverse=[true]", "weight_decay=[0.01]"))
+    queue = plan.freeze(sweep, tmp_path / "runs", False, False)
+    trials = queue.trials()
+    cfgs = [seq2seq_arith.Config(**trial.flags) for trial in trials]
+    data = [seq2seq_arith.load_data(cfg).content_hash for cfg in cfgs]
+    assert len(trials) == 16 and len(set(data)) == 4  # two shares, in columns or not
+    keys = [run_key("seq2seq_arith", 1, cfg, hash_) for cfg, hash_ in zip(cfgs, data, strict=True)]
+    assert [trial.key for trial in trials] == keys
 
 
 def test_there_are_sweeps():
