@@ -120,7 +120,7 @@ class Seq2Seq(nn.Module):
 
     @torch.no_grad()
     def answer(self, src: Tensor) -> Tensor:
-        """The most probable characters, each after the model's own: ids (B, A). Where they are drawn
+        """The most probable characters, each after the model's own: ids (B, A). Where they are drawn,
         the logits of the most probable of the K pictures, (B, A, 28, 28).
         """
         memory = self.encode(src)

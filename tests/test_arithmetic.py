@@ -58,6 +58,26 @@ def test_known_queries_and_answers():
     assert decode(torch.tensor([11, 4, 12, 8, 12]), ALPHABET) == "-4 8" and decode(tgt[2], ALPHABET) == "7"
 
 
+def test_columns_of_known_queries():
+    cases = [("81+24", "81+24"), ("7+0", " 7+ 0"), ("4-89", " 4-89"), ("10-9", "10- 9"), ("0+10", " 0+10")]
+    a, op, b = zip(*(parse(query, "+-", 2) for query, _ in cases))
+    a, op, b = (torch.tensor(v).numpy() for v in (a, [SIGN[o] for o in op], b))
+    assert texts_of(torch.from_numpy(write_queries(a, b, op, 2, ALPHABET, columns=True))) == [
+        t for _, t in cases
+    ]
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_columns_change_where_queries_stand_and_nothing_else(digits):
+    plain, columns = (load("+-*", digits, 0.3, columns=c) for c in (False, True))
+    for part in PARTS:
+        one, two = getattr(plain, part), getattr(columns, part)
+        assert torch.equal(one.tgt, two.tgt) and torch.equal(one.a, two.a) and torch.equal(one.b, two.b)
+        queries = [f"{a:>{digits}}{OPERATORS[op]}{b:>{digits}}" for a, op, b in zip(two.a, two.op, two.b)]
+        assert texts_of(two.src, columns.alphabet) == queries
+    assert (plain.content_hash == columns.content_hash) == (digits == 1)  # one digit has nothing to align
+
+
 def test_widths_are_those_of_the_longest():
     assert [query_width(n) for n in (1, 2, 3)] == [3, 5, 7]
     for ops in ("+", "-", "*", "+-", "+-*"):

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data import DataError, digits
-from data.glyphs import SLANTS, Glyphs, classes, strokes
+from data.glyphs import SLANTS, Glyphs, classes, strokes, varied
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,6 +130,78 @@ def test_strokes_lean_both_ways():
     x = strokes(500, (torch.pi / 4,), rng()).mean(0)
     diagonal = torch.arange(9, 13)
     assert x[27 - diagonal, diagonal].mean() > 3 * x[diagonal, diagonal].mean()
+
+
+# ---- pictures that are varied ---------------------------------------------------------------------------
+
+
+def chosen(monkeypatch, **values: float) -> None:
+    """Let `varied` draw these numbers, and 0 for all that are not named."""
+    names = ("turn", "scale", "shear", "right", "down")
+    assert set(values) <= set(names)
+    columns = torch.tensor([[values.get(name, 0.0)] for name in names])
+    monkeypatch.setattr(torch, "randn", lambda n, size, **_: columns.expand(n, size))
+
+
+def noise(n: int = 3) -> torch.Tensor:
+    return torch.rand(n, 28, 28, generator=rng(9))
+
+
+def sheared(x: torch.Tensor) -> torch.Tensor:
+    """x with row r, counted from the middle, moved by 2 r: a pixel comes from 2 r further right."""
+    out = torch.zeros_like(x)
+    for row in range(28):
+        for column in range(28):
+            source = column + 2 * row - 27
+            if 0 <= source < 28:
+                out[:, row, column] = x[:, row, source]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        ({}, lambda x: x),
+        ({"right": 1}, lambda x: F.pad(x, (0, 1))[:, :, 1:]),  # what was a pixel further right
+        ({"right": -2}, lambda x: F.pad(x, (2, 0))[:, :, :28]),
+        ({"down": 1}, lambda x: F.pad(x, (0, 0, 0, 1))[:, 1:]),
+        ({"down": 1, "right": -1}, lambda x: F.pad(x, (1, 0, 0, 1))[:, 1:, :28]),
+        ({"turn": 90 / 8}, lambda x: x.rot90(1, (1, 2))),  # sd 8°
+        ({"scale": 1 / 0.08}, lambda x: F.pad(F.avg_pool2d(x, 2), (7, 7, 7, 7))),  # sd 8 %: half as large
+        ({"shear": 20}, sheared),  # sd 0.1: by twice the height
+    ],
+    ids=lambda v: "-".join(f"{k}={n:g}" for k, n in v.items()) or "nothing" if isinstance(v, dict) else "",
+)
+def test_known_variations(monkeypatch, drawn, expected):
+    """Each by exactly what was drawn for it, around the middle, with black from beyond the edge."""
+    x = noise()
+    chosen(monkeypatch, **drawn)
+    torch.testing.assert_close(varied(x, rng()), expected(x), atol=1e-4, rtol=0)
+
+
+def test_variations_are_small_and_leave_pictures_pictures(data):
+    ids = torch.randint(0, 14, (100, 5), generator=rng())
+    plain = Glyphs(data, "train", "cpu").draw(ids, ALPHABET, rng(1))
+    glyphs = Glyphs(data, "train", "cpu", vary=True)
+    x, same, other = (glyphs.draw(ids, ALPHABET, rng(seed)) for seed in (1, 1, 2))
+    assert x.shape == plain.shape and x.dtype == torch.float32 and x.min() == 0 and 0.9 < x.max() <= 1
+    assert torch.equal(x, same) and not torch.equal(x, other)
+    blank = ids == BLANK
+    assert blank.any() and not x[blank].any() and (x != plain).flatten(2).any(2)[~blank].all()
+    alike = F.cosine_similarity(x[~blank].flatten(1), plain[~blank].flatten(1))
+    assert 0.5 < alike.mean() < 0.98  # the same characters, and not the same pictures
+    assert x[~blank].sum((1, 2)).mean() == pytest.approx(plain[~blank].sum((1, 2)).mean().item(), rel=0.1)
+
+
+def test_every_picture_varies_by_itself():
+    x = noise(1).expand(50, 28, 28)
+    y = varied(x, rng())
+    assert len({p.numpy().tobytes() for p in y}) == 50 and 0 <= y.min() <= y.max() <= 1
+    source = rng()
+    assert torch.equal(varied(x, source), y) and not torch.equal(varied(x, source), y)
+    state = torch.random.get_rng_state()
+    varied(x, source)
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global one is left alone
 
 
 # ---- the set that a classifier learns from -------------------------------------------------------------
