@@ -66,11 +66,11 @@ def varied(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     import torch
     import torch.nn.functional as F
 
-    turn, scale, shear, right, down = torch.randn(5, len(x), generator=rng, device=rng.device)
+    turn, scale, shear, from_right, from_below = torch.randn(5, len(x), generator=rng, device=rng.device)
     turn, scale = turn * math.radians(8), 1 + 0.08 * scale
     cos, sin = turn.cos() * scale, turn.sin() * scale
     step = 2 / SIZE  # a pixel, where the picture is from -1 to 1
-    rows = (cos, 0.1 * shear - sin, right * step, sin, cos, down * step)
+    rows = (cos, 0.1 * shear - sin, from_right * step, sin, cos, from_below * step)
     theta = torch.stack(rows, 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [len(x), 1, SIZE, SIZE], align_corners=False)
     return F.grid_sample(x[:, None], grid, align_corners=False)[:, 0].clamp(0, 1)

@@ -43,8 +43,9 @@ def picture_encoder(n_out: int) -> nn.Sequential:
     depend on the picture at first, and an LSTM behind it would learn answers without reading the query.
     """
     net = nn.Sequential(
-        nn.Conv2d(1, 16, 4, 2, 1), nn.SiLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.SiLU(),
-        nn.Flatten(), nn.Linear(32 * 7 * 7, n_out), nn.SiLU(),
+        nn.PixelUnshuffle(2), nn.Conv2d(4, 16, 3, 2, 1), nn.SiLU(),  # 4 × 14 × 14 → 16 × 7 × 7
+        nn.Conv2d(16, 48, 3, 1, 1), nn.SiLU(), nn.Conv2d(48, 64, 3, 2, 1), nn.SiLU(),  # → 64 × 4 × 4
+        nn.Flatten(), nn.Linear(64 * 4 * 4, n_out), nn.SiLU(),
     )  # fmt: skip
     for layer in net:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
