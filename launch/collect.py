@@ -169,7 +169,10 @@ def table(sweep: Sweep) -> pd.DataFrame:
     named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
     headline, goal = Counter(named or [("headline", "minimize")]).most_common(1)[0][0]
     figures = {m for r in sweep.runs for row in r.rows for m in row if m.startswith(("val/", "test/"))}
-    figures = sorted(figures - {f"{headline}_best"}, key=lambda m: (m.startswith("val/"), m))
+    own = headline.rpartition("/")[2]  # its figure on the test part comes first
+    figures = sorted(
+        figures - {f"{headline}_best"}, key=lambda m: (m.startswith("val/"), m.split("/", 1)[1] != own, m)
+    )
     varied, rows = sweep.varied, []
     for run in sweep.runs:
         last = {m: value for row in run.rows for m, value in row.items()}
@@ -243,7 +246,6 @@ def print_table(df: pd.DataFrame, console: console.Console, width: int = 100) ->
     headline = df.attrs["headline"]
     shown_already = (f"val/{headline.split('/', 1)[-1]}", headline)
     figures = [c for c in df.columns if c.startswith(("test/", "val/")) and c not in shown_already]
-    figures.sort(key=lambda c: c.split("/", 1)[1] != headline.split("/", 1)[-1])  # the headline's own first
     df = df.sort_values("headline", ascending=df.attrs["goal"] != "maximize", kind="stable")
     cells = {name: [show(v, 6) for v in df[name]] for name in [*flag_columns(df), "status"]}
     cells["step"] = [f"{a}/{b}".replace("<NA>", "?") for a, b in zip(df["step"], df["steps"])]

@@ -6,10 +6,11 @@ What    An encoder reads the query, a decoder writes the answer, character by ch
         that was trained apart and is frozen reads.
 Run     python research/seq2seq_arith.py                                         # the plain LSTM
         python research/seq2seq_arith.py --train_fraction=0.25 --attention=True --reverse=True
-        python research/seq2seq_arith.py --mode=image_to_text --dataset=mnist
+        python research/seq2seq_arith.py --mode=text_to_image --attention=True --columns=True --reverse=True
         python research/seq2seq_arith.py --task=ask --query="81+24" --checkpoint=runs/<run>
         python launch/local.py sweeps/seq2seq_split.yaml      or: wandb sweep sweeps/seq2seq_split.yaml
-Expect  Time and test figures stand in the headers of sweeps/seq2seq_*.yaml.
+Expect  The plain LSTM: 1 to 2 minutes of a core, 0.978 ± 0.015 of the test answers right (3 seeds). What else
+        to expect stands in the headers of sweeps/seq2seq_*.yaml and in docs/arithmetic.md.
 Models  research/seq2seq_models.py, where their sources and departures stand; research/seq2seq_mistakes.py
         tells mistakes apart.
 Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, characters in reverse; Duckworth

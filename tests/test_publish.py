@@ -166,9 +166,9 @@ def test_what_the_report_says(server, sweep, capsys):
         "\nFinding\nTest figures over 2 seeds.\nbeta = 0 · test/mse 0.596 ± 0.088 · test/kl_nats 7 " in text
     )
     assert "\nBeta costs error.\nResults\n" in text
-    assert "| 0 | 2 | 2 | 0.263 ± 0.088 | 7 ± 0 | 0.596 ± 0.088 |\n" in text
+    assert "| 0 | 2 | 2 | 0.263 ± 0.088 | 0.596 ± 0.088 | 7 ± 0 |\n" in text
     own = f"{server.url}/{ENTITY}/{sweep.parents[1].name}/runs"
-    assert f"| 0 | 0 | finished | 0.2 | 7 | 0.5333 | [key1]({own}/id-key1) |\n| 0 | 1 | finished" in text
+    assert f"| 0 | 0 | finished | 0.2 | 0.5333 | 7 | [key1]({own}/id-key1) |\n| 0 | 1 | finished" in text
     assert "Commit: `c0ffee0123`, `c0ffee0123-dirty` (" in text
     assert "python launch/local.py runs/vae/sweep.yaml --name=vae --out=runs\n" in text
     assert "# beta=4 · seed=1\npython research/vae_mnist.py --" in text
@@ -222,7 +222,7 @@ def test_runs_that_are_not_there_are_left_out(server, sweep, capsys):
     _, view, _, report_view = published(server, sweep, capsys)
     assert find_all(json.loads(view.spec), "value") == [["id-key1", "id-key2"]]
     assert "2 are not on W&B, and not in the charts." in text_of(report_view)
-    assert "| 4.2 | 7 | 4.533 | key0 |" in text_of(report_view)
+    assert "| 4.2 | 4.533 | 7 | key0 |" in text_of(report_view)
 
 
 def test_flags_choose_the_place(server, sweep, capsys):

@@ -88,8 +88,8 @@ def test_a_sweep_is_read(sweep_folder):
     assert sweep.varied == ["beta", "seed"]  # the YAML's order, but seed last; `out` does not count
     assert [step for step, _ in sweep.runs[0].media["sample/reconstructions"]] == [0, 50, 100, 150, 200]
     df = collect.table(sweep)
-    assert list(df.columns) == ["beta", "seed", "status", "step", "steps", "headline", "test/kl_nats",
-                                "test/mse", "val/mse", "commit", "key", "reason"]  # fmt: skip
+    assert list(df.columns) == ["beta", "seed", "status", "step", "steps", "headline", "test/mse",
+                                "test/kl_nats", "val/mse", "commit", "key", "reason"]  # fmt: skip
     assert list(df["headline"]) == [4.2, 0.2, pytest.approx(4 + 1 / 3 + 1 / 8), 0.625]
     assert df["test/mse"][0] == pytest.approx(4.2 + 1 / 3) and math.isnan(df["test/mse"][2])
     assert math.isnan(df["val/mse"][2])  # the last value was not finite: an earlier one must not stand for it
@@ -146,9 +146,9 @@ def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
     collect.results_csv(collect.read_sweep(sweep_folder), two)
     assert one.read_bytes() == two.read_bytes()
     assert one.read_text() == (
-        "beta,seed,status,val/mse_best,test/kl_nats,test/mse,commit\n"
-        "0,0,finished,0.2,7,0.533333,c0ffee0123\n"
-        "4,0,finished,4.2,7,4.53333,c0ffee0123\n"
+        "beta,seed,status,val/mse_best,test/mse,test/kl_nats,commit\n"
+        "0,0,finished,0.2,0.533333,7,c0ffee0123\n"
+        "4,0,finished,4.2,4.53333,7,c0ffee0123\n"
         "4,1,failed,4.45833,,,c0ffee0123-dirty\n"
     )
 
@@ -179,7 +179,7 @@ def test_means_over_seeds_leave_out_the_trial_that_they_confirm(sweep_folder, tm
     text = report.render(collect.read_sweep(sweep_folder))
     assert "The trial that its further seeds confirm is left out" in text
     assert collect.results_csv(collect.read_sweep(sweep_folder), tmp_path / "a.csv") == 3
-    assert (tmp_path / "a.csv").read_text().startswith("beta,seed,status,val/mse_best,test/kl_nats")
+    assert (tmp_path / "a.csv").read_text().startswith("beta,seed,status,val/mse_best,test/mse,test/kl_nats")
 
 
 def test_printed_table_fits(sweep_folder):
