@@ -42,7 +42,7 @@ SHORT = {  # the values left of a sweep's parameters, as a grid; the rest is `ti
     "seq2seq_tricks": {"attention": [False, True], "reverse": [True], "bidirectional": [True],
                        "columns": [True], "weight_decay": [0.3], "steps": [6]},
     "seq2seq_depth": {"encoder_layers": [1, 2], "decoder_layers": [2], "hidden_dim": [8]},
-    "seq2seq_mode": {"dataset": ["digits"], "mode": ["text_to_text", "image_to_text"], "steps": [6],
+    "seq2seq_mode": {"dataset": ["digits"], "mode": ["image_to_text", "text_to_image"], "steps": [6],
                      "seed": [0]},
     "vae_mnist": {"dataset": ["digits"], "epochs": [1], "latent_dim": [2], "beta": [1],
                   "learning_rate": [0.001, 0.003], "seed": [0]},
