@@ -187,14 +187,17 @@ def reverse(ids: torch.Tensor, alphabet: str) -> torch.Tensor:
     '105' ↔ '501', '-48' ↔ '84-'; twice is as once not. Blanks within stay within; a row
     that begins with one is no answer, and stays as it is.
     """
+    return ids.gather(1, reversed_places(ids, alphabet))
+
+
+def reversed_places(ids: torch.Tensor, alphabet: str) -> torch.Tensor:
+    """Where each character of `reverse` comes from: places (N, A), int64."""
     import torch
 
-    width = ids.shape[1]
-    place = torch.arange(width, device=ids.device)
+    place = torch.arange(ids.shape[1], device=ids.device)
     filled = ids != alphabet.index(BLANK)
     n = (filled * (place + 1)).amax(1, keepdim=True) * filled[:, :1]  # up to the last that is no blank
-    source = torch.where(place < n, n - 1 - place, place)
-    return ids.gather(1, source)
+    return torch.where(place < n, n - 1 - place, place)
 
 
 def values_of(ids: torch.Tensor, alphabet: str) -> tuple[torch.Tensor, torch.Tensor]:

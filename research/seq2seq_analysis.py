@@ -97,13 +97,18 @@ def ask(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Tas
     results: dict[str, Any] = {"query": query, "truth": int(truth[0])}
     if cfg.mode == "text_to_image":
         ids = script.reader_of(cfg, data).read(made)
-        drawn = torch.sigmoid(made[0]).cpu()[:, None]
-        task.picture("answer", pictures.strip(drawn, [alphabet[i] for i in ids[0]], f"{query} =", scale=3))
     else:
         probability = model(batch.src, made[:, :-1]).softmax(2).gather(2, made[..., None])[0, :, 0]
         results["probability"] = probability.tolist()
         ids = made.cpu()
-    said = arithmetic.decode((arithmetic.reverse(ids, alphabet) if cfg.reverse else ids)[0], alphabet)
+    forwards = arithmetic.reverse(ids, alphabet) if cfg.reverse else ids
+    said = arithmetic.decode(forwards[0], alphabet)
+    if cfg.mode == "text_to_image":
+        drawn = torch.sigmoid(made).cpu()
+        drawn = (script.in_reverse(drawn, ids, alphabet) if cfg.reverse else drawn)[0, :, None]
+        task.picture(
+            "answer", pictures.strip(drawn, [alphabet[i] for i in forwards[0]], f"{query} = {said}", scale=3)
+        )
     if cfg.mode == "image_to_text":
         task.picture("query", pictures.strip(batch.src[0].cpu()[:, None], written,
                                              f"{query} = {said}", scale=3))  # fmt: skip

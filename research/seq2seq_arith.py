@@ -267,6 +267,11 @@ def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, c
     return F.cross_entropy(logits.flatten(0, 1), batch.tgt.flatten())
 
 
+def in_reverse(x: Tensor, ids: Tensor, alphabet: str) -> Tensor:
+    """Pictures x (B, A, 28, 28), of what is read as ids (B, A) in either order, with the first one last."""
+    return x.gather(1, arithmetic.reversed_places(ids, alphabet)[..., None, None].expand_as(x))
+
+
 @dataclass(frozen=True)
 class Reader:
     """The frozen classifier that reads drawn answers. accuracy: on real pictures of the test part."""
@@ -335,7 +340,11 @@ def samples(
         return made
     rng = make_rng(cfg.seed, 0, "eval", device)
     batch = batch_of(few.src.to(device), few.tgt.to(device), glyph, rng, cfg, alphabet)
-    x = batch.src if cfg.mode == "image_to_text" else torch.sigmoid(model.answer(batch.src))
+    if cfg.mode == "image_to_text":
+        x = batch.src
+    else:
+        x = torch.sigmoid(model.answer(batch.src)).cpu()
+        x = in_reverse(x, ids, alphabet) if cfg.reverse else x  # as one reads
     labels = [f"{row['query']} = {row['model'] or '?'}" + (f", not {row['answer']}" if row["mistake"] else "")
               for row in rows]  # fmt: skip
     tiles = torch.cat(tuple(x.cpu().unbind(1)), 2)[:, None]  # a query's or an answer's pictures side by side

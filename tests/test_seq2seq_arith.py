@@ -987,6 +987,20 @@ def test_pictures_that_are_shown_are_those_that_were_read_or_drawn(store, monkey
         assert len(labels) == script.N_SHOWN and make(tiles, *rest).std() > 5
 
 
+def test_answers_that_are_drawn_in_reverse_are_shown_as_one_reads(store, monkeypatch):
+    cfg = Config(**SMALL, mode="text_to_image", reverse=True, data_dir=str(store))
+    data = load_data(cfg)
+    net, glyph = scattered(build(cfg, ALPHABET, CPU)), drawers(data, CPU)["val"]
+    written = torch.tensor([arithmetic.encode(text, ALPHABET) for text in ("84-", "5- ", "7  ", " 12") * 3])
+    monkeypatch.setattr(script.Reader, "read", lambda self, logits: written)
+    monkeypatch.setattr(script, "picture", lambda make, *args: args)
+    tiles, *_ = script.samples(net, data, glyph, cfg, reader_of(cfg, data), CPU, 0)["sample/pictures"]
+    shown = tiles[:, 0].unflatten(2, (3, 28)).transpose(1, 2)
+    drawn = torch.sigmoid(net.answer(data.splits.val.src[: script.N_SHOWN].long()))
+    for i, order in enumerate(([2, 1, 0], [1, 0, 2], [0, 1, 2], [0, 1, 2]) * 3):
+        torch.testing.assert_close(shown[i], drawn[i, order])
+
+
 @pytest.mark.parametrize("flags", [{}, {"mode": "image_to_text", "model": "transformer"}], ids=named)
 def test_a_run_that_diverges_says_so(learn, no_charts, flags):
     """Also where samples are due of weights that are not finite."""
@@ -1196,12 +1210,12 @@ def test_ask_shows_the_pictures_that_were_drawn(trained, monkeypatch):
     monkeypatch.setattr(seq2seq_analysis.pictures, "strip", strip)
     _, told = do(trained, "draw", "ask", query="9+8")
     ((tiles, labels, title),) = shown
-    assert tiles.shape == (2, 1, 28, 28) and (labels, title) == (["1", "2"], "9+8 =")  # as they were written
+    assert tiles.shape == (2, 1, 28, 28) and (labels, title) == (["2", "1"], "9+8 = 21")  # as one reads
     assert told["answer"] == "21" and told["right"] is False and told["truth"] == 17  # reversed
     assert told["files"] == ["answer.png"] and "probability" not in told
     _, net, data = loaded(trained, "draw")
     src = torch.tensor([arithmetic.encode("9+8", data.splits.alphabet)])
-    torch.testing.assert_close(tiles[:, 0], torch.sigmoid(net.answer(src))[0])
+    torch.testing.assert_close(tiles[:, 0], torch.sigmoid(net.answer(src))[0].flip(0))
     monkeypatch.setattr(script.Reader, "read", lambda self, logits: torch.tensor([[2, 1]]))
     assert do(trained, "draw", "ask", query="9+3")[1]["right"] is True
 
