@@ -112,7 +112,7 @@ class Job:
         """What W&B calls the run; see research/common/start.py."""
         name, sweep, flags = self.run.flags.get("name"), self.folder.parent, self.run.trial.get("flags") or {}
         shown = {k: self.run.flags.get(k) for k in self.varied} or flags
-        label = " ".join(f"{k}={v}" for k, v in shown.items())[:60] or self.folder.name
+        label = " ".join(f"{k}={v}" for k, v in shown.items())[:128] or self.folder.name
         return {
             "name": name if name not in (None, self.config.get("key")) else label, "job_type": "train",
             "group": sweep.name if (sweep / "trials").is_dir() else None,

@@ -131,7 +131,7 @@ def _label(cfg: Any) -> str:
             names = list(yaml.safe_load(Path(os.environ["WANDB_SWEEP_PARAM_PATH"]).read_text()))
     results = result_flags(cfg)
     flags = {k: results[k] for k in names if k in results} or changed_flags(cfg)
-    return " ".join(f"{k}={v}" for k, v in flags.items())[:60] or "defaults"
+    return " ".join(f"{k}={v}" for k, v in flags.items())[:128] or "defaults"
 
 
 def _skip(run: Run) -> bool:
