@@ -173,7 +173,8 @@ def load_data(cfg: Config) -> Data:
 
 def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, glyphs.Glyphs | None]:
     """For each part what draws its characters: with pictures of that part, so that test ones are unseen.
-    vary: those of train are a little different each time."""
+    vary: those of train are a little different each time.
+    """
     if data.digits is None:
         return dict.fromkeys(arithmetic.PARTS)
     varied = {part: vary and part == "train" for part in arithmetic.PARTS}
@@ -248,8 +249,7 @@ def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
 
 def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, cfg: Config) -> Tensor:
     """−log p(character | query, those before it), mean over all, blanks too; or −log p(picture), mean over
-    pictures; nats. rng: in training, draws the dropout and where the model's own
-    characters stand.
+    pictures; nats. rng: in training, draws the dropout and where the model's own characters stand.
 
     The only place where it is written, for training and validation.
     """
