@@ -1,0 +1,260 @@
+"""The tasks on a trained sequence model: their files and numbers, what they show, what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data import DataError, arithmetic
+from research import digit_classifier as judge
+from research import seq2seq_analysis, seq2seq_mistakes
+from research import seq2seq_arith as script
+from research.common.flags import UserError
+from research.seq2seq_arith import Config, answers, build, drawers, load_data, reader_of
+from tests.seq2seq import CPU, LEARN, ONE, SMALL, rows_of
+from tests.seq2seq import no_charts as no_charts  # fixtures
+from tests.seq2seq import quiet as quiet
+from tests.seq2seq import short_lesson as short_lesson
+
+pytestmark = pytest.mark.usefixtures("one_thread", "short_lesson")
+
+
+# ---- tasks ---------------------------------------------------------------------------------------------
+
+RUNS = {
+    "text": LEARN | {"attention": True, "bidirectional": True, "reverse": True, "teacher_forcing": 0.9},
+    "plain": {"steps": 3, "model": "transformer", "ops": "+-*"},
+    "read": {"steps": 3, "mode": "image_to_text", "attention": True, "ops": "-"},
+    "draw": {"steps": 3, "mode": "text_to_image", "reverse": True, "attention": True},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run of each mode."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "STEPS", 8)
+        patch.setattr(script, "samples", lambda *_: {})
+        patch.setattr(seq2seq_mistakes, "map_picture", lambda *_: np.zeros((8, 8, 3), np.uint8))
+        for name, flags in RUNS.items():
+            where = {"data_dir": str(place / "store"), "out": str(place), "name": name}
+            script.train(Config(**SMALL | ONE | where | flags))
+    return place
+
+
+def do(place: Path, run: str, task: str, **flags) -> tuple[Path, dict]:
+    """Run a task through the script's own entry; returns its folder and what results.json says."""
+    fixed = {"task": task, "checkpoint": str(place / run), "wandb": "disabled", "device": "cpu", "threads": 1}
+    script.run_task(Config(**fixed | flags))
+    folder = place / run / task
+    return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def loaded(place: Path, run: str, weights: str = "best") -> tuple[Config, torch.nn.Module, script.Data]:
+    cfg = Config(**SMALL | ONE | {"data_dir": str(place / "store")} | RUNS[run])
+    data = load_data(cfg)
+    net = build(cfg, data.splits.alphabet, CPU)
+    (file,) = (place / run / "checkpoints").glob(
+        "best_*.pt" if weights == "best" else f"step_*{cfg.steps}_*.pt"
+    )
+    net.load_state_dict(torch.load(file, weights_only=True)["states"][0])
+    return cfg, net.eval(), data
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_evaluate_finds_what_training_found(trained, run):
+    before = {p: p.read_bytes() for p in (trained / run).glob("*.json*")}
+    folder, told = do(trained, run, "evaluate")
+    last = {
+        k.removeprefix("test/"): v for k, v in rows_of(trained / run)[-1].items() if k.startswith("test/")
+    }
+    assert {key: told[key] for key in last} == pytest.approx(last, rel=1e-6)
+    n = {"text": 20, "plain": 60, "read": 20, "draw": 20}[run]
+    own = {"task", "checkpoint", "seed", "files", "queries"}
+    assert told["queries"] == n and set(told) == set(last) | own and told["files"] == []
+    assert [p.name for p in folder.iterdir()] == ["results.json"]
+    assert {p: p.read_bytes() for p in (trained / run).glob("*.json*")} == before
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_mistakes_tells_all_that_is_wrong(trained, run, request):
+    if run != "plain":  # one with its charts is enough
+        request.getfixturevalue("no_charts")
+    folder, told = do(trained, run, "mistakes")
+    files = {"mistakes.html", "kinds.png", "map.png"}
+    assert {path.name for path in folder.iterdir()} == files | {"results.json"} and set(
+        told["files"]
+    ) == files
+    _, figures = do(trained, run, "evaluate")
+    n, wrong = figures["queries"], told["wrong"]
+    assert wrong == round((1 - figures["exact_match"]) * n) > 0
+    assert {k: v for k, v in told.items() if k in figures and k not in ("task", "files")} == {
+        k: v for k, v in figures.items() if k not in ("task", "files", "queries", "reader_accuracy")
+    }
+    page = (folder / "mistakes.html").read_text()
+    assert f"{n - wrong} of {n} test queries right" in page
+    counts = dict(re.findall(r"<h2>([a-z_ ]+): (\d+)</h2>", page))
+    assert [*counts] == [kind.replace("_", " ") for kind in seq2seq_mistakes.KINDS]
+    for kind, count in counts.items():
+        assert int(count) == round(told[f"mistakes_{kind.replace(' ', '_')}"] * n)
+    assert sum(map(int, counts.values())) == wrong
+    cfg, net, data = loaded(trained, run)
+    _, alphabet, test = data, data.splits.alphabet, data.splits.test
+    ids, _ = answers(net, test, drawers(data, CPU)["test"], cfg, alphabet, reader_of(cfg, data), CPU)
+    rows = re.findall(r"<td><pre>(.*?)</pre></td><td><pre>(.*?)</pre></td><td><pre>(.*?)</pre></td>", page)
+    shown = {tuple(arithmetic.decode(x[i], alphabet) for x in (test.src, test.tgt, ids)) for i in range(n)}
+    assert set(rows) <= shown and all(answer != model for _, answer, model in rows)
+    assert len(rows) == sum(min(int(count), seq2seq_analysis.N_OF_A_KIND) for count in counts.values())
+
+
+def test_examples_of_a_kind_are_limited(trained, no_charts, monkeypatch):
+    monkeypatch.setattr(seq2seq_analysis, "N_OF_A_KIND", 1)
+    folder, _ = do(trained, "plain", "mistakes")
+    counts = [int(n) for n in re.findall(r"<h2>[a-z_ ]+: (\d+)</h2>", (folder / "mistakes.html").read_text())]
+    assert max(counts) > 1 and (folder / "mistakes.html").read_text().count("<tr><td>") == sum(
+        map(bool, counts)
+    )
+
+
+def test_ask_right_and_wrong(trained, capsys):
+    """Two answers, of a model that reverses and has attention, are read forwards: one right, one wrong."""
+    cfg, net, data = loaded(trained, "text", "last")
+    alphabet = data.splits.alphabet
+    every = [arithmetic.load("+", 1, 0.8).train, data.splits.val, data.splits.test]
+    told = {}
+    for part in every:
+        ids, _ = answers(net, part, None, cfg, alphabet, None, CPU)
+        right = (ids == part.tgt).all(1)
+        for row in range(len(part)):
+            query, answer = (arithmetic.decode(x[row], alphabet) for x in (part.src, ids))
+            told[query] = answer, bool(right[row])
+    right = [q for q, (answer, fine) in told.items() if fine and len(answer) == 2]
+    wrong = [q for q, (_, fine) in told.items() if not fine]
+    assert len(right) > 10 and wrong
+    for query in (right[0], wrong[0]):
+        folder, found = do(trained, "text", "ask", query=query, weights="last")
+        truth = eval(query)
+        assert found["query"] == query and found["truth"] == truth
+        assert (found["answer"], found["right"]) == told[query] and found["right"] == (
+            found["answer"] == str(truth)
+        )
+        assert set(found["files"]) == {"attention.png"} and (folder / "attention.png").stat().st_size > 1000
+        src = torch.tensor([arithmetic.encode(query, alphabet)])
+        written = torch.tensor([arithmetic.encode(found["answer"].ljust(2), alphabet)])
+        written = arithmetic.reverse(written, alphabet)
+        p = net(src, written[:, :-1]).softmax(2).gather(2, written[..., None])[0, :, 0]
+        assert found["probability"] == pytest.approx(p.tolist(), rel=1e-5) and max(found["probability"]) <= 1
+        printed = "".join(capsys.readouterr())
+        assert f"{query} = {found['answer']}" in printed
+        assert ("right" in printed) == found["right"] == (f"wrong, it is {truth}" not in printed)
+
+
+def test_ask_of_a_model_with_nothing_to_show(trained):
+    _, told = do(trained, "plain", "ask", query="3*7")
+    assert (
+        (told["query"], told["truth"]) == ("3*7", 21)
+        and told["files"] == []
+        and len(told["probability"]) == 2
+    )
+
+
+def test_ask_writes_a_query_as_the_model_had_it(tmp_path, quiet):
+    """In columns where it learned from columns; told without their blanks."""
+    flags = {"digits": 2, "columns": True, "dropout": 0.5, "steps": 1, "name": "run", "out": str(tmp_path)}
+    script.train(Config(**SMALL | flags))
+    cfg, shown = Config(**SMALL | flags), []
+    with pytest.MonkeyPatch.context() as patch:
+        real = script.batch_of
+        patch.setattr(script, "batch_of", lambda src, *rest: shown.append(src) or real(src, *rest))
+        _, told = do(tmp_path, "run", "ask", query="1+24")
+    assert arithmetic.decode(shown[0][0], load_data(cfg).splits.alphabet) == " 1+24"
+    assert (told["query"], told["truth"]) == ("1+24", 25)
+
+
+def test_ask_shows_the_pictures_that_were_read(trained, no_charts, monkeypatch):
+    shown = {}
+    real = seq2seq_analysis.pictures.strip
+
+    def strip(tiles, labels, title, **options):
+        shown["tiles"], shown["labels"], shown["title"] = tiles, labels, title
+        return real(tiles, labels, title, **options)
+
+    monkeypatch.setattr(seq2seq_analysis.pictures, "strip", strip)
+    _, told = do(trained, "read", "ask", query="3-7")
+    assert told["truth"] == -4 and set(told["files"]) == {"query.png", "attention.png"}
+    tiles = shown["tiles"]
+    assert tiles.shape == (3, 1, 28, 28) and shown["labels"] == ["3", "-", "7"]
+    data = load_data(Config(**SMALL | ONE | {"mode": "image_to_text", "ops": "-"}))
+    own = {picture.numpy().tobytes() for picture in data.digits.test}
+    assert {tiles[i, 0].mul(255).round().byte().numpy().tobytes() for i in (0, 2)} <= own  # never seen before
+    assert shown["title"] == f"3-7 = {told['answer']}"
+    do(trained, "read", "ask", query="3-7", seed=1)
+    assert not torch.equal(shown["tiles"], tiles)  # --seed draws others
+
+
+def test_ask_shows_the_pictures_that_were_drawn(trained, monkeypatch):
+    shown = []
+
+    def strip(*args, **_):
+        shown.append(args)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(script.Reader, "read", lambda self, logits: torch.tensor([[1, 2]]))
+    monkeypatch.setattr(seq2seq_analysis.pictures, "strip", strip)
+    _, told = do(trained, "draw", "ask", query="9+8")
+    ((tiles, labels, title),) = shown
+    assert tiles.shape == (2, 1, 28, 28) and (labels, title) == (["2", "1"], "9+8 = 21")  # as one reads
+    assert told["answer"] == "21" and told["right"] is False and told["truth"] == 17  # reversed
+    assert told["files"] == ["answer.png"] and "probability" not in told
+    _, net, data = loaded(trained, "draw")
+    src = torch.tensor([arithmetic.encode("9+8", data.splits.alphabet)])
+    torch.testing.assert_close(tiles[:, 0], torch.sigmoid(net.answer(src))[0].flip(0))
+    monkeypatch.setattr(script.Reader, "read", lambda self, logits: torch.tensor([[2, 1]]))
+    assert do(trained, "draw", "ask", query="9+3")[1]["right"] is True
+
+
+@pytest.mark.parametrize(
+    ("run", "query", "message"),
+    [
+        ("text", "1-1", r"--query='1-1' is no query: must be two numbers of at most 1 digit with one of \+ "),
+        ("text", "11+1", r"--query='11\+1' is no query"),
+        ("text", "", r"--query='' is no query"),
+        ("read", "1+1", r"--query='1\+1' is no query: .* with one of - between them, as in '9-1'"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(trained, run, query, message):
+    with pytest.raises(DataError, match=f"^{message}") as refusal:
+        do(trained, run, "ask", query=query)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_flags_of_the_model_come_from_the_run(trained):
+    """Whatever model the command line names; only its seed and its place are the task's own."""
+    _, told = do(trained, "text", "evaluate")
+    _, same = do(trained, "text", "evaluate", hidden_dim=7, ops="*", digits=3, model="transformer", n_heads=1)
+    assert same == told
+    _, other = do(trained, "read", "evaluate", seed=5)
+    assert (
+        other["seed"] == 5 and other["loss"] != do(trained, "read", "evaluate")[1]["loss"]
+    )  # other pictures
+
+
+def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for file in (trained / "plain/checkpoints").iterdir():
+        (run / "checkpoints" / file.name).write_bytes(file.read_bytes())
+    kept = json.loads((trained / "plain/config.json").read_text())
+    for change, message in (
+        ({"family": "charlm"}, "must be a run of seq2seq_arith; this one is of charlm"),
+        ({"flags": kept["flags"] | {"hidden_dim": 14}}, "no weights of this model"),
+        ({"flags": {}}, "must be of a run that tells its --mode"),
+    ):
+        (run / "config.json").write_text(json.dumps(kept | change))
+        with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):
+            script.run_task(Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu"))
+    assert not (run / "evaluate").exists()
