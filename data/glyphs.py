@@ -62,15 +62,15 @@ class Glyphs:
 
 
 def varied(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """x (N, 28, 28), each turned (sd 4°), scaled (sd 4 %), sheared (sd 0.05) and moved (sd half a pixel)."""
+    """x (N, 28, 28), each turned (sd 8°), scaled (sd 8 %), sheared (sd 0.1) and moved (sd a pixel)."""
     import torch
     import torch.nn.functional as F
 
     turn, scale, shear, from_right, from_below = torch.randn(5, len(x), generator=rng, device=rng.device)
-    turn, scale = turn * math.radians(4), 1 + 0.04 * scale
+    turn, scale = turn * math.radians(8), 1 + 0.08 * scale
     cos, sin = turn.cos() * scale, turn.sin() * scale
-    half = 1 / SIZE  # half a pixel, where the picture is from -1 to 1
-    rows = (cos, 0.05 * shear - sin, from_right * half, sin, cos, from_below * half)
+    pixel = 2 / SIZE  # the picture is from -1 to 1
+    rows = (cos, 0.1 * shear - sin, from_right * pixel, sin, cos, from_below * pixel)
     theta = torch.stack(rows, 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [len(x), 1, SIZE, SIZE], align_corners=False)
     return F.grid_sample(x[:, None], grid, align_corners=False)[:, 0].clamp(0, 1)

@@ -49,7 +49,7 @@ from research.common.run import Run, make_rng
 from research.common.start import start_run
 from research.seq2seq_models import LSTM, N_PICTURES, Transformer
 
-KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "mode", "digits", "ops", "train_fraction", "columns")
 TASKS = ("train", "evaluate", "ask", "mistakes")
 N_SHOWN = 12  # answers that are shown while training

@@ -4,8 +4,8 @@ What    encode(src)            what the decoder needs to know of a query
         decode(memory, before) logits up to the character behind `before`: (B, t) → (B, t + 1, V);
                                or of all pictures at once, (B, A, K), where answers are drawn
 Sources Sutskever et al. 2014 (arXiv:1409.3215), §2: encoder and decoder LSTM; Luong et al. 2015
-        (arXiv:1508.04025), eq. 5, 7 and 8 (general): attention; Vaswani et al. 2017 (arXiv:1706.03762); He
-        et al. 2015 (arXiv:1502.01852), eq. 10: weights of the layers that see pictures.
+        (arXiv:1508.04025), eq. 5, 7 and 8 (general): attention; Vaswani et al. 2017 (arXiv:1706.03762); Wu
+        & He 2018 (arXiv:1803.08494), §3: normalisation of the layers that see pictures, in one group.
 Departs Attention is not fed back into the decoder, so that all characters are decoded in one call while
         training. The Transformer normalises before its layers (Xiong et al. 2020, arXiv:2002.04745) and
         learns its positions. A decoder that draws gets nothing of what it drew before, and draws one of K
@@ -39,19 +39,16 @@ def dropout(x: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
 
 
 def picture_encoder(n_out: int) -> nn.Sequential:
-    """(N, 1, 28, 28) in [0, 1] → (N, n_out). With torch's own small weights what comes out of it would hardly
-    depend on the picture at first, and an LSTM behind it would learn answers without reading the query.
+    """(N, 1, 28, 28) in [0, 1] → (N, n_out). Normalised after each convolution: else what comes out of the
+    small initial weights hardly depends on the picture, and an LSTM behind them learns answers without
+    reading the query.
     """
-    net = nn.Sequential(
-        nn.PixelUnshuffle(2), nn.Conv2d(4, 16, 3, 2, 1), nn.SiLU(),  # 4 × 14 × 14 → 16 × 7 × 7
-        nn.Conv2d(16, 48, 3, 1, 1), nn.SiLU(), nn.Conv2d(48, 64, 3, 2, 1), nn.SiLU(),  # → 64 × 4 × 4
+    return nn.Sequential(
+        nn.PixelUnshuffle(2), nn.Conv2d(4, 16, 3, 2, 1), nn.GroupNorm(1, 16), nn.SiLU(),  # → 16 × 7 × 7
+        nn.Conv2d(16, 48, 3, 1, 1), nn.GroupNorm(1, 48), nn.SiLU(),
+        nn.Conv2d(48, 64, 3, 2, 1), nn.GroupNorm(1, 64), nn.SiLU(),  # → 64 × 4 × 4
         nn.Flatten(), nn.Linear(64 * 4 * 4, n_out), nn.SiLU(),
     )  # fmt: skip
-    for layer in net:
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(layer.weight)  # He et al. 2015, eq. 10
-            nn.init.zeros_(layer.bias)
-    return net
 
 
 @dataclass
