@@ -29,6 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from research.common.lstm import LSTMLayers
+
 MAX_SCORE = 6.0  # attention logits lie within ± this: it is the scale of cosines of queries and keys
 ROPE_BASE = 10_000.0  # wavelengths of rotary positions go from 2π to almost 2π times this, in characters
 EMBED_STD = 0.3  # small, so that what the blocks add soon counts
@@ -76,7 +78,7 @@ class LSTM(nn.Module):
         self.p = dropout
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         sizes = [embed_dim] + [hidden_dim] * (n_layers - 1)
-        self.layers = nn.ModuleList(nn.LSTM(n_in, hidden_dim, batch_first=True) for n_in in sizes)
+        self.layers = nn.ModuleList(LSTMLayers(n_in, hidden_dim, batch_first=True) for n_in in sizes)
         self.head = output_layer(hidden_dim, vocab_size)
         for layer in self.layers:
             nn.init.zeros_(layer.bias_ih_l0)

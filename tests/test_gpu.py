@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from research import bvae_faces
+from research.common.lstm import LSTMLayers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -35,3 +36,15 @@ def test_resume_is_bit_exact_on_cuda(tmp_path, monkeypatch):
     assert (straight / "metrics.jsonl").read_bytes() == (resumed / "metrics.jsonl").read_bytes()
     names = [{p.name for p in (d / "checkpoints").iterdir()} for d in (straight, resumed)]
     assert names[0] == names[1]
+
+
+def test_lstm_keeps_small_gradients_under_autocast():
+    """In half precision, which torch takes for nn.LSTM whatever is asked for, a gradient of 1e-9 is 0."""
+    torch.manual_seed(0)
+    layers, x = LSTMLayers(8, 16, batch_first=True).cuda(), torch.randn(4, 5, 8, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        out, state = layers(x)
+        again, _ = layers(x.bfloat16(), tuple(s.bfloat16() for s in state))
+    assert out.dtype == again.dtype == torch.float32
+    (1e-9 * out.sum()).backward()
+    assert all(p.grad.any() for p in layers.parameters())

@@ -1,10 +1,13 @@
 """One run, through the real `train`: identity, rows, checkpoints, exact resume, signals, divergence."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +19,17 @@ import torch
 
 from data import images, synthetic
 from launch.queue import DONE
-from research import bvae_faces
+from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
 from research.common import provenance
 from research.common.checkpoints import Checkpoints, load_file
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED, parse
 from research.common.files import read_json, read_rows
-from research.common.flags import UserError, run_key
+from research.common.flags import UserError, result_flags, run_key
 from research.common.run import STREAMS, Preempted, Run, make_rng
 from tests.conftest import folder_of, killed, results
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = (bvae_faces, charlm, seq2seq_arith, vae_mnist)
 
 pytestmark = pytest.mark.usefixtures("dots")
 train = bvae_faces.train
@@ -357,6 +363,35 @@ def test_golden_keys():
         for f in flags
     ]
     assert keys == ["d284a91c1830", "f074953eb26b", "ea04c3d595af"]
+
+
+def test_golden_defaults():
+    """A changed default makes of old runs other ones, and needs a new KEY_VERSION; a new flag does not."""
+
+    def told(module):
+        flags = json.dumps(result_flags(module.Config()), sort_keys=True)
+        return module.KEY_VERSION, hashlib.sha256(flags.encode()).hexdigest()[:8]
+
+    assert {m.__name__.split(".")[-1]: told(m) for m in FAMILIES} == {
+        "bvae_faces": (1, "a85562dc"),
+        "charlm": (1, "240ba2bf"),
+        "seq2seq_arith": (2, "4f7e25ea"),
+        "vae_mnist": (1, "ce482343"),
+    }
+
+
+@pytest.mark.parametrize("module", FAMILIES, ids=lambda m: m.__name__.split(".")[-1])
+def test_the_source_of_a_run_is_all_that_its_script_imports(module):
+    """Found by Python itself, in a process of its own; tasks are imported later, by who does one."""
+    family = module.__name__.split(".")[-1]
+    code = f"import sys, research.{family} as _; print(*(m.__file__ for m in sys.modules.values() if "
+    code += "getattr(m, '__file__', None)), sep='\\n')"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    research, common = ROOT / "research", ROOT / "research" / "common"
+    here = {p for line in told.stdout.splitlines() if research in (p := Path(line)).parents}
+    here = {p for p in here if p.name not in ("__init__.py", "task.py")}
+    found = {p for p in provenance.source_files(family) if research in p.parents}
+    assert here <= found and {p for p in found - here if p.parent != common} == set()
 
 
 def test_key_counts_what_changes_numbers_only(config):

@@ -1,5 +1,6 @@
 """Which code made a run: a hash of the source files behind its numbers, the git commit and the diff."""
 
+import ast
 import functools
 import hashlib
 import json
@@ -14,11 +15,21 @@ SNAPSHOT = (
 
 
 def source_files(family: str) -> list[Path]:
-    """The files behind a family's numbers: its script (and <family>_*.py), research/common and data."""
+    """The files behind a family's numbers: its script and what of research/ that imports at its top, all of
+    research/common and data.
+    """
     research = ROOT / "research"
-    files = [*research.glob(f"{family}.py"), *research.glob(f"{family}_*.py")]
-    files += [p for p in (research / "common").glob("*.py") if p.name != "task.py"]  # tasks train nothing
-    return sorted([*files, *(ROOT / "data").glob("*.py")])
+    files, found = set(), {research / f"{family}.py"}
+    while found:
+        path = found.pop()
+        files.add(path)
+        names = set()  # of modules; what a function imports is for a task, which trains nothing
+        for line in ast.parse(path.read_text()).body:
+            if isinstance(line, ast.ImportFrom) and (line.module or "").split(".")[0] == "research":
+                names |= {line.module, *(f"{line.module}.{alias.name}" for alias in line.names)}
+        found |= {p for n in names if (p := ROOT / f"{n.replace('.', '/')}.py").exists()} - files
+    files |= {p for p in (research / "common").glob("*.py") if p.name != "task.py"}
+    return sorted({*files, *(ROOT / "data").glob("*.py")})
 
 
 @functools.lru_cache
