@@ -1,6 +1,6 @@
 """Characters of arithmetic as pictures: handwritten digits, drawn operators, black blanks.
 
-    glyphs = Glyphs(digits.load("digits", "data/store"), "train", device)
+    glyphs = Glyphs(load("digits", "data/store"), "train", device)
     x = glyphs.draw(ids, "0123456789+- ", rng)          # (B, T) → float32 (B, T, 28, 28) in [0, 1]
 
 Every call draws anew, on the device: a random picture of each digit, from the pictures of one part alone, and
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from data import DataError
+from data import DataError, digits
 from data.digits import SIZE, DigitSplits
 
 if TYPE_CHECKING:
@@ -24,22 +24,26 @@ SLANTS = {"+": (0.0, math.pi / 2), "-": (0.0,), "*": (math.pi / 6, math.pi / 2, 
 N_DIGITS = 10
 
 
+def load(dataset: str, data_dir: str) -> DigitSplits:
+    """As digits.load. Raises DataError too where the classes are not the ten digits, or a part lacks one."""
+    data = digits.load(dataset, data_dir)
+    for part in digits.PARTS:
+        there = set(getattr(data, f"{part}_labels").tolist())
+        if data.class_names != tuple(map(str, range(N_DIGITS))) or len(there) != N_DIGITS:
+            why = f"must be pictures of the ten digits, some of each in {part}"
+            raise DataError(f"--dataset={dataset}: {why}")
+    return data
+
+
 class Glyphs:
     """Pictures of the ten digits of one part of a set, on `device`, ready to be drawn from."""
 
     def __init__(self, data: DigitSplits, part: str, device: torch.device | str, vary: bool = False):
-        """vary: every picture is turned, scaled and moved a little each time that it is drawn.
-
-        Raises DataError unless the set's classes are the ten digits and `part` has each.
-        """
+        """vary: every picture is turned, scaled and moved a little each time that it is drawn."""
         import torch
 
         labels = getattr(data, f"{part}_labels")
         counts = torch.bincount(labels, minlength=N_DIGITS)
-        if data.class_names != tuple(map(str, range(N_DIGITS))) or not counts.all():
-            raise DataError(
-                f"--dataset={data.name}: must be pictures of the ten digits, some of each in {part}"
-            )
         self.vary = vary
         order = labels.argsort(stable=True)
         self.images = getattr(data, part)[order].to(device)  # by digit

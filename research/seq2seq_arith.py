@@ -168,7 +168,7 @@ class Data:
 def load_data(cfg: Config) -> Data:
     """The queries of `cfg`, with pictures where --mode has them. Raises DataError where these are missing."""
     splits = arithmetic.load(cfg.ops, cfg.digits, cfg.train_fraction, cfg.columns)
-    return Data(splits, None if cfg.mode == "text_to_text" else digits.load(cfg.dataset, cfg.data_dir))
+    return Data(splits, None if cfg.mode == "text_to_text" else glyphs.load(cfg.dataset, cfg.data_dir))
 
 
 def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, glyphs.Glyphs | None]:
@@ -259,6 +259,7 @@ def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, c
         if rng is not None and cfg.teacher_forcing < 1:  # never where answers are drawn
             with torch.no_grad():
                 own = model(batch.src, before)[:, :-1].argmax(2)
+            torch.clear_autocast_cache()  # older versions kept these weights' casts, which have no gradient
             true = torch.rand(before.shape, generator=rng, device=rng.device) < cfg.teacher_forcing
             before = torch.where(true, before, own)
         logits = model(batch.src, before, hide)
@@ -359,17 +360,17 @@ def train(cfg: Config) -> dict[str, float]:
     cfg, alphabet = with_epochs(cfg, len(data.train)), data.splits.alphabet
     model = build(cfg, alphabet, torch.device("cpu"))
     if cfg.checkpoint:
-        start_from(cfg, model)
+        start_from(cfg, model, same=("digits", "train_fraction"))  # else tests would ask what was learned
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/exact_match", goal="maximize")
     if run.finished:
         return run.metrics
-    device, reader = run.device, reader_of(cfg, data)
+    device = run.device
     model.to(device)
     optimizer = optimizer_of(model, cfg)
     glyph = drawers(data, device, cfg.vary and cfg.mode == "image_to_text")
     if model.pictures is not None and not cfg.checkpoint:
         model.begin_with(some_pictures(data, glyph["train"], cfg))
-    step = run.restore(model, optimizer)
+    step, reader = run.restore(model, optimizer), reader_of(cfg, data)
     src, tgt = (t.to(device) for t in (data.train.src, data.train.tgt))
     one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)
     run.describe(model, *((one.src,) if one.drawn is not None else (one.src, one.tgt[:, :-1])))

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from research.common.lstm import LSTMLayers
+
 EDGE = 28
 N_PICTURES = 64  # K: some five of each character
 
@@ -141,12 +143,12 @@ class LSTM(Seq2Seq):
     ):  # fmt: skip
         n_in = vocab_size if reads == "text" else hidden_dim
         super().__init__(vocab_size, answer_width, n_in, hidden_dim, dropout, reads, writes)
-        self.encoder = nn.LSTM(
+        self.encoder = LSTMLayers(
             n_in, hidden_dim, encoder_layers, batch_first=True, bidirectional=bidirectional
         )
         wide = hidden_dim * (2 if bidirectional else 1)
         self.bridge = nn.Linear(wide, hidden_dim, bias=False) if bidirectional else None
-        self.decoder = nn.LSTM(vocab_size, hidden_dim, decoder_layers, batch_first=True)
+        self.decoder = LSTMLayers(vocab_size, hidden_dim, decoder_layers, batch_first=True)
         self.score = nn.Linear(wide, hidden_dim, bias=False) if attention else None
         self.mix = nn.Linear(hidden_dim + wide, hidden_dim, bias=False) if attention else None
         for name, p in [*self.encoder.named_parameters(), *self.decoder.named_parameters()]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data import DataError, arithmetic, glyphs
+from data import DataError, arithmetic, digits, glyphs
 from research import digit_classifier as judge
 from research import seq2seq_analysis, seq2seq_mistakes, seq2seq_models
 from research import seq2seq_arith as script
@@ -303,9 +303,14 @@ def test_what_is_allowed():
         ({"batch_size": 77}, r"--batch_size=77: must be at most 76, the number of training examples"),
         ({"train_fraction": 0.02}, r"--train_fraction=0.02: of 55 pairs it leaves a part without any"),
         ({"mode": "image_to_text", "dataset": "no/such"}, r"no/such"),
+        ({"mode": "image_to_text", "dataset": "8"}, r"^--dataset=8: must be pictures of the ten digits"),
+        ({"mode": "text_to_image", "dataset": "8"}, r"^--dataset=8: must be pictures of the ten digits"),
     ],
 )
-def test_what_the_data_refuse_leaves_no_folder(learn, tmp_path, flags, message):
+def test_what_the_data_refuse_leaves_no_folder(learn, tmp_path, flags, message, monkeypatch):
+    real = digits.load_arrays  # the embedded set, as a folder would hold it that has eight classes
+    told = ("letters", "0" * 16, real("digits", tmp_path)[2], tuple("01234567"))
+    monkeypatch.setattr(digits, "load_arrays", lambda name, *rest: told if name == "8" else real(name, *rest))
     with pytest.raises((UserError, DataError), match=message) as refusal:
         learn(**flags)
     assert "\n" not in str(refusal.value) and not (tmp_path / "runs").exists()
@@ -541,11 +546,14 @@ def test_pictures_that_are_shown_are_those_that_were_read_or_drawn(store, monkey
         shown = tiles[:, 0].unflatten(2, (width, 28)).transpose(1, 2)
         torch.testing.assert_close(shown, seen[0][: script.N_SHOWN])
         (labels,) = (arg for arg in rest if isinstance(arg, list))
-        few = data.splits.val
-        for i, label in enumerate(labels):
-            query, answer = (arithmetic.decode(x[i], ALPHABET) for x in (few.src, few.tgt))
-            assert re.fullmatch(rf"{re.escape(query)} = .+(, not {re.escape(answer)})?", label)
-        assert len(labels) == script.N_SHOWN and make(tiles, *rest).std() > 5
+        val, expected = data.splits.val, []
+        few = arithmetic.Queries(*(getattr(val, f.name)[: script.N_SHOWN] for f in dataclasses.fields(val)))
+        ids, _ = answers(net, few, glyph, cfg, ALPHABET, reader, CPU)
+        for i in range(script.N_SHOWN):
+            query, answer, told = (arithmetic.decode(x[i], ALPHABET) for x in (few.src, few.tgt, ids))
+            wrong = "" if torch.equal(ids[i], few.tgt[i]) else f", not {answer}"
+            expected.append(f"{query} = {told or '?'}{wrong}")
+        assert labels == expected and make(tiles, *rest).std() > 5
 
 
 def test_answers_that_are_drawn_in_reverse_are_shown_as_one_reads(store, monkeypatch):
@@ -584,3 +592,25 @@ def test_one_step_from_the_weights_of_another_run(learn, quiet, mode, monkeypatc
     assert len(begun) == (mode == "text_to_image")
     with pytest.raises(UserError, match=r"--checkpoint=.*of the same model"):
         learn("other", hidden_dim=H + 2, steps=1, checkpoint=str(folder), mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"train_fraction": 0.5},
+            r"^--train_fraction=0\.5: must be 0\.8, as in the run of --checkpoint, which ",
+        ),
+        ({"train_fraction": 0.9}, r"^--train_fraction=0\.9: must be 0\.8, as in the run of --checkpoint"),
+        ({"digits": 2}, r"^--digits=2: must be 1, as in the run of --checkpoint"),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
+)
+def test_weights_that_learned_from_test_queries_are_refused(learn, quiet, tmp_path, flags, message):
+    _, folder = learn(steps=1, eval_every=1)
+    with pytest.raises(UserError, match=message):
+        learn("other", steps=1, checkpoint=str(folder), **flags)
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"^--checkpoint=.*: must be of a run that tells its --digits$"):
+        learn("other", steps=1, checkpoint=str(folder))
+    assert not (tmp_path / "runs" / "other").exists()

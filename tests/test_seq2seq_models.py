@@ -378,6 +378,15 @@ def test_teacher_forcing(model):
     assert found(0.75, make_rng(0, 8, "train")) != found(0.75, make_rng(0, 7, "train"))
 
 
+@pytest.mark.parametrize("model", READERS, ids=named)
+def test_what_is_read_of_its_own_costs_no_gradient_in_bf16(model):
+    """The weights that wrote the model's own characters, without gradients, are not taken as they were."""
+    cfg = Config(**SMALL | model | {"precision": "bf16", "teacher_forcing": 0.5})
+    net = build(cfg, ALPHABET, CPU)
+    loss_fn(net, Batch(*random_text(20)), make_rng(0, 0, "train"), cfg).backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", READERS, ids=named)
 def test_bf16_on_a_cpu(mode, model, store):

@@ -141,7 +141,10 @@ def test_trials_on_other_data_are_planned_with_the_hash_of_their_own(tmp_path, m
     cfgs = [seq2seq_arith.Config(**trial.flags) for trial in trials]
     data = [seq2seq_arith.load_data(cfg).content_hash for cfg in cfgs]
     assert len(trials) == 16 and len(set(data)) == 4  # two shares, in columns or not
-    keys = [run_key("seq2seq_arith", 1, cfg, hash_) for cfg, hash_ in zip(cfgs, data, strict=True)]
+    keys = [
+        run_key("seq2seq_arith", seq2seq_arith.KEY_VERSION, cfg, hash_)
+        for cfg, hash_ in zip(cfgs, data, strict=True)
+    ]
     assert [trial.key for trial in trials] == keys
 
 

@@ -9,11 +9,11 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.common.files import write_bytes
+from research.common.files import read_json, write_bytes
 from research.common.flags import UserError, console, escape, require
 
 KEPT = 2  # step files; the one before the newest serves when the newest is damaged
@@ -143,9 +143,26 @@ def resolve(spec: str, weights: str, download_to: Path) -> Path:
     return next(folder.glob("*.pt"))
 
 
-def start_from(cfg: Any, model: Any) -> None:
-    """Load the weights of --checkpoint into `model`, to train on. UserError where they do not fit."""
+def config_of(file: Path) -> dict[str, Any] | None:
+    """The config.json of the run that made a checkpoint, or None: two levels above it, or, where it was
+    downloaded as a W&B artifact, beside it.
+    """
+    file = file.absolute()
+    return read_json(file.parents[1] / "config.json") or read_json(file.parent / "config.json")
+
+
+def start_from(cfg: Any, model: Any, same: Sequence[str] = ()) -> None:
+    """Load the weights of --checkpoint into `model`, to train on. UserError where they do not fit.
+
+    same: flags that make the parts of the data, and must be as in the run that made it: with others it may
+    have learned from what is test here.
+    """
     path = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
+    flags = (config_of(path) or {}).get("flags", {})
+    for name in same:
+        require(name in flags, cfg, "checkpoint", f"of a run that tells its --{name}")
+        told = f"{flags[name]}, as in the run of --checkpoint, which else may have learned from test"
+        require(flags[name] == getattr(cfg, name), cfg, name, told)
     try:
         model.load_state_dict(load_file(path)["states"][0])
     except RuntimeError as error:

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from research.common import pictures
-from research.common.checkpoints import Checkpoints, is_whole, load_file, resolve
+from research.common.checkpoints import Checkpoints, config_of, is_whole, load_file, resolve
 from research.common.client import connect, first_line, settings
-from research.common.files import read_json, write_bytes, write_json
+from research.common.files import write_bytes, write_json
 from research.common.flags import UserError, console, escape, require
 from research.common.run import make_rng
 from research.common.start import pick_device
@@ -30,11 +30,10 @@ from research.common.tracking import SET_ASIDE, send, use_model
 def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
     """The file that --checkpoint names, and the config.json of the run that made it.
 
-    That lies two levels above the file, or, downloaded as a W&B artifact, beside it. Raises UserError, which
-    names --checkpoint, where either is missing or the run is of another family.
+    Raises UserError, which names --checkpoint, where either is missing or the run is of another family.
     """
     file = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").absolute()
-    config = read_json(file.parents[1] / "config.json") or read_json(file.parent / "config.json")
+    config = config_of(file)
     require(config is not None, cfg, "checkpoint", f"of a run: no readable config.json in {file.parents[1]}")
     made_by = config.get("family")
     require(made_by == family, cfg, "checkpoint", f"a run of {family}; this one is of {made_by}")
