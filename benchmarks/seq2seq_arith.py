@@ -116,9 +116,9 @@ def run(flags: Flags) -> None:
     torch.set_num_threads(flags.threads)
     try:
         import keras
-    except ImportError:
+    except ImportError as error:  # its backend's too
         keras = None
-        print("Keras is not installed: only ours is timed")
+        print(f"no Keras ({error}): only ours is timed")
     began = time.perf_counter()
     splits = arithmetic.load("+", DIGITS, 0.5)
     print(f"torch {torch.__version__}, cpu, {flags.threads} threads, LSTM {WIDTH}, {DIGITS}-digit sums")

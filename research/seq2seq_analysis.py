@@ -30,24 +30,22 @@ N_OF_A_KIND = 20  # wrong answers of each kind that are shown
 
 def all_answers(
     cfg: script.Config, model: torch.nn.Module, data: script.Data, device: torch.device
-) -> tuple[Tensor, float, script.Reader | None]:
-    """Answers to the test part, ids (N, A), their mean loss, and the reader where they are drawn."""
-    reader = script.reader_of(cfg, data)
+) -> tuple[Tensor, dict[str, Any]]:
+    """Answers to the test part, ids (N, A), and their figures, without `test/`."""
+    test, alphabet, reader = data.splits.test, data.splits.alphabet, script.reader_of(cfg, data)
     glyph = script.drawers(data, device)["test"]
     with console.status("answering the test part"):
-        told = script.answers(model, data.splits.test, glyph, cfg, data.splits.alphabet, reader, device)
-    return *told, reader
-
-
-def evaluate(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Task) -> dict[str, Any]:
-    """The figures of the test part, without their `test/`."""
-    test, alphabet = data.splits.test, data.splits.alphabet
-    ids, loss, reader = all_answers(cfg, model, data, task.device)
+        ids, loss = script.answers(model, test, glyph, cfg, alphabet, reader, device)
     told = {"loss": loss} | mistakes.figures(ids, test, alphabet, "test")
     told |= mistakes.breakdown(ids, test, alphabet, "test")
     if reader is not None:
         told["reader_accuracy"] = reader.accuracy
-    return {"queries": len(test)} | {name.removeprefix("test/"): value for name, value in told.items()}
+    return ids, {"queries": len(test)} | {name.removeprefix("test/"): value for name, value in told.items()}
+
+
+def evaluate(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Task) -> dict[str, Any]:
+    """The figures of the test part."""
+    return all_answers(cfg, model, data, task.device)[1]
 
 
 def show_mistakes(
@@ -55,7 +53,7 @@ def show_mistakes(
 ) -> dict[str, Any]:
     """Kinds of mistakes with examples of each, as a page; how often each is, as bars; where they are."""
     test, alphabet = data.splits.test, data.splits.alphabet
-    ids, loss, _ = all_answers(cfg, model, data, task.device)
+    ids, told = all_answers(cfg, model, data, task.device)
     kinds, right = mistakes.kinds_of(ids, test, alphabet), (ids == test.tgt).all(1)
     counts = torch.bincount(kinds[kinds >= 0], minlength=len(mistakes.KINDS)).tolist()
     names = [kind.replace("_", " ") for kind in mistakes.KINDS]
@@ -72,10 +70,7 @@ def show_mistakes(
     task.picture("kinds", bars(counts, names, title, "wrong answers"))
     shares = mistakes.maps(right, test, cfg.digits)
     task.picture("map", mistakes.map_picture(shares, cfg.digits, f"{right.double().mean():.2%} right"))
-    figures = mistakes.figures(ids, test, alphabet, "test") | mistakes.breakdown(ids, test, alphabet, "test")
-    return {"loss": loss, "wrong": int((~right).sum())} | {
-        name.removeprefix("test/"): value for name, value in figures.items()
-    }
+    return {"wrong": int((~right).sum())} | told
 
 
 @torch.no_grad()
