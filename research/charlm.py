@@ -366,7 +366,7 @@ def train(cfg: Config) -> dict[str, float]:
     cfg = with_epochs(cfg, len(data.train))
     model = build(cfg, data.text.alphabet, torch.device("cpu"))
     if cfg.checkpoint:
-        start_from(cfg, model, same=("cut",))  # by which the parts are cut
+        start_from(cfg, model)
         same = model.alphabet.tolist() == [ord(c) for c in data.text.alphabet]
         require(same, cfg, "checkpoint", "of a model that knows the same characters as --dataset")
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/bpc", goal="minimize")

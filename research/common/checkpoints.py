@@ -148,7 +148,7 @@ def config_of(file: Path) -> dict[str, Any] | None:
     downloaded as a W&B artifact, beside it.
     """
     file = file.absolute()
-    return read_json(file.parents[1] / "config.json") or read_json(file.parent / "config.json")
+    return read_json(file.parent.parent / "config.json") or read_json(file.parent / "config.json")
 
 
 def start_from(cfg: Any, model: Any, same: Sequence[str] = ()) -> None:
