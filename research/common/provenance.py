@@ -19,7 +19,7 @@ def source_files(family: str) -> list[Path]:
     research/common and data.
     """
     research = ROOT / "research"
-    files, found = set(), {research / f"{family}.py"}
+    files, found = set(), set(research.glob(f"{family}.py"))  # a script from elsewhere: none
     while found:
         path = found.pop()
         files.add(path)
