@@ -5,8 +5,7 @@ What    LSTM, TCN (temporal convolutional network) and Transformer. Each has
         start(batch, device)  a state that has read nothing
         read(tokens, state)   logits of what follows the tokens: reads any number of characters
         step(token, state)    the same for one character: generation, at a cost that does not grow
-        States are changed in place. Make and use them under torch.inference_mode() (a sixth faster) or
-        torch.no_grad(), in the same autocast or none.
+        States change in place: torch.inference_mode() (a sixth faster) or no_grad(), one autocast or none.
 Sources Hochreiter & Schmidhuber 1997; Jozefowicz et al. 2015 (ICML), §2.2 (forget gate); Zaremba et al. 2014
         (arXiv:1409.2329), §3.1 (where dropout goes); Bai et al. 2018 (arXiv:1803.01271), §3 (TCN); He et al.
         2016 (arXiv:1603.05027), fig. 4e (pre-activation); Vaswani et al. 2017 (arXiv:1706.03762); Zhang &
@@ -428,10 +427,9 @@ class Transformer(nn.Module):
         if torch.is_autocast_enabled(kind):  # else the whole cache would be converted at each step
             dtype = torch.get_autocast_dtype(kind)
         shape = (batch_size, self.blocks[0].n_heads, self.seq_len, self.head_dim)
-        tokens = None
-        if self.pos == "learned":
-            tokens = torch.zeros(batch_size, self.seq_len, device=device, dtype=torch.int64)
-        return AttentionState(0, [RingCache(shape, device, dtype) for _ in self.blocks], tokens)
+        tokens = torch.zeros(batch_size, self.seq_len, device=device, dtype=torch.int64)
+        rings = [RingCache(shape, device, dtype) for _ in self.blocks]
+        return AttentionState(0, rings, tokens if self.pos == "learned" else None)
 
     def read(self, tokens: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """tokens (B, T), T ≥ 1 → logits (B, V) of what follows, state."""
