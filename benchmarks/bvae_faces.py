@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from research import bvae_faces
 from research.common.commandline import main
-from research.common.run import make_rng
+from research.common.randomness import make_rng
 
 
 @dataclass(frozen=True, kw_only=True)

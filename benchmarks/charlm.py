@@ -44,10 +44,10 @@ from torch import Tensor, nn
 
 from data import text
 from research import charlm
-from research.charlm_sampling import Decoding, generate
 from research.common.commandline import main
 from research.common.flags import require
-from research.common.run import make_rng
+from research.common.randomness import make_rng
+from research.parts.charlm_sampling import Decoding, generate
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 65  # of tinyshakespeare
@@ -94,9 +94,15 @@ def config(flags: Flags) -> charlm.Config:
     """Our default recipe at the sizes of nanoGPT's CPU setting."""
     n_layers, width, n_heads, seq_len, _ = SIZES[0]
     return charlm.Config(
-        dataset="shakespeare", data_dir=flags.data_dir, steps=flags.race_steps, batch_size=12,
-        n_layers=n_layers, n_heads=n_heads, embed_dim=width, seq_len=seq_len,
-    )  # fmt: skip
+        dataset="shakespeare",
+        data_dir=flags.data_dir,
+        steps=flags.race_steps,
+        batch_size=12,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        embed_dim=width,
+        seq_len=seq_len,
+    )
 
 
 def ours(flags: Flags) -> tuple[float, float]:
@@ -191,8 +197,10 @@ def race(flags: Flags) -> None:
     if flags.peer:
         theirs, loss = peer(flags)
         told = f"{flags.peer_steps} steps, trained on the first 90 %"
-        print(f"nanoGPT {theirs:6.1f} s   test loss {loss:.4f} nats   ({told}); "
-              f"ours took {took / theirs:.2f} of it")  # fmt: skip
+        print(
+            f"nanoGPT {theirs:6.1f} s   test loss {loss:.4f} nats   ({told}); "
+            f"ours took {took / theirs:.2f} of it"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ generation

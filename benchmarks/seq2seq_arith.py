@@ -29,8 +29,9 @@ from rich.progress import track
 from data import arithmetic
 from research import seq2seq_arith as script
 from research.common.commandline import main
-from research.common.flags import console, require
-from research.common.run import make_rng
+from research.common.flags import require
+from research.common.messages import console
+from research.common.randomness import make_rng
 
 CPU, DIGITS, WIDTH = torch.device("cpu"), 3, 128
 N_SUMS = 50_000  # of Keras's example
@@ -102,10 +103,15 @@ def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callabl
     import keras
 
     layers = keras.layers
-    model = keras.Sequential([
-        keras.Input((x.shape[1], len(CHARACTERS))), layers.LSTM(WIDTH), layers.RepeatVector(y.shape[1]),
-        layers.LSTM(WIDTH, return_sequences=True), layers.Dense(len(CHARACTERS), activation="softmax"),
-    ])  # fmt: skip
+    model = keras.Sequential(
+        [
+            keras.Input((x.shape[1], len(CHARACTERS))),
+            layers.LSTM(WIDTH),
+            layers.RepeatVector(y.shape[1]),
+            layers.LSTM(WIDTH, return_sequences=True),
+            layers.Dense(len(CHARACTERS), activation="softmax"),
+        ]
+    )
     model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
     n = flags.steps * batch_size
     some = np.arange(n) % len(x)

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from data import digits
-from research.common import latents
 from research.common.commandline import main
-from research.common.run import make_rng
+from research.common.randomness import make_rng
+from research.measure import latents
 from research.vae_mnist import Config, bernoulli_nats, build, loss_fn, lr_at, to_float
 
 CPU = torch.device("cpu")
@@ -163,8 +163,10 @@ def rate(one: Solo | Stacked, count: int, seconds: float) -> float:
 def run(flags: Flags) -> None:
     torch.set_num_threads(flags.threads)
     images = digits.load("digits", "").train
-    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, batch {flags.batch_size}, "
-          f"width {flags.width}, depth {flags.depth}")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, cpu, {flags.threads} threads, batch {flags.batch_size}, "
+        f"width {flags.width}, depth {flags.depth}"
+    )
     for t, (apart, control) in furthest(flags, images).items():
         print(f"step {t}: weights differ from solo by {apart:.1e} (control {control:.1e}), relative")
     k = 1
@@ -177,8 +179,11 @@ def run(flags: Flags) -> None:
             speeds.append(rate(stacked, k, flags.seconds))
             ratios.append(speeds[-1] / alone)
         middle = statistics.median(ratios)
-        print(f"K {k:3d}: {statistics.median(speeds):7.1f} member-steps/s, x{middle:.2f} of solo "
-              f"(min {min(ratios):.2f}, max {max(ratios):.2f})", flush=True)  # fmt: skip
+        print(
+            f"K {k:3d}: {statistics.median(speeds):7.1f} member-steps/s, x{middle:.2f} of solo "
+            f"(min {min(ratios):.2f}, max {max(ratios):.2f})",
+            flush=True,
+        )
         k *= 2
 
 

@@ -3,9 +3,9 @@
     python benchmarks/sweep_queue.py --trials=100,300,1000 --workers=16
     python benchmarks/sweep_queue.py --folder=/shared/scratch/queue     # on the file system in question
 
-Every worker is a process that runs the loop of launch/worker.py; in place of starting a training process it
-waits for `train_ms`, writes status.json as a finished run would, and gives the lease back. So everything that
-a training process does itself is left out: adopting the lease, metrics, checkpoints.
+Every worker is a process that runs the loop of launch/sweep/worker.py; in place of starting a training
+process it waits for `train_ms`, writes status.json as a finished run would, and gives the lease back. So
+everything that a training process does itself is left out: adopting the lease, metrics, checkpoints.
 
 Operations on files below the sweep folder are counted inside the workers, in a round of its own that is not
 timed: most of them by Python's audit events; stat and fsync, which have none, by wrapping os.stat and
@@ -29,17 +29,23 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch import worker
-from launch.queue import Queue, Trial
+from launch.sweep import worker
+from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
 from research.common.commandline import main
-from research.common.files import write_json
+from research.common.folder import write_json
 from research.common.lease import Lease
 
 FORK = get_context("fork")
 KINDS = ("open", "create", "list", "stat", "mkdir", "link", "rename", "unlink", "fsync")
-EVENTS = {"os.listdir": "list", "os.scandir": "list", "os.mkdir": "mkdir", "os.link": "link",
-          "os.rename": "rename", "os.remove": "unlink"}  # fmt: skip
+EVENTS = {
+    "os.listdir": "list",
+    "os.scandir": "list",
+    "os.mkdir": "mkdir",
+    "os.link": "link",
+    "os.rename": "rename",
+    "os.remove": "unlink",
+}
 Counts = Counter[tuple[str, str]]
 
 
@@ -65,9 +71,8 @@ class Operations:
     def __init__(self, root: Path):
         self.root, self.counts, self.opened = f"{root}{os.sep}", Counter(), ""
         os.stat = self._wrap(os.stat, lambda path: self._count("stat", path))
-        os.fsync = self._wrap(
-            os.fsync, lambda fd: self._count("fsync", self.opened)
-        )  # all sync what they opened
+        # all sync what they opened
+        os.fsync = self._wrap(os.fsync, lambda fd: self._count("fsync", self.opened))
         os.listdir = self._wrap(os.listdir, None)
         sys.addaudithook(self._audit)
 

@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import text
-from research.charlm_models import TCN
-from research.common.charts import COLORS
 from research.common.commandline import main
 from research.common.flags import require
+from research.draw.charts import COLORS
+from research.parts.charlm_models import TCN
 
 SETTINGS = {
     "published": {},
@@ -124,8 +124,11 @@ def train(name: str, flags: Flags, norm="none", masked=False, clip=math.inf) -> 
             at = look(model, y, own, newline)
             since = steps[-flags.every * per_epoch :] or [(0, math.nan, 0, 0)]
             peak, update = (max(step[i] for step in since) for i in (1, 2))
-            print(f"{epoch:5d}  {at['loss']:6.3f}  {peak:6.2f}  {at['tail']:5.2f}  {at['dead']:5.2f}"
-                  f"  {at['size']:5.1f}  {update:6.2f}  {since[-1][3]:.0e}", flush=True)  # fmt: skip
+            print(
+                f"{epoch:5d}  {at['loss']:6.3f}  {peak:6.2f}  {at['tail']:5.2f}  {at['dead']:5.2f}"
+                f"  {at['size']:5.1f}  {update:6.2f}  {since[-1][3]:.0e}",
+                flush=True,
+            )
         if epoch == flags.epochs:
             break
         for some in torch.randperm(len(y), generator=rng).split(BATCH_SIZE):

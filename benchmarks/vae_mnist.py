@@ -34,7 +34,7 @@ import torch
 from data import digits
 from research import vae_mnist
 from research.common.commandline import main
-from research.common.run import make_rng
+from research.common.randomness import make_rng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +154,14 @@ def run(flags: Flags) -> None:
         return
     contenders = {}
     for how in ("fp32", "bf16", "bf16 compiled"):  # the example's model and learning rate
-        cfg = vae_mnist.Config(width=400, depth=1, latent_dim=20, batch_size=flags.batch_size,
-                               learning_rate=0.001, precision=how[:4])  # fmt: skip
+        cfg = vae_mnist.Config(
+            width=400,
+            depth=1,
+            latent_dim=20,
+            batch_size=flags.batch_size,
+            learning_rate=0.001,
+            precision=how[:4],
+        )
         model = vae_mnist.build(cfg, torch.device("cpu"))
         contenders[f"ours {how}"] = ours(
             flags, data, cfg, torch.compile(model) if "compiled" in how else model

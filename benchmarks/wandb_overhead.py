@@ -50,9 +50,11 @@ def train(flags: Flags, home: Path, env: dict[str, str]) -> dict[str, Any]:
     timed = [json.loads(line) for line in (folder / "time.jsonl").read_text().splitlines()]
     last_row = (folder / "metrics.jsonl").stat().st_mtime
     return timed[-1] | {
-        "wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "after_last_step": began + wall - last_row, "rows": len(timed),
-    }  # fmt: skip
+        "wall": wall,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "after_last_step": began + wall - last_row,
+        "rows": len(timed),
+    }
 
 
 def run(flags: Flags) -> None:
@@ -65,14 +67,20 @@ def run(flags: Flags) -> None:
         assert there.state == "finished" and server.refused == [], server.refused
     share = {name: online[f"time/{name}_s"] for name in ("logging", "wandb", "media")}
     wall = online["wall"]
-    print(f"run: {flags.steps} steps, {wall:.1f} s; {rows} rows, {requests} requests, "
-          f"each answered after {flags.delay_ms:g} ms")  # fmt: skip
-    print(f"logging {share['logging']:.2f} s + W&B's thread {share['wandb']:.2f} s CPU = "
-          f"{100 * (share['logging'] + share['wandb']) / wall:.2f} % of the run")  # fmt: skip
+    print(
+        f"run: {flags.steps} steps, {wall:.1f} s; {rows} rows, {requests} requests, "
+        f"each answered after {flags.delay_ms:g} ms"
+    )
+    print(
+        f"logging {share['logging']:.2f} s + W&B's thread {share['wandb']:.2f} s CPU = "
+        f"{100 * (share['logging'] + share['wandb']) / wall:.2f} % of the run"
+    )
     print(f"pictures {share['media']:.2f} s CPU = {100 * share['media'] / wall:.2f} %, with W&B or without")
     core = online["cpu"] - without["cpu"] - share["wandb"]
-    print(f"all other CPU that the run took more than without W&B (wandb-core, and noise): {core:.2f} s "
-          f"= {100 * core / wall:.2f} %")  # fmt: skip
+    print(
+        f"all other CPU that the run took more than without W&B (wandb-core, and noise): {core:.2f} s "
+        f"= {100 * core / wall:.2f} %"
+    )
     told = {"per step, ms": "time/step_ms", "after the last row, s": "after_last_step"}
     for what, key in told.items():
         print(f"{what}: {online[key]:.1f}, without {without[key]:.1f}")

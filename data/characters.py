@@ -26,9 +26,25 @@ if TYPE_CHECKING:
 CHUNK = 4 << 20  # bytes read at a time
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 SCRIPTS = (  # the ones proposed; any with which Unicode names letters will do
-    "latin", "greek", "cyrillic", "armenian", "georgian", "hebrew", "arabic", "ethiopic", "devanagari",
-    "bengali", "tamil", "telugu", "thai", "khmer", "hangul", "hiragana", "katakana", "cjk",
-)  # fmt: skip
+    "latin",
+    "greek",
+    "cyrillic",
+    "armenian",
+    "georgian",
+    "hebrew",
+    "arabic",
+    "ethiopic",
+    "devanagari",
+    "bengali",
+    "tamil",
+    "telugu",
+    "thai",
+    "khmer",
+    "hangul",
+    "hiragana",
+    "katakana",
+    "cjk",
+)
 
 # ---- characters and ids --------------------------------------------------------------------------------
 

@@ -41,28 +41,59 @@ FOLDERS = {"mnist": "MNIST/raw", "fashion": "FashionMNIST/raw"}  # under --data_
 LAYOUTS = {name: f"in {folder}/ {'.gz, '.join(FILES)}.gz" for name, folder in FOLDERS.items()}
 # name -> file -> checksums of the .gz and of what is in it, where known: 32 hex digits md5, 64 sha256
 CHECKSUMS: dict[str, dict[str, tuple[str, str | None]]] = {
-    "mnist": dict(zip(FILES, (
-        ("440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-        ("3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-        ("8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-        ("f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-    ))),
-    "fashion": dict(zip(FILES, (
-        ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", None),
-        ("25c81989df183df01b3e8a0aad5dffbe",
-         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-        ("bef4ecab320f06d8554ea6380940ec79", None),
-        ("bb300cfdad3c16e7a12a480ee83cd310",
-         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
-    ))),
-}  # fmt: skip
+    "mnist": dict(
+        zip(
+            FILES,
+            (
+                (
+                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                ),
+                (
+                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                ),
+                (
+                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                ),
+                (
+                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                ),
+            ),
+        )
+    ),
+    "fashion": dict(
+        zip(
+            FILES,
+            (
+                ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", None),
+                (
+                    "25c81989df183df01b3e8a0aad5dffbe",
+                    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                ),
+                ("bef4ecab320f06d8554ea6380940ec79", None),
+                (
+                    "bb300cfdad3c16e7a12a480ee83cd310",
+                    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+                ),
+            ),
+        )
+    ),
+}
 FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 GZIP = b"\x1f\x8b"
 
 

@@ -123,9 +123,8 @@ def decode(file: str | Path, image_size: int) -> np.ndarray:
     Of an animation the first frame. 16-bit and float images are scaled to 8 bits, not clipped. Antialiased.
     """
     with Image.open(file, formats=formats()[0]) as image:  # refuses what unpacks to over 179 megapixels
-        image.draft(
-            None, (3 * image_size, 3 * image_size)
-        )  # JPEG: decode at 1/2, 1/4, 1/8 where that is enough
+        # JPEG: decode at 1/2, 1/4, 1/8 where that is enough
+        image.draft(None, (3 * image_size, 3 * image_size))
         with _one_big if image.width * image.height > BIG else nullcontext():
             image.load()
             orientation = None

@@ -184,9 +184,12 @@ def _download(mirrors: tuple[str, ...], staging: Path, file: str, sums: tuple[st
 
 
 FETCH: dict[str, Callable[[Path], None]] = {
-    "celeba": fetch_celeba, "lfw": fetch_lfw, "mnist": partial(fetch_idx, "mnist"),
-    "fashion": partial(fetch_idx, "fashion"), "shakespeare": fetch_shakespeare,
-}  # fmt: skip
+    "celeba": fetch_celeba,
+    "lfw": fetch_lfw,
+    "mnist": partial(fetch_idx, "mnist"),
+    "fashion": partial(fetch_idx, "fashion"),
+    "shakespeare": fetch_shakespeare,
+}
 
 
 @contextmanager

@@ -48,9 +48,21 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "CUTS", "FORMS", "NAMED_SETS", "SONG_END", "Cleaning", "TextSplits", "char_to_one_hot", "decode",
-    "encode", "holds", "load", "load_arrays", "one_hot", "unknown",
-]  # fmt: skip
+    "CUTS",
+    "FORMS",
+    "NAMED_SETS",
+    "SONG_END",
+    "Cleaning",
+    "TextSplits",
+    "char_to_one_hot",
+    "decode",
+    "encode",
+    "holds",
+    "load",
+    "load_arrays",
+    "one_hot",
+    "unknown",
+]
 
 PARTS = ("train", "val", "test")
 PIPELINE = 1  # part of every content hash: raise it when encoding or the split changes

@@ -23,17 +23,27 @@ import torch
 from PIL import Image
 
 from data.synthetic import FACTOR_NAMES
-from research import bvae_analysis, bvae_faces, bvae_rotation
-from research.common import charts, pictures
+from research import bvae_faces
+from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import UserError, console
-from research.common.metrics import mig
-from research.common.task import find_run, flags_of_run, load_weights, start_task
+from research.common.identity import ROOT
+from research.common.messages import UserError, console
+from research.common.task import find_run, flags_of_run, start_task
+from research.draw import charts, pictures
+from research.measure.mutual_information import mig
+from research.tasks import bvae_faces as bvae_analysis
+from research.tasks import faces_rotation as bvae_rotation
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURES = ROOT / "sweeps" / "results", ROOT / "docs" / "pictures"
-TOLD = ("yaw_span_degrees", "yaw_spearman", "yaw_spearman_min", "others_change_mean",
-        "others_change_rendered_mean", "yaw_asked_error_degrees", "r2_test")  # fmt: skip
+TOLD = (
+    "yaw_span_degrees",
+    "yaw_spearman",
+    "yaw_spearman_min",
+    "others_change_mean",
+    "others_change_rendered_mean",
+    "yaw_asked_error_degrees",
+    "r2_test",
+)
 MEASURED = ("bvae_beta", "bvae_anneal")
 SEED = 0  # whose faces and latents are shown
 N_LATENTS = 12  # of a heat map
@@ -57,7 +67,7 @@ class Flags:
 
 def collect(folder: Path) -> None:
     """Do the tasks on every finished run of `folder` and write the evidence."""
-    from launch.collect import read_sweep
+    from launch.results.read import read_sweep
 
     found = read_sweep(folder) if folder.is_dir() else None
     runs = [run for run in found.runs if run.status["status"] == "finished"] if found else []
@@ -94,9 +104,9 @@ def _bench(run: Path) -> bvae_analysis.Bench:
     """A run's model and data, as its tasks have them."""
     cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled")
     file, told = find_run(cfg, "bvae_faces")
-    cfg = flags_of_run(cfg, told, bvae_analysis.MODEL_FLAGS)
+    cfg = flags_of_run(cfg, told)
     task = start_task(cfg, file, told)
-    model = load_weights(cfg, file, bvae_faces.build(cfg, task.device))
+    model = load_weights(cfg, bvae_faces.build(cfg, task.device), file).eval()
     return bvae_analysis.Bench(cfg, model, bvae_faces.load_data(cfg), task)
 
 
@@ -137,8 +147,15 @@ def curve(runs: pd.DataFrame) -> np.ndarray:
         if column == "others_change_mean":
             floor = shown["others_change_rendered_mean"].mean()
             ax.axhline(floor, color=charts.COLORS[1], linestyle="--", linewidth=1)
-            ax.text(x_of[betas[-1]], floor, "rendered faces, so read", ha="right", va="bottom", fontsize=8,
-                    color=charts.COLORS[1])  # fmt: skip
+            ax.text(
+                x_of[betas[-1]],
+                floor,
+                "rendered faces, so read",
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color=charts.COLORS[1],
+            )
         if column == "yaw_span_degrees":
             ax.axhline(120, color=charts.COLORS[1], linestyle="--", linewidth=1)
             ax.text(
@@ -227,8 +244,15 @@ def meanings() -> np.ndarray:
 
 def table_lines() -> list[str]:
     """The lines of the table in docs/beta.md: mean and deviation over the seeds of each β."""
-    figures = {"test/rec_nats": 0, "test/kl_nats": 1, "test/active_units": 1, "test/mig": 2,
-               "yaw_span_degrees": 0, "yaw_spearman": 2, "others_change_mean": 2}  # fmt: skip
+    figures = {
+        "test/rec_nats": 0,
+        "test/kl_nats": 1,
+        "test/active_units": 1,
+        "test/mig": 2,
+        "yaw_span_degrees": 0,
+        "yaw_spearman": 2,
+        "others_change_mean": 2,
+    }
     lines = []
     for beta, group in tables().groupby("beta"):
         cells = [

@@ -34,11 +34,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launch import machine
-from launch.machine import COLOURS, Line, State, clock
+from launch.sweep import machine
+from launch.sweep.machine import COLOURS, Line, State, clock
 from research.common.commandline import main
+from research.common.identity import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = ROOT / "pyproject.toml"
 GROUP_S, SERVER_S = 60.0, (5.0, 10.0)  # how long a group of checks may take; W&B: to connect, to answer
 
@@ -77,7 +77,7 @@ def versions(flags: Flags) -> Iterator[Line]:
 
 
 def wandb_account(flags: Flags) -> Iterator[Line]:
-    """The mode that scripts would choose (as research/common/tracking.py does), the key, the server."""
+    """The mode that scripts would choose (as research/common/wandb_mirror.py does), the key, the server."""
     mode = flags.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
     said = "--wandb" if flags.wandb else "WANDB_MODE"
     if mode == "disabled":
@@ -116,8 +116,14 @@ def server(url: str, key: str | None, bad: State, verify: bool = True) -> Iterat
     away = "; or --wandb=offline (WANDB_MODE=offline), and launch/upload.py later"
     query, before, viewer = {"query": "query Viewer { viewer { id entity username } }"}, time.time(), None
     try:
-        reply = requests.post(f"{url}/graphql", json=query, auth=("api", key) if key else None,
-                              timeout=SERVER_S, allow_redirects=False, verify=verify and bundle)  # fmt: skip
+        reply = requests.post(
+            f"{url}/graphql",
+            json=query,
+            auth=("api", key) if key else None,
+            timeout=SERVER_S,
+            allow_redirects=False,
+            verify=verify and bundle,
+        )
     except OSError as error:  # what requests raises is one, too
         found, mend = unreachable(error, url)
         yield Line("server", bad, f"{url}: {found}", mend + away)
@@ -160,7 +166,7 @@ def unreachable(error: BaseException, url: str) -> tuple[str, str]:
         (ConnectionRefusedError, "connection refused", "start the server, or correct WANDB_BASE_URL"),
         (exceptions.Timeout, "timeout", "a firewall? Compute nodes may need HTTPS_PROXY"),
         (OSError, f"{type(error).__name__}: {last}", "correct WANDB_BASE_URL or the network"),
-    ]  # fmt: skip
+    ]
     return next((found, mend) for kind, found, mend in kinds if any(isinstance(e, kind) for e in chain))
 
 

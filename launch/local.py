@@ -28,16 +28,29 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from launch import agent, collect, plan, report
-from launch.early_stop import is_early
-from launch.proposer import Proposer, ask_to_confirm
-from launch.queue import DONE, Queue, Trial
-from launch.worker import last_line
+from launch import report
+from launch.results import read as collect
+from launch.sweep import agent, plan
+from launch.sweep.early_stop import is_early
+from launch.sweep.proposer import Proposer, ask_to_confirm
+from launch.sweep.queue import DONE, Queue, Trial
+from launch.sweep.worker import last_line
 from research.common import lease as leases
-from research.common.client import first_line
 from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
-from research.common.files import read_json, write_json
-from research.common.flags import RunFlags, UserError, console, escape
+from research.common.flags import RunFlags
+from research.common.folder import (
+    CODE,
+    ENDED,
+    METRICS,
+    OUTPUT,
+    TIMES,
+    TRIALS,
+    WANDB_SWEEP,
+    read_json,
+    write_json,
+)
+from research.common.messages import UserError, console, escape
+from research.common.wandb_client import first_line
 
 REFRESH_S = 1.0
 MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
@@ -108,7 +121,7 @@ class Local:
         slot, online = self.slots[i], self.flags.wandb == "online"
         extra = [f"--threads={slot.threads}"] if slot.threads and "threads" not in self._parameters() else []
         extra += [f"--{k}={v}" for k in ("wandb", "project", "entity") if (v := getattr(self.flags, k))]
-        launch = self.queue.folder / plan.CODE / "launch"
+        launch = self.queue.folder / CODE / "launch" / "sweep"
         command = [sys.executable, str(launch / ("agent.py" if online else "worker.py"))]
         command += [f"--sweep={self.queue.folder}", f"--program={self.sweep.program}"]
         command += [f"--parent={os.getpid()}"]
@@ -171,13 +184,13 @@ class Local:
             now = status["status"]
             before = shown.get(trial.key)
             shown[trial.key] = now
-            if before == now or (before is None and now in (*DONE, "open", "failed", "preempted")):
+            if before == now or (before is None and now in (*ENDED, "open", "preempted")):
                 continue
             headline = f", {status['headline']:.5g}" if status.get("headline") is not None else ""
             reason = f": {status['reason']}" if status.get("reason") else ""
             console.print(f"{trial.index:04d}  {escape(self.label(trial))}  {now}{headline}{escape(reason)}")
             if now == "failed":
-                log = self.queue.run_folder(trial) / "output.log"
+                log = self.queue.run_folder(trial) / OUTPUT
                 for line in log.read_text(errors="replace").splitlines()[-8:] if log.exists() else ():
                     console.print(f"      {escape(line)}", style="dim")
 
@@ -236,7 +249,7 @@ class Local:
 
     def _cells(self, trial: Trial, status: dict[str, Any], state: str) -> list[str]:
         folder = self.queue.run_folder(trial)
-        row, timed = _tail(folder / "metrics.jsonl"), _tail(folder / "time.jsonl")
+        row, timed = _tail(folder / METRICS), _tail(folder / TIMES)
         step, steps = row.get("step", status.get("step") or 0), status.get("steps") or 0
         headline = "" if status.get("headline") is None else f"{status['headline']:.5g}"
         speed, left = "", ""
@@ -262,8 +275,8 @@ def _tail(path: Path) -> dict[str, Any]:
 
 def _log_in(folder: Path, fresh: bool) -> None:
     """Refuse, before anything is written, what W&B could not direct. Raises UserError."""
-    if (folder / "trials").exists() and not fresh:
-        known = (folder / agent.SWEEP_FILE).exists()
+    if (folder / TRIALS).exists() and not fresh:
+        known = (folder / WANDB_SWEEP).exists()
         told = "it was uploaded" if known else "launch/upload.py brings it to W&B"
         raise UserError(f"{folder} holds a sweep begun without W&B ({told}): choose another --name")
     os.environ.pop("WANDB_MODE", None)  # --wandb=online was asked for
@@ -279,7 +292,7 @@ def _log_in(folder: Path, fresh: bool) -> None:
 
 def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
     """Make (once) the W&B sweep of a sweep folder; its runs, as trials. Raises UserError when W&B refuses."""
-    kept = read_json(folder / agent.SWEEP_FILE)
+    kept = read_json(folder / WANDB_SWEEP)
     if kept is None:
         import wandb
 
@@ -294,7 +307,7 @@ def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
         url = wandb.util.app_url(wandb.Api().settings["base_url"]) + f"/{entity}/{project}/sweeps/{ident}"
         wandb.teardown()
         kept = {"id": ident, "entity": entity, "project": project, "url": url}
-        write_json(folder / agent.SWEEP_FILE, kept)
+        write_json(folder / WANDB_SWEEP, kept)
     console.print(f"W&B sweep: {kept['url']}")
     return agent.Runs(folder, sweep.content["parameters"])
 
@@ -312,12 +325,14 @@ def prepare(flags: Any, sweep: plan.Sweep) -> tuple[Queue, int]:
     how many it means to have. Raises UserError.
     """
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
-    if not online and (folder / agent.SWEEP_FILE).exists() and not (folder / "trials").exists():
+    if not online and (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists():
         raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
-    code = folder / plan.CODE / "launch"
-    if flags.confirm and not flags.fresh and code.exists() and not (code / "proposer.py").exists():
-        raise UserError(f"--confirm={flags.confirm}: the snapshot of the code in {folder} is older than this "
-                        "flag: --fresh sets it aside and starts anew")  # fmt: skip
+    code = folder / CODE
+    if code.exists() and not flags.fresh and not (code / "launch" / "sweep" / "worker.py").exists():
+        raise UserError(
+            f"{folder}: its snapshot of the code is older than this launcher can run: --fresh sets "
+            "it aside and starts anew"
+        )
     if online:
         _log_in(folder, flags.fresh)
     queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse, online)
@@ -335,8 +350,10 @@ def run(flags: Flags) -> None:
     queue, planned = prepare(flags, sweep)
     folder, local = queue.folder, Local(flags, sweep, queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
-    console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {n_open(queue, planned)} of them open, "
-                  f"{len(local.slots)} workers; varied: {shown or 'nothing'}")  # fmt: skip
+    console.print(
+        f"[bold]{escape(str(folder))}[/]: {planned} trials, {n_open(queue, planned)} of them open, "
+        f"{len(local.slots)} workers; varied: {shown or 'nothing'}"
+    )
     local.run()
     results = collect.read_sweep(folder)
     wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge

@@ -3,7 +3,7 @@
     python launch/report.py runs/bvae [--out=FILE.html] [--csv=FILE.csv] [--open] [--publish]
 
 The file holds its numbers, pictures and plotly itself: it opens from a file path, offline, and loads nothing.
-With --publish a saved workspace and a report are made on W&B too (launch/publish.py).
+With --publish a saved workspace and a report are made on W&B too (launch/results/wandb_report.py).
 """
 
 import sys
@@ -29,15 +29,15 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative, sample_colorscale
 from plotly.offline import get_plotlyjs
 
-from launch import collect
-from launch.collect import Run, Sweep, show, sort_key
-from launch.proposer import Proposer
-from launch.queue import Queue
+from launch.results import read as collect
+from launch.results.read import Run, Sweep, show, sort_key
+from launch.sweep.proposer import Proposer
+from launch.sweep.queue import Queue
 from research.common.commandline import EXIT_USER_ERROR, parse
-from research.common.files import write_bytes
-from research.common.flags import UserError
+from research.common.folder import TRIALS, write_bytes
+from research.common.identity import ROOT
+from research.common.messages import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 POINTS = 500  # of a curve, at most: beyond that nobody sees a difference and the file grows
 STEPS = 12  # with pictures embedded, per key and run, at most
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash"]
@@ -82,7 +82,7 @@ def what_was_run(sweep: Sweep, varied: list[str]) -> str:
 
 def planned(sweep: Sweep) -> int:
     """How many trials the sweep means to have: its grid's size or its run_cap, or those that exist."""
-    if (sweep.folder / "trials").is_dir() and sweep.spec:
+    if (sweep.folder / TRIALS).is_dir() and sweep.spec:
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # of a damaged folder
             return Proposer(Queue(sweep.folder), sweep.spec).planned()
     known, cap = len(sweep.runs) + len(sweep.open_trials), sweep.spec.get("run_cap")
@@ -119,16 +119,27 @@ def curves(sweep: Sweep, varied: list[str], order: list[int], headline: str) -> 
                 continue
             thin = points[: -1 : math.ceil(len(points) / POINTS)] + points[-1:]
             group, name = escape(label(run, varied[:1])), escape(label(run, varied))
-            metrics[metric].append(go.Scatter(
-                x=[step for step, _ in thin], y=[value for _, value in thin], legendgroup=group,
-                name=name if by_run else group, showlegend=by_run or group not in named,
-                hovertemplate=f"{name}<br>step %{{x}}<br>{escape(metric)} %{{y:.5}}<extra></extra>",
-                line={"color": palette[i], "width": 1.8, "dash": dashes[others[i]]}, marker={"size": 5},
-                mode="lines+markers" if len(thin) <= 30 else "lines",
-            ).to_plotly_json())  # fmt: skip
+            metrics[metric].append(
+                go.Scatter(
+                    x=[step for step, _ in thin],
+                    y=[value for _, value in thin],
+                    legendgroup=group,
+                    name=name if by_run else group,
+                    showlegend=by_run or group not in named,
+                    hovertemplate=f"{name}<br>step %{{x}}<br>{escape(metric)} %{{y:.5}}<extra></extra>",
+                    line={"color": palette[i], "width": 1.8, "dash": dashes[others[i]]},
+                    marker={"size": 5},
+                    mode="lines+markers" if len(thin) <= 30 else "lines",
+                ).to_plotly_json()
+            )
             named.add(group)
-    layout = go.Layout(template="plotly_white", xaxis={"title": {"text": "step"}}, height=440,
-                       margin={"l": 60, "r": 20, "t": 20, "b": 50}, font={"size": 13})  # fmt: skip
+    layout = go.Layout(
+        template="plotly_white",
+        xaxis={"title": {"text": "step"}},
+        height=440,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        font={"size": 13},
+    )
     return {"layout": layout.to_plotly_json(), "metrics": metrics}
 
 
@@ -149,9 +160,13 @@ def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -
     blobs, seen, left_out, room = {}, {key: {} for key in keys}, 0, max_mb * 1e6 * 3 / 4  # base64: 4 for 3
     for limit in (STEPS, 6, 3, 1):
         steps = {k: spread({s for run in sweep.runs for s, _ in run.media.get(k, [])}, limit) for k in keys}
-        chosen = [(key, i, step, path) for key in keys for i in order
-                  for step, path in sweep.runs[i].media.get(key, [])
-                  if step in steps[key] or path == sweep.runs[i].media[key][-1][1]]  # fmt: skip
+        chosen = [
+            (key, i, step, path)
+            for key in keys
+            for i in order
+            for step, path in sweep.runs[i].media.get(key, [])
+            if step in steps[key] or path == sweep.runs[i].media[key][-1][1]
+        ]
         if sum(path.stat().st_size for *_, path in chosen) <= room:
             break
     for key, i, step, path in chosen:
@@ -162,15 +177,25 @@ def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -
             continue
         if name not in blobs:
             room -= len(data)
-            blobs[name] = {"kind": KINDS.get(path.suffix, "image"), "data": base64.b64encode(data).decode(),
-                           "mime": mimetypes.guess_type(path.name)[0] or "image/png"}  # fmt: skip
+            blobs[name] = {
+                "kind": KINDS.get(path.suffix, "image"),
+                "data": base64.b64encode(data).decode(),
+                "mime": mimetypes.guess_type(path.name)[0] or "image/png",
+            }
         seen[key].setdefault(i, []).append([step, name])
     total = sum(len(files) for run in sweep.runs for files in run.media.values())
     note = f"Pictures: {len(chosen) - left_out} of {total}. " * (len(chosen) - left_out < total)
     note += f"{left_out} did not fit into --max_mb={show(max_mb)}. " * bool(left_out)
-    runs = [{"label": label(run, varied), "state": show(run.status["status"]), "colour": colour,
-             "column": label(run, varied[:1]), "row": label(run, varied[1:]) if varied[1:] else ""}
-            for run, colour in zip(sweep.runs, colours(sweep, varied))]  # fmt: skip
+    runs = [
+        {
+            "label": label(run, varied),
+            "state": show(run.status["status"]),
+            "colour": colour,
+            "column": label(run, varied[:1]),
+            "row": label(run, varied[1:]) if varied[1:] else "",
+        }
+        for run, colour in zip(sweep.runs, colours(sweep, varied))
+    ]
     return {
         "keys": {k: v for k, v in seen.items() if v},
         "blobs": blobs,
@@ -215,17 +240,32 @@ def render(sweep: Sweep, max_mb: float = 25.0) -> str:
     order = sorted(range(len(df)), key=lambda i: [sort_key(sweep.runs[i].flags.get(f)) for f in varied])
     best_first = df.sort_values("headline", ascending=df.attrs["goal"] != "maximize", kind="stable")
     unwell = df[(df["status"] != "finished") | (df["reason"] != "")]
-    template = (ROOT / "launch" / "report.html.j2").read_text("utf-8")
-    return jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template).render(
-        sweep=sweep, varied=varied, attrs=df.attrs, what=what_was_run(sweep, varied), planned=planned(sweep),
-        runs=best_first.drop(columns="reason"), seeds=collect.summarise_over_seeds(df), now=datetime.now(UTC),
-        unwell=unwell[[*varied, "status", "step", "steps", "reason", "key"]], cell=cell, show=show,
-        states=df["status"].value_counts().to_dict(), plotly=get_plotlyjs(),
-        curves=curves(sweep, varied, order, df.attrs["headline"]),
-        pictures=pictures(sweep, varied, order, max_mb),
-        ways=[(label(r, varied), command(r, sweep, varied), df["commit"][i])
-              for i, r in ((i, sweep.runs[i]) for i in order)],
-    )  # fmt: skip
+    template = (ROOT / "launch" / "results" / "report.html.j2").read_text("utf-8")
+    return (
+        jinja2.Environment(autoescape=True, trim_blocks=True)
+        .from_string(template)
+        .render(
+            sweep=sweep,
+            varied=varied,
+            attrs=df.attrs,
+            what=what_was_run(sweep, varied),
+            planned=planned(sweep),
+            runs=best_first.drop(columns="reason"),
+            seeds=collect.summarise_over_seeds(df),
+            now=datetime.now(UTC),
+            unwell=unwell[[*varied, "status", "step", "steps", "reason", "key"]],
+            cell=cell,
+            show=show,
+            states=df["status"].value_counts().to_dict(),
+            plotly=get_plotlyjs(),
+            curves=curves(sweep, varied, order, df.attrs["headline"]),
+            pictures=pictures(sweep, varied, order, max_mb),
+            ways=[
+                (label(r, varied), command(r, sweep, varied), df["commit"][i])
+                for i, r in ((i, sweep.runs[i]) for i in order)
+            ],
+        )
+    )
 
 
 def write_report(folder: Path | str, out: Path | str | None = None, max_mb: float = 25.0) -> Path:
@@ -259,7 +299,9 @@ def main(args: list[str]) -> int:
             rows = collect.results_csv(collect.read_sweep(args[at]), flags.csv)
             print(f"{flags.csv} ({rows} runs that came to an end)")
         if flags.publish:
-            from launch import publish  # its packages are optional, and take a second to import
+            from launch.results import (
+                wandb_report as publish,  # its packages are optional, and take a second to import
+            )
 
             for line in publish.publish(args[at], flags.entity, flags.project):
                 print(line, flush=True)

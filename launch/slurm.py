@@ -27,14 +27,25 @@ if not __package__:  # run as a script: import from this tree
 import tyro
 import yaml
 
-from launch import agent, collect, local, plan, report, sbatch
-from launch.early_stop import is_early
-from launch.proposer import Proposer
-from launch.queue import DONE, Queue
+from launch import local, report
+from launch.results import read as collect
+from launch.sweep import agent, plan, sbatch
+from launch.sweep.early_stop import is_early
+from launch.sweep.proposer import Proposer
+from launch.sweep.queue import Queue
 from research.common import lease as leases
 from research.common.commandline import main
-from research.common.files import read_json, write_bytes, write_json
-from research.common.flags import UserError, console, escape
+from research.common.folder import (
+    ENDED,
+    OUTPUT,
+    SWEEP,
+    TRIALS,
+    WANDB_SWEEP,
+    read_json,
+    write_bytes,
+    write_json,
+)
+from research.common.messages import UserError, console, escape
 
 IN_FILE = ("partition", "account", "qos", "time", "gpus", "cpus", "mem", "setup", "sbatch")
 JOBS = Path("slurm") / "jobs.json"  # in the sweep's folder: the arrays that were submitted for it
@@ -94,8 +105,14 @@ class Flags(plan.SweepFlags):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("tasks", 1), ("throttle", 1), ("cpus", 1), ("runs_per_gpu", 1), ("signal_s", 1),
-                            ("stagger_s", 0)):  # fmt: skip
+        for name, least in (
+            ("tasks", 1),
+            ("throttle", 1),
+            ("cpus", 1),
+            ("runs_per_gpu", 1),
+            ("signal_s", 1),
+            ("stagger_s", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name}={value}: must be at least {least}")
@@ -213,8 +230,10 @@ def submit(flags: Flags) -> None:
         queue, planned = local.prepare(flags, sweep)
         still = local.n_open(queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
-    console.print(f"[bold]{escape(str(folder))}[/]: {planned} trials, {still} of them open; "
-                  f"varied: {shown or 'nothing'}")  # fmt: skip
+    console.print(
+        f"[bold]{escape(str(folder))}[/]: {planned} trials, {still} of them open; "
+        f"varied: {shown or 'nothing'}"
+    )
     per_task = sbatch.workers(flags)
     useful = math.ceil(still / per_task)
     tasks = min(flags.tasks, useful) - len(there)
@@ -256,11 +275,11 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
         else:
             folder = Path(flags.out) / (flags.name or folder.stem)
     try:
-        text = (folder / "sweep.yaml").read_text()
+        text = (folder / SWEEP).read_text()
     except OSError:
         raise UserError(f"{folder}: no sweep has been submitted there") from None
     spec = yaml.safe_load(text)
-    online = (folder / agent.SWEEP_FILE).exists() and not (folder / "trials").exists()
+    online = (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists()
     queue = agent.Runs(folder, spec["parameters"]) if online else Queue(folder)
     known = collect.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
     return folder, queue, report.planned(known)
@@ -269,7 +288,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
 def state_of(folder: Path, status: str, watch: leases.Watch, running: set[str]) -> tuple[str, dict]:
     """A trial's state, and its newest lease ({} before there is one). running: jobs that SLURM says run."""
     n, info = leases.newest(folder)
-    if status in (*DONE, "failed"):
+    if status in ENDED:
         return status, info or {}
     held = n > 0 and (info is None or info["released"] is None)
     if held and info and info["slurm_job"] not in running:
@@ -305,7 +324,7 @@ def show_status(flags: Flags) -> None:
         where += " by hyperband" * is_early(status.get("reason"))
         rows.append([f"{trial.index:04d}", " ".join(varied), state, step, figure, where])
         if state == "failed":
-            log = queue.run_folder(trial) / "output.log"
+            log = queue.run_folder(trial) / OUTPUT
             last = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
             failures += [
                 f"{trial.index:04d} failed: {status.get('reason')}",
@@ -323,7 +342,7 @@ def show_status(flags: Flags) -> None:
         f"logs: {folder}/<key>/output.log"
         + "".join(f", {p}" for p in {j["logs"]: 0 for j in jobs_of(folder)})
     )
-    search = Proposer(queue, yaml.safe_load((folder / "sweep.yaml").read_text()))
+    search = Proposer(queue, yaml.safe_load((folder / SWEEP).read_text()))
     for line in (search.exhausted or search.blind(), search.unconfirmed()):
         if line and not isinstance(queue, agent.Runs):
             print(line)

@@ -23,12 +23,13 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import Progress
 from rich.table import Table
 
-from launch import collect, remote
-from launch.remote import MARKER, SWEEP, Failed, Job, Nothing, Stop, There, Unreadable, save_files, synced
+from launch.results import read as collect
+from launch.results import wandb_runs as remote
+from launch.results.wandb_runs import Failed, Job, Nothing, Stop, There, Unreadable, save_files, synced
 from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, main
-from research.common.files import read_json, write_json
-from research.common.flags import UserError, console, escape
+from research.common.folder import SWEEP, UPLOADED, WANDB_SWEEP, read_json, write_json
+from research.common.messages import UserError, console, escape
 
 SETTLE_S = 15.0  # W&B may count rows some seconds after it took them
 
@@ -126,9 +127,15 @@ class Upload:
             told = remote.tail(told)
             raise Failed(f"W&B has {there.rows} of {job.rows} rows; the same command goes on\n{told}")
         entity, project = self.place(job)
-        job.marker = {"wandb_id": job.id, "entity": entity, "project": project, "url": there.url,
-                      "rows": job.rows, "status": job.status}  # fmt: skip
-        write_json(job.folder / MARKER, job.marker)
+        job.marker = {
+            "wandb_id": job.id,
+            "entity": entity,
+            "project": project,
+            "url": there.url,
+            "rows": job.rows,
+            "status": job.status,
+        }
+        write_json(job.folder / UPLOADED, job.marker)
         return [f"{', '.join(done) or 'was there'}: {there.url}"]
 
     def _bring_task(self, job: Job, segment: Path) -> str:
@@ -205,8 +212,12 @@ class Upload:
                 if not job.up_to_date:
                     there = self.there(job)
                     todo = job.todo(there)
-                    what = {"sync": f"synced, {job.rows} rows", "send": f"sent {job.rows - there.rows} rows",
-                            "complete": "completed", "confirm": "confirmed"}[todo]  # fmt: skip
+                    what = {
+                        "sync": f"synced, {job.rows} rows",
+                        "send": f"sent {job.rows - there.rows} rows",
+                        "complete": "completed",
+                        "confirm": "confirmed",
+                    }[todo]
                 what += "".join(f", task {segment.parents[1].name} synced" for segment in job.tasks)
                 if not self.watch.stale(run.folder, *leases.newest(run.folder)):
                     what = "left alone: being trained"
@@ -231,7 +242,7 @@ class Upload:
 
     def attach(self) -> None:
         """One W&B sweep: the frozen YAML, with these runs as its prior runs; it takes in later ones."""
-        path, ids = self.sweep.folder / SWEEP, [job.id for job in self.up]
+        path, ids = self.sweep.folder / WANDB_SWEEP, [job.id for job in self.up]
         kept = read_json(path) or {}
         begun = bool(kept)  # without an id: and then killed
         new = [i for i in ids if i not in kept.setdefault("runs", [])]
@@ -247,7 +258,7 @@ class Upload:
             url = self.up[0].marker["url"].partition("/runs/")[0] + f"/sweeps/{made}"
             write_json(path, kept := kept | {"id": made, "url": url, "runs": ids})
         elif new and (entity, project) == (kept["entity"], kept["project"]):
-            kept["runs"] += remote.add_to_sweep(kept, self.sweep.folder / "sweep.yaml", name, new)
+            kept["runs"] += remote.add_to_sweep(kept, self.sweep.folder / SWEEP, name, new)
             write_json(path, kept)
         if left := [i for i in ids if i not in kept["runs"]]:
             console.print(f"on W&B, but not in its sweep {kept['id']}: {', '.join(left)}")

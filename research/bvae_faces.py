@@ -33,13 +33,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from data import images
-from research.common import charts, latents, pictures
-from research.common.checkpoints import start_from
+from research.common.checkpoints import load_weights
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import File, picture, video
-from research.common.run import Run, make_rng
+from research.common.randomness import make_rng, seeded
+from research.common.run import Run
 from research.common.start import start_run
+from research.draw import charts, pictures
+from research.measure import latents
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
@@ -113,8 +115,6 @@ class Config(RunFlags):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         most = self.image_size.bit_length() - 2
         require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} at --image_size={self.image_size}")
-        require(self.task == "train" or self.checkpoint is not None, self, "task",
-                "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
         require(self.dim is None or self.dim >= 0, self, "dim", "a latent's number, from 0 on")
         require(self.image is None or self.index is None, self, "index", "used without --image")
         require(self.image2 is None or self.index2 is None, self, "index2", "used without --image2")
@@ -133,10 +133,16 @@ class Broadcast(nn.Module):
         at, c = torch.linspace(-1, 1, image_size // 2), channels
         self.register_buffer("grid", torch.stack(torch.meshgrid(at, at, indexing="ij")), persistent=False)
         self.net = nn.Sequential(
-            nn.Conv2d(latent_dim + 2, c, 3, 1, 1), nn.SiLU(), nn.Conv2d(c, c, 3, 1, 1), nn.SiLU(),
-            nn.Conv2d(c, c, 3, 1, 1), nn.SiLU(), nn.ConvTranspose2d(c, c, 4, 2, 1), nn.SiLU(),
+            nn.Conv2d(latent_dim + 2, c, 3, 1, 1),
+            nn.SiLU(),
+            nn.Conv2d(c, c, 3, 1, 1),
+            nn.SiLU(),
+            nn.Conv2d(c, c, 3, 1, 1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(c, c, 4, 2, 1),
+            nn.SiLU(),
             nn.Conv2d(c, 3, 3, 1, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, D) → x_logits (B, C, S, S)."""
@@ -159,13 +165,19 @@ class VAE(nn.Module):
             decoder = [nn.SiLU(), nn.ConvTranspose2d(c_out, c_in, 4, 2, 1), *decoder]
         flat = channels[-1] * edge * edge
         self.encoder = nn.Sequential(
-            *encoder, nn.Flatten(), nn.Linear(flat, cfg.hidden_dim), nn.SiLU(),
+            *encoder,
+            nn.Flatten(),
+            nn.Linear(flat, cfg.hidden_dim),
+            nn.SiLU(),
             nn.Linear(cfg.hidden_dim, 2 * cfg.latent_dim),
-        )  # fmt: skip
+        )
         self.decoder = nn.Sequential(
-            nn.Linear(cfg.latent_dim, cfg.hidden_dim), nn.SiLU(), nn.Linear(cfg.hidden_dim, flat),
-            nn.Unflatten(1, (channels[-1], edge, edge)), *decoder,
-        )  # fmt: skip
+            nn.Linear(cfg.latent_dim, cfg.hidden_dim),
+            nn.SiLU(),
+            nn.Linear(cfg.hidden_dim, flat),
+            nn.Unflatten(1, (channels[-1], edge, edge)),
+            *decoder,
+        )
         if cfg.decoder == "broadcast":
             self.decoder = Broadcast(2 * cfg.width, cfg.latent_dim, cfg.image_size)
 
@@ -187,8 +199,7 @@ class VAE(nn.Module):
 
 def build(cfg: Config, device: torch.device) -> VAE:
     """The model of `cfg` on `device`; its initial weights are a function of the seed."""
-    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
-        torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
+    with seeded(cfg.seed):
         model = VAE(cfg)
     return model.to(device, memory_format=torch.channels_last)
 
@@ -285,7 +296,7 @@ def evaluate(
     if cfg.beta > 0:
         metrics[f"{part}/gaussian_tc_nats"] = latents.gaussian_tc(latents.fit_aggregate(mu, logvar))
     if data.factors is not None:
-        from research.common import disentanglement as d
+        from research.measure import disentanglement as d
 
         codes, truth = shown_range(model, mu, cfg), data.factors[part]
         codes = ((mu - codes[0]) / codes[1].clamp(min=1e-12)).numpy()  # β = 0 knows no scale
@@ -372,30 +383,34 @@ def load_data(cfg: Config) -> images.ImageSplits:
     return images.load(cfg.dataset, cfg.data_dir, cfg.image_size)
 
 
+def headline(cfg: Config) -> tuple[str, str]:
+    """The figure that tells which weights are the best, and its goal: the error per pixel."""
+    return "val/mse", "minimize"
+
+
 def train(cfg: Config) -> dict[str, float]:
     data = load_data(cfg)
     cfg = with_epochs(cfg, len(data.train))
     model = build(cfg, torch.device("cpu"))
     if cfg.checkpoint:
-        start_from(cfg, model)
-    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/mse", goal="minimize")
+        load_weights(cfg, model)
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
     device = run.device
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=device.type != "mps")
-    step = run.restore(model, optimizer)
     run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
     train_images = data.train.to(device)  # 12 kB a picture: lies on the device whole
-    while True:  # visits cfg.steps once more, only to evaluate
-        last, metrics = step == cfg.steps, {}
-        if last or step % cfg.eval_every == 0:
+    for step, last in run.loop(model, optimizer):
+        metrics = {}
+        if run.due("eval", step):
             metrics |= evaluate(model, data, "val", cfg, device, step)
             run.keep_best(model, metrics, step)
         if step == 0:
             metrics["val/rec_floor_nats"] = rec_floor(data.val, device)
-        if last or run.sampling(step):
+        if run.due("sample", step):
             metrics |= training_pictures(model, data, cfg, device)
         if last:
             best = run.best(model)
@@ -413,30 +428,12 @@ def train(cfg: Config) -> dict[str, float]:
             loss.backward()
             optimizer.step()
             run.update(loss)
-            if step % cfg.log_every == 0:
+            if run.due("log", step):
                 metrics |= {"train/loss": loss} | {f"train/{k}": v for k, v in terms.items()}
                 metrics["train/learning_rate"] = lr_at(step, cfg)
         run.log(metrics, step)  # one call, one row a step
-        if last:
-            break
-        step += 1  # the update above is done: a checkpoint from here on counts it
-        if run.stopping:
-            break
-        if step % cfg.save_every == 0:
-            run.save(model, optimizer, step)
-    run.save(model, optimizer, step)
     return run.finish()
 
 
-def run_task(cfg: Config) -> None:
-    """Train, or one of the tasks that read a checkpoint, which live in a file of their own."""
-    if cfg.task == "train":
-        train(cfg)
-    else:
-        from research import bvae_analysis
-
-        bvae_analysis.run(cfg)
-
-
 if __name__ == "__main__":
-    main(Config, run_task)
+    main(Config, train, tasks="research.tasks.bvae_faces")

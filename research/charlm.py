@@ -8,7 +8,7 @@ Run     python research/charlm.py                                               
         python research/charlm.py --task=generate --checkpoint=runs/<run> --start="To be" --chars=300
         python launch/local.py sweeps/charlm_arch.yaml      or: wandb sweep sweeps/charlm_arch.yaml
 Expect  Time and test figures stand in the headers of sweeps/charlm*.yaml.
-Models  research/charlm_models.py, where their sources and departures stand.
+Models  research/parts/charlm_models.py, where their sources and departures stand.
 Sources Cross-entropy and windows as in nanoGPT (github.com/karpathy/nanoGPT); Loshchilov & Hutter 2019
         (arXiv:1711.05101, AdamW); Jordan et al. 2024 (kellerjordan.github.io/posts/muon, Muon).
 Departs Muon on the hidden matrices, AdamW on all else; the learning rate falls to 0 along a straight line.
@@ -31,15 +31,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import text
-from research import charlm_pages as pages
-from research.charlm_models import LSTM, TCN, Transformer
-from research.charlm_sampling import STRATEGIES, Decoding, generate, statistics, writer
-from research.common.checkpoints import start_from
+from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, console, escape, require, with_epochs
+from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import File, html
-from research.common.run import Run, make_rng
+from research.common.messages import console, escape
+from research.common.randomness import make_rng, seeded
+from research.common.run import Run
 from research.common.start import start_run
+from research.parts import charlm_pages as pages
+from research.parts.charlm_models import LSTM, TCN, Transformer
+from research.parts.charlm_sampling import STRATEGIES, Decoding, generate, statistics, writer
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "cut", "normalize", "min_count", "scripts", "lower")
@@ -130,8 +132,17 @@ class Config(RunFlags):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("n_layers", "n_heads", "embed_dim", "hidden_dim", "seq_len", "min_count", "samples",
-                     "top_k", "beam_width"):  # fmt: skip
+        for name in (
+            "n_layers",
+            "n_heads",
+            "embed_dim",
+            "hidden_dim",
+            "seq_len",
+            "min_count",
+            "samples",
+            "top_k",
+            "beam_width",
+        ):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         few = self.parameters is None or self.parameters >= 1000
         require(few, self, "parameters", "at least 1000")
@@ -152,8 +163,6 @@ class Config(RunFlags):
         require(0 < self.top_p <= 1, self, "top_p", "above 0, at most 1")
         require(0 <= self.min_p <= 1, self, "min_p", "from 0 to 1")
         require(0 <= self.alpha <= 1, self, "alpha", "from 0 to 1")
-        require(self.task == "train" or self.checkpoint is not None, self, "task",
-                "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ model
@@ -190,8 +199,7 @@ def width_for(cfg: Config, v: int) -> int | None:
 def build(cfg: Config, alphabet: str, device: torch.device) -> nn.Module:
     """The model of `cfg` on `device`, with its alphabet; its initial weights are a function of the seed."""
     width = width_for(cfg, len(alphabet))
-    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
-        torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
+    with seeded(cfg.seed):
         model = net(cfg, len(alphabet), width)
     model.register_buffer("alphabet", torch.tensor([ord(c) for c in alphabet], dtype=torch.int32))
     return model.to(device)
@@ -361,15 +369,20 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
 # ------------------------------------------------------------------------------------------------ training
 
 
+def headline(cfg: Config) -> tuple[str, str]:
+    """The figure that tells which weights are the best, and its goal: bits per character."""
+    return "val/bpc", "minimize"
+
+
 def train(cfg: Config) -> dict[str, float]:
     data = load_data(cfg)
     cfg = with_epochs(cfg, len(data.train))
     model = build(cfg, data.text.alphabet, torch.device("cpu"))
     if cfg.checkpoint:
-        start_from(cfg, model)
+        load_weights(cfg, model)
         same = model.alphabet.tolist() == [ord(c) for c in data.text.alphabet]
         require(same, cfg, "checkpoint", "of a model that knows the same characters as --dataset")
-    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/bpc", goal="minimize")
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
     for line in data.text.report:
@@ -377,16 +390,15 @@ def train(cfg: Config) -> dict[str, float]:
     device = run.device
     model.to(device)
     optimizer = optimizers(model, cfg)
-    step = run.restore(model, optimizer)
     part = data.parts["train"].to(device)
     run.describe(model, torch.zeros(1, cfg.seq_len, dtype=torch.int64, device=device))
     forward = torch.compile(model) if cfg.compile else model
-    while True:  # visits cfg.steps once more, only to evaluate
-        last, metrics = step == cfg.steps, {}
-        if last or step % cfg.eval_every == 0:
+    for step, last in run.loop(model, optimizer):
+        metrics = {}
+        if run.due("eval", step):
             metrics |= evaluate(model, data.parts["val"], "val", cfg, device)
             run.keep_best(model, metrics, step)
-        if last or run.sampling(step):
+        if run.due("sample", step):
             if all(p.isfinite().all() for p in model.parameters()):
                 metrics |= samples(model, data, cfg, device, step)
             else:  # there is nothing to draw from; the run ends as diverged
@@ -407,29 +419,11 @@ def train(cfg: Config) -> dict[str, float]:
             for one in optimizer:
                 one.step()
             run.update(loss)
-            if step % cfg.log_every == 0:
+            if run.due("log", step):
                 metrics |= {"train/loss": loss, "train/grad_norm": norm, "train/learning_rate": rate}
         run.log(metrics, step)  # one call, one row a step
-        if last:
-            break
-        step += 1  # the update above is done: a checkpoint from here on counts it
-        if run.stopping:
-            break
-        if step % cfg.save_every == 0:
-            run.save(model, optimizer, step)
-    run.save(model, optimizer, step)
     return run.finish()
 
 
-def run_task(cfg: Config) -> None:
-    """Train, or one of the tasks that read a checkpoint, which live in a file of their own."""
-    if cfg.task == "train":
-        train(cfg)
-    else:
-        from research import charlm_analysis
-
-        charlm_analysis.run(cfg)
-
-
 if __name__ == "__main__":
-    main(Config, run_task)
+    main(Config, train, tasks="research.tasks.charlm")

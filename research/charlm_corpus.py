@@ -5,7 +5,7 @@ Run     python research/charlm_corpus.py --task=explore --dataset=songs.csv
 Tasks   explore   first rows, sizes, every artist, lengths, words and characters: tables in the terminal and
                   as CSV, pictures, results.json, in <out>/<name, or corpus_<data set>>/explore/
         compare   three songs (from OPENING, from the first line of a song, from nothing) by every strategy of
-                  research/charlm_sampling.py, with figures and what each does, in <run>/compare/
+                  research/parts/charlm_sampling.py, with figures and what each does, in <run>/compare/
 Units   A text without songs is counted by lines that are not blank. Lengths are of lyrics as cleaned, in
         characters (line breaks included) and words; of lines without their line break.
 """
@@ -38,26 +38,31 @@ from rich.text import Text
 from data import text
 from data.characters import whole, words_of
 from research import charlm as script
-from research import charlm_pages as pages
-from research.charlm_analysis import MODEL_FLAGS, decoding, known, load_model, prompt_of
-from research.charlm_sampling import EXPLAINED, STRATEGIES, generate, statistics, writer
-from research.common import charts, pictures
-from research.common.client import connect, first_line, settings
 from research.common.commandline import main
-from research.common.files import write_bytes, write_json
-from research.common.flags import UserError, console, escape, require
+from research.common.flags import require
+from research.common.folder import RESULTS, write_bytes, write_json
+from research.common.messages import UserError, console, escape
 from research.common.start import pick_device
 from research.common.task import flags_of_run, start_task
-from research.common.tracking import send
+from research.common.wandb_client import connect, first_line, settings
+from research.common.wandb_mirror import send
+from research.draw import charts, pictures
+from research.parts import charlm_pages as pages
+from research.parts.charlm_sampling import EXPLAINED, STRATEGIES, generate, statistics, writer
+from research.tasks.charlm import decoding, known, load_model, prompt_of
 
 OPENING = "it's not a silly little moment"
 N_WORDS, N_CHARACTERS, N_ARTISTS, N_CLOUD = 20, 40, 100, 150  # most in a picture; the CSV files have all
 NAMES = {" ": "space", "\n": "newline", "\t": "tab", "\r": "carriage return", "\u00a0": "no-break space"}
-WORDS = ("Words are counted in lower case: runs of letters and digits, with the apostrophes within. Stop "
-         "words are scikit-learn's ENGLISH_STOP_WORDS and their contractions.")  # fmt: skip
-FIGURES = ("distinct_n: different runs of n words, as a share of all. repetition: characters in spans of 20 "
-           "that recur, as a share. copied: characters of the longest span in training text. known_words: "
-           "share of words that are in it.")  # fmt: skip
+WORDS = (
+    "Words are counted in lower case: runs of letters and digits, with the apostrophes within. Stop "
+    "words are scikit-learn's ENGLISH_STOP_WORDS and their contractions."
+)
+FIGURES = (
+    "distinct_n: different runs of n words, as a share of all. repetition: characters in spans of 20 "
+    "that recur, as a share. copied: characters of the longest span in training text. known_words: "
+    "share of words that are in it."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +249,7 @@ def explore(cfg: Config) -> dict[str, Any]:
     results = {"task": cfg.task, "dataset": corpus.name, "data_hash": splits.content_hash, **numbers}
     results |= {"top_words": top, "words_are": WORDS, "artists": artists}
     results["files"] = sorted(path.name for path in files)
-    files.append(folder / "results.json")
+    files.append(folder / RESULTS)
     write_json(files[-1], results)
     console.print(escape("\n".join(map(str, files))))
     publish(cfg, folder, files, results)
@@ -305,10 +310,17 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
 
     def init(wandb: Any, mode: str) -> Any:
         return wandb.init(
-            dir=str(folder), mode=mode, project=cfg.project, entity=cfg.entity, id=secrets.token_hex(4),
-            name=f"{cfg.task} {results['dataset']}", job_type=cfg.task, tags=["charlm", cfg.task],
-            config=asdict(cfg) | {"data_hash": results["data_hash"]}, settings=settings(mode),
-        )  # fmt: skip
+            dir=str(folder),
+            mode=mode,
+            project=cfg.project,
+            entity=cfg.entity,
+            id=secrets.token_hex(4),
+            name=f"{cfg.task} {results['dataset']}",
+            job_type=cfg.task,
+            tags=["charlm", cfg.task],
+            config=asdict(cfg) | {"data_hash": results["data_hash"]},
+            settings=settings(mode),
+        )
 
     try:
         if (wandb_run := connect(cfg, init)) is None:
@@ -333,7 +345,7 @@ def compare(cfg: Config) -> dict[str, Any]:
     """Write songs by every strategy; returns what results.json says. Raises UserError and DataError."""
     device = pick_device(cfg.device)
     model, alphabet, file, run_config = load_model(cfg, device)
-    cfg = flags_of_run(cfg, run_config, MODEL_FLAGS)
+    cfg = flags_of_run(cfg, run_config)
     splits = script.load_data(cfg).text
     line, about = pick_song(cfg, splits)
     mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())

@@ -11,8 +11,8 @@ Run     python research/seq2seq_arith.py                                        
         python launch/local.py sweeps/seq2seq_split.yaml      or: wandb sweep sweeps/seq2seq_split.yaml
 Expect  The plain LSTM: 1 to 2 minutes of a core, 0.978 ± 0.015 of the test answers right (3 seeds). What else
         to expect stands in the headers of sweeps/seq2seq_*.yaml and in docs/arithmetic.md.
-Models  research/seq2seq_models.py, where their sources and departures stand; research/seq2seq_mistakes.py
-        tells mistakes apart.
+Models  research/parts/seq2seq_models.py, where their sources and departures stand; mistakes are told apart
+        in research/parts/seq2seq_mistakes.py.
 Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, characters in reverse; Duckworth
         et al. 2019 (arXiv:1906.04331), §3: the model's own characters as input, all positions at once.
 Data    Every query of --digits digits. No pair of operands, in either order, is in two parts.
@@ -38,16 +38,17 @@ from torch import Tensor
 
 from data import arithmetic, digits, glyphs
 from data.arithmetic import Queries
-from research import digit_classifier as classifier
-from research import seq2seq_mistakes as mistakes
-from research.common import pages, pictures
-from research.common.checkpoints import start_from
+from research.common.checkpoints import load_weights
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import html, picture
-from research.common.run import Run, make_rng
+from research.common.randomness import make_rng, seeded
+from research.common.run import Run
 from research.common.start import start_run
-from research.seq2seq_models import LSTM, N_PICTURES, Transformer
+from research.draw import pages, pictures
+from research.parts import digit_classifier as classifier
+from research.parts import seq2seq_mistakes as mistakes
+from research.parts.seq2seq_models import LSTM, N_PICTURES, Transformer
 
 KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "mode", "digits", "ops", "train_fraction", "columns")
@@ -135,8 +136,6 @@ class Config(RunFlags):
         require(self.clip > 0, self, "clip", "above 0")
         require(self.query is None or self.task == "ask", self, "query", "used with --task=ask")
         require(self.query is not None or self.task != "ask", self, "query", "given: 81+24, for example")
-        require(self.task == "train" or self.checkpoint is not None, self, "task",
-                "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ data
@@ -217,8 +216,7 @@ def build(cfg: Config, alphabet: str, device: torch.device) -> LSTM | Transforme
     width = arithmetic.answer_width(cfg.ops, cfg.digits)
     reads, writes = cfg.mode.split("_to_")
     layers, ends = (cfg.hidden_dim, cfg.encoder_layers, cfg.decoder_layers), (cfg.dropout, reads, writes)
-    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
-        torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
+    with seeded(cfg.seed):
         if cfg.model == "lstm":
             model = LSTM(len(alphabet), width, *layers, cfg.attention, cfg.bidirectional, *ends)
         else:
@@ -346,8 +344,10 @@ def samples(
     else:
         x = torch.sigmoid(model.answer(batch.src)).cpu()
         x = in_reverse(x, ids, alphabet) if cfg.reverse else x  # as one reads
-    labels = [f"{row['query']} = {row['model'] or '?'}" + (f", not {row['answer']}" if row["mistake"] else "")
-              for row in rows]  # fmt: skip
+    labels = [
+        f"{row['query']} = {row['model'] or '?'}" + (f", not {row['answer']}" if row["mistake"] else "")
+        for row in rows
+    ]
     tiles = torch.cat(tuple(x.cpu().unbind(1)), 2)[:, None]  # a query's or an answer's pictures side by side
     return made | {"sample/pictures": picture(pictures.grid, tiles, 1, labels)}
 
@@ -355,13 +355,18 @@ def samples(
 # ------------------------------------------------------------------------------------------------ training
 
 
+def headline(cfg: Config) -> tuple[str, str]:
+    """The figure that tells which weights are the best, and its goal: the share of right answers."""
+    return "val/exact_match", "maximize"
+
+
 def train(cfg: Config) -> dict[str, float]:
     data = load_data(cfg)
     cfg, alphabet = with_epochs(cfg, len(data.train)), data.splits.alphabet
     model = build(cfg, alphabet, torch.device("cpu"))
     if cfg.checkpoint:
-        start_from(cfg, model, same=("digits", "train_fraction"))  # else tests would ask what was learned
-    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline="val/exact_match", goal="maximize")
+        load_weights(cfg, model, same=("digits", "train_fraction"))  # else tests would ask what was learned
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
     device = run.device
@@ -370,18 +375,18 @@ def train(cfg: Config) -> dict[str, float]:
     glyph = drawers(data, device, cfg.vary and cfg.mode == "image_to_text")
     if model.pictures is not None and not cfg.checkpoint:
         model.begin_with(some_pictures(data, glyph["train"], cfg))
-    step, reader = run.restore(model, optimizer), reader_of(cfg, data)
+    reader = reader_of(cfg, data)
     src, tgt = (t.to(device) for t in (data.train.src, data.train.tgt))
     one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)
     run.describe(model, *((one.src,) if one.drawn is not None else (one.src, one.tgt[:, :-1])))
     forward = torch.compile(model) if cfg.compile else model
-    while True:  # visits cfg.steps once more, only to evaluate
-        last, metrics = step == cfg.steps, {}
-        if last or step % cfg.eval_every == 0:
+    for step, last in run.loop(model, optimizer):
+        metrics = {}
+        if run.due("eval", step):
             ids, loss = answers(model, data.splits.val, glyph["val"], cfg, alphabet, reader, device)
             metrics |= {"val/loss": loss} | mistakes.figures(ids, data.splits.val, alphabet, "val")
             run.keep_best(model, metrics, step)
-        if last or run.sampling(step):
+        if run.due("sample", step):
             metrics |= samples(model, data, glyph["val"], cfg, reader, device, step)
         if last:
             metrics |= final(run.best(model), data, glyph["test"], cfg, reader, device)
@@ -396,17 +401,9 @@ def train(cfg: Config) -> dict[str, float]:
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
             optimizer.step()
             run.update(loss)
-            if step % cfg.log_every == 0:
+            if run.due("log", step):
                 metrics |= {"train/loss": loss, "train/grad_norm": norm, "train/learning_rate": rate}
         run.log(metrics, step)  # one call, one row a step
-        if last:
-            break
-        step += 1  # the update above is done: a checkpoint from here on counts it
-        if run.stopping:
-            break
-        if step % cfg.save_every == 0:
-            run.save(model, optimizer, step)
-    run.save(model, optimizer, step)
     return run.finish()
 
 
@@ -430,15 +427,5 @@ def final(
     return metrics | {"sample/map": picture(mistakes.map_picture, shares, cfg.digits, about)}
 
 
-def run_task(cfg: Config) -> None:
-    """Train, or one of the tasks that read a checkpoint, which live in a file of their own."""
-    if cfg.task == "train":
-        train(cfg)
-    else:
-        from research import seq2seq_analysis
-
-        seq2seq_analysis.run(cfg)
-
-
 if __name__ == "__main__":
-    main(Config, run_task)
+    main(Config, train, tasks="research.tasks.seq2seq_arith")

@@ -36,14 +36,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import digits
-from research import vae_mnist_pictures as views
-from research.common import charts, latents, pictures
-from research.common.checkpoints import start_from
+from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, require, with_epochs
+from research.common.flags import RunFlags, aside, per_task, require, with_epochs
 from research.common.media import File, picture
-from research.common.run import Run, make_rng
+from research.common.randomness import make_rng, seeded
+from research.common.run import Run
 from research.common.start import start_run
+from research.draw import charts, pictures
+from research.measure import latents
+from research.parts import vae_mnist_maps as views
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir")  # what load_data depends on
@@ -85,7 +87,7 @@ class Config(RunFlags):
     """pixels: grey; black or white, drawn once with their grey as probability; or drawn anew at each step"""
     input_dropout: float = 0.0
     """share of the pixels that the encoder is not shown in training, so that it learns none by heart"""
-    iw_samples: int = 100
+    iw_samples: int = per_task(100)
     """codes per picture for the importance-weighted bound on the test part's log-likelihood"""
     z: str | None = aside(None)
     """generate: the code to decode, its D numbers separated by commas"""
@@ -104,8 +106,6 @@ class Config(RunFlags):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         most = 3 if self.arch == "conv" else 8
         require(self.depth <= most, self, "depth", f"from 1 to {most} with --arch={self.arch}")
-        require(self.task == "train" or self.checkpoint is not None, self, "task",
-                "used with --checkpoint=RUN_FOLDER, which it reads")  # fmt: skip
         require(self.z is None or self.label is None, self, "z", "used without --label")
 
 
@@ -179,8 +179,7 @@ class VAE(nn.Module):
 
 def build(cfg: Config, device: torch.device) -> VAE:
     """The model of `cfg` on `device`; its initial weights are a function of the seed."""
-    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
-        torch.random.set_rng_state(make_rng(cfg.seed, 0, "init").get_state())
+    with seeded(cfg.seed):
         model = VAE(cfg.arch, cfg.width, cfg.depth, cfg.latent_dim)
     return model.to(device, memory_format=torch.channels_last)
 
@@ -358,15 +357,18 @@ def hide_pixels(x: Tensor, share: float, rng: torch.Generator) -> Tensor:
     return x * (torch.rand(x.shape, generator=rng, device=x.device) >= share) / (1 - share)
 
 
+def headline(cfg: Config) -> tuple[str, str]:
+    """The figure that tells which weights are the best, and its goal: the ELBO, whatever --beta is."""
+    return "val/elbo_nats" + suffix(cfg), "maximize"
+
+
 def train(cfg: Config) -> dict[str, float]:
     data = load_data(cfg)
     cfg = with_epochs(cfg, len(data.train))
     model = build(cfg, torch.device("cpu"))
     if cfg.checkpoint:
-        start_from(cfg, model)
-    run: Run = start_run(  # the ELBO, with β = 1 at every β: how well the model explains pictures
-        cfg, __file__, KEY_VERSION, data, headline="val/elbo_nats" + suffix(cfg), goal="maximize"
-    )
+        load_weights(cfg, model)
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
     device = run.device
@@ -376,18 +378,17 @@ def train(cfg: Config) -> dict[str, float]:
     optimizer = torch.optim.Adam(
         model.parameters(), cfg.learning_rate, betas=(0.9, 0.99), fused=device.type != "mps"
     )
-    step = run.restore(model, optimizer)
     run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
     train_images = (grey if cfg.binarize == "dynamic" else data.train).to(device)  # whole: 784 bytes each
-    while True:  # visits cfg.steps once more, only to evaluate
-        last, metrics = step == cfg.steps, {}
-        if last or step % cfg.eval_every == 0:
+    for step, last in run.loop(model, optimizer):
+        metrics = {}
+        if run.due("eval", step):
             metrics |= evaluate(model, data.val, "val", cfg, device)
             run.keep_best(model, metrics, step)
         if step == 0 and cfg.binarize == "none":
             metrics["val/rec_floor_nats"] = rec_floor(data.val)
-        if last or run.sampling(step):
+        if run.due("sample", step):
             metrics |= training_pictures(model, data, cfg, device, step)
         if last:
             metrics |= final(run.best(model), data, cfg, device)
@@ -406,18 +407,10 @@ def train(cfg: Config) -> dict[str, float]:
             loss.backward()
             optimizer.step()
             run.update(loss)
-            if step % cfg.log_every == 0:
+            if run.due("log", step):
                 metrics |= {"train/loss": loss} | {f"train/{k}{suffix(cfg)}": v for k, v in terms.items()}
                 metrics["train/learning_rate"] = lr_at(step, cfg)
         run.log(metrics, step)  # one call, one row a step
-        if last:
-            break
-        step += 1  # the update above is done: a checkpoint from here on counts it
-        if run.stopping:
-            break
-        if step % cfg.save_every == 0:
-            run.save(model, optimizer, step)
-    run.save(model, optimizer, step)
     return run.finish()
 
 
@@ -435,15 +428,5 @@ def final(best: VAE, data: digits.DigitSplits, cfg: Config, device: torch.device
     )
 
 
-def run_task(cfg: Config) -> None:
-    """Train, or one of the tasks that read a checkpoint, which live in a file of their own."""
-    if cfg.task == "train":
-        train(cfg)
-    else:
-        from research import vae_mnist_analysis
-
-        vae_mnist_analysis.run(cfg)
-
-
 if __name__ == "__main__":
-    main(Config, run_task)
+    main(Config, train, tasks="research.tasks.vae_mnist")

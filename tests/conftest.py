@@ -58,11 +58,23 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(faces: Path) -> dict[str, Any]:
     """Flags of a run of 30 steps, 6 of them an epoch, whose cadences do not meet."""
     return {
-        "dataset": str(faces), "data_dir": str(faces.parent / "store"), "image_size": 32, "width": 4,
-        "depth": 2, "hidden_dim": 16, "latent_dim": 4, "batch_size": 8, "steps": 30, "log_every": 3,
-        "eval_every": 10, "save_every": 7, "sample_every": 1000, "threads": 1, "device": "cpu",
+        "dataset": str(faces),
+        "data_dir": str(faces.parent / "store"),
+        "image_size": 32,
+        "width": 4,
+        "depth": 2,
+        "hidden_dim": 16,
+        "latent_dim": 4,
+        "batch_size": 8,
+        "steps": 30,
+        "log_every": 3,
+        "eval_every": 10,
+        "save_every": 7,
+        "sample_every": 1000,
+        "threads": 1,
+        "device": "cpu",
         "wandb": "disabled",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

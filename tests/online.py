@@ -39,8 +39,14 @@ class Process(subprocess.Popen):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # agents run its python
         known = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         with open(self.log, "ab") as out:
-            super().__init__(command, stdout=out, stderr=out, cwd=ROOT, start_new_session=True,
-                             env=known | server.env(home) | {"PATH": path} | env)  # fmt: skip
+            super().__init__(
+                command,
+                stdout=out,
+                stderr=out,
+                cwd=ROOT,
+                start_new_session=True,
+                env=known | server.env(home) | {"PATH": path} | env,
+            )
 
     def __exit__(self, *error: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -71,8 +77,9 @@ def log_in_here(monkeypatch: Any, server: Server, home: Path) -> None:
         monkeypatch.setenv(name, value)
 
 
-def training(server: Server, home: Path, values: dict[str, Any], log: str = "train",
-             script: str = SCRIPT, **env: str) -> Process:  # fmt: skip
+def training(
+    server: Server, home: Path, values: dict[str, Any], log: str = "train", script: str = SCRIPT, **env: str
+) -> Process:
     """A run as a user starts it."""
     return Process([sys.executable, script, *as_args(values)], server, home, log, **env)
 
@@ -95,8 +102,12 @@ def open_gate(folder: Path, step: int) -> None:
 def wandb_sweep(server: Server, home: Path, yaml_file: Path, project: str = "p") -> str:
     """`wandb sweep FILE` with the real command; returns entity/project/id."""
     known = set(server.sweeps)
-    with Process([sys.executable, "-m", "wandb", "sweep", f"--project={project}", str(yaml_file)],
-                 server, home, "sweep") as made:  # fmt: skip
+    with Process(
+        [sys.executable, "-m", "wandb", "sweep", f"--project={project}", str(yaml_file)],
+        server,
+        home,
+        "sweep",
+    ) as made:
         assert made.ended(60) == 0, made.said()
     (name,) = set(server.sweeps) - known
     assert f"wandb agent tester/{project}/{name}" in made.said()  # what the user is told to type
@@ -109,8 +120,9 @@ def make_sweep(server: Server, content: dict[str, Any], project: str = "p") -> s
     return f"tester/{project}/{made['sweep'].name}"
 
 
-def until(what: Callable[[], Any], process: Process | None = None, timeout_s: float = 90,
-          every_s: float = 0.05) -> Any:  # fmt: skip
+def until(
+    what: Callable[[], Any], process: Process | None = None, timeout_s: float = 90, every_s: float = 0.05
+) -> Any:
     """The first true value of `what()`; fails when the process ends before that, or time is up."""
     end = time.monotonic() + timeout_s
     while not (value := what()):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from research import digit_classifier as judge
-from research import seq2seq_analysis, seq2seq_mistakes
 from research import seq2seq_arith as script
-from research.seq2seq_models import N_PICTURES
+from research.parts import digit_classifier as judge
+from research.parts import seq2seq_mistakes
+from research.parts.seq2seq_models import N_PICTURES
+from research.tasks import seq2seq_arith as seq2seq_analysis
 
 CPU = torch.device("cpu")
 ALPHABET = "0123456789+- "

@@ -31,7 +31,7 @@ if not __package__:
     sys.path[0] = str(ROOT)
 
 from research.common import lease as leases  # noqa: E402
-from research.common.files import read_json  # noqa: E402
+from research.common.folder import read_json  # noqa: E402
 
 KINDS = {"training": 0.6, "worker": 0.25, "local.py": 0.15}
 
@@ -61,9 +61,21 @@ class Storm:
         for i in range(60):
             pixels = np.random.default_rng(i).integers(0, 256, (9, 9, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(pictures / f"{i:02d}.png")
-        fixed = {"dataset": pictures, "data_dir": self.folder / "store", "image_size": 32, "width": 4,
-                 "depth": 2, "hidden_dim": 16, "latent_dim": 4, "batch_size": 8, "steps": self.steps,
-                 "log_every": 7, "eval_every": 100, "sample_every": 500, "save_every": 15}  # fmt: skip
+        fixed = {
+            "dataset": pictures,
+            "data_dir": self.folder / "store",
+            "image_size": 32,
+            "width": 4,
+            "depth": 2,
+            "hidden_dim": 16,
+            "latent_dim": 4,
+            "batch_size": 8,
+            "steps": self.steps,
+            "log_every": 7,
+            "eval_every": 100,
+            "sample_every": 500,
+            "save_every": 15,
+        }
         lines = ["program: research/bvae_faces.py", "method: grid", "parameters:"]
         lines += [f"  {name}: {{value: {value}}}" for name, value in fixed.items()]
         lines += ["  beta: {values: [0, 4]}", f"  seed: {{values: {list(range(self.n_seeds))}}}"]
@@ -141,9 +153,8 @@ class Storm:
                 if code == 0:
                     return
                 assert code != 2, (self.folder / "storm.log").read_text()[-3000:]
-                more = (
-                    ("--retry",) if code == 1 else ()
-                )  # three deaths in a row while starting: as a user would
+                # three deaths in a row while starting: as a user would
+                more = ("--retry",) if code == 1 else ()
                 self.retries += code == 1
                 local = self.start("storm", *more)
             if not self.enough() and time.monotonic() > due:

@@ -17,8 +17,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, main
-from research.common.files import append_row, read_json, read_rows, write_bytes, write_json
-from research.common.flags import RunFlags, UserError, aside, run_key
+from research.common.flags import RunFlags, aside
+from research.common.folder import append_row, read_json, read_rows, write_bytes, write_json
+from research.common.identity import run_key
+from research.common.messages import UserError
 
 KEY_VERSION = 1
 DATA_FLAGS = ("dataset", "data_dir")
@@ -74,8 +76,17 @@ def train(cfg: Config) -> None:
     def tell(status: str, reason: str | None = None) -> None:
         headline = worst if status == "diverged" else best
         segments = [*kept["segments"], {"from_step": state["step"]}]
-        write_json(folder / "status.json", {"status": status, "reason": reason, "step": step,
-                   "steps": cfg.steps, "headline": headline, "segments": segments})  # fmt: skip
+        write_json(
+            folder / "status.json",
+            {
+                "status": status,
+                "reason": reason,
+                "step": step,
+                "steps": cfg.steps,
+                "headline": headline,
+                "segments": segments,
+            },
+        )
 
     def end(status: str, reason: str | None = None) -> None:
         tell(status, reason)

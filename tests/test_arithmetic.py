@@ -97,8 +97,15 @@ def test_the_text_is_what_python_says(ops, digits):
     splits = load(ops, digits, 0.5)
     for part in PARTS:
         queries = getattr(splits, part)
-        told = zip(queries.src, queries.tgt, queries.a.tolist(), queries.op.tolist(), queries.b.tolist(),
-                   queries.answer.tolist(), strict=True)  # fmt: skip
+        told = zip(
+            queries.src,
+            queries.tgt,
+            queries.a.tolist(),
+            queries.op.tolist(),
+            queries.b.tolist(),
+            queries.answer.tolist(),
+            strict=True,
+        )
         for src, tgt, a, op, b, answer in told:
             query = decode(src, splits.alphabet)
             assert query == f"{a}{OPERATORS[op]}{b}"  # no blank before or within

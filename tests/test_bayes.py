@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from data import DataError
-from launch import bayes, plan, proposer, worker
-from launch.history import Histories
-from launch.proposer import Proposer
-from launch.queue import Queue, Trial, seed_engine
+from launch.sweep import bayes, plan, proposer, worker
+from launch.sweep.history import Histories
+from launch.sweep.points import seed_engine
+from launch.sweep.proposer import Proposer
+from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
-from research.common.files import append_row, read_json, write_json
-from research.common.flags import UserError
+from research.common.folder import append_row, read_json, write_json
+from research.common.messages import UserError
 from tests import stand_in
 from tests.test_queue import in_processes
 
@@ -30,8 +31,13 @@ PARAMETERS = {
     "kind": {"values": ["a", "b"]},
     "steps": {"value": 5},
 }
-SPEC = {"program": "tests/stand_in.py", "method": "bayes", "run_cap": 6, "metric": METRIC,
-        "parameters": PARAMETERS}  # fmt: skip
+SPEC = {
+    "program": "tests/stand_in.py",
+    "method": "bayes",
+    "run_cap": 6,
+    "metric": METRIC,
+    "parameters": PARAMETERS,
+}
 LOG = {"distribution": "log_uniform_values"}
 FORK = multiprocessing.get_context("fork")
 
@@ -146,9 +152,13 @@ def test_what_a_run_counts_for(folder):
     queue.add({"x": 0.1, "seed": 1}, "again", confirms="key0")
     found = bayes.look(queue, Histories(queue, SPEC), SPEC)
     assert [(trial.key, state, value) for trial, state, value in found] == [
-        ("key0", "finished", 0.4), ("key1", "stopped", 0.3), ("key2", "diverged", 5.5),
-        ("key3", "failed", None), ("key4", "running", None), ("key5", "pending", None),
-    ]  # fmt: skip
+        ("key0", "finished", 0.4),
+        ("key1", "stopped", 0.3),
+        ("key2", "diverged", 5.5),
+        ("key3", "failed", None),
+        ("key4", "running", None),
+        ("key5", "pending", None),
+    ]
     spec = SPEC | {"metric": METRIC | {"impute_while_running": "best"}}
     assert bayes.look(queue, Histories(queue, spec), spec)[4][2] == 0.7
     ended(queue, f, [0.8, 0.2], "diverged", headline=5.5)
@@ -187,9 +197,8 @@ def test_every_proposal_can_be_made_again_and_none_is_made_twice(folder):
             flags = next(t.flags for t in trials if t.key == key)
             assert (state, value) in [("finished", loss(flags)), ("pending", None)]
     assert not Proposer(queue, SPEC).wanted() and Proposer(queue, SPEC).planned() == 6
-    assert {t.flags["n"] <= 2 for t in trials if t.flags["kind"] == "b"} <= {
-        True
-    }  # the script refuses others
+    # the script refuses others
+    assert {t.flags["n"] <= 2 for t in trials if t.flags["kind"] == "b"} <= {True}
 
 
 def die_proposing(i: int, folder: Path) -> None:
@@ -242,8 +251,10 @@ def test_a_search_without_new_points_ends(tmp_path, monkeypatch):
     points = {(trial.flags["kind"], trial.flags["n"]) for trial in queue.trials()}
     assert points == {("a", 1), ("a", 3), ("b", 1)}  # n = 3 is refused with kind b
     assert not search.wanted() and search.planned() == 3
-    assert search.exhausted == ("the search found no further point after 3 trials; run_cap is 10; the last "
-                                "one refused: --n=3: must be at most 2 with --kind=b")  # fmt: skip
+    assert search.exhausted == (
+        "the search found no further point after 3 trials; run_cap is 10; the last "
+        "one refused: --n=3: must be at most 2 with --kind=b"
+    )
     for trial in queue.trials():
         assert bayes.recompute(queue, spec, trial) == trial.flags
 
@@ -569,10 +580,15 @@ def test_without_a_finished_trial_nothing_is_confirmed(folder):
         ({"confirm": 2, "metric": None, "method": "grid"}, "--confirm=2 needs metric"),
         ({"early_terminate": {"type": "hyperband"}, "method": "grid"}, "give min_iter, or max_iter and s"),
     ],
-)  # fmt: skip
+)
 def test_refused_in_one_line_before_anything_is_written(tmp_path, change, part):
-    content = {"program": "research/bvae_faces.py", "method": "bayes", "run_cap": 4,
-               "metric": {"name": "val/mse_best", "goal": "minimize"}, "parameters": {}}  # fmt: skip
+    content = {
+        "program": "research/bvae_faces.py",
+        "method": "bayes",
+        "run_cap": 4,
+        "metric": {"name": "val/mse_best", "goal": "minimize"},
+        "parameters": {},
+    }
     for name, value in change.items():
         at_top = name in ("metric", "run_cap", "method", "early_terminate")
         (content if at_top else content["parameters"])[name] = value
@@ -595,12 +611,19 @@ def test_a_random_sweep_may_take_several_seeds(tmp_path):
 
 @pytest.mark.parametrize("metric", ["val/mse_best", "val/mse", "val/kl_nats", "train/loss"])
 def test_metrics_that_the_script_logs_are_taken(tmp_path, metric):
-    content = {"program": "research/bvae_faces.py", "method": "bayes", "run_cap": 4,
-               "metric": {"name": metric, "goal": "minimize"},
-               "parameters": {"beta": {"min": 0.0, "max": 9.0}, "seed": {"value": 3},
-                              "learning_rate": LOG | {"min": 0.0001, "max": 0.1},
-                              "latent_dim": {"distribution": "q_uniform", "min": 2, "max": 8, "q": 2},
-                              "image_size": {"values": [32, 64]}}}  # fmt: skip
+    content = {
+        "program": "research/bvae_faces.py",
+        "method": "bayes",
+        "run_cap": 4,
+        "metric": {"name": metric, "goal": "minimize"},
+        "parameters": {
+            "beta": {"min": 0.0, "max": 9.0},
+            "seed": {"value": 3},
+            "learning_rate": LOG | {"min": 0.0001, "max": 0.1},
+            "latent_dim": {"distribution": "q_uniform", "min": 2, "max": 8, "q": 2},
+            "image_size": {"values": [32, 64]},
+        },
+    }
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(content))
     points, configs = plan.checked_points(plan.read(str(path), confirm=2))
@@ -613,9 +636,11 @@ def test_metrics_that_the_script_logs_are_taken(tmp_path, metric):
 
 @pytest.mark.parametrize(
     ("flags", "part"),
-    [({"confirm": 0}, "--confirm=0: must be at least 1"),
-     ({"confirm": 2, "wandb": "online"}, "--confirm=2: not with --wandb=online")],
-)  # fmt: skip
+    [
+        ({"confirm": 0}, "--confirm=0: must be at least 1"),
+        ({"confirm": 2, "wandb": "online"}, "--confirm=2: not with --wandb=online"),
+    ],
+)
 def test_confirm_flags_that_are_refused(flags, part):
     with pytest.raises(UserError, match=part):
         plan.SweepFlags(sweep="x.yaml", **flags)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from docs import beta_curve
-from research.common.flags import UserError
+from research.common.messages import UserError
 
 
 @pytest.fixture(scope="module")

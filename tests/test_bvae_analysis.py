@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from data import DataError, synthetic
-from research import bvae_analysis as A
 from research import bvae_faces as faces
-from research import bvae_rotation as rotation
-from research import face_reader
-from research.common.flags import UserError
-from research.common.latents import Aggregate
+from research.common.messages import UserError
 from research.common.task import find_run, start_task
+from research.measure.latents import Aggregate
+from research.parts import face_reader
+from research.tasks import bvae_faces as A
+from research.tasks import faces_rotation as rotation
 
 SMALL = {"image_size": 32, "width": 4, "depth": 3, "hidden_dim": 16, "batch_size": 16, "steps": 5}
 SMALL |= {"eval_every": 5, "sample_every": 5, "device": "cpu", "wandb": "disabled"}
@@ -140,9 +140,9 @@ def test_latents_are_sorted_and_all_in_the_numbers(place):
 def make_bench(place, run="b4"):
     cfg = config(place, "rotate", run)
     file, run_config = find_run(cfg, "bvae_faces")
-    cfg = A.flags_of_run(cfg, run_config, A.MODEL_FLAGS)
+    cfg = A.flags_of_run(cfg, run_config)
     task = start_task(cfg, file, run_config)
-    return A.Bench(cfg, A.load_weights(cfg, file, faces.build(cfg, task.device)), faces.load_data(cfg), task)
+    return A.Bench(cfg, A.load_weights(cfg, faces.build(cfg, task.device), file), faces.load_data(cfg), task)
 
 
 def test_yaw_steps_go_where_codes_go(place, monkeypatch):
@@ -265,9 +265,9 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
 def test_data_comes_from_the_run_unless_it_is_given(place, tmp_path):
     cfg = config(place, "rotate")
     _, run_config = find_run(cfg, "bvae_faces")
-    assert A.flags_of_run(cfg, run_config, A.MODEL_FLAGS).data_dir == str(place / "store")
+    assert A.flags_of_run(cfg, run_config).data_dir == str(place / "store")
     other = dataclasses.replace(cfg, dataset=str(place / "photos"), data_dir=str(tmp_path), width=99)
-    merged = A.flags_of_run(other, run_config, A.MODEL_FLAGS)
+    merged = A.flags_of_run(other, run_config)
     assert (merged.dataset, merged.data_dir, merged.width) == (str(place / "photos"), str(tmp_path), 4)
     with pytest.raises(DataError, match="--dataset=no/such"):
         faces.run_task(dataclasses.replace(cfg, dataset="no/such"))
@@ -352,9 +352,14 @@ def fake_wandb(monkeypatch, run, calls):
         return run
 
     wandb = types.SimpleNamespace(
-        init=init, login=lambda prompt: True, Settings=lambda **k: k, Image=str, Video=str, Html=str,
+        init=init,
+        login=lambda prompt: True,
+        Settings=lambda **k: k,
+        Image=str,
+        Video=str,
+        Html=str,
         errors=types.SimpleNamespace(CommError=ConnectionError),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
 
 

@@ -25,16 +25,23 @@ from research.bvae_faces import (
     to_float,
     train,
 )
-from research.common import latents
-from research.common.latents import total_correlation
-from research.common.run import make_rng
+from research.common.randomness import make_rng
+from research.measure import latents
+from research.measure.latents import total_correlation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 SMALL = {"image_size": 32, "width": 4, "hidden_dim": 16, "latent_dim": 4, "batch_size": 8}
-LEARN = SMALL | {"width": 8, "depth": 2, "hidden_dim": 32, "latent_dim": 8, "batch_size": 16,
-                 "learning_rate": 0.02, "steps": 240}  # fmt: skip
+LEARN = SMALL | {
+    "width": 8,
+    "depth": 2,
+    "hidden_dim": 32,
+    "latent_dim": 8,
+    "batch_size": 16,
+    "learning_rate": 0.02,
+    "steps": 240,
+}
 BAR = 0.4  # of the error of a model that ignores its input: what `train` must go below with LEARN
 
 
@@ -83,9 +90,8 @@ def test_terms_equal_torch_distributions():
 def test_loss_is_rec_plus_beta_kl_and_the_elbo_has_beta_1(beta):
     cfg = Config(**SMALL, beta=beta)
     model, x = build(cfg, CPU), torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with (
-        torch.no_grad()
-    ):  # at first all codes are near N(0, 1) and pixels near 0: nothing could be told apart
+    # at first all codes are near N(0, 1) and pixels near 0: nothing could be told apart
+    with torch.no_grad():
         model.encoder[-1].weight *= 30
         model.decoder[0].weight *= 30
     loss, terms = loss_fn(model, x, make_rng(0, 5, "train"), cfg, 0, 96)
@@ -119,9 +125,8 @@ def test_the_broadcast_decoder_knows_where_each_cell_is():
     x_logits = model.decode(z)
     assert x_logits.shape == (3, 3, 32, 32)
     torch.testing.assert_close(model.decode(z[1:2]), x_logits[1:2])
-    inner = x_logits[
-        0, :, 8:-8, 8:-8
-    ]  # beyond the reach of the padding only coordinates differ between cells
+    # beyond the reach of the padding only coordinates differ between cells
+    inner = x_logits[0, :, 8:-8, 8:-8]
     assert inner.var(dim=(1, 2)).min() > 1e-8
     model.decoder.grid.zero_()
     inner = model.decode(z)[0, :, 8:-8, 8:-8]
@@ -188,8 +193,10 @@ def test_total_correlation_of_known_codes(sampling):
     draw = narrow.exp().sqrt() * torch.randn(400, 2, generator=rng)
     free = torch.randn(400, 2, generator=rng)
     twice = torch.cat([one, one], 1)  # both latents tell the same: that is all the information of one of them
-    found = {name: total_correlation(mu + draw, mu, narrow, 400, sampling).item()
-             for name, mu in (("free", free), ("twice", twice))}  # fmt: skip
+    found = {
+        name: total_correlation(mu + draw, mu, narrow, 400, sampling).item()
+        for name, mu in (("free", free), ("twice", twice))
+    }
     sd2 = 1 + math.exp(-3)
     expected = -0.5 * math.log(1 - 1 / sd2**2)  # of a Gaussian with that correlation
     assert found["free"] == pytest.approx(0.0, abs=0.2)

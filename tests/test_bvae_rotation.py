@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 
 from data import synthetic
-from research import bvae_rotation as rotation
-from research import face_reader
+from research.parts import face_reader
+from research.tasks import faces_rotation as rotation
 
 YAW = synthetic.FACTOR_NAMES.index("yaw")
 LOW, HIGH = (np.array([getattr(f, end) for f in synthetic.FACTORS], np.float32) for end in ("low", "high"))
@@ -39,8 +39,17 @@ def truth_bench(n=40, mix=None):
     )
     cfg = SimpleNamespace(latent_dim=len(LOW), beta=4.0, image_size=32, data_dir="")
     task = SimpleNamespace(picture=written.__setitem__)
-    return SimpleNamespace(data=data, cfg=cfg, encode=encode, decode=decode, task=task, name="truth", scale=1,
-                           model=None, written=written)  # fmt: skip
+    return SimpleNamespace(
+        data=data,
+        cfg=cfg,
+        encode=encode,
+        decode=decode,
+        task=task,
+        name="truth",
+        scale=1,
+        model=None,
+        written=written,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +70,8 @@ def test_a_perfect_turn_turns_as_asked_and_changes_nothing_else():
     assert told["yaw_asked_error_degrees"] < 4
     assert told["others_change_rendered_mean"] == 0
     assert "yaw" not in told["others_change"] and len(told["others_change"]) == len(LOW) - 1
-    exact = rotation.measure(
-        bench, rotation.turn_by_latent(bench, YAW)
-    )  # 40 codes correlate a little by chance
+    # 40 codes correlate a little by chance
+    exact = rotation.measure(bench, rotation.turn_by_latent(bench, YAW))
     assert exact["others_change_mean"] == 0 and exact["yaw_span_degrees"] == pytest.approx(360)
     assert set(bench.written) == {"yaw_read", "others"}
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import text
-from research import charlm, charlm_analysis
+from research import charlm
 from research.charlm import (
     IGNORED,
     Config,
@@ -28,8 +28,10 @@ from research.charlm import (
     width_for,
 )
 from research.common.commandline import parse
-from research.common.flags import UserError, result_flags
-from research.common.run import make_rng
+from research.common.flags import result_flags
+from research.common.messages import UserError
+from research.common.randomness import make_rng
+from research.tasks import charlm as charlm_analysis
 from tests.conftest import killed, results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,11 +193,37 @@ def test_every_weight_has_one_optimizer(model, optimizer):
 # ---- flags ---------------------------------------------------------------------------------------------
 
 RESULT_FLAGS = {
-    "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
-    "precision", "compile", "deterministic", "cut", "normalize", "min_count", "scripts", "lower", "model",
-    "n_layers", "n_heads", "embed_dim", "hidden_dim", "kernel_size", "norm", "pos", "seq_len", "dropout",
-    "optimizer", "weight_decay", "clip", "parameters",
-}  # fmt: skip
+    "checkpoint",
+    "weights",
+    "seed",
+    "steps",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "eval_every",
+    "precision",
+    "compile",
+    "deterministic",
+    "cut",
+    "normalize",
+    "min_count",
+    "scripts",
+    "lower",
+    "model",
+    "n_layers",
+    "n_heads",
+    "embed_dim",
+    "hidden_dim",
+    "kernel_size",
+    "norm",
+    "pos",
+    "seq_len",
+    "dropout",
+    "optimizer",
+    "weight_decay",
+    "clip",
+    "parameters",
+}
 
 
 def test_the_flags_that_make_the_key():

@@ -15,9 +15,9 @@ from PIL import Image
 from data.characters import words_of
 from research import charlm as script
 from research import charlm_corpus as C
-from research.charlm_sampling import EXPLAINED, STRATEGIES, statistics
 from research.common.commandline import main, parse
-from research.common.flags import UserError
+from research.common.messages import UserError
+from research.parts.charlm_sampling import EXPLAINED, STRATEGIES, statistics
 
 SMALL = {"n_layers": 1, "n_heads": 2, "embed_dim": 8, "seq_len": 16, "steps": 3, "batch_size": 4}
 SMALL |= {"eval_every": 3, "sample_every": 1000, "device": "cpu", "threads": 1, "wandb": "disabled"}
@@ -134,9 +134,17 @@ def test_a_text_that_has_no_words_or_that_the_font_lacks_can_be_explored(place, 
 
 @pytest.mark.parametrize(
     ("word", "stops"),
-    [("it's", True), ("can't", True), ("don't", True), ("i'm", True), ("the", True), ("o'er", False),
-     ("heart's", False), ("moon", False)],
-)  # fmt: skip
+    [
+        ("it's", True),
+        ("can't", True),
+        ("don't", True),
+        ("i'm", True),
+        ("the", True),
+        ("o'er", False),
+        ("heart's", False),
+        ("moon", False),
+    ],
+)
 def test_contractions_of_stop_words_are_stop_words(word, stops):
     assert C.is_stop_word(word) == stops
 

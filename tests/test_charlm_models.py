@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from research.charlm_models import LSTM, TCN, Transformer, dropout, rotate, rotation
+from research.parts.charlm_models import LSTM, TCN, Transformer, dropout, rotate, rotation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -194,8 +194,11 @@ def test_rows_of_a_batch_do_not_meet_and_states_do_not_grow(name):
     other[1] = tokens[1]
 
     def size(state) -> int:
-        tensors = [t for layer in getattr(state, "layers", state if isinstance(state, list) else ())
-                   for t in (vars(layer).values() if hasattr(layer, "k") else layer)]  # fmt: skip
+        tensors = [
+            t
+            for layer in getattr(state, "layers", state if isinstance(state, list) else ())
+            for t in (vars(layer).values() if hasattr(layer, "k") else layer)
+        ]
         return sum(t.untyped_storage().nbytes() for t in tensors + getattr(state, "caches", []))
 
     with torch.no_grad():

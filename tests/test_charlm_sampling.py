@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research import charlm_sampling as S
-from research.charlm_models import LSTM, TCN, Transformer
-from research.charlm_sampling import DRAWN, EXPLAINED, STRATEGIES, Decoding, filtered, generate, reorder
+from research.parts import charlm_sampling as S
+from research.parts.charlm_models import LSTM, TCN, Transformer
+from research.parts.charlm_sampling import DRAWN, EXPLAINED, STRATEGIES, Decoding, filtered, generate, reorder
 
 V = 7
 MODELS = {
@@ -25,10 +25,11 @@ EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 
 def build(name: str, vocab_size: int = V) -> torch.nn.Module:
     """A model of which every text differs; float64, so that no choice hangs on rounding."""
+    # most others loop at once
     rng, model = (
         torch.Generator().manual_seed(32),
         MODELS[name](vocab_size).double(),
-    )  # most others loop at once
+    )
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=rng, dtype=torch.float64)
     model.head.bias.data.zero_()  # it would favour the same character everywhere
@@ -156,11 +157,19 @@ def test_draws_are_as_frequent_as_they_are_probable(strategy):
 @pytest.mark.parametrize(
     "flag",
     [
-        {"strategy": "nucleus"}, {"temperature": 0.0}, {"temperature": math.nan}, {"top_k": 0},
-        {"top_p": 0.0}, {"top_p": 1.01}, {"min_p": -0.1}, {"min_p": 1.1}, {"beam_width": 0},
-        {"alpha": -0.1}, {"alpha": 1.1},
+        {"strategy": "nucleus"},
+        {"temperature": 0.0},
+        {"temperature": math.nan},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.01},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"beam_width": 0},
+        {"alpha": -0.1},
+        {"alpha": 1.1},
     ],
-)  # fmt: skip
+)
 def test_decoding_refuses_what_is_impossible(flag):
     ((name, value),) = flag.items()
     with pytest.raises(AssertionError, match=f"{name}={value}"):
@@ -354,9 +363,13 @@ def test_statistics_known_values():
     assert s["repetition"] == 0
     assert s["copied"] == len("a b a ")
     assert S.statistics("", "abc") == {
-        "distinct_1": 1, "distinct_2": 1, "distinct_3": 1, "repetition": 0, "copied": 0,
+        "distinct_1": 1,
+        "distinct_2": 1,
+        "distinct_3": 1,
+        "repetition": 0,
+        "copied": 0,
         "known_words": 1,
-    }  # fmt: skip
+    }
     assert S.statistics("one", "")["copied"] == 0
     assert S.statistics("The cat's\nmat, thee", "the mat - cats")["known_words"] == 2 / 4  # the, mat
     assert S.statistics("The cat\u2019s", "THE CAT'S")["known_words"] == 1
@@ -429,8 +442,11 @@ def rng(seed: int) -> torch.Generator:
 def line_model(kind: str):
     """A model of 8 characters whose lines are short: the third, a newline, is probable."""
     torch.manual_seed(0)
-    made = {"lstm": lambda: LSTM(8, 8, 16, 1), "tcn": lambda: TCN(8, 8, 8, 2, 2),
-            "transformer": lambda: Transformer(8, 16, 2, 2, 32)}[kind]()  # fmt: skip
+    made = {
+        "lstm": lambda: LSTM(8, 8, 16, 1),
+        "tcn": lambda: TCN(8, 8, 8, 2, 2),
+        "transformer": lambda: Transformer(8, 16, 2, 2, 32),
+    }[kind]()
     for p in made.parameters():
         p.data.add_(0.4 * torch.randn_like(p))
     made.head.bias.data[3] += 1.5

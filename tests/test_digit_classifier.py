@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from data import digits
-from research import digit_classifier as judge
+from research.parts import digit_classifier as judge
 
 
 @pytest.fixture(scope="module")

@@ -203,8 +203,11 @@ def test_idx_round_trips(tmp_path_factory, n, seed, packed, named):
 def good(tmp_path_factory) -> tuple[Path, dict[str, bytes], dict[str, np.ndarray]]:
     """Where damaged files may be written, whole ones, and their values."""
     values = dict(zip(FILES, arrays(33, 3)))
-    content = {f"{file}{ending}": gzip.compress(idx(v)) if ending else idx(v)
-               for file, v in values.items() for ending in (".gz", "")}  # fmt: skip
+    content = {
+        f"{file}{ending}": gzip.compress(idx(v)) if ending else idx(v)
+        for file, v in values.items()
+        for ending in (".gz", "")
+    }
     return tmp_path_factory.mktemp("damaged"), content, values
 
 
@@ -367,9 +370,8 @@ def test_real_mnist():
     assert ((splits.val_labels.bincount() - whole / 12).abs() <= 1).all()
     assert splits.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     total = splits.train.numpy().sum(dtype=np.int64) + splits.val.numpy().sum(dtype=np.int64)
-    assert (
-        round(int(total) / (60_000 * 784 * 255), 4) == 0.1307
-    )  # the mean that every MNIST example subtracts
+    # the mean that every MNIST example subtracts
+    assert round(int(total) / (60_000 * 784 * 255), 4) == 0.1307
     assert tree(SHARED) == before
 
 

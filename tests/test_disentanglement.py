@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.common.disentanglement import dci, disentanglement, factor_vae, sap
-from research.common.metrics import discretize, mig
+from research.measure.disentanglement import dci, disentanglement, factor_vae, sap
+from research.measure.mutual_information import discretize, mig
 
 SCORES = ["mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "sap", "factor_vae"]
 

@@ -112,9 +112,8 @@ def test_every_logged_key_is_explained(tmp_path, monkeypatch):
     }
     for key in logged:
         part, _, name = key.partition("/")
-        short = (
-            f"`{part}/…`" in tables and f"/{name}`" in tables
-        )  # 'train/rec_nats, val/…, test/…' in one row
+        # 'train/rec_nats, val/…, test/…' in one row
+        short = f"`{part}/…`" in tables and f"/{name}`" in tables
         known = f"`{key}`" in tables or short or (key.endswith("_best") and "`<headline>_best`" in tables)
         assert known, f"docs/METRICS.md does not explain {key}"
     assert {"test/mig", "val/rec_floor_nats", "latent/traversal"} <= logged

@@ -22,9 +22,10 @@ import pytest
 from PIL import Image
 
 from data import DataError, images
-from launch import doctor, machine
+from launch import doctor
 from launch.doctor import Flags
-from launch.machine import Line
+from launch.sweep import machine
+from launch.sweep.machine import Line
 from research.common.lease import process_start
 from tests.test_faults import SmallDisk
 
@@ -40,9 +41,20 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     (tmp_path / "home").mkdir()
     (tmp_path / "bin").mkdir()
-    for name in (*PROXIES, *map(str.upper, PROXIES), "NETRC", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME",
-                 "XDG_DATA_HOME", "XDG_CONFIG_HOME", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "MPLCONFIGDIR",
-                 "IMAGEIO_FFMPEG_EXE", "COLUMNS"):  # fmt: skip
+    for name in (
+        *PROXIES,
+        *map(str.upper, PROXIES),
+        "NETRC",
+        "CUDA_VISIBLE_DEVICES",
+        "XDG_CACHE_HOME",
+        "XDG_DATA_HOME",
+        "XDG_CONFIG_HOME",
+        "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_FILE",
+        "MPLCONFIGDIR",
+        "IMAGEIO_FFMPEG_EXE",
+        "COLUMNS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -259,9 +271,11 @@ def test_unreachable(account, server, monkeypatch, fault):
     monkeypatch.setattr(doctor, "SERVER_S", (1.0, 0.3))
     silent = socket.create_server(("127.0.0.1", 0))  # accepts, and never answers
     urls = {
-        "refused": f"http://127.0.0.1:{free_port()}", "timeout": f"http://127.0.0.1:{silent.getsockname()[1]}",
-        "TLS": server.url.replace("http:", "https:"), "DNS": "http://no-such-host.invalid",
-    }  # fmt: skip
+        "refused": f"http://127.0.0.1:{free_port()}",
+        "timeout": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        "TLS": server.url.replace("http:", "https:"),
+        "DNS": "http://no-such-host.invalid",
+    }
     proxy = {"HTTP_PROXY": f"http://me:secret@127.0.0.1:{free_port()}"} if fault == "proxy" else {}
     with silent:
         found = account("online", WANDB_BASE_URL=urls.get(fault, server.url), WANDB_API_KEY=KEY, **proxy)
@@ -338,10 +352,15 @@ def test_the_five_folders(tmp_path, monkeypatch, command):
 @pytest.mark.parametrize(
     ("space", "inodes", "state"),
     [
-        (6e9, 10**6, "ok"), (4.9e9, 10**6, "warn"), (0.4e9, 10**6, "fail"), (6e9, 19_000, "warn"),
-        (6e9, 900, "fail"), (4.9e9, 900, "fail"), (6e9, None, "ok"),
+        (6e9, 10**6, "ok"),
+        (4.9e9, 10**6, "warn"),
+        (0.4e9, 10**6, "fail"),
+        (6e9, 19_000, "warn"),
+        (6e9, 900, "fail"),
+        (4.9e9, 900, "fail"),
+        (6e9, None, "ok"),
     ],
-)  # fmt: skip
+)
 def test_room(tmp_path, monkeypatch, space, inodes, state):
     told = {"f_frsize": 4096, "f_bavail": int(space / 4096), "f_files": 10**7, "f_favail": inodes}
     told |= {"f_files": 0, "f_favail": 0} if inodes is None else {}
@@ -442,8 +461,11 @@ def test_gpus_that_torch_sees(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,3")
     monkeypatch.setattr(torch, "ones", ones)
     for name, told in {
-        "is_available": True, "device_count": 3, "get_device_name": "H200", "mem_get_info": None,
-    }.items():  # fmt: skip
+        "is_available": True,
+        "device_count": 3,
+        "get_device_name": "H200",
+        "mem_get_info": None,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, told=told: told)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: ([80e9, 1e9][i], 140e9))
     found = by_name(machine.gpu())
@@ -463,9 +485,17 @@ def test_absent_sets_and_new_ones(tmp_path, monkeypatch):
 
     monkeypatch.setitem(images.NAMED_SETS, "emoji", emoji)
     found = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path / "store"))))
-    states = {"synthetic": "ok", "celeba": "skipped", "lfw": "skipped", "emoji": "skipped",
-              "digits": "ok", "mnist": "skipped", "fashion": "skipped",
-              "pydoc": "ok", "shakespeare": "skipped"}  # fmt: skip
+    states = {
+        "synthetic": "ok",
+        "celeba": "skipped",
+        "lfw": "skipped",
+        "emoji": "skipped",
+        "digits": "ok",
+        "mnist": "skipped",
+        "fashion": "skipped",
+        "pydoc": "ok",
+        "shakespeare": "skipped",
+    }
     assert {name: line.state for name, line in found.items()} == states
     assert found["lfw"].mend == f"python data/prepare.py lfw --data_dir={tmp_path}/store"
     assert not (tmp_path / "store").exists()
@@ -487,8 +517,11 @@ def test_damaged_celeba(tmp_path, monkeypatch):
     (folder / "img_align_celeba").mkdir(parents=True)
     (folder / "list_eval_partition.txt").write_bytes(content)
     (folder / "img_align_celeba.zip").write_bytes(b"not read")
-    recorded = [("id", hashlib.md5(content).hexdigest(), "list_eval_partition.txt"),
-                ("id", "0", "list_attr_celeba.txt"), ("id", "0", "img_align_celeba.zip")]  # fmt: skip
+    recorded = [
+        ("id", hashlib.md5(content).hexdigest(), "list_eval_partition.txt"),
+        ("id", "0", "list_attr_celeba.txt"),
+        ("id", "0", "img_align_celeba.zip"),
+    ]
     monkeypatch.setattr(CelebA, "file_list", recorded)
     line = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path))))["celeba"]
     assert line.state == "ok"
@@ -626,9 +659,19 @@ def test_file_systems_that_cannot_hold_a_lease(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "state"),
-    [("nfs", "warn"), ("nfs4", "warn"), ("lustre", "warn"), ("cifs", "warn"), ("smb3", "warn"),
-     ("fuse.sshfs", "warn"), ("9p", "warn"), ("ext4", "ok"), ("xfs", "ok"), ("fuse.other", "ok")],
-)  # fmt: skip
+    [
+        ("nfs", "warn"),
+        ("nfs4", "warn"),
+        ("lustre", "warn"),
+        ("cifs", "warn"),
+        ("smb3", "warn"),
+        ("fuse.sshfs", "warn"),
+        ("9p", "warn"),
+        ("ext4", "ok"),
+        ("xfs", "ok"),
+        ("fuse.other", "ok"),
+    ],
+)
 def test_network_file_systems(tmp_path, monkeypatch, kind, state):
     place = tmp_path / "my runs"
     place.mkdir()

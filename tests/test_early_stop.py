@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch import early_stop
-from launch.history import Histories, metric_refusal
-from launch.queue import Queue
+from launch.sweep import early_stop
+from launch.sweep.history import Histories, metric_refusal
+from launch.sweep.queue import Queue
 from research.common import lease as leases
-from research.common.files import append_row, write_bytes, write_json
+from research.common.folder import append_row, write_bytes, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
 SPEC = {
@@ -36,8 +36,10 @@ def engine_says(spec: dict, histories: list[list]) -> dict[int, bool]:
     from sweeps import RunState, SweepRun
 
     name = spec["metric"]["name"]
-    runs = [SweepRun(name=str(i), state=RunState.running, history=[{name: v} for v in values])
-            for i, values in enumerate(histories)]  # fmt: skip
+    runs = [
+        SweepRun(name=str(i), state=RunState.running, history=[{name: v} for v in values])
+        for i, values in enumerate(histories)
+    ]
     stopped = {run.name for run in hyperband_stop_runs(runs, spec)}
     return {i: str(i) in stopped for i in range(len(runs))}
 
@@ -55,9 +57,12 @@ def test_each_runs_decision_is_that_of_the_engine_on_all_runs(histories, rule, g
         others = {k: history for k, history in enumerate(histories) if k != i}
         found = early_stop.decide(spec, own, others)
         assert found["stop"] == told[i]
-        again = early_stop.recompute(spec, found | {"evaluation": len(own)}, [*own, 0.0], {
-            k: [*history, 1.0] for k, history in others.items() if k in found.get("among", ())
-        })  # fmt: skip
+        again = early_stop.recompute(
+            spec,
+            found | {"evaluation": len(own)},
+            [*own, 0.0],
+            {k: [*history, 1.0] for k, history in others.items() if k in found.get("among", ())},
+        )
         assert again == found  # what was logged later, and by others, plays no part
         if found["stop"]:
             worse = (lambda a, b: a > b) if goal == "minimize" else (lambda a, b: a < b)
@@ -186,8 +191,16 @@ def test_a_bad_run_is_told_to_stop_and_why(queue):
     logged(queue, 3, [0.4], start=1)
     one.look()
     first, second = early_stop.decisions(one.folder)
-    assert second == {"evaluation": 2, "step": 10, "value": 0.4, "band": 2, "compared": 0.4, "threshold": 0.3,
-                      "among": [0, 1, 2], "stop": True}  # fmt: skip
+    assert second == {
+        "evaluation": 2,
+        "step": 10,
+        "value": 0.4,
+        "band": 2,
+        "compared": 0.4,
+        "threshold": 0.3,
+        "among": [0, 1, 2],
+        "stop": True,
+    }
     said = "hyperband: val/mse_best 0.4 at evaluation 2, threshold 0.3"
     assert (one.folder / "stop").read_text() == said + "\n" and early_stop.is_early(said)
     logged(queue, 3, [0.35], start=2)  # before it obeys

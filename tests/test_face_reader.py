@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from data import images, synthetic
-from research import face_reader
-from research.face_reader import FACTORS
+from research.parts import face_reader
+from research.parts.face_reader import FACTORS
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from research import bvae_faces
-from research.common import commandline, files
-from research.common.files import read_json, read_rows, write_json
+from research.common import commandline
+from research.common import folder as files
+from research.common.folder import read_json, read_rows, write_json
 from research.common.run import Run
-from research.common.tracking import Mirror
+from research.common.wandb_mirror import Mirror
 from tests import soak_kills
 from tests.conftest import abandon, folder_of, results
 
@@ -236,8 +237,10 @@ def test_offline_run_after_kill_is_one_clean_run(config, tmp_path):
     media = {
         (step, key.removesuffix(".sha256")) for step in history for key in history[step] if ".sha256" in key
     }
-    on_disk = {(int(p.stem), p.parent.relative_to(folder / "media").as_posix())
-               for p in (folder / "media").rglob("*.*")}  # fmt: skip
+    on_disk = {
+        (int(p.stem), p.parent.relative_to(folder / "media").as_posix())
+        for p in (folder / "media").rglob("*.*")
+    }
     assert media == on_disk and {step for step, _ in media} == {0, 10, 20}
     assert (20, "sample/interpolation_video") in media
     (end,) = (r for r in records if r["type"] == "exit")

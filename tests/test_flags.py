@@ -15,32 +15,107 @@ from hypothesis import strategies as st
 
 from research.bvae_faces import Config
 from research.common.commandline import parse
-from research.common.flags import UserError, changed_flags, result_flags, run_key, with_epochs
+from research.common.flags import changed_flags, result_flags, with_epochs
+from research.common.identity import run_key
+from research.common.messages import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Adding, renaming or removing a flag changes what users type and what kept runs mean: do it on purpose.
 RESULT_FLAGS = {
-    "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
-    "precision", "compile", "deterministic", "beta", "width", "depth", "latent_dim", "hidden_dim",
-    "image_size", "objective", "beta_start", "beta_steps", "capacity", "capacity_steps", "tc_sampling",
+    "checkpoint",
+    "weights",
+    "seed",
+    "steps",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "eval_every",
+    "precision",
+    "compile",
+    "deterministic",
+    "beta",
+    "width",
+    "depth",
+    "latent_dim",
+    "hidden_dim",
+    "image_size",
+    "objective",
+    "beta_start",
+    "beta_steps",
+    "capacity",
+    "capacity_steps",
+    "tc_sampling",
     "decoder",
-}  # fmt: skip
+}
 ASIDE_FLAGS = {
-    "task", "dataset", "data_dir", "out", "name", "config", "log_every", "sample_every", "save_every",
-    "device", "threads", "wandb", "project", "entity", "fresh", "reuse", "image", "index", "image2", "index2",
-    "random", "dim",
-}  # fmt: skip
+    "task",
+    "dataset",
+    "data_dir",
+    "out",
+    "name",
+    "config",
+    "log_every",
+    "sample_every",
+    "save_every",
+    "device",
+    "threads",
+    "wandb",
+    "project",
+    "entity",
+    "fresh",
+    "reuse",
+    "image",
+    "index",
+    "image2",
+    "index2",
+    "random",
+    "dim",
+}
 ANOTHER = {  # of every flag, a value that is not its default
-    "seed": 1, "steps": 7, "epochs": 2, "batch_size": 5, "learning_rate": 0.5, "eval_every": 9,
-    "precision": "bf16", "compile": True, "deterministic": True, "beta": 1.5, "width": 3, "depth": 2,
-    "latent_dim": 3, "hidden_dim": 3, "image_size": 32, "objective": "capacity", "beta_start": 9.0,
-    "beta_steps": 7, "capacity": 3.5, "capacity_steps": 7, "tc_sampling": "weighted", "decoder": "broadcast",
-    "dataset": "lfw", "data_dir": "elsewhere", "out": "elsewhere", "name": "mine", "log_every": 3,
-    "sample_every": 0, "save_every": 3, "device": "cpu", "threads": 3, "wandb": "disabled", "project": "mine",
-    "entity": "me", "fresh": True, "reuse": True, "image": "a.png", "index": 3, "image2": "b.png",
-    "index2": 3, "random": True, "dim": 1,
-}  # fmt: skip
+    "seed": 1,
+    "steps": 7,
+    "epochs": 2,
+    "batch_size": 5,
+    "learning_rate": 0.5,
+    "eval_every": 9,
+    "precision": "bf16",
+    "compile": True,
+    "deterministic": True,
+    "beta": 1.5,
+    "width": 3,
+    "depth": 2,
+    "latent_dim": 3,
+    "hidden_dim": 3,
+    "image_size": 32,
+    "objective": "capacity",
+    "beta_start": 9.0,
+    "beta_steps": 7,
+    "capacity": 3.5,
+    "capacity_steps": 7,
+    "tc_sampling": "weighted",
+    "decoder": "broadcast",
+    "dataset": "lfw",
+    "data_dir": "elsewhere",
+    "out": "elsewhere",
+    "name": "mine",
+    "log_every": 3,
+    "sample_every": 0,
+    "save_every": 3,
+    "device": "cpu",
+    "threads": 3,
+    "wandb": "disabled",
+    "project": "mine",
+    "entity": "me",
+    "fresh": True,
+    "reuse": True,
+    "image": "a.png",
+    "index": 3,
+    "image2": "b.png",
+    "index2": 3,
+    "random": True,
+    "dim": 1,
+}
 WHOLE = ("seed", "steps", "epochs", "batch_size", "threads", "width", "depth", "latent_dim", "sample_every")
 REAL = ("beta", "learning_rate", "beta_start", "capacity")
 
@@ -74,18 +149,22 @@ def key(*args: str, version: int = 1, data: str = "d") -> str:
         (["--compile=True", "--deterministic", "True", "--compile=False"], {"deterministic": True}),
         (["--compile=false", "--deterministic", "false", "--seed=3"], {"seed": 3}),
         (["--epochs=None", "--name=None", "--threads=None", "--wandb=None", "--entity", "None"], {}),
-        (["--learning_rate=0.001", "--beta=4.0", "--steps=4", "--batch_size=4.0"],
-         {"learning_rate": 0.001, "steps": 4, "batch_size": 4}),
+        (
+            ["--learning_rate=0.001", "--beta=4.0", "--steps=4", "--batch_size=4.0"],
+            {"learning_rate": 0.001, "steps": 4, "batch_size": 4},
+        ),
         (["--learning_rate=1e-05", "--beta=0"], {"learning_rate": 1e-5, "beta": 0.0}),
         (["--_wandb=x", "--_wandb.sweep=y", "--seed=3"], {"seed": 3}),
         (["--dataset=a=b, c", "--name", "x y"], {"dataset": "a=b, c", "name": "x y"}),
-        (["--image_size=32", "--precision=bf16", "--wandb=offline", "--task=train"],
-         {"image_size": 32, "precision": "bf16", "wandb": "offline"}),
+        (
+            ["--image_size=32", "--precision=bf16", "--wandb=offline", "--task=train"],
+            {"image_size": 32, "precision": "bf16", "wandb": "offline"},
+        ),
         (["--task=rotate", "--checkpoint=runs/x"], {"task": "rotate", "checkpoint": "runs/x"}),
         (["--epochs=3"], {"epochs": 3}),
         (["--epochs=None", "--steps=3"], {"steps": 3}),
     ],
-)  # fmt: skip
+)
 def test_ways_to_write_a_flag(args, expected):
     cfg = parse(Config, args)
     default = Config()
@@ -144,7 +223,7 @@ def test_ways_to_write_a_flag(args, expected):
         (["--fresh", "--reuse"], ["--fresh", "without --reuse"]),
         (["--epochs=3", "--steps=30"], ["--epochs", "instead of --steps"]),
     ],
-)  # fmt: skip
+)
 def test_refusals_name_flag_value_and_what_is_allowed(args, parts):
     text = refusal(*args)
     assert all(part in text for part in parts), text
@@ -201,8 +280,18 @@ def config_file(path: Path, **flags) -> str:
 
 
 def test_config_file_is_where_explicit_flags_start(tmp_path):
-    file = config_file(tmp_path / "config.json", beta=2.5, seed=3, compile=True, out="there", name="old",
-                       wandb="offline", task="rotate", checkpoint="runs/x", fresh=True)  # fmt: skip
+    file = config_file(
+        tmp_path / "config.json",
+        beta=2.5,
+        seed=3,
+        compile=True,
+        out="there",
+        name="old",
+        wandb="offline",
+        task="rotate",
+        checkpoint="runs/x",
+        fresh=True,
+    )
     cfg = parse(Config, ["--seed=4", file, "--wandb=None"])
     assert (cfg.beta, cfg.seed, cfg.compile, cfg.wandb, cfg.checkpoint) == (2.5, 4, True, None, "runs/x")
     assert (cfg.out, cfg.name, cfg.task, cfg.fresh) == ("runs", None, "train", False)  # where, not what
@@ -342,16 +431,27 @@ def test_a_refusal_is_one_line_on_stderr_and_code_2_and_leaves_nothing(tmp_path)
         "line_break": ["--name=a\nb/c"],
     }
     told = {
-        "typo": "--betta", "range": "--beta=-1", "missing_folder": "--dataset=no/such/folder",
-        "folder_of_texts": f"--dataset={texts}", "image_size": "--image_size=50", "depth": "--depth=7",
-        "task_without_checkpoint": "--task=rotate", "checkpoint_missing": "--",
+        "typo": "--betta",
+        "range": "--beta=-1",
+        "missing_folder": "--dataset=no/such/folder",
+        "folder_of_texts": f"--dataset={texts}",
+        "image_size": "--image_size=50",
+        "depth": "--depth=7",
+        "task_without_checkpoint": "--task=rotate",
+        "checkpoint_missing": "--",
         "line_break": r"--name=a\nb/c",
-    }  # fmt: skip
+    }
     common = ["--out=out", "--data_dir=store", "--wandb=disabled", "--steps=1"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "40"}
     cases = {name: [*args, *common] for name, args in cases.items()}
-    many = subprocess.run([sys.executable, "-c", MANY, json.dumps(cases)], env=env, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    many = subprocess.run(
+        [sys.executable, "-c", MANY, json.dumps(cases)],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert many.returncode == 0, many.stderr
     codes = json.loads(many.stdout.splitlines()[-1])
     assert set(codes) == set(cases)

@@ -229,8 +229,10 @@ def test_classes_are_the_characters(data):
 def test_operators_of_two_parts_differ(data):
     """Also of parts that are as large as one another."""
     known = classes(dataclasses.replace(data, val=data.test, val_labels=data.test_labels), "0123456789+ ")
-    bags = [{p.numpy().tobytes() for p in getattr(known, part)[getattr(known, f"{part}_labels") == 10]}
-            for part in digits.PARTS]  # fmt: skip
+    bags = [
+        {p.numpy().tobytes() for p in getattr(known, part)[getattr(known, f"{part}_labels") == 10]}
+        for part in digits.PARTS
+    ]
     assert all(bags) and not (bags[0] & bags[1] or bags[0] & bags[2] or bags[1] & bags[2])
 
 

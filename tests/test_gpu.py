@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from research import bvae_faces
-from research.common.lstm import LSTMLayers
+from research.parts.lstm import LSTMLayers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

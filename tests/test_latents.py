@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from research.common import latents as L
+from research.measure import latents as L
 
 
 def close(actual, expected, atol=1e-6, rtol=1e-5):

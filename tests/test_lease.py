@@ -17,7 +17,7 @@ import pytest
 from research import bvae_faces
 from research.common import lease as leases
 from research.common import start
-from research.common.files import read_json, write_json
+from research.common.folder import read_json, write_json
 from research.common.lease import Lease, Watch, acquire, adopt, deaths_without_progress, newest, process_start
 from research.common.run import Preempted, Run
 from tests.conftest import killed, results

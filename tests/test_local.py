@@ -26,13 +26,24 @@ SWEEP = {
     "parameters": {
         "beta": {"values": [0, 4]},
         "seed": {"values": [0]},
-        **{name: {"value": value} for name, value in {
-            "image_size": 32, "width": 4, "hidden_dim": 16, "latent_dim": 4, "batch_size": 8, "steps": 400,
-            "eval_every": 200, "log_every": 20, "sample_every": 1000, "dataset": "faces",
-            "data_dir": "store",
-        }.items()},
+        **{
+            name: {"value": value}
+            for name, value in {
+                "image_size": 32,
+                "width": 4,
+                "hidden_dim": 16,
+                "latent_dim": 4,
+                "batch_size": 8,
+                "steps": 400,
+                "eval_every": 200,
+                "log_every": 20,
+                "sample_every": 1000,
+                "dataset": "faces",
+                "data_dir": "store",
+            }.items()
+        },
     },
-}  # fmt: skip
+}
 ENV = os.environ | {"COLUMNS": "160", "PYTHONDONTWRITEBYTECODE": "1", "WANDB_MODE": "disabled"}
 ENV = {k: v for k, v in ENV.items() if not k.startswith(("WANDB_SWEEP", "WANDB_RUN", "RUN_LEASE", "SLURM"))}
 
@@ -58,8 +69,9 @@ class Place:
     def __init__(self, folder: Path):
         self.folder, self.project = folder, folder / "project"
         for name in ("research", "data", "launch"):
-            shutil.copytree(ROOT / name, self.project / name,
-                            ignore=shutil.ignore_patterns("store", "__pycache__"))  # fmt: skip
+            shutil.copytree(
+                ROOT / name, self.project / name, ignore=shutil.ignore_patterns("store", "__pycache__")
+            )
         (folder / "faces").mkdir()
         for i in range(60):
             pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -158,7 +170,7 @@ def place(tmp_path_factory) -> Place:
         (["tiny.yaml", "--worker=2"], None, ["--worker", "did you mean --workers?"]),
         (["--name=x"], None, ["--sweep"]),
     ],
-)  # fmt: skip
+)
 def test_refused_in_one_line_with_nothing_written(place, args, change, parts):
     bad = place.folder / "bad.yaml"
     bad.unlink(missing_ok=True)
@@ -176,8 +188,9 @@ def test_refused_in_one_line_with_nothing_written(place, args, change, parts):
 
 def test_a_snapshot_that_is_older_than_confirm_is_refused(tmp_path, monkeypatch):
     """Its workers would never make the trials that confirm."""
-    from launch import local, plan
-    from research.common.flags import UserError
+    from launch import local
+    from launch.sweep import plan
+    from research.common.messages import UserError
 
     monkeypatch.chdir(tmp_path)
     sweep = plan.read(str(write_sweep(tmp_path / "tiny.yaml")))
@@ -194,8 +207,9 @@ def test_a_snapshot_that_is_older_than_confirm_is_refused(tmp_path, monkeypatch)
 
 
 def local_of(tmp_path: Path):
-    from launch import local, plan
-    from launch.queue import Queue
+    from launch import local
+    from launch.sweep import plan
+    from launch.sweep.queue import Queue
 
     sweep = plan.read(str(write_sweep(tmp_path / "tiny.yaml")))
     return local.Local(local.Flags(sweep="tiny.yaml", workers=1), sweep, Queue(tmp_path), 1)
@@ -205,11 +219,14 @@ def local_of(tmp_path: Path):
     ("values", "others", "told"),
     [
         ([0.1, 0.3], {}, "confirmed over 2 further seeds: val/mse_best 0.2 ± 0.14"),
-        ([0.1], {"diverged": 1, "failed": 1},
-         "confirmed over 1 of 3 further seeds; 1 diverged, 1 failed: val/mse_best 0.1"),
+        (
+            [0.1],
+            {"diverged": 1, "failed": 1},
+            "confirmed over 1 of 3 further seeds; 1 diverged, 1 failed: val/mse_best 0.1",
+        ),
         ([], {"failed": 3}, "confirmed over 0 of 3 further seeds; 3 failed"),
     ],
-)  # fmt: skip
+)
 def test_what_is_told_of_further_seeds(tmp_path, values, others, told):
     assert local_of(tmp_path).told(values, Counter(others)).strip() == told
 
@@ -228,8 +245,14 @@ def test_a_worker_that_was_refused_is_not_replaced(tmp_path, monkeypatch, capfd)
 
 def test_a_sweep_from_first_to_last(place):
     # Ctrl-C while it trains: saved, exit code 75
-    local = subprocess.Popen([sys.executable, *place.command()], cwd=place.folder, env=ENV, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    local = subprocess.Popen(
+        [sys.executable, *place.command()],
+        cwd=place.folder,
+        env=ENV,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         deadline = time.monotonic() + 180
         while not any((f / "metrics.jsonl").exists() for f in place.runs.glob("[0-9a-f]*")):

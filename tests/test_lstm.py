@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from research.common.lstm import LSTMLayers
+from research.parts.lstm import LSTMLayers
 
 
 @pytest.mark.parametrize("bf16", [False, True])

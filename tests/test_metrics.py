@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.common.metrics import (
+from research.measure.mutual_information import (
     discretize,
     entropy,
     jackknife,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from research.common import pictures as P
+from research.draw import pictures as P
 
 
 def tiles(n, height=8, width=8, seed=0):

@@ -12,7 +12,9 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 import launch
-from launch import collect, publish, report
+from launch import report
+from launch.results import read as collect
+from launch.results import wandb_report as publish
 from tests.test_report import make_run
 from tests.wandb_server import ENTITY, Project, Run, Server
 
@@ -143,8 +145,11 @@ def test_what_the_workspace_holds(server, sweep, capsys):
     assert [(axis["accessor"], axis.get("log")) for axis in parallel["columns"]] == axes
     assert importance["targetKey"] == "val/mse_best"
     pictures = {panel["config"]["mediaKeys"][0]: panel["config"]["mode"] for panel in sections["Pictures"]}
-    assert pictures == {"latent/traversal": "grid", "sample/interpolation_video": "gallery",
-                        "sample/reconstructions": "grid"}  # fmt: skip
+    assert pictures == {
+        "latent/traversal": "grid",
+        "sample/interpolation_video": "gallery",
+        "sample/reconstructions": "grid",
+    }
     (runs,) = section["runSets"]
     ids = ["id-key0", "id-key1", "id-key2", "id-key3"]
     assert [(f["key"], f["op"], f["value"]) for f in runs["filters"]["filters"]] == [
@@ -177,8 +182,13 @@ def test_what_the_report_says(server, sweep, capsys):
     values = find_all(spec, "value")
     assert values == [["id-key0", "id-key1", "id-key2", "id-key3"]] * 4
     kinds = find_all(spec, "viewType")
-    assert kinds == ["Run History Line Plot"] * 3 + ["Bar Chart"] * 2 + [
-        "Parallel Coordinates Plot", "Parameter Importance"] + ["Media Browser"] * 3  # fmt: skip
+    assert (
+        kinds
+        == ["Run History Line Plot"] * 3
+        + ["Bar Chart"] * 2
+        + ["Parallel Coordinates Plot", "Parameter Importance"]
+        + ["Media Browser"] * 3
+    )
     for panels in find_all(find_all(spec, "panelBankSectionConfig"), "panels"):
         places = [(panel["layout"]["x"], panel["layout"]["y"]) for panel in panels]
         assert len(set(places)) == len(panels)
@@ -297,7 +307,7 @@ def test_what_is_missing_is_told(server, sweep, capsys, monkeypatch):
     code, line = refused(sweep, capsys)
     assert code == 2 and line.startswith("error: none of the 4 runs is in ") and "launch/upload.py" in line
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    monkeypatch.delitem(sys.modules, "launch.publish")
+    monkeypatch.delitem(sys.modules, "launch.results.wandb_report")
     monkeypatch.delattr(launch, "publish")
     code, line = refused(sweep, capsys)
     assert code == 2 and re.search(r'pip install "wandb-workspaces>=[\d.]+"', line)
@@ -346,7 +356,10 @@ def test_paragraphs_of_a_header():
     header = collect.read_sweep(publish.collect.Path(__file__).parents[1] / "sweeps").header
     assert header == "" and publish.paragraphs(header) == {}
     assert publish.paragraphs("About this.\n\nTime: 3 min\nQuestion  Is it so?  Yes.\n          Or not?") == {
-        "": ["About this."], "Time": ["3 min"], "Question": ["Is it so?  Yes. Or not?"]}  # fmt: skip
+        "": ["About this."],
+        "Time": ["3 min"],
+        "Question": ["Is it so?  Yes. Or not?"],
+    }
     parts = publish.paragraphs(
         "Finding   One.\n  a = 1    b 2   c 3\n  a = 2    b 3   c 4\n          So.\n\nTwo."
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.queue import DONE, Queue, as_args, points
+from launch.sweep.points import as_args, points
+from launch.sweep.queue import DONE, Queue
 from research.common import lease as leases
-from research.common.files import read_json, write_json
+from research.common.folder import read_json, write_json
 from research.common.lease import Watch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
@@ -159,8 +160,12 @@ def test_a_trial_at_its_own_index_or_not_at_all(tmp_path):
     again = late.add({"beta": 1, "seed": 3}, "ccc", confirms="aaa")
     assert [trial.key for trial in queue.trials()] == ["aaa", "ccc"]
     assert [trial.key for trial in queue.chosen()] == ["aaa"] and queue.trials()[1] == again
-    assert read_json(queue.trial_file(again)) == {"index": 1, "flags": {"beta": 1, "seed": 3}, "key": "ccc",
-                                                  "confirms": "aaa"}  # fmt: skip
+    assert read_json(queue.trial_file(again)) == {
+        "index": 1,
+        "flags": {"beta": 1, "seed": 3},
+        "key": "ccc",
+        "confirms": "aaa",
+    }
 
 
 def test_two_machines_may_add_with_the_same_process_id(tmp_path, monkeypatch):
@@ -358,6 +363,8 @@ def test_a_thousand_trials(tmp_path, capsys, monkeypatch):
         claim[1].release("finished")
         count += 1
     with capsys.disabled():
-        print(f"\n1,000 trials: added in {added - began:.1f} s, claimed and finished in "
-              f"{time.perf_counter() - added:.1f} s")  # fmt: skip
+        print(
+            f"\n1,000 trials: added in {added - began:.1f} s, claimed and finished in "
+            f"{time.perf_counter() - added:.1f} s"
+        )
     assert count == 1000 and next(queue.open_trials(), None) is None

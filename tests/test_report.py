@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from launch import collect, report
+from launch import report
+from launch.results import read as collect
 
 NASTY = "<script>document.title='owned'</script>"
 PICTURES = ["sample/reconstructions", "latent/traversal"]
@@ -35,9 +36,15 @@ def make_run(folder, beta, seed, state="finished", last=200, commit="c0ffee01234
     """A run folder whose val/mse falls as 1 / (1 + step / 50) + beta + seed / 8."""
     (folder).mkdir(parents=True)
     flags = {"beta": float(beta), "seed": seed, "steps": 200, "out": str(folder)} | flags
-    config = {"family": "vae_mnist", "task": "train", "key": folder.name, "flags": flags,
-              "headline": "val/mse", "goal": "minimize",
-              "source": {"commit": commit, "dirty": seed == 1}}  # fmt: skip
+    config = {
+        "family": "vae_mnist",
+        "task": "train",
+        "key": folder.name,
+        "flags": flags,
+        "headline": "val/mse",
+        "goal": "minimize",
+        "source": {"commit": commit, "dirty": seed == 1},
+    }
     rows = []
     for step in range(0, last + 1, 50):
         mse = 1 / (1 + step / 50) + beta + seed / 8
@@ -50,8 +57,14 @@ def make_run(folder, beta, seed, state="finished", last=200, commit="c0ffee01234
     if state == "finished":
         rows[-1] |= {"test/mse": mse + 1 / 3, "test/kl_nats": 7.0}
     reason = "out of memory" if state == "failed" else None
-    status = {"status": state, "reason": reason, "step": last, "steps": 200,
-              "headline": mse, "segments": [{"host": "h", "commit": commit, "from_step": 0}]}  # fmt: skip
+    status = {
+        "status": state,
+        "reason": reason,
+        "step": last,
+        "steps": 200,
+        "headline": mse,
+        "segments": [{"host": "h", "commit": commit, "from_step": 0}],
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "status.json").write_text(json.dumps(status))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -88,8 +101,20 @@ def test_a_sweep_is_read(sweep_folder):
     assert sweep.varied == ["beta", "seed"]  # the YAML's order, but seed last; `out` does not count
     assert [step for step, _ in sweep.runs[0].media["sample/reconstructions"]] == [0, 50, 100, 150, 200]
     df = collect.table(sweep)
-    assert list(df.columns) == ["beta", "seed", "status", "step", "steps", "headline", "test/mse",
-                                "test/kl_nats", "val/mse", "commit", "key", "reason"]  # fmt: skip
+    assert list(df.columns) == [
+        "beta",
+        "seed",
+        "status",
+        "step",
+        "steps",
+        "headline",
+        "test/mse",
+        "test/kl_nats",
+        "val/mse",
+        "commit",
+        "key",
+        "reason",
+    ]
     assert list(df["headline"]) == [4.2, 0.2, pytest.approx(4 + 1 / 3 + 1 / 8), 0.625]
     assert df["test/mse"][0] == pytest.approx(4.2 + 1 / 3) and math.isnan(df["test/mse"][2])
     assert math.isnan(df["val/mse"][2])  # the last value was not finite: an earlier one must not stand for it
@@ -268,12 +293,26 @@ def test_a_real_browser_draws_it(sweep_folder, tmp_path):
     </script>"""
     page.write_text(page.read_text().replace("</body>", act + "</body>"))
     done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-         "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
-         "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr",
+            "--v=0",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     dom = done.stdout.split("<script>/**")[0]  # what is drawn, without plotly's source
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     assert dom.count('class="main-svg"') >= 2 and dom.count('class="trace scatter') == 4

@@ -18,14 +18,17 @@ import pytest
 import torch
 
 from data import images, synthetic
-from launch.queue import DONE
+from launch.sweep.queue import DONE
 from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
-from research.common import provenance
+from research.common import identity
 from research.common.checkpoints import Checkpoints, load_file
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED, parse
-from research.common.files import read_json, read_rows
-from research.common.flags import UserError, result_flags, run_key
-from research.common.run import STREAMS, Preempted, Run, make_rng
+from research.common.flags import result_flags
+from research.common.folder import read_json, read_rows
+from research.common.identity import run_key
+from research.common.messages import UserError
+from research.common.randomness import STREAMS, make_rng
+from research.common.run import Preempted, Run
 from tests.conftest import folder_of, killed, results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,8 +87,11 @@ def test_folder_of_a_finished_run(straight):
     assert [row["step"] for row in rows if "train/loss_epoch" in row] == [6, 12, 18, 24, 30]
     assert [row["step"] for row in rows if "test/mse" in row] == [30]
     best = [row["val/mse_best"] for row in rows if "val/mse" in row]
-    assert best == [min(r["val/mse"] for r in rows[: i + 1] if "val/mse" in r) for i, r in enumerate(rows)
-                    if "val/mse" in r]  # fmt: skip
+    assert best == [
+        min(r["val/mse"] for r in rows[: i + 1] if "val/mse" in r)
+        for i, r in enumerate(rows)
+        if "val/mse" in r
+    ]
     assert status_of(straight)["headline"] == best[-1]
     times = list(read_rows(straight / "time.jsonl"))
     assert [row["step"] for row in times] == [row["step"] for row in rows]
@@ -390,7 +396,7 @@ def test_the_source_of_a_run_is_all_that_its_script_imports(module):
     research, common = ROOT / "research", ROOT / "research" / "common"
     here = {p for line in told.stdout.splitlines() if research in (p := Path(line)).parents}
     here = {p for p in here if p.name not in ("__init__.py", "task.py")}
-    found = {p for p in provenance.source_files(family) if research in p.parents}
+    found = {p for p in identity.source_files(family) if research in p.parents}
     assert here <= found and {p for p in found - here if p.parent != common} == set()
 
 
@@ -398,8 +404,18 @@ def test_key_counts_what_changes_numbers_only(config):
     def key(**flags):
         return run_key("bvae_faces", 1, config(**flags), "0")
 
-    same = {"log_every": 1, "sample_every": 0, "save_every": 1, "threads": 3, "device": "auto", "name": "x",
-            "project": "p", "wandb": "offline", "data_dir": "d", "reuse": True}  # fmt: skip
+    same = {
+        "log_every": 1,
+        "sample_every": 0,
+        "save_every": 1,
+        "threads": 3,
+        "device": "auto",
+        "name": "x",
+        "project": "p",
+        "wandb": "offline",
+        "data_dir": "d",
+        "reuse": True,
+    }
     assert {key(**{k: v}) for k, v in same.items()} == {key()}
     other = {"eval_every": 11, "seed": 1, "precision": "bf16", "compile": True, "deterministic": True}
     assert len({key(), *(key(**{k: v}) for k, v in other.items())}) == 1 + len(other)
@@ -442,7 +458,7 @@ def test_other_data_under_the_same_name_is_refused(config, tmp_path, faces):
 def test_changed_code_is_refused(config, straight, monkeypatch, capsys):
     with killed("log", 16):
         train(config())
-    monkeypatch.setattr(provenance, "source_hash", lambda family: "0123456789abcdef")
+    monkeypatch.setattr(identity, "source_hash", lambda family: "0123456789abcdef")
     with pytest.raises(UserError, match=r"made by other code.*now 0123456789abcdef.*--fresh.*--reuse"):
         train(config())
     train(config(reuse=True))
@@ -455,7 +471,7 @@ def test_changed_code_is_refused(config, straight, monkeypatch, capsys):
 def test_finished_run_of_changed_code(config, straight, monkeypatch):
     train(config())
     folder, old = folder_of(config()), tree(folder_of(config()))
-    monkeypatch.setattr(provenance, "source_hash", lambda family: "0123456789abcdef")
+    monkeypatch.setattr(identity, "source_hash", lambda family: "0123456789abcdef")
     with pytest.raises(UserError, match="--fresh"):
         train(config())
     train(config(reuse=True))

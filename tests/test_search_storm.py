@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch import bayes, early_stop
-from launch.history import Histories
-from launch.proposer import Proposer
-from launch.queue import DONE, Queue
+from launch.sweep import bayes, early_stop
+from launch.sweep.history import Histories
+from launch.sweep.proposer import Proposer
+from launch.sweep.queue import DONE, Queue
 from research.common import lease as leases
-from research.common.files import read_json
+from research.common.folder import read_json
 from tests.soak_kills import children
 from tests.test_local import ROOT, SWEEP, Place
 from tests.test_local import place as place  # a fixture
@@ -36,28 +36,44 @@ QUICK = {
     "parameters": {
         "x": {"min": 0.0, "max": 1.0},
         "kind": {"values": ["a", "b"]},
-        **{k: {"value": v} for k, v in {"seed": 3, "steps": 60, "eval_every": 6, "save_every": 7,
-                                        "pace": 0.02, "n": 2}.items()},
+        **{
+            k: {"value": v}
+            for k, v in {
+                "seed": 3,
+                "steps": 60,
+                "eval_every": 6,
+                "save_every": 7,
+                "pace": 0.02,
+                "n": 2,
+            }.items()
+        },
     },
-}  # fmt: skip
+}
 FACES = SWEEP | {
     "method": "bayes",
     "run_cap": 10,
     "early_terminate": RULE,
-    "parameters": SWEEP["parameters"] | {
+    "parameters": SWEEP["parameters"]
+    | {
         "beta": {"min": 0.0, "max": 20.0},
         "learning_rate": {"distribution": "log_uniform_values", "min": 0.0001, "max": 0.03},
         **{k: {"value": v} for k, v in {"steps": 1200, "eval_every": 100, "save_every": 30}.items()},
     },
-}  # fmt: skip
+}
 
 
 def kill_one(rng: random.Random, folder: Path, local: int) -> str | None:
     """kill -9 for a training process, a worker or local.py; what it was, None while nothing is trained."""
     kind, workers = rng.choices(["training", "worker", "local.py"], [0.55, 0.35, 0.1])[0], children(local)
     held = (leases.newest(path.parent)[1] for path in folder.glob("*/lease.1"))
-    training = [info["pid"] for info in held if info and info["role"] == "train" and not info["released"]
-                and leases.process_start(info["pid"]) == info["pid_start"]]  # fmt: skip
+    training = [
+        info["pid"]
+        for info in held
+        if info
+        and info["role"] == "train"
+        and not info["released"]
+        and leases.process_start(info["pid"]) == info["pid_start"]
+    ]
     training = [pid for pid in training if pid not in workers]  # one that proposes holds such a lease too
     if not training or not workers:
         return None

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from data import DataError, arithmetic, digits, glyphs
-from research import digit_classifier as judge
-from research import seq2seq_analysis, seq2seq_mistakes, seq2seq_models
 from research import seq2seq_arith as script
 from research.common.commandline import parse
-from research.common.flags import UserError, result_flags
-from research.common.run import make_rng
+from research.common.flags import result_flags
+from research.common.messages import UserError
+from research.common.randomness import make_rng
+from research.parts import digit_classifier as judge
+from research.parts import seq2seq_mistakes, seq2seq_models
 from research.seq2seq_arith import (
     Config,
     answers,
@@ -30,6 +31,7 @@ from research.seq2seq_arith import (
     reader_of,
     some_pictures,
 )
+from research.tasks import seq2seq_arith as seq2seq_analysis
 from tests.conftest import killed, results
 from tests.seq2seq import (
     ALPHABET,
@@ -76,8 +78,10 @@ def learn(tmp_path, store):
 def test_batches(store):
     """What the model gets in each mode: ids or pictures, the answer as it is written."""
     queries = [("81+24", "105", "501"), ("41-89", "-48", "84-"), ("7+0", "7", "7")]
-    src, tgt, reverse = (torch.tensor([arithmetic.encode(t.ljust(n), ALPHABET) for t in texts])
-                         for texts, n in zip(zip(*queries), (Q, A, A)))  # fmt: skip
+    src, tgt, reverse = (
+        torch.tensor([arithmetic.encode(t.ljust(n), ALPHABET) for t in texts])
+        for texts, n in zip(zip(*queries), (Q, A, A))
+    )
     for mode, flip in itertools.product(MODES, (False, True)):
         cfg = Config(**SMALL, mode=mode, reverse=flip, data_dir=str(store))
         glyph = drawers(load_data(cfg), CPU)["train"]
@@ -227,11 +231,36 @@ def test_pictures_of_the_evaluation_are_always_the_same(store):
 # ---- flags ---------------------------------------------------------------------------------------------
 
 RESULT_FLAGS = {
-    "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
-    "precision", "compile", "deterministic", "mode", "digits", "ops", "train_fraction", "model",
-    "encoder_layers", "decoder_layers", "hidden_dim", "n_heads", "attention", "bidirectional", "columns",
-    "reverse", "vary", "teacher_forcing", "weight_decay", "dropout", "clip",
-}  # fmt: skip
+    "checkpoint",
+    "weights",
+    "seed",
+    "steps",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "eval_every",
+    "precision",
+    "compile",
+    "deterministic",
+    "mode",
+    "digits",
+    "ops",
+    "train_fraction",
+    "model",
+    "encoder_layers",
+    "decoder_layers",
+    "hidden_dim",
+    "n_heads",
+    "attention",
+    "bidirectional",
+    "columns",
+    "reverse",
+    "vary",
+    "teacher_forcing",
+    "weight_decay",
+    "dropout",
+    "clip",
+}
 
 
 def test_the_flags_that_make_the_key():
@@ -241,9 +270,23 @@ def test_the_flags_that_make_the_key():
 
 def test_tasks_take_all_flags_of_the_model_from_the_run():
     of_training = {
-        "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
-        "precision", "compile", "deterministic", "vary", "teacher_forcing", "weight_decay", "dropout", "clip",
-    }  # fmt: skip
+        "checkpoint",
+        "weights",
+        "seed",
+        "steps",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "eval_every",
+        "precision",
+        "compile",
+        "deterministic",
+        "vary",
+        "teacher_forcing",
+        "weight_decay",
+        "dropout",
+        "clip",
+    }
     assert set(seq2seq_analysis.MODEL_FLAGS) == RESULT_FLAGS - of_training
 
 
@@ -257,12 +300,18 @@ def test_tasks_take_all_flags_of_the_model_from_the_run():
         (["--hidden_dim=0"], "--hidden_dim=0: must be at least 1"),
         (["--n_heads=0"], "--n_heads=0: must be at least 1"),
         (["--model=transformer", "--n_heads=3"], "--hidden_dim=128: must be a multiple of --n_heads, 3"),
-        (["--model=transformer", "--attention"],
-         "--attention=True: must be False with --model=transformer, which has it by nature"),
-        (["--model=transformer", "--bidirectional=True"],
-         "--bidirectional=True: must be False with --model=transformer, which has it by nature"),
-        (["--mode=text_to_image", "--teacher_forcing=0.5"],
-         "--teacher_forcing=0.5: must be 1 with --mode=text_to_image"),
+        (
+            ["--model=transformer", "--attention"],
+            "--attention=True: must be False with --model=transformer, which has it by nature",
+        ),
+        (
+            ["--model=transformer", "--bidirectional=True"],
+            "--bidirectional=True: must be False with --model=transformer, which has it by nature",
+        ),
+        (
+            ["--mode=text_to_image", "--teacher_forcing=0.5"],
+            "--teacher_forcing=0.5: must be 1 with --mode=text_to_image",
+        ),
         (["--teacher_forcing=1.5"], "--teacher_forcing=1.5: must be from 0 to 1"),
         (["--teacher_forcing=-0.1"], "--teacher_forcing=-0.1: must be from 0 to 1"),
         (["--train_fraction=0"], "--train_fraction=0.0: must be above 0 and below 1"),
@@ -282,7 +331,7 @@ def test_tasks_take_all_flags_of_the_model_from_the_run():
         (["--task=evaluate"], "--task=evaluate: must be used with --checkpoint=RUN_FOLDER, which it reads"),
         (["--task=guess"], "--task=guess: must be one of train, evaluate, ask, mistakes"),
     ],
-)  # fmt: skip
+)
 def test_refusals(args, told):
     with pytest.raises(UserError) as refusal:
         parse(Config, args)
@@ -394,8 +443,10 @@ def overfit(mode: str, model: dict, steps: int, store: Path):
     flags = {"mode": mode, "hidden_dim": 32, "data_dir": str(store), "digits": 1}
     cfg, alphabet = Config(**SMALL | model | flags), ALPHABET
     few = ["1+0", "0-0", "4+2", "9+8"], ["1", "0", "6", "17"]
-    src, tgt = (torch.tensor([arithmetic.encode(text.ljust(n), alphabet) for text in texts])
-                for texts, n in zip(few, (3, 2)))  # fmt: skip
+    src, tgt = (
+        torch.tensor([arithmetic.encode(text.ljust(n), alphabet) for text in texts])
+        for texts, n in zip(few, (3, 2))
+    )
     data, net = load_data(cfg), build(cfg, alphabet, CPU)
     glyph = drawers(data, CPU)["train"]
     if mode == "text_to_image":
@@ -476,11 +527,24 @@ def test_what_is_logged_stands_in_the_table(learn, no_charts):
     assert media == [{"sample/answers", "sample/map"}, {"sample/answers", "sample/map", "sample/pictures"}]
     kinds = {f"test/mistakes_{kind}" for kind in seq2seq_mistakes.KINDS}
     assert logged == kinds | {
-        "train/loss", "train/grad_norm", "val/loss", "val/exact_match", "val/exact_match_best",
-        "val/char_accuracy", "test/loss", "test/exact_match", "test/char_accuracy", "test/exact_add",
-        "test/exact_subtract", "test/exact_multiply", "test/exact_length_1", "test/exact_length_2",
-        "test/exact_carry", "test/exact_no_carry", "test/reader_accuracy",
-    }  # fmt: skip
+        "train/loss",
+        "train/grad_norm",
+        "val/loss",
+        "val/exact_match",
+        "val/exact_match_best",
+        "val/char_accuracy",
+        "test/loss",
+        "test/exact_match",
+        "test/char_accuracy",
+        "test/exact_add",
+        "test/exact_subtract",
+        "test/exact_multiply",
+        "test/exact_length_1",
+        "test/exact_length_2",
+        "test/exact_carry",
+        "test/exact_no_carry",
+        "test/reader_accuracy",
+    }
     assert "test/reader_accuracy" not in text[-1] and "test/reader_accuracy" in rows[-1]
     section = (ROOT / "docs/METRICS.md").read_text().split("## seq2seq_arith")[1].split("\n## ")[0]
     for key in logged.union(*media):

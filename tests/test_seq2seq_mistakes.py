@@ -8,7 +8,7 @@ import torch
 
 from data import arithmetic
 from data.arithmetic import OPERATORS, Queries
-from research.seq2seq_mistakes import (
+from research.parts.seq2seq_mistakes import (
     KINDS,
     breakdown,
     carries,
@@ -46,15 +46,24 @@ def kind(query: str, answer: str) -> str:
 
 EXAMPLES = {
     "right": [("81+24", "105"), ("41-89", "-48"), ("5-5", "0"), ("99*99", "9801")],
-    "no_number": [("81+24", ""), ("81+24", "-"), ("81+24", "1 5"), ("81+24", "1-5"), ("81+24", "10+5"),
-                  ("81+24", " 105"), ("5-5", "-0"), ("41-89", "--48"), ("41-89", "-4 8")],
+    "no_number": [
+        ("81+24", ""),
+        ("81+24", "-"),
+        ("81+24", "1 5"),
+        ("81+24", "1-5"),
+        ("81+24", "10+5"),
+        ("81+24", " 105"),
+        ("5-5", "-0"),
+        ("41-89", "--48"),
+        ("41-89", "-4 8"),
+    ],
     "sign": [("41-89", "48"), ("89-41", "-48"), ("1+1", "-2")],
     "off_by_one": [("81+24", "104"), ("81+24", "106"), ("41-89", "-47"), ("41-89", "-49"), ("5-5", "-1")],
     "carry": [("81+24", "115"), ("81+24", "205"), ("99*99", "8801"), ("41-89", "-58"), ("5-5", "-100")],
     "length": [("81+24", "15"), ("81+24", "1805"), ("41-89", "-8"), ("2*3", "66"), ("5-5", "23")],
     "leading_digit": [("81+24", "305"), ("24+24", "78"), ("41-89", "-98"), ("99*99", "1801"), ("2+3", "9")],
     "other": [("81+24", "123"), ("24+24", "63"), ("41-89", "-84"), ("41-89", "78"), ("2+3", "-9")],
-}  # fmt: skip
+}
 
 
 def test_every_kind_has_an_example():
@@ -132,8 +141,21 @@ def test_carries_of_all_queries_of_two_digits():
 
 
 def test_known_carries():
-    cases = {"81+24": 1, "55+55": 2, "99+1": 2, "11+22": 0, "90+10": 1, "41-89": 0, "91-89": 1, "50-1": 1,
-             "1-50": 1, "7*8": -1, "0+0": 0, "0-0": 0, "12-12": 0}  # fmt: skip
+    cases = {
+        "81+24": 1,
+        "55+55": 2,
+        "99+1": 2,
+        "11+22": 0,
+        "90+10": 1,
+        "41-89": 0,
+        "91-89": 1,
+        "50-1": 1,
+        "1-50": 1,
+        "7*8": -1,
+        "0+0": 0,
+        "0-0": 0,
+        "12-12": 0,
+    }
     assert carries(queries_of(*cases)).tolist() == [*cases.values()]
     long = {"999+1": 3, "500-1": 2, "1-500": 2, "105+905": 2}
     assert carries(queries_of(*long, digits=3)).tolist() == [*long.values()]
@@ -193,14 +215,20 @@ def test_known_figures():
     some = queries_of("1+1", "9+1", "3-5", "5-3")
     told = breakdown(ids_of("2", "11", "-2", "-2"), some, ALPHABET, "val")
     assert {k: v for k, v in told.items() if v} == {
-        "val/exact_add": 0.5, "val/exact_subtract": 0.5, "val/exact_length_1": 0.5, "val/exact_length_2": 0.5,
-        "val/exact_no_carry": 2 / 3, "val/mistakes_sign": 0.25, "val/mistakes_off_by_one": 0.25,
-    }  # fmt: skip
+        "val/exact_add": 0.5,
+        "val/exact_subtract": 0.5,
+        "val/exact_length_1": 0.5,
+        "val/exact_length_2": 0.5,
+        "val/exact_no_carry": 2 / 3,
+        "val/mistakes_sign": 0.25,
+        "val/mistakes_off_by_one": 0.25,
+    }
     assert told["val/exact_carry"] == 0 and "val/exact_multiply" not in told
     assert not {"val/exact_length_3", "val/exact_length_4"} & set(told)  # no such answer: no figure, not NaN
     assert figures(ids_of("2", "11", "-2", "-2"), some, ALPHABET, "val") == {
-        "val/exact_match": 0.5, "val/char_accuracy": 13 / 16,
-    }  # fmt: skip
+        "val/exact_match": 0.5,
+        "val/char_accuracy": 13 / 16,
+    }
 
 
 def test_all_right_and_all_wrong():

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from research import seq2seq_arith as script
-from research.common.run import make_rng
+from research.common.randomness import make_rng
+from research.parts.seq2seq_models import N_PICTURES
 from research.seq2seq_arith import (
     Batch,
     Config,
@@ -23,7 +24,6 @@ from research.seq2seq_arith import (
     optimizer_of,
     some_pictures,
 )
-from research.seq2seq_models import N_PICTURES
 from tests.seq2seq import ALPHABET, CPU, MODES, SMALL, A, H, Q, V, mixture_nats, named, scattered
 from tests.seq2seq import store as store  # a fixture
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from data import DataError, arithmetic
-from research import digit_classifier as judge
-from research import seq2seq_analysis, seq2seq_mistakes
 from research import seq2seq_arith as script
-from research.common.flags import UserError
+from research.common.messages import UserError
+from research.parts import digit_classifier as judge
+from research.parts import seq2seq_mistakes
 from research.seq2seq_arith import Config, answers, build, drawers, load_data, reader_of
+from research.tasks import seq2seq_arith as seq2seq_analysis
 from tests.seq2seq import CPU, LEARN, ONE, SMALL, rows_of
 from tests.seq2seq import no_charts as no_charts  # fixtures
 from tests.seq2seq import quiet as quiet
@@ -238,9 +239,8 @@ def test_the_flags_of_the_model_come_from_the_run(trained):
     _, same = do(trained, "text", "evaluate", hidden_dim=7, ops="*", digits=3, model="transformer", n_heads=1)
     assert same == told
     _, other = do(trained, "read", "evaluate", seed=5)
-    assert (
-        other["seed"] == 5 and other["loss"] != do(trained, "read", "evaluate")[1]["loss"]
-    )  # other pictures
+    # other pictures
+    assert other["seed"] == 5 and other["loss"] != do(trained, "read", "evaluate")[1]["loss"]
 
 
 def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path):

@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch import sbatch, slurm
-from launch.queue import Queue
-from launch.worker import Flags as WorkerFlags
-from launch.worker import Worker
+from launch import slurm
+from launch.sweep import sbatch
+from launch.sweep.queue import Queue
+from launch.sweep.worker import Flags as WorkerFlags
+from launch.sweep.worker import Worker
 from research.common import lease as leases
 from research.common.commandline import parse
-from research.common.files import read_json, write_json
-from research.common.flags import UserError
+from research.common.folder import read_json, write_json
+from research.common.messages import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
 SINFO = "cpu*|10:00\ngpu|1-00:00:00\nlong|infinite\nodd|n/a\n"
@@ -103,9 +104,17 @@ def refused(*args: str) -> str:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90", 5400), ("2:30", 150), ("4:00:00", 14400), ("1-12", 129600), ("1-12:30", 131400),
-     ("2-01:00:05", 176405), ("infinite", float("inf")), ("UNLIMITED", float("inf"))],
-)  # fmt: skip
+    [
+        ("90", 5400),
+        ("2:30", 150),
+        ("4:00:00", 14400),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("2-01:00:05", 176405),
+        ("infinite", float("inf")),
+        ("UNLIMITED", float("inf")),
+    ],
+)
 def test_times_as_slurm_writes_them(text, expected):
     assert sbatch.seconds(text) == expected
 
@@ -131,14 +140,16 @@ def test_what_is_no_time(text):
         (["--sbatch=a b"], ["--sbatch=a b", "key=value"]),
         (["--partitoin=x"], ["--partitoin", "did you mean --partition?"]),
         (["--status", "--cancel"], ["--status and --cancel"]),
-        (["--partition=gpuu", "--time=1-00"],
-         ["--partition=gpuu", "not on this cluster", "gpu (1-00:00:00), long (infinite), odd (n/a)"]),
+        (
+            ["--partition=gpuu", "--time=1-00"],
+            ["--partition=gpuu", "not on this cluster", "gpu (1-00:00:00), long (infinite), odd (n/a)"],
+        ),
         (["--partition=cpu,nowhere"], ["--partition=nowhere", "cpu (10:00)"]),
         (["--partition=cpu", "--time=11"], ["--time=11: over the limit of cpu (10:00)", "long (infinite)"]),
         (["--partition=gpu", "--time=1-00:00:01"], ["over the limit of gpu (1-00:00:00)", "fit: long"]),
         (["--time=10:01"], ["over the limit of cpu (10:00)"]),  # the default partition's
     ],
-)  # fmt: skip
+)
 def test_refused_in_one_line_with_nothing_written(fakes, sweep, tmp_path, args, parts):
     before = sorted(tmp_path.glob("*"))
     text = refused(sweep, *args)
@@ -167,8 +178,10 @@ def test_a_silent_controller_is_told_in_its_own_words(fakes, sweep):
 def test_defaults_from_the_users_file(fakes, tmp_path, capfd):
     path = tmp_path / "config/letters-and-latents/slurm.toml"
     path.parent.mkdir(parents=True)
-    path.write_text('partition = "gpu"\ngpus = 1\ntime = "2:00:00"\nsetup = "module load cuda"\n'
-                    'sbatch = ["constraint=a100"]\ncpus = 4\n')  # fmt: skip
+    path.write_text(
+        'partition = "gpu"\ngpus = 1\ntime = "2:00:00"\nsetup = "module load cuda"\n'
+        'sbatch = ["constraint=a100"]\ncpus = 4\n'
+    )
     found = slurm.with_defaults(flags("x.yaml", "--time=3:00:00", "--cpus=2"))
     assert (found.partition, found.gpus, found.time, found.cpus) == ("gpu", "1", "3:00:00", 2)
     assert (found.setup, found.sbatch) == (("module load cuda",), ("constraint=a100",))
@@ -192,8 +205,13 @@ def test_defaults_from_the_users_file(fakes, tmp_path, capfd):
 
 
 def text_of(*args: str, array: str = "0-7") -> str:
-    return sbatch.script(flags("x.yaml", *args), Path("runs/bvae"), "research/bvae_faces.py",
-                         Path("runs/bvae/slurm/now"), array)  # fmt: skip
+    return sbatch.script(
+        flags("x.yaml", *args),
+        Path("runs/bvae"),
+        "research/bvae_faces.py",
+        Path("runs/bvae/slurm/now"),
+        array,
+    )
 
 
 ALWAYS = "array=0-7 job-name=bvae requeue open-mode=append signal=B:USR1@120 nodes=1 ntasks=1"
@@ -231,7 +249,7 @@ def test_the_script(fakes, tmp_path, args, array, there, absent):
         trap = next(i for i, line in enumerate(lines) if line.startswith("trap"))
         assert trap < at[0] < at[1] < next(i for i, line in enumerate(lines) if "PYTHONPATH" in line)
     online = "--wandb=online" in args
-    assert ("launch/agent.py" in text, "launch/worker.py" in text) == (online, not online)
+    assert ("launch/sweep/agent.py" in text, "launch/sweep/worker.py" in text) == (online, not online)
     assert ("--retry=True" in text) == online and (f"--linger_s={sbatch.LINGER_S}" in text) == (not online)
 
 
@@ -294,10 +312,15 @@ class Job:
         (self.folder / "runs/bvae/slurm/now").mkdir(parents=True)
         for name in ("worker.py", "agent.py"):
             (launch / name).write_text(CHILD)
-        fakes.script("squeue", '#!/bin/bash\ncd "$(dirname "$0")"; echo "squeue $*" >> calls\n'
-                               'case "$*" in *%T) cat state;; *%e) cat end;; esac\n')  # fmt: skip
-        fakes.script("scontrol", '#!/bin/bash\ncd "$(dirname "$0")"; echo "scontrol $*" >> calls\n'
-                                 "exit $(cat requeue)\n")  # fmt: skip
+        fakes.script(
+            "squeue",
+            '#!/bin/bash\ncd "$(dirname "$0")"; echo "squeue $*" >> calls\n'
+            'case "$*" in *%T) cat state;; *%e) cat end;; esac\n',
+        )
+        fakes.script(
+            "scontrol",
+            '#!/bin/bash\ncd "$(dirname "$0")"; echo "scontrol $*" >> calls\nexit $(cat requeue)\n',
+        )
         self.set(state="RUNNING\n", end="N/A\n", requeue="0")
         text = text_of("--stagger_s=0", *args).replace("for pause in 0 5 15 30", "for pause in 0 0.1")
         (self.folder / "job.sh").write_text(text)
@@ -383,9 +406,8 @@ def test_term_after_usr1_is_a_cancellation(job):
 def test_an_end_without_a_signal(job):
     task = job(runs_s=0.1)
     assert task.ended() == 0 and task.requeued() == []
-    assert not (task.folder / "tmp").exists() or not list(
-        (task.folder / "tmp").iterdir()
-    )  # no scratch is left
+    # no scratch is left
+    assert not (task.folder / "tmp").exists() or not list((task.folder / "tmp").iterdir())
 
 
 def test_75_without_a_signal_requeues_while_slurm_has_it_running(job, fakes):
@@ -449,8 +471,9 @@ def test_the_workers_environment(job, tmp_path):
     (home / ".config/wandb/settings").write_text("[default]\nbase_url = https://wandb.lab\n")
     names = ["WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"]
     more = ["WANDB__SERVICE_WAIT", "PYTHONPATH", "OMP_NUM_THREADS", "PWD"]
-    task = job(SHOW=" ".join(names + more), HOME=str(home), WANDB_ARTIFACT_DIR="/mine", PYTHONPATH="/other",
-               runs_s=1)  # fmt: skip
+    task = job(
+        SHOW=" ".join(names + more), HOME=str(home), WANDB_ARTIFACT_DIR="/mine", PYTHONPATH="/other", runs_s=1
+    )
     task.up()
     scratch = next((tmp_path / "tmp").iterdir())
     settings = scratch / "config/settings"
@@ -468,9 +491,13 @@ def test_the_workers_environment(job, tmp_path):
 
 @pytest.mark.parametrize(
     ("end", "env", "expected"),
-    [("2031-05-05T12:00:00\n", {}, "squeue"), ("N/A\n", {}, "0"), ("", {}, "0"),
-     ("N/A\n", {"SLURM_JOB_END_TIME": "2000000000"}, "1999999880")],
-)  # fmt: skip
+    [
+        ("2031-05-05T12:00:00\n", {}, "squeue"),
+        ("N/A\n", {}, "0"),
+        ("", {}, "0"),
+        ("N/A\n", {"SLURM_JOB_END_TIME": "2000000000"}, "1999999880"),
+    ],
+)
 def test_the_workers_know_when_the_time_is_up(job, end, env, expected):
     task = job(runs_s=0.3, **env)
     task.set(end=end)
@@ -558,11 +585,18 @@ def test_submitting_and_topping_up(fakes, sweep, tmp_path, capfd):
     assert "--array=0-3%2" in call and (tmp_path / script).exists()
     assert "--extra=--wandb=offline" in (tmp_path / script).read_text()
     assert [(j["id"], j["tasks"]) for j in slurm.jobs_of(runs)] == [("101", 4)]
-    assert (runs / "code/launch/worker.py").exists() and len(list((runs / "trials").iterdir())) == 6
+    assert (runs / "code/launch/sweep/worker.py").exists() and len(list((runs / "trials").iterdir())) == 6
 
     # all four are there still: nothing to submit, and of ten one task a trial at most
-    fakes.says("squeue", queued(("101_0", "102", "RUNNING"), ("101_1", "103", "RUNNING"),
-                                ("101_2", "101", "PENDING"), ("101_3", "101", "PENDING")))  # fmt: skip
+    fakes.says(
+        "squeue",
+        queued(
+            ("101_0", "102", "RUNNING"),
+            ("101_1", "103", "RUNNING"),
+            ("101_2", "101", "PENDING"),
+            ("101_3", "101", "PENDING"),
+        ),
+    )
     slurm.run(flags(sweep, "--tasks=4"))
     said = capfd.readouterr().err
     assert (
@@ -605,8 +639,9 @@ def test_submitting_and_topping_up(fakes, sweep, tmp_path, capfd):
 
 def test_more_tasks_than_an_array_may_have(fakes, sweep, tmp_path, capfd):
     fakes.says("scontrol", "MaxArraySize            = 4\nSchedulerParameters = max_array_tasks=3,x=1\n")
-    fakes.script("sbatch", '#!/bin/bash\ncd "$(dirname "$0")"; echo "sbatch $*" >> calls\n'
-                           "grep -c ^sbatch calls\n")  # fmt: skip
+    fakes.script(
+        "sbatch", '#!/bin/bash\ncd "$(dirname "$0")"; echo "sbatch $*" >> calls\ngrep -c ^sbatch calls\n'
+    )
     slurm.run(flags(sweep, "--tasks=6", "--runs_per_gpu=1"))
     assert [re.search(r"--array=(\S+)", c)[1] for c in fakes.calls("sbatch")] == ["0-2", "0-2"]
     assert [(j["id"], j["tasks"]) for j in slurm.jobs_of(tmp_path / "runs/tiny")] == [("1", 3), ("2", 3)]
@@ -641,11 +676,21 @@ def submitted(tmp_path, fakes) -> Path:
         run = folder / trial.key
         run.mkdir()
         reason = "out of memory" if status == "failed" else None
-        write_json(run / "status.json", {"status": status, "reason": reason, "step": 10 * i, "steps": 100,
-                                         "headline": i / 3})  # fmt: skip
-        write_json(run / "lease.1", leases._identity("train") | {
-            "host": "node7", "boot": "b", "slurm_job": str(300 + i), "slurm_restarts": 2 * (i == 1),
-            "released": None if status == "running" else status})  # fmt: skip
+        write_json(
+            run / "status.json",
+            {"status": status, "reason": reason, "step": 10 * i, "steps": 100, "headline": i / 3},
+        )
+        write_json(
+            run / "lease.1",
+            leases._identity("train")
+            | {
+                "host": "node7",
+                "boot": "b",
+                "slurm_job": str(300 + i),
+                "slurm_restarts": 2 * (i == 1),
+                "released": None if status == "running" else status,
+            },
+        )
     old = time.time() - 1000
     os.utime(folder / "key3/lease.1", (old, old))  # beats no more
     (folder / "key7/output.log").write_text("line 1\nCUDA out of memory\n")
@@ -693,8 +738,10 @@ def test_a_search_whose_trials_are_yet_to_be_made(fakes, sweep, tmp_path, capfd)
         trial = queue.add({"beta": i + 1 / 3}, f"key{i}")
         (folder / trial.key).mkdir()
         reason = "hyperband: val/mse_best 0.5 at evaluation 2, threshold 0.4" if i else None
-        write_json(folder / trial.key / "status.json", {"status": status, "reason": reason, "step": 10,
-                                                        "steps": 10, "headline": 0.5})  # fmt: skip
+        write_json(
+            folder / trial.key / "status.json",
+            {"status": status, "reason": reason, "step": 10, "steps": 10, "headline": 0.5},
+        )
     slurm.run(flags(sweep, "--status"))
     out = capfd.readouterr().out
     assert "1 finished, 0 running, 5 pending, 0 preempted, 1 stopped" in out and "; 7 expected" in out
@@ -744,18 +791,20 @@ def test_status_of_a_folder_without_slurm(fakes, submitted, monkeypatch, capfd):
 
 def test_status_and_cancel_of_nothing(fakes, submitted, capfd):
     assert "runs/none: no sweep has been submitted there" in refused("none.yaml", "--status")
-    fakes.says(
-        "squeue", "", "slurm_load_jobs error: Invalid job id specified\n", code=1
-    )  # SLURM forgot the array
+    # SLURM forgot the array
+    fakes.says("squeue", "", "slurm_load_jobs error: Invalid job id specified\n", code=1)
     slurm.run(flags("tiny.yaml", "--cancel"))
     assert "no task of runs/tiny is in the queue" in capfd.readouterr().err and not fakes.calls("scancel")
 
 
 def test_cancel_lets_tasks_save_before_it_cancels(fakes, submitted, capfd):
-    fakes.script("squeue", '#!/bin/bash\ncd "$(dirname "$0")"; echo "squeue $*" >> calls\n'
-                           "grep -q signal=TERM calls && exit\n"
-                           "grep -q state=PENDING calls || echo '300_1|300|PENDING|None|0:00'\n"
-                           "echo '300_0|301|RUNNING|None|0:10'\n")  # fmt: skip
+    fakes.script(
+        "squeue",
+        '#!/bin/bash\ncd "$(dirname "$0")"; echo "squeue $*" >> calls\n'
+        "grep -q signal=TERM calls && exit\n"
+        "grep -q state=PENDING calls || echo '300_1|300|PENDING|None|0:00'\n"
+        "echo '300_0|301|RUNNING|None|0:10'\n",
+    )
     slurm.run(flags("tiny.yaml", "--cancel"))
     assert fakes.calls("scancel") == ["scancel --state=PENDING 300", "scancel --signal=TERM --full 300_0"]
     assert "1 tasks run: they save" in (said := capfd.readouterr().err) and "2 tasks cancelled" in said

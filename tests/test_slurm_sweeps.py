@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.queue import DONE, Queue
+from launch.sweep.queue import DONE, Queue
 from tests import online
 from tests.slurm.cluster import Cluster, ClusterError, skip_reason
 from tests.wandb_server import Server
@@ -241,7 +241,7 @@ def test_jobs_run_the_snapshot(cluster: Cluster, tiny, place: Path) -> None:
         )
     args = ask_for(place, sweep_file(place / "edit.yaml", tiny, 1, steps=5), "edit", "--sbatch=hold")
     said = launch(cluster, *args, root=copy)
-    for script in (copy / "research" / "bvae_faces.py", copy / "launch" / "worker.py"):
+    for script in (copy / "research" / "bvae_faces.py", copy / "launch" / "sweep" / "worker.py"):
         script.write_text("raise SystemExit('edited after submitting')\n")
     cluster.run("scontrol", "release", re.search(r"array (\d+)", said)[1])
     queue = Queue(place / "edit")

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from data import digits, images, text
-from launch import bayes, collect, plan
-from launch.queue import as_args, points
+from launch.results import read as collect
+from launch.sweep import bayes, plan
+from launch.sweep.points import as_args, points
 from research import seq2seq_arith
 from research.common.commandline import parse
-from research.common.flags import run_key
+from research.common.identity import run_key
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -28,8 +29,12 @@ FIGURES = {
     "seq2seq_arith": {"test/exact_match": 4, "test/char_accuracy": 4},
     "vae_mnist": {"test/elbo_nats": 1, "test/iw_nats": 1, "test/kl_nats": 1, "test/knn_accuracy": 3},
 }
-HEADLINES = {"bvae_faces": ("val/mse", "minimize"), "vae_mnist": ("val/elbo_nats", "maximize"),
-             "charlm": ("val/bpc", "minimize"), "seq2seq_arith": ("val/exact_match", "maximize")}  # fmt: skip
+HEADLINES = {
+    "bvae_faces": ("val/mse", "minimize"),
+    "vae_mnist": ("val/elbo_nats", "maximize"),
+    "charlm": ("val/bpc", "minimize"),
+    "seq2seq_arith": ("val/exact_match", "maximize"),
+}
 SIGNS = {"beta": "β"}
 CHOSEN_WITH = 0  # the seed with which bayes and random sweeps search
 
@@ -78,8 +83,11 @@ def finding_lines(df: pd.DataFrame, figures: dict[str, int]) -> list[str]:
     flags = [name for name in collect.flag_columns(df) if name != "seed"]
     for row in summary.to_dict("records"):
         setting = ", ".join(f"{SIGNS.get(f, f)} = {collect.show(row[f], 4)}" for f in flags)
-        told = [f"{name} {row[name]:.{digits}f}" + ("" if alone else f" ± {row[f'{name} sd']:.{digits}f}")
-                for name, digits in figures.items() if not math.isnan(row[name])]  # fmt: skip
+        told = [
+            f"{name} {row[name]:.{digits}f}" + ("" if alone else f" ± {row[f'{name} sd']:.{digits}f}")
+            for name, digits in figures.items()
+            if not math.isnan(row[name])
+        ]
         lines.append(f"#   {setting}    " + "   ".join(told) + ("   (one seed)" if alone else ""))
     return lines
 
@@ -115,9 +123,13 @@ class Seen:
 
 @pytest.mark.parametrize(
     ("name", "loader", "flags"),
-    [("bvae_faces", images, {}), ("vae_mnist", digits, {}), ("charlm", text, {}),
-     ("seq2seq_arith", digits, {"mode": "image_to_text"})],
-)  # fmt: skip
+    [
+        ("bvae_faces", images, {}),
+        ("vae_mnist", digits, {}),
+        ("charlm", text, {}),
+        ("seq2seq_arith", digits, {"mode": "image_to_text"}),
+    ],
+)
 def test_data_flags_are_those_that_load_data_reads(name, loader, flags, monkeypatch):
     """What a script forgets to name would let a sweep expect the data of one trial of all others."""
     script = importlib.import_module(f"research.{name}")
@@ -188,9 +200,8 @@ def test_numbers_are_numbers_to_yaml(path):
 def test_the_metric_is_one_that_the_script_logs(path):
     headline, goal = HEADLINES[family(path)]
     metric, source = content(path)["metric"], (ROOT / content(path)["program"]).read_text()
-    assert re.search(
-        rf'headline="{headline}"[^,]*, goal="{goal}"', source
-    )  # binarised pixels add to the name
+    # binarised pixels add to the name
+    assert re.search(rf'headline="{headline}"[^,]*, goal="{goal}"', source)
     if metric["name"] != f"{headline}_best":  # a sweep may look for something else than the script does
         assert f"`{metric['name']}`" in (ROOT / "docs" / "METRICS.md").read_text()
         assert metric["name"].startswith("val/") and metric["goal"] in ("minimize", "maximize")
@@ -261,8 +272,10 @@ def test_the_check_of_a_finding(tmp_path):
 def test_the_check_of_a_finding_of_one_seed(tmp_path):
     csv, figures = tmp_path / "lr.csv", FIGURES["charlm"]
     csv.write_text("learning_rate,status,test/loss,test/bpc\n0.002,finished,1.72,2.481\n0.004,finished,2,3\n")
-    lines = ["#   learning_rate = 0.002    test/loss 1.720   test/bpc 2.481   (one seed)",
-             "#   learning_rate = 0.004    test/loss 2.000   test/bpc 3.000   (one seed)"]  # fmt: skip
+    lines = [
+        "#   learning_rate = 0.002    test/loss 1.720   test/bpc 2.481   (one seed)",
+        "#   learning_rate = 0.004    test/loss 2.000   test/bpc 3.000   (one seed)",
+    ]
     proven = "\n".join(["# Finding   Words.", *lines, ""])
     assert unproven(proven, csv, figures) == []
     assert unproven(proven.replace("1.720", "1.721"), csv, figures) != []

@@ -305,8 +305,14 @@ def test_scripts(scripts, stay):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(sample=FEW, size=st.integers(1, 7), form=st.sampled_from((None, *text.FORMS)), lower=st.booleans(),
-       lines=st.booleans(), min_count=st.integers(1, 3))  # fmt: skip
+@given(
+    sample=FEW,
+    size=st.integers(1, 7),
+    form=st.sampled_from((None, *text.FORMS)),
+    lower=st.booleans(),
+    lines=st.booleans(),
+    min_count=st.integers(1, 3),
+)
 @example(sample="ΑΣ ΑΣ\nΑΣ'", size=1, form=None, lower=True, lines=False, min_count=1)
 @example(sample="e\u0301 \u0301\n\u1100\u1161", size=3, form="NFC", lower=False, lines=False, min_count=1)
 def test_pieces_make_no_difference(tmp_path, monkeypatch, sample, size, form, lower, lines, min_count):
@@ -535,8 +541,10 @@ def test_lyrics_that_are_refused(tmp_path):
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.one_of(st.binary(max_size=60), st.text(st.sampled_from('a,"\n\r\t;é '), max_size=60)),
-       headed=st.booleans())  # fmt: skip
+@given(
+    content=st.one_of(st.binary(max_size=60), st.text(st.sampled_from('a,"\n\r\t;é '), max_size=60)),
+    headed=st.booleans(),
+)
 @example(b'\n,\n\na\n;,\r ,,aa\r\t\xc3\xa9", \t, """"\t\r, \r"\n', True)
 def test_any_csv_is_read_or_refused_in_one_line(tmp_path, content, headed):
     content = content if isinstance(content, bytes) else content.encode()

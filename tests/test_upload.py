@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 import wandb
 
-from launch import collect, remote, upload
+from launch import upload
+from launch.results import read as collect
+from launch.results import wandb_runs as remote
 from research import bvae_faces
 from research.common import lease as leases
 from research.common.commandline import main
-from research.common.files import media_by_step, read_json, read_rows, write_json
+from research.common.folder import media_by_step, read_json, read_rows, write_json
 from research.common.media import File
 from research.common.run import Run
 from research.common.task import Task
@@ -171,8 +173,11 @@ def pictures(*_: Any) -> dict[str, File]:
     def write_gif(path: Path) -> None:
         write_dot(path)
 
-    return {"sample/random": File(".png", write_dot), "sample/text": File(".html", write_text),
-            "sample/video": File(".gif", write_gif)}  # fmt: skip
+    return {
+        "sample/random": File(".png", write_dot),
+        "sample/text": File(".html", write_text),
+        "sample/video": File(".gif", write_gif),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +259,13 @@ def test_a_sweep_is_brought_once(place):
     assert sweep.prior == [place.id(name) for name in names] and sweep.displayName is None
     kept = read_json(place.runs / SWEEP)
     url = f"{server.url}/tester/letters-and-latents/sweeps/{sweep.name}"
-    assert kept == {"id": sweep.name, "entity": "tester", "project": "letters-and-latents", "url": url,
-                    "runs": sweep.prior}  # fmt: skip
+    assert kept == {
+        "id": sweep.name,
+        "entity": "tester",
+        "project": "letters-and-latents",
+        "url": url,
+        "runs": sweep.prior,
+    }
     assert kept["url"] in text
 
     before, asked = everything(place.runs), Counter(server.requests)

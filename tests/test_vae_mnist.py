@@ -14,12 +14,13 @@ from torch import distributions as D
 
 from data import digits
 from research import vae_mnist
-from research import vae_mnist_pictures as views
-from research.common import charts
 from research.common.commandline import parse
-from research.common.flags import UserError, result_flags
+from research.common.flags import result_flags
 from research.common.media import picture
-from research.common.run import make_rng
+from research.common.messages import UserError
+from research.common.randomness import make_rng
+from research.draw import charts
+from research.parts import vae_mnist_maps as views
 from research.vae_mnist import (
     Config,
     build,
@@ -155,8 +156,11 @@ def test_with_one_code_the_bound_is_the_elbo():
     assert bound.mean().item() == pytest.approx(log_p - kl, abs=0.03)
     posterior = iw_bound(  # with the true posterior every weight is p(x)
         lambda z: D.Normal(2 * z, 0.5).log_prob(torch.ones(1, 1)).sum(2),
-        torch.full((1, 1), 8 / 17), torch.full((1, 1), math.log(1 / 17)), 3, torch.Generator(),
-    )  # fmt: skip
+        torch.full((1, 1), 8 / 17),
+        torch.full((1, 1), math.log(1 / 17)),
+        3,
+        torch.Generator(),
+    )
     assert posterior.item() == pytest.approx(
         D.Normal(0.0, math.sqrt(4.25)).log_prob(torch.tensor(1.0)).item()
     )
@@ -325,10 +329,26 @@ def test_two_pictures_of_different_classes():
 # ---- flags ---------------------------------------------------------------------------------------------
 
 RESULT_FLAGS = {
-    "checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate", "eval_every",
-    "precision", "compile", "deterministic", "arch", "width", "depth", "latent_dim", "beta", "binarize",
-    "input_dropout", "iw_samples",
-}  # fmt: skip
+    "checkpoint",
+    "weights",
+    "seed",
+    "steps",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "eval_every",
+    "precision",
+    "compile",
+    "deterministic",
+    "arch",
+    "width",
+    "depth",
+    "latent_dim",
+    "beta",
+    "binarize",
+    "input_dropout",
+    "iw_samples",
+}
 
 
 def test_the_flags_that_make_the_key():
@@ -351,7 +371,7 @@ def test_the_flags_that_make_the_key():
         (["--z=1,2", "--label=3"], ["--z=1,2", "without --label"]),
         (["--task=generat"], ["did you mean generate?"]),
     ],
-)  # fmt: skip
+)
 def test_refusals(args, parts):
     with pytest.raises(UserError) as caught:
         parse(Config, args)
@@ -424,8 +444,17 @@ def test_training_learns_and_logs_what_the_table_says(learn):
     assert best == [max(seen[: i + 1]) for i in range(len(seen))]
 
     often = {f"{s:08d}.png" for s in (0, 240)}
-    often = dict.fromkeys(("sample/reconstructions", "sample/random", "latent/scatter", "latent/manifold",
-                           "latent/manifold_wide", "latent/kl_per_latent"), often)  # fmt: skip
+    often = dict.fromkeys(
+        (
+            "sample/reconstructions",
+            "sample/random",
+            "latent/scatter",
+            "latent/manifold",
+            "latent/manifold_wide",
+            "latent/kl_per_latent",
+        ),
+        often,
+    )
     assert media(folder) == often | {
         "sample/interpolation": {"00000240.png"},
         "sample/interpolation_video": {"00000240.mp4"},

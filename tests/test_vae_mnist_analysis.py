@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from research import digit_classifier as judge
 from research import vae_mnist as script
-from research import vae_mnist_analysis as A
-from research import vae_mnist_pictures as views
-from research.common.flags import UserError
+from research.common.messages import UserError
+from research.parts import digit_classifier as judge
+from research.parts import vae_mnist_maps as views
+from research.tasks import vae_mnist as A
 
 SMALL = {"width": 16, "depth": 1, "batch_size": 64, "steps": 3, "iw_samples": 2, "device": "cpu"}
 SMALL |= {"eval_every": 3, "wandb": "disabled", "threads": 1}
@@ -96,7 +96,7 @@ def test_the_likelihood_summed_over_a_grid_is_what_the_bound_rises_to(place):
     _, told = do(place, "evaluate", "two")
     cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "iw_samples": 3000})
     file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
-    model, data = A.load_weights(cfg, file, script.build(cfg, torch.device("cpu"))), script.load_data(cfg)
+    model, data = A.load_weights(cfg, script.build(cfg, torch.device("cpu")), file), script.load_data(cfg)
     for part in ("train", "test"):
         found, x = told["inference"][part], getattr(data, part)[:20]
         bound = script.log_likelihood(model, x, cfg, torch.device("cpu"))
@@ -108,7 +108,7 @@ def test_the_likelihood_summed_over_a_grid_is_what_the_bound_rises_to(place):
 def test_the_grid_goes_beyond_all_codes(place):
     cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "iw_samples": 3000})
     file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
-    model, data = A.load_weights(cfg, file, script.build(cfg, torch.device("cpu"))), script.load_data(cfg)
+    model, data = A.load_weights(cfg, script.build(cfg, torch.device("cpu")), file), script.load_data(cfg)
     with torch.no_grad():  # codes as far as a small β lets them go
         model.encoder[-1].weight[:2] *= 12 / model.encode(script.to_float(data.test, "cpu"))[0].abs().max()
     x = data.test[:20]
@@ -126,7 +126,7 @@ def test_evaluate_finds_what_training_found(place):
     _, told = do(place, "evaluate", "two")
     cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "width": 16})
     file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
-    model = A.load_weights(cfg, file, script.build(cfg, torch.device("cpu")))
+    model = A.load_weights(cfg, script.build(cfg, torch.device("cpu")), file)
     data = script.load_data(cfg)
     found = script.evaluate(model, data.test, "test", cfg, torch.device("cpu"))
     assert told["elbo_nats"] == found["test/elbo_nats"]

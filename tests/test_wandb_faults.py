@@ -59,10 +59,11 @@ def test_preempted_agents_hand_the_run_on(server: Server, tiny, tmp_path, undist
     """USR1, then TERM: preempting, back in the queue, resumed under the same id, not a row lost or twice."""
     values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
     content = {
-        "program": online.QUICK, "method": "grid",
+        "program": online.QUICK,
+        "method": "grid",
         "metric": {"name": "val/mse_best", "goal": "minimize"},
         "parameters": {k: {"value": v} for k, v in values.items()} | {"seed": {"values": [0]}},
-    }  # fmt: skip
+    }
     path = online.make_sweep(server, content)
     sweep = server.sweeps[path.rpartition("/")[2]]
     env = online.gates(tmp_path, 60, 160) | {"WANDB_AGENT_KILL_DELAY": "12"}
@@ -94,9 +95,10 @@ def test_stop_of_an_agents_run(server: Server, tiny, tmp_path, tally) -> None:
     """Stop in the dashboard: `stopped`, exit code 0, not handed out again."""
     values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
     content = {
-        "program": online.QUICK, "method": "grid",
+        "program": online.QUICK,
+        "method": "grid",
         "parameters": {k: {"value": v} for k, v in values.items()} | {"seed": {"values": [0]}},
-    }  # fmt: skip
+    }
     path = online.make_sweep(server, content)
     sweep = server.sweeps[path.rpartition("/")[2]]
     with online.agent(server, tmp_path / "w", path, "agent", **online.gates(tmp_path, 60)) as agent:
@@ -182,9 +184,10 @@ def test_core_and_agent_killed(server: Server, tiny, tmp_path, undisturbed, tall
     """wandb-core dies: training goes on, says so, and the rest is uploaded. An agent: its run goes on."""
     values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"), project="core")
     content = {
-        "program": online.QUICK, "method": "grid",
+        "program": online.QUICK,
+        "method": "grid",
         "parameters": {k: {"value": v} for k, v in values.items()} | {"seed": {"values": [1]}},
-    }  # fmt: skip
+    }
     path = online.make_sweep(server, content)
     sweep = server.sweeps[path.rpartition("/")[2]]
     gate = online.gates(tmp_path, 60)
@@ -300,8 +303,11 @@ def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
         online.until(lambda wandb_id=wandb_id: server.run(wandb_id).state != "running")
         told[what] = server.run(wandb_id)
     titles = {what: [(a["title"], a["severity"]) for a in run.alerts] for what, run in told.items()}
-    assert titles == {"collapse": [("posterior collapse", "WARN")], "diverged": [("diverged", "WARN")],
-                      "failed": [("failed", "ERROR")]}  # fmt: skip
+    assert titles == {
+        "collapse": [("posterior collapse", "WARN")],
+        "diverged": [("diverged", "WARN")],
+        "failed": [("failed", "ERROR")],
+    }
     assert [told[what].state for what in titles] == ["finished", "finished", "failed"]
     assert "ValueError: no [luck]" in told["failed"].alerts[0]["text"]
 
@@ -329,6 +335,9 @@ def test_the_server_refuses_what_it_does_not_know(tmp_path) -> None:
         requests.post(f"{server.url}/files/tester/p/r/file_stream", json=gap, auth=("api", KEY))
         assert requests.post(f"{server.url}/graphql", json={"query": "{viewer{id}}"}).status_code == 401
         assert [refusal.split(":")[0] for refusal in server.refused] == [
-            "query Viewer", "query Nothing", "GET /elsewhere", "wandb-history.jsonl of r"
-        ]  # fmt: skip
+            "query Viewer",
+            "query Nothing",
+            "GET /elsewhere",
+            "wandb-history.jsonl of r",
+        ]
     assert threading.active_count() < before + 10

@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 
 from research.common.checkpoints import resolve
-from research.common.files import read_json
-from research.common.flags import UserError
+from research.common.folder import read_json
+from research.common.messages import UserError
 from tests import online
 from tests.conftest import folder_of
 from tests.wandb_server import Server
@@ -28,29 +28,76 @@ SHORT = {  # the values left of a sweep's parameters, as a grid; the rest is `ti
     "bvae": {"seed": [0], "beta": [0, 4, 20]},
     "bvae_anneal": {"seed": [0, 1]},
     "bvae_beta": {"seed": [0], "beta": [0, 40]},
-    "bvae_latent": {"objective": ["tc", "capacity"], "beta": [2.5], "learning_rate": [0.001],
-                    "latent_dim": [6], "width": [8]},
-    "charlm_arch": {"dataset": ["pydoc"], "model": ["lstm", "transformer"], "parameters": [19000],
-                    "learning_rate": [0.002], "seed": [0]},
-    "charlm_lr": {"dataset": ["pydoc"], "model": ["lstm", "tcn"], "parameters": [19000],
-                  "learning_rate": [0.004], "seed": [0]},
+    "bvae_latent": {
+        "objective": ["tc", "capacity"],
+        "beta": [2.5],
+        "learning_rate": [0.001],
+        "latent_dim": [6],
+        "width": [8],
+    },
+    "charlm_arch": {
+        "dataset": ["pydoc"],
+        "model": ["lstm", "transformer"],
+        "parameters": [19000],
+        "learning_rate": [0.002],
+        "seed": [0],
+    },
+    "charlm_lr": {
+        "dataset": ["pydoc"],
+        "model": ["lstm", "tcn"],
+        "parameters": [19000],
+        "learning_rate": [0.004],
+        "seed": [0],
+    },
     "charlm_pos": {"dataset": ["pydoc"], "pos": ["none", "rope"], "seq_len": [16], "seed": [0]},
-    "charlm_bayes": {"dataset": ["pydoc"], "optimizer": ["muon", "adamw"], "learning_rate": [0.004],
-                     "weight_decay": [0], "clip": [1]},
+    "charlm_bayes": {
+        "dataset": ["pydoc"],
+        "optimizer": ["muon", "adamw"],
+        "learning_rate": [0.004],
+        "weight_decay": [0],
+        "clip": [1],
+    },
     "seq2seq_split": {"train_fraction": [0.5, 0.1], "seed": [0]},
     "seq2seq_best": {"train_fraction": [0.5, 0.1], "steps": [6], "seed": [0]},
-    "seq2seq_tricks": {"attention": [False, True], "reverse": [True], "bidirectional": [True],
-                       "columns": [True], "weight_decay": [0.3], "steps": [6]},
+    "seq2seq_tricks": {
+        "attention": [False, True],
+        "reverse": [True],
+        "bidirectional": [True],
+        "columns": [True],
+        "weight_decay": [0.3],
+        "steps": [6],
+    },
     "seq2seq_depth": {"encoder_layers": [1, 2], "decoder_layers": [2], "hidden_dim": [8]},
-    "seq2seq_mode": {"dataset": ["digits"], "mode": ["image_to_text", "text_to_image"], "steps": [6],
-                     "seed": [0]},
-    "vae_mnist": {"dataset": ["digits"], "epochs": [1], "latent_dim": [2], "beta": [1],
-                  "learning_rate": [0.001, 0.003], "seed": [0]},
-    "vae_mnist_best": {"dataset": ["digits"], "steps": [20], "width": [16], "depth": [3, 4],
-                       "learning_rate": [0.004]},
-    "vae_mnist_size": {"dataset": ["digits"], "epochs": [1], "arch": ["mlp", "conv"], "width": [16],
-                       "depth": [1], "seed": [0]},
-}  # fmt: skip
+    "seq2seq_mode": {
+        "dataset": ["digits"],
+        "mode": ["image_to_text", "text_to_image"],
+        "steps": [6],
+        "seed": [0],
+    },
+    "vae_mnist": {
+        "dataset": ["digits"],
+        "epochs": [1],
+        "latent_dim": [2],
+        "beta": [1],
+        "learning_rate": [0.001, 0.003],
+        "seed": [0],
+    },
+    "vae_mnist_best": {
+        "dataset": ["digits"],
+        "steps": [20],
+        "width": [16],
+        "depth": [3, 4],
+        "learning_rate": [0.004],
+    },
+    "vae_mnist_size": {
+        "dataset": ["digits"],
+        "epochs": [1],
+        "arch": ["mlp", "conv"],
+        "width": [16],
+        "depth": [1],
+        "seed": [0],
+    },
+}
 ONLY_OF_FACES = ("dataset", "hidden_dim", "steps")  # of the tiny run's flags
 NAMED_FIRST = ("batch_size", "eval_every", "log_every", "save_every")  # a run's name would show them alone
 FEW_FLAGS = {"charlm": {"steps": 6, "n_layers": 1}, "seq2seq_arith": {"steps": 6}}
@@ -139,8 +186,9 @@ def begin(run: Any) -> None:
 def test_every_kind_of_media_arrives(server: Server, config, tmp_path, monkeypatch, tally) -> None:
     """PNG, HTML, MP4 and GIF, each file with its own bytes; a NaN and a missing value."""
     from research import bvae_faces
-    from research.common import media, pictures
+    from research.common import media
     from research.common.start import start_run
+    from research.draw import pictures
 
     online.log_in_here(monkeypatch, server, tmp_path / "w")
     cfg = config(wandb="online", project="media", steps=1)
@@ -201,10 +249,11 @@ def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> N
     """launch/local.py --wandb=online: a real sweep; a run that is killed is finished under its own id."""
     values = online.flags(tiny, steps=1500, log_every=50, save_every=100, eval_every=500)
     content = {
-        "program": "research/bvae_faces.py", "method": "grid",
+        "program": "research/bvae_faces.py",
+        "method": "grid",
         "metric": {"name": "val/mse_best", "goal": "minimize"},
         "parameters": {k: {"value": v} for k, v in values.items()} | {"beta": {"values": [0, 4]}},
-    }  # fmt: skip
+    }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     command = [sys.executable, "launch/local.py", str(tmp_path / "mine.yaml"), "--wandb=online"]
     command += [f"--out={tmp_path / 'runs'}", "--project=local", "--workers=2"]

@@ -182,8 +182,9 @@ class Project:
     def user(self) -> dict[str, Any]:
         return self.server.viewer
 
-    def allViews(self, info: Any, viewType: str = "runs", viewName: str | None = None,
-                 userName: str | None = None) -> dict[str, Any]:  # fmt: skip
+    def allViews(
+        self, info: Any, viewType: str = "runs", viewName: str | None = None, userName: str | None = None
+    ) -> dict[str, Any]:
         views = [v for v in self.server.views.values() if v.project is self and v.type == viewType]
         by_user = userName in (None, "", ENTITY)
         return connection([v for v in views if by_user and viewName in (None, v.name)])
@@ -412,10 +413,15 @@ class Artifact:
     def aliases(self) -> list[dict[str, Any]]:
         collection = self.artifactSequence
         return [
-            {"id": base64_id("Alias", name), "alias": name, "artifactCollection": collection,
-             "__typename": "ArtifactAlias"}
-            for name, artifact in collection.aliased.items() if artifact is self
-        ]  # fmt: skip
+            {
+                "id": base64_id("Alias", name),
+                "alias": name,
+                "artifactCollection": collection,
+                "__typename": "ArtifactAlias",
+            }
+            for name, artifact in collection.aliased.items()
+            if artifact is self
+        ]
 
     @property
     def usedBy(self) -> dict[str, Any]:
@@ -545,8 +551,13 @@ class Server:
         """(HTTP status, answer) of one operation; what the schema does not know is 400 and refused."""
         text, variables = body["query"], body.get("variables") or {}
         with self.lock:
-            result = graphql.graphql_sync(SCHEMA, text, self, variable_values=variables,
-                                          type_resolver=lambda value, *_: "ArtifactSequence")  # fmt: skip
+            result = graphql.graphql_sync(
+                SCHEMA,
+                text,
+                self,
+                variable_values=variables,
+                type_resolver=lambda value, *_: "ArtifactSequence",
+            )
         if result.errors:
             name = body.get("operationName") or text.strip().split("(")[0].split("{")[0]
             for error in result.errors:
@@ -557,16 +568,27 @@ class Server:
     @property
     def viewer(self) -> dict[str, Any]:
         return {
-            "id": base64_id("User", "1"), "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": None,
-            "admin": False, "flags": "{}", "deletedAt": None, "apiKeys": {"edges": []},
+            "id": base64_id("User", "1"),
+            "entity": ENTITY,
+            "username": ENTITY,
+            "name": ENTITY,
+            "email": None,
+            "admin": False,
+            "flags": "{}",
+            "deletedAt": None,
+            "apiKeys": {"edges": []},
             "teams": connection([{"id": base64_id("Entity", ENTITY), "name": ENTITY}]),
-        }  # fmt: skip
+        }
 
     serverInfo = property(lambda self: {"features": []})
 
     def entity(self, info: Any, name: str) -> dict[str, Any]:
-        return {"id": base64_id("Entity", name), "name": name, "organization": None,
-                "xxhashDigestsEnabled": False}  # fmt: skip
+        return {
+            "id": base64_id("Entity", name),
+            "name": name,
+            "organization": None,
+            "xxhashDigestsEnabled": False,
+        }
 
     def project(self, info: Any, name: str | None = None, entityName: str | None = None) -> Project | None:
         return self.projects.get(name) if entityName in (None, "", ENTITY) else None
@@ -591,8 +613,17 @@ class Server:
             inserted = key not in self.runs
             run = self.runs.setdefault(key, Run(self, project, key[1]))
         names = {"groupName": "group", "sweep": "sweepName"}
-        for key in ("groupName", "description", "displayName", "notes", "commit", "config", "jobType",
-                    "sweep", "tags"):  # fmt: skip
+        for key in (
+            "groupName",
+            "description",
+            "displayName",
+            "notes",
+            "commit",
+            "config",
+            "jobType",
+            "sweep",
+            "tags",
+        ):
             if input.get(key) is not None:
                 setattr(run, names.get(key, key), input[key])
         if input.get("summaryMetrics"):
@@ -618,8 +649,16 @@ class Server:
 
     def _file(self, path: str, name: str) -> dict[str, Any]:
         url = f"{self.url}/storage/{urllib.parse.quote(path)}"
-        return {"id": path, "name": name, "uploadUrl": url, "directUrl": url, "uploadHeaders": [],
-                "storagePath": path, "uploadMultipartUrls": None, "artifact": None}  # fmt: skip
+        return {
+            "id": path,
+            "name": name,
+            "uploadUrl": url,
+            "directUrl": url,
+            "uploadHeaders": [],
+            "storagePath": path,
+            "uploadMultipartUrls": None,
+            "artifact": None,
+        }
 
     # ----------------------------------------------------------------------------------------- sweeps
 
@@ -662,8 +701,16 @@ class Server:
                 return {"artifact": artifact}
         run = self.runs.get((project.name, input.get("runName")))
         ident = base64_id("Artifact", name, new_id())
-        made = Artifact(self, ident, collection, input["digest"], run, input.get("metadata"),
-                        input.get("description"), wanted)  # fmt: skip
+        made = Artifact(
+            self,
+            ident,
+            collection,
+            input["digest"],
+            run,
+            input.get("metadata"),
+            input.get("description"),
+            wanted,
+        )
         self.artifacts[ident] = made
         return {"artifact": made}
 

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.common.files import read_json, write_bytes
-from research.common.flags import UserError, console, escape, require
+from research.common.flags import require
+from research.common.folder import CHECKPOINTS, CONFIG, read_json, write_bytes
+from research.common.messages import UserError, console, escape
 
 KEPT = 2  # step files; the one before the newest serves when the newest is damaged
 _NAME = re.compile(r"(?:step_(\d{8})|best)_([0-9a-f]{8})\.pt")
@@ -119,7 +120,7 @@ def resolve(spec: str, weights: str, download_to: Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        files = sorted((path / "checkpoints").glob("best_*.pt" if weights == "best" else "step_*.pt"))
+        files = sorted((path / CHECKPOINTS).glob("best_*.pt" if weights == "best" else "step_*.pt"))
         if not files:
             raise UserError(
                 f"--checkpoint={spec}: this folder has no {weights} checkpoint; is it a run folder?"
@@ -148,22 +149,24 @@ def config_of(file: Path) -> dict[str, Any] | None:
     downloaded as a W&B artifact, beside it.
     """
     file = file.absolute()
-    return read_json(file.parent.parent / "config.json") or read_json(file.parent / "config.json")
+    return read_json(file.parent.parent / CONFIG) or read_json(file.parent / CONFIG)
 
 
-def start_from(cfg: Any, model: Any, same: Sequence[str] = ()) -> None:
-    """Load the weights of --checkpoint into `model`, to train on. UserError where they do not fit.
+def load_weights(cfg: Any, model: Any, file: Path | None = None, same: Sequence[str] = ()) -> Any:
+    """`model` with the weights of --checkpoint, or of its `file` where that is known. UserError: no fit.
 
-    same: flags that make the parts of the data, and must be as in the run that made it: with others it may
-    have learned from what is test here.
+    same: flags that make the parts of the data, and must be as in the run that made the weights: with others
+    it may have learned from what is test here.
     """
-    path = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
-    flags = (config_of(path) or {}).get("flags", {})
+    file = file or resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
+    flags = (config_of(file) or {}).get("flags", {})
     for name in same:
         require(name in flags, cfg, "checkpoint", f"of a run that tells its --{name}")
-        told = f"{flags[name]}, as in the run of --checkpoint, which else may have learned from test"
-        require(flags[name] == getattr(cfg, name), cfg, name, told)
+        allowed = f"{flags[name]}, as in the run of --checkpoint, which else may have learned from test"
+        require(flags[name] == getattr(cfg, name), cfg, name, allowed)
     try:
-        model.load_state_dict(load_file(path)["states"][0])
-    except RuntimeError as error:
-        require(False, cfg, "checkpoint", f"of the same model ({str(error).splitlines()[-1].strip()})")
+        model.load_state_dict(load_file(file)["states"][0])
+    except (UserError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"--checkpoint={cfg.checkpoint}: no weights of this model ({reason})") from None
+    return model

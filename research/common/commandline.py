@@ -7,6 +7,7 @@ is accepted where the type allows it.
 import contextlib
 import difflib
 import errno
+import importlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from data import DataError
-from research.common.flags import UserError, console, escape
+from research.common.messages import UserError, console, escape
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
 AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
@@ -54,7 +55,7 @@ def _choices(tp: Any) -> list[str]:
     """The words that a type lists: those of a Literal, True and False."""
     literals = [kind for kind in _kinds(tp) if typing.get_origin(kind) is Literal]
     words = [str(word) for kind in literals for word in typing.get_args(kind)]
-    return words + ["True", "False"] * (bool in _kinds(tp))
+    return [*words, "True", "False"] if bool in _kinds(tp) else words
 
 
 def _tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None) -> list[str]:
@@ -152,13 +153,23 @@ def _tokens_of_file(path: str, given: dict[str, str], hints: dict[str, Any]) -> 
     return [f"--{k}={v}" for k, v in flags.items() if k not in skip]
 
 
-def main(config_class: type[C], run: Callable[[C], Any], positional: str | None = None) -> None:
-    """A script's entry point: read the flags and run; a user's mistake is one line and exit code 2.
+def main(
+    config_class: type[C],
+    run: Callable[[C], Any],
+    positional: str | None = None,
+    tasks: str | None = None,
+) -> None:
+    """A command's entry point: read the flags and run; a user's mistake is one line and exit code 2.
 
-    positional: the flag that a word without -- stands for.
+    positional: the flag that a word without -- stands for. tasks: the module whose `run` does every --task
+    but the default one; imported only then.
     """
     try:
-        run(parse(config_class, positional=positional))
+        cfg = parse(config_class, positional=positional)
+        if tasks is not None and cfg.task != config_class.task:
+            importlib.import_module(tasks).run(cfg)
+        else:
+            run(cfg)
     except (UserError, DataError) as error:
         _crash(error)
         console.print(f"[bold red]error:[/] {escape(str(error))}")

@@ -5,32 +5,14 @@ up the run's key.
 """
 
 import dataclasses
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rich.console import Console
-from rich.markup import escape as rich_escape
+from research.common.messages import UserError
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 C = TypeVar("C")
 VARIED = "RUN_VARIED"  # environment: names of the flags that a sweep varies, separated by commas
-
-
-def escape(text: str) -> str:
-    """Text that rich prints as it is."""
-    return rich_escape(text)
-
-
-class UserError(Exception):  # not a ValueError: tyro would swallow the message of one from __post_init__
-    """The user's mistake. Its message is one line that names the flag or file and what is allowed."""
-
-    def __str__(self) -> str:
-        """On one line whatever the user typed: line breaks and stray bytes are shown as escapes."""
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 def aside(default: Any) -> Any:
@@ -38,10 +20,17 @@ def aside(default: Any) -> Any:
     return field(default=default, metadata={"result": False})
 
 
+def per_task(default: Any) -> Any:
+    """A flag that counts for a run's numbers, but that a task on its checkpoint sets for itself."""
+    return field(default=default, metadata={"per_task": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
     """The flags that every family has, with one meaning everywhere."""
 
+    task: str = aside("train")
+    """train, or what to do with a --checkpoint"""
     dataset: str = aside("synthetic")
     """a named set, or a path to your own file or folder (its content, not its name, enters the run's key)"""
     data_dir: str = aside("data/store")
@@ -105,6 +94,8 @@ class RunFlags:
         require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
         ok = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
         require(bool(ok), self, "device", "auto, cpu, cuda, cuda:N or mps")
+        has_checkpoint = self.task == "train" or self.checkpoint is not None
+        require(has_checkpoint, self, "task", "used with --checkpoint=RUN_FOLDER, which it reads")
         require(not (self.fresh and self.reuse), self, "fresh", "used without --reuse")
         plain = self.name is None or (self.name not in ("", ".", "..") and "/" not in self.name)
         require(plain, self, "name", "a plain folder name; --out says where it lies")
@@ -116,9 +107,14 @@ def require(ok: bool, cfg: Any, name: str, allowed: str) -> None:
         raise UserError(f"--{name}={getattr(cfg, name)}: must be {allowed}")
 
 
+def result_names(cfg: Any) -> list[str]:
+    """Names of the flags, of an instance or a class, that a run's numbers may depend on."""
+    return [f.name for f in dataclasses.fields(cfg) if f.metadata.get("result", True)]
+
+
 def result_flags(cfg: Any) -> dict[str, Any]:
     """The flags of `cfg` that its numbers depend on. With --epochs, --steps only follows from it."""
-    flags = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.metadata.get("result", True)}
+    flags = {name: getattr(cfg, name) for name in result_names(cfg)}
     if cfg.checkpoint is None:
         flags.pop("weights")  # --weights says nothing without --checkpoint
     flags.pop("epochs" if cfg.epochs is None else "steps")
@@ -129,19 +125,6 @@ def changed_flags(cfg: Any) -> dict[str, Any]:
     """The result flags of `cfg` that differ from the defaults of its class (required flags always count)."""
     defaults = {f.name: f.default for f in dataclasses.fields(cfg)}
     return {k: v for k, v in result_flags(cfg).items() if v != defaults[k]}
-
-
-def run_key(family: str, key_version: int, cfg: Any, data_hash: str) -> str:
-    """A run's identity, 12 hex digits: family, key version, changed result flags, content of the data set."""
-    flags = changed_flags(cfg)
-    if (
-        cfg.checkpoint is not None
-    ):  # what the weights are counts, not where they lie: the name has their digest
-        from research.common.checkpoints import resolve
-
-        flags["checkpoint"] = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").name
-    parts = [family, key_version, flags, data_hash]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def with_epochs(cfg: C, n_train: int) -> C:

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from research.common.files import read_json, write_json
+from research.common.folder import read_json, write_json
 
 BEAT_S = 10.0  # seconds between beats
 PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts up
@@ -97,9 +97,12 @@ def _slurm_has_lost(job: str) -> bool:
     """True when SLURM says that it does not have `job` (any more); False when it has, or can't be asked."""
     try:
         told = subprocess.run(
-            ["squeue", "-h", "-o", "%T", "-j", job], capture_output=True, text=True, timeout=30,
+            ["squeue", "-h", "-o", "%T", "-j", job],
+            capture_output=True,
+            text=True,
+            timeout=30,
             env={k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")},  # the user's filters
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     if told.returncode != 0:
@@ -222,9 +225,8 @@ def acquire(folder: Path, watch: Watch, role: str = "train") -> Lease | None:
         tmp = folder / f".lease.{os.getpid()}.{threading.get_ident()}.tmp"
         write_json(tmp, mine)
         try:
-            os.link(
-                tmp, folder / f"lease.{n + 1}"
-            )  # fails when it exists: exclusive, and whole from the start
+            # fails when it exists: exclusive, and whole from the start
+            os.link(tmp, folder / f"lease.{n + 1}")
         except FileExistsError:
             continue  # somebody was quicker: look again
         finally:

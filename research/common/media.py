@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from research.common import pictures
-from research.common.files import write_bytes
+from research.common.folder import write_bytes
+from research.draw import pictures
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """One run: its folder, lease, log, checkpoints and signals. The folder is the truth; W&B is a view of it.
 
-A script calls `start_run` and `restore`, at each step `rng`, `update`, `log`, `stopping` and `save`, and at
-the end `finish`. docs/adding_a_family.md shows the loop.
+A script gets it from `start_run`, walks through `run.loop`, calls there `due`, `rng`, `keep_best`, `update`
+and once a step `log`, and at the end `finish`. docs/adding_a_family.md shows the loop.
 """
 
 import contextlib
 import copy
-import hashlib
 import json
 import math
 import os
+import signal
+import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,31 @@ import torch
 
 from research.common import lease as leases
 from research.common.checkpoints import Checkpoints, load_file
-from research.common.client import under_agent
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED
-from research.common.files import append_row, media_by_step, read_rows, write_bytes, write_json
-from research.common.flags import console, escape
+from research.common.folder import (
+    CHECKPOINTS,
+    COMPLETE,
+    CONFIG,
+    MEDIA,
+    METRICS,
+    MODEL_TEXT,
+    SOURCE_DIFF,
+    STATUS,
+    STOP,
+    TIMES,
+    append_row,
+    media_by_step,
+    read_json,
+    read_rows,
+    write_bytes,
+    write_json,
+)
 from research.common.media import File
-from research.common.tracking import Mirror
+from research.common.messages import console, escape
+from research.common.randomness import make_rng
+from research.common.wandb_client import under_agent
+from research.common.wandb_mirror import Mirror
 
-STREAMS = ("train", "eval", "pictures", "init", "order")  # independent sources of randomness at one step
-STOP_FILE = "stop"
 STOPPED_IN_WANDB = "stopped in W&B"
 
 
@@ -38,18 +57,6 @@ class Preempted(SystemExit):
         super().__init__(EXIT_PREEMPTED)
 
 
-def seed_of(*parts: Any) -> int:
-    """A 63-bit seed that is a function of `parts`."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def make_rng(seed: int, step: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator for everything drawn at `step`: a function of (seed, step, stream), never a state."""
-    assert stream in STREAMS, f"{stream} is none of {STREAMS}"
-    return torch.Generator(device).manual_seed(seed_of(seed, step, stream))
-
-
 class Run:
     """A run that this process holds, made by `start_run`.
 
@@ -57,32 +64,174 @@ class Run:
     metrics: the latest value of every logged key.
     """
 
-    def __init__(self, folder: Path, cfg: Any, device: torch.device, headline: str, goal: str, n_train: int):
+    def __init__(self, folder: Path, cfg: Any, device: torch.device, headline: tuple[str, str], n_train: int):
         self.folder, self.cfg, self.device, self.n_train = folder, cfg, device, n_train
-        self.headline, self.sign = headline, {"minimize": 1.0, "maximize": -1.0}[goal]
+        self.headline, self.goal = headline
+        self.sign = {"minimize": 1.0, "maximize": -1.0}[self.goal]
         self.steps_per_epoch = max(1, n_train // cfg.batch_size)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self.metrics: dict[str, Any] = {}
         self.finished = False
         self.status: dict[str, Any] = {}
         self.lease: leases.Lease | None = None
         self.mirror: Mirror | None = None
-        self._best, self._best_file, self._worst = None, None, None
-        self._best_file_before: str | None = None  # that of the checkpoint before
-        self._signal, self._diverged, self._complete, self._saved_step = None, None, False, -1
-        self._loss_sum, self._loss_count = torch.zeros((), device=device), 0  # over this epoch
-        self._epoch_loss: torch.Tensor | None = None  # the mean over the epoch before, until it is logged
-        self._order: tuple[int, torch.Tensor] | None = None
-        self._media, self._pending = (
-            ThreadPoolExecutor(1, "media"),
-            [],
-        )  # composes pictures off the critical path
-        self._stop_looked, self._own_s, self._media_s, self._mark = (
-            0.0,
-            0.0,
-            0.0,
-            (time.perf_counter(), -1, 0.0),
-        )
+
+        # the headline's best and worst finite value, and the files with the best weights: now, and as the
+        # checkpoint before has it
+        self._best: float | None = None
+        self._worst: float | None = None
+        self._best_file: str | None = None
+        self._best_file_before: str | None = None
+
+        # how the run ends
+        self._signal: str | None = None
+        self._diverged: int | None = None  # the step whose loss is not finite
+        self._complete = False  # the row of the last step is logged
+        self._saved_step = -1
+        self._stop_looked = 0.0
+
+        # the train loss over this epoch, and its mean over the epoch before until it is logged
+        self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
+        self._epoch_loss: torch.Tensor | None = None
+        self._order: tuple[int, torch.Tensor] | None = None  # an epoch and the order of its examples
+
+        # pictures are composed off the critical path; how long logging and they took
+        self._media = ThreadPoolExecutor(1, "media")
+        self._pending: list[Future] = []
+        self._own_s = self._media_s = 0.0
+        self._mark = (time.perf_counter(), -1)  # of the row before: time and step
+
+    # ------------------------------------------------------------------------------------- the beginning
+
+    def already_done(self) -> bool:
+        """Whether the folder holds the run to its end; it is then ready to be returned, `finished`.
+
+        Never with --fresh, which trains it anew.
+        """
+        status = read_json(self.folder / STATUS) or {}
+        is_run = (self.folder / CONFIG).exists()
+        if self.cfg.fresh or not is_run or status.get("status") not in COMPLETE:
+            return False
+        self.finished, self.status = True, status
+        self.metrics = {k: v for row in read_rows(self.folder / METRICS) for k, v in row.items()}
+        if self.lease:
+            self.lease.release(status["status"])
+        self.say(f"is {status['status']} already; --fresh trains it anew")
+        return True
+
+    def begin(self, config: dict[str, Any], segment: dict[str, Any], diff: str, **wandb_init: Any) -> None:
+        """Begin or go on under the lease that this run holds: its files, signals, heartbeat and W&B run.
+
+        config: what config.json is to hold; segment: this start, as status.json lists it; diff: the change
+        of the code that is not committed. Exits with 1 where too many attempts have died in the same place.
+        """
+        resumed = (self.folder / CONFIG).exists()
+        self.status = (read_json(self.folder / STATUS) if resumed else None) or {"segments": []}
+        AT_CRASH.append(self.crash)
+        step = self.checkpoints.newest_step()
+        died = leases.deaths_without_progress(self.folder, step) - 1  # less this attempt
+        if died >= leases.MAX_DEATHS:
+            reason = f"died {died} times at step {step}"
+            self.fail(reason)
+            console.print(
+                f"[bold red]error:[/] {escape(str(self.folder))} {reason}; run it again to try once more"
+            )
+            sys.exit(1)
+        (self.folder / STOP).unlink(missing_ok=True)
+        write_json(self.folder / CONFIG, config)
+        write_bytes(self.folder / SOURCE_DIFF, diff.encode(errors="surrogateescape"))
+
+        before = self.status["segments"]
+        compared = ("device", "torch", "threads", "source")
+        changed = [k for k in compared if before and before[-1].get(k) != segment[k]]
+        if changed and step:
+            self.say(f"warning: not bit-exact from step {step}: {', '.join(changed)} changed")
+        self.status = {
+            "status": "running",
+            "reason": None,
+            "step": 0,
+            "steps": self.cfg.steps,
+            "headline": None,
+            "segments": [*before, segment],
+        }
+        self.write_status("running")
+        shown = {k: v for k, v in config.items() if k not in ("flags", "result_flags")} | config["flags"]
+        self.mirror = Mirror(self.folder, self.cfg, shown, **wandb_init)
+        self._handle_signals()
+        self.lease.start_beating()
+
+    def _handle_signals(self) -> None:
+        """Handlers only set a flag; the loop acts on it at the next step boundary."""
+
+        def handle(number: int, _frame: Any) -> None:
+            name = signal.Signals(number).name
+            if name == "SIGINT" and self._signal == "SIGINT":
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt
+            self._signal = name
+            again = " (again: abort)" if name == "SIGINT" else ""
+            console.print(f"{name}: saving at the next step{again}")
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, handle)
+
+    # ------------------------------------------------------------------------------------- the loop
+
+    def loop(self, model: Any, optimizer: Any) -> Iterator[tuple[int, bool]]:
+        """(step, last) of every step from where the run stands; cfg.steps comes once more, only to evaluate.
+
+        Loads the newest checkpoint into `model` and `optimizer` (either may be a sequence), saves them every
+        --save_every steps and at the end, and ends early when the run is to stop. In between the script
+        makes one update and one call of `log`.
+        """
+        step = self.restore(model, optimizer)
+        self._go_on(step)
+        while True:
+            last = step == self.cfg.steps
+            yield step, last
+            if last:
+                break
+            step += 1  # the update is made: a checkpoint from here on counts it
+            if self.stopping:
+                break
+            if step % self.cfg.save_every == 0:
+                self.save(model, optimizer, step)
+        self.save(model, optimizer, step)
+
+    def due(self, what: str, step: int) -> bool:
+        """Whether to "log", "eval" or "sample" at `step`, by --log_every, --eval_every and --sample_every.
+
+        --sample_every=0 doubles: 0, 1, 2, 4, 8 ... The last visit, of cfg.steps, evaluates and samples too.
+        """
+        if what != "log" and step == self.cfg.steps:
+            return True
+        every = {"log": self.cfg.log_every, "eval": self.cfg.eval_every, "sample": self.cfg.sample_every}[
+            what
+        ]
+        return step % every == 0 if every else step & (step - 1) == 0
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the loop should end here: a signal, a `stop` file, a non-finite loss, a lost lease."""
+        if time.monotonic() - self._stop_looked > 1.0:  # a look at a file per second, not per step
+            self._stop_looked = time.monotonic()
+            if self._signal is None and (self.folder / STOP).exists():
+                self._signal = "stop file"
+            if self._signal is None and self.mirror.stop_requested.is_set():
+                self._signal = STOPPED_IN_WANDB
+        return self._signal is not None or self._diverged is not None or self.lease.lost
+
+    def _go_on(self, step: int) -> None:
+        """Say, here, in the lease and to W&B, that the run goes on from `step`."""
+        self.status |= {"step": step, "headline": self._best}
+        self.status["segments"][-1]["from_step"] = step
+        self.write_status("running")
+        self.lease.update(start_step=step)
+        self.mirror.live_from = step
+        self.mirror.start()
+        if step:
+            self.say(f"goes on from step {step}")
 
     # ------------------------------------------------------------------------------------- randomness
 
@@ -94,23 +243,15 @@ class Run:
         """Indices (batch_size,), on the device, of the examples of `step`; every epoch is one shuffle."""
         epoch, i = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            rng = make_rng(
-                self.cfg.seed, epoch, "order"
-            )  # on the CPU: the same order on every kind of device
+            # on the CPU: the same order on every kind of device
+            rng = make_rng(self.cfg.seed, epoch, "order")
             self._order = epoch, torch.randperm(self.n_train, generator=rng).to(self.device)
         return self._order[1][i * self.cfg.batch_size : (i + 1) * self.cfg.batch_size]
-
-    def sampling(self, step: int) -> bool:
-        """Whether pictures are due at `step`; --sample_every=0 doubles: 0, 1, 2, 4, 8 ..."""
-        every = self.cfg.sample_every
-        return step % every == 0 if every else step & (step - 1) == 0
 
     # ------------------------------------------------------------------------------------- checkpoints
 
     def restore(self, model: Any, optimizer: Any) -> int:
-        """Load the newest whole checkpoint; cut rows and media from its step on. Returns the step, 0 if
-        fresh.
-        """
+        """Load the newest whole checkpoint and cut rows and media from its step on; the step, 0 if fresh."""
         state = self.checkpoints.load_newest()
         step = 0 if state is None else state["step"]
         if state is not None:
@@ -119,23 +260,14 @@ class Run:
             self._best, self._best_file, self._worst = state["best"], state["best_file"], state["worst"]
             self._best_file_before = self._best_file
             self._loss_sum, self._loss_count = state["loss_sum"].to(self.device), state["loss_count"]
-        for name in ("metrics.jsonl", "time.jsonl"):
+        for name in (METRICS, TIMES):
             kept = [row for row in read_rows(self.folder / name) if row["step"] < step]
             write_bytes(self.folder / name, "".join(json.dumps(r) + "\n" for r in kept).encode())
-            if name == "metrics.jsonl":
+            if name == METRICS:
                 self.metrics = {k: v for row in kept for k, v in row.items()}
         for s, files in media_by_step(self.folder).items():
             for path in files.values() if s >= step else ():
                 path.unlink()
-        self.status |= {"step": step, "headline": self._best}
-        self.status["segments"][-1]["from_step"] = step
-        self._write_status("running")
-        self.lease.update(start_step=step)
-        self.lease.start_beating()
-        self.mirror.live_from = step
-        self.mirror.start()
-        if step:
-            self._say(f"goes on from step {step}")
         return step
 
     def save(self, model: Any, optimizer: Any, step: int) -> None:
@@ -146,7 +278,7 @@ class Run:
         if step == self.cfg.steps and not self._complete and not self.stopping:
             return  # the last visit of the loop may still find better weights, and saves
         self._finish_media()
-        for path in (self.folder / "metrics.jsonl", self.folder / "time.jsonl"):
+        for path in (self.folder / METRICS, self.folder / TIMES):
             if path.exists():
                 with open(path, "rb+") as f:
                     os.fsync(f.fileno())
@@ -163,7 +295,7 @@ class Run:
         self.checkpoints.prune(path, {self._best_file, None if self._complete else self._best_file_before})
         self._best_file_before = self._best_file
         self.status |= {"step": step, "headline": self._best}
-        self._write_status("running")
+        self.write_status("running")
         self._saved_step = step
         self._own_s += time.perf_counter() - began
 
@@ -173,9 +305,8 @@ class Run:
         """
         value = float(metrics[self.headline])
         if math.isfinite(value):
-            self._worst = (
-                value if self._worst is None else max(self._worst, value, key=lambda v: v * self.sign)
-            )
+            if self._worst is None or value * self.sign > self._worst * self.sign:
+                self._worst = value
             if self._best is None or value * self.sign <= self._best * self.sign:
                 self._best = value
                 if self.lease.check():
@@ -197,8 +328,8 @@ class Run:
         from torchinfo import summary
 
         text = str(summary(model, input_data=list(inputs), verbose=0, depth=4))
-        write_bytes(self.folder / "model.txt", f"{text}\n".encode())
-        if self.status["step"] == 0:
+        write_bytes(self.folder / MODEL_TEXT, f"{text}\n".encode())
+        if not self.checkpoints.steps():  # one that goes on has told it before
             print(text, flush=True)
 
     def update(self, loss: torch.Tensor) -> None:
@@ -232,8 +363,8 @@ class Run:
             self.metrics |= row
             timed = self._timing(step)
             if self.lease.check():  # after standing still for long, the run may have another owner
-                append_row(self.folder / "metrics.jsonl", row)
-                append_row(self.folder / "time.jsonl", timed)
+                append_row(self.folder / METRICS, row)
+                append_row(self.folder / TIMES, timed)
         if (row or files) and not self.lease.lost:
             self._pending.append(self._media.submit(self._log_files, step, row | timed, files))
         self._pending = [job for job in self._pending if not (job.done() and job.result() is None)]
@@ -243,7 +374,7 @@ class Run:
         """In the media thread: write the files of one step, then hand the step to W&B."""
         began, paths = time.thread_time(), {}
         for key, file in files.items():
-            paths[key] = self.folder / "media" / key / f"{step:08d}{file.suffix}"
+            paths[key] = self.folder / MEDIA / key / f"{step:08d}{file.suffix}"
             paths[key].parent.mkdir(parents=True, exist_ok=True)
             try:
                 file.write(paths[key])
@@ -257,13 +388,13 @@ class Run:
 
     def _timing(self, step: int) -> dict[str, Any]:
         """time/* of the steps since the last row; wall time, so that it differs from run to run."""
-        now, (then, last, _) = time.perf_counter(), self._mark
+        now, (then, last) = time.perf_counter(), self._mark
         own = {"logging": self._own_s, "media": self._media_s, "wandb": self.mirror.cpu_s}
         timed: dict[str, Any] = {"step": step} | {f"time/{name}_s": value for name, value in own.items()}
         if last >= 0 and step > last:
             timed["time/step_ms"] = 1000 * (now - then) / (step - last)
             timed["time/examples_per_s"] = self.cfg.batch_size * (step - last) / (now - then)
-        self._mark = now, step, self._own_s
+        self._mark = now, step
         return timed
 
     def _finish_media(self) -> None:
@@ -274,21 +405,10 @@ class Run:
 
     # ------------------------------------------------------------------------------------- the end
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the loop should end here: a signal, a `stop` file, a non-finite loss, a lost lease."""
-        if time.monotonic() - self._stop_looked > 1.0:  # a look at a file per second, not per step
-            self._stop_looked = time.monotonic()
-            if self._signal is None and (self.folder / STOP_FILE).exists():
-                self._signal = "stop file"
-            if self._signal is None and self.mirror.stop_requested.is_set():
-                self._signal = STOPPED_IN_WANDB
-        return self._signal is not None or self._diverged is not None or self.lease.lost
-
     def finish(self) -> dict[str, Any]:
         """End the run: status, W&B, lease. Returns the latest metrics; raises Preempted (exit code 75)."""
         if not self.lease.check():  # another process has the run now: leave without writing
-            self._say("was taken over by another process; this one leaves it")
+            self.say("was taken over by another process; this one leaves it")
             self.lease.yield_to_other()
             raise Preempted
         self._finish_media()
@@ -297,7 +417,7 @@ class Run:
         if status == "diverged":
             self.status["headline"] = self._worst  # bayes must see that this was bad, not that it is missing
         self.status["step"] = self.cfg.steps if self._complete else max(self._saved_step, self.status["step"])
-        self._write_status(status)
+        self.write_status(status)
         best = self.checkpoints.folder / self._best_file if self._best_file else None
         if status == "diverged":
             self.mirror.alert("diverged", f"{self.folder.name}: {reason}", "WARN")
@@ -307,7 +427,7 @@ class Run:
             self.mirror.finish(0, best, False, timeout_s=300)
         self.lease.release(status)
         AT_CRASH.clear()
-        self._say(status + (f": {reason}" if reason else ""))
+        self.say(status + (f": {reason}" if reason else ""))
         if status == "preempted":
             raise Preempted
         return self.metrics
@@ -322,11 +442,12 @@ class Run:
             patience = min(20.0, float(os.environ.get("WANDB_AGENT_KILL_DELAY", 30)) - 10)
             stopped = self.mirror.stop_requested.wait(max(0.0, patience))
             return ("stopped", STOPPED_IN_WANDB) if stopped else ("preempted", "SIGTERM")
-        told = ""
+        reason = self._signal
         if self._signal == "stop file":  # whoever wrote it may say why
             with contextlib.suppress(OSError):
-                told = (self.folder / STOP_FILE).read_text(errors="replace").strip().partition("\n")[0][:200]
-        return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), told or self._signal
+                text = (self.folder / STOP).read_text(errors="replace").strip()
+                reason = text.partition("\n")[0][:200] or reason
+        return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), reason
 
     def warn(self, title: str, text: str) -> None:
         """Tell the user, here and as an alert in W&B, what is wrong with this run's result."""
@@ -343,7 +464,7 @@ class Run:
         """End the run as failed."""
         self.status["reason"] = reason
         try:
-            self._write_status("failed")
+            self.write_status("failed")
             self.lease.release("failed")
         except OSError:  # the disk is full: the lease turns stale when this process is gone
             pass
@@ -351,11 +472,11 @@ class Run:
             self.mirror.alert("failed", f"{self.folder.name}: {reason}", "ERROR")
             self.mirror.finish(1, None, False, timeout_s=30)
 
-    def _write_status(self, status: str) -> None:
+    def write_status(self, status: str) -> None:
         self.status["status"] = status
-        write_json(self.folder / "status.json", {k: _plain(v) for k, v in self.status.items()})
+        write_json(self.folder / STATUS, {k: _plain(v) for k, v in self.status.items()})
 
-    def _say(self, what: str) -> None:
+    def say(self, what: str) -> None:
         console.print(f"[bold]{escape(str(self.folder))}[/] {escape(what)}")
 
 

@@ -1,8 +1,8 @@
 """A task that reads a checkpoint and writes pictures and numbers beside it; in W&B a run of its own.
 
-A family calls `find_run`, `flags_of_run` and `start_task`, `load_weights`, then `picture`, `video`, `gif`,
-`html` and `numbers`, at the end `finish`. What judges its pictures is a small network, `trained_once`.
-The training run's log and its W&B folder are never touched. Running a task again overwrites its files.
+A family calls `find_run`, `flags_of_run`, `load_weights` and `start_task`, then `picture`, `video`, `gif`,
+`html` and `numbers`, at the end `finish`. The training run's log and its W&B folder are never touched.
+Running a task again overwrites its files.
 """
 
 import dataclasses
@@ -10,21 +10,21 @@ import hashlib
 import math
 import secrets
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from research.common import pictures
-from research.common.checkpoints import Checkpoints, config_of, is_whole, load_file, resolve
-from research.common.client import connect, first_line, settings
-from research.common.files import write_bytes, write_json
-from research.common.flags import UserError, console, escape, require
-from research.common.run import make_rng
+from research.common.checkpoints import config_of, resolve
+from research.common.flags import RunFlags, require, result_names
+from research.common.folder import CONFIG, RESULTS, write_bytes, write_json
+from research.common.messages import console, escape
+from research.common.randomness import make_rng
 from research.common.start import pick_device
-from research.common.tracking import SET_ASIDE, send, use_model
+from research.common.wandb_client import connect, first_line, settings
+from research.common.wandb_mirror import SET_ASIDE, send, use_model
+from research.draw import pictures
 
 
 def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
@@ -40,57 +40,20 @@ def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
     return file, config
 
 
-def flags_of_run(cfg: Any, run_config: dict[str, Any], model_flags: Sequence[str]) -> Any:
-    """`cfg` with the flags of the run's model, and of its data unless the user chose others.
+def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
+    """`cfg` with the run's own model: every result flag of the family but those that are `per_task`; and with
+    the run's data, unless the user chose others. How a task runs (--seed, --precision …) is its own.
 
     UserError naming --checkpoint where the run does not tell one of them.
     """
+    common = {field.name for field in dataclasses.fields(RunFlags)}
+    of_task = {field.name for field in dataclasses.fields(cfg) if field.metadata.get("per_task")}
+    names = [name for name in result_names(cfg) if name not in common | of_task]
     defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
-    names = [*model_flags, *(n for n in ("dataset", "data_dir") if getattr(cfg, n) == defaults[n])]
+    names += [name for name in ("dataset", "data_dir") if getattr(cfg, name) == defaults[name]]
     for name in names:
         require(name in run_config.get("flags", {}), cfg, "checkpoint", f"of a run that tells its --{name}")
     return dataclasses.replace(cfg, **{name: run_config["flags"][name] for name in names})
-
-
-def load_weights(cfg: Any, file: Path, model: Any) -> Any:
-    """`model` with the weights in `file`, to be used. UserError naming --checkpoint where they do not fit."""
-    try:
-        model.load_state_dict(load_file(file)["states"][0])
-    except (UserError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        told = str(error).splitlines()[-1].strip()
-        raise UserError(f"--checkpoint={cfg.checkpoint}: no weights of this model ({told})") from None
-    return model.eval()
-
-
-def trained_once(
-    what: str, source: str, data: Any, data_dir: str | Path, model: Any, train: Callable[[], Any]
-) -> tuple[Any, str]:
-    """A network that judges pictures, from <data_dir>/readers or from `train()`; and its weights' digest.
-
-    what: in words; source: the file that makes it, `__file__`, which with data.content_hash decides whether
-    what is kept still holds; model: a new one. Where nothing can be written it is trained anew each time, and
-    says so.
-    """
-    made_of = f"{hashlib.sha256(Path(source).read_bytes()).hexdigest()}/{data.content_hash}"
-    place = f"{data.train.shape[1]}_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
-    kept = Checkpoints(Path(data_dir) / "readers" / place)
-    path = next(kept.folder.glob("best_*.pt"), None)
-    if path and is_whole(path):
-        model.load_state_dict(load_file(path)["states"][0])
-        return model.eval(), path.stem.removeprefix("best_")
-    model = train().eval()
-    state = {"states": [model.state_dict()]}
-    try:
-        if path:
-            path.unlink()
-        kept.folder.parent.mkdir(parents=True, exist_ok=True)
-        path = kept.save(state, "best")
-        console.print(f"{what} is trained: {escape(str(path))}")
-    except OSError as error:  # a data folder that others own
-        console.print(f"[yellow]{what} is not kept[/] ({escape(str(error))}): trained anew each time")
-        with tempfile.TemporaryDirectory() as elsewhere:  # for the digest in its name
-            path = Checkpoints(Path(elsewhere)).save(state, "best")
-    return model, path.stem.removeprefix("best_")
 
 
 def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> "Task":
@@ -100,7 +63,7 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> "
     is made there before the first file. Raises UserError for a --device that is not there.
     """
     run = checkpoint_file.absolute().parents[1]
-    if not (run / "config.json").exists():
+    if not (run / CONFIG).exists():
         run = Path(cfg.out) / (cfg.name or run_config.get("key") or checkpoint_file.stem)
     device = pick_device(cfg.device)
     if cfg.threads:
@@ -146,7 +109,7 @@ class Task:
         told = {"task": self.cfg.task, "checkpoint": str(self._source), "seed": self.cfg.seed} | self._results
         told["files"] = sorted(path.name for path in self._files.values())
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "results.json", told)
+        write_json(self.folder / RESULTS, told)
         console.print(escape(f"{self.folder}/results.json"))
 
     def finish(self) -> None:
@@ -157,7 +120,7 @@ class Task:
             use_model(wandb_run, self.cfg.checkpoint, self._source)
             numbers = {k: v for k, v in self._results.items() if isinstance(v, (int, float))}
             send(wandb_run, 0, {f"{self.cfg.task}/{k}": v for k, v in numbers.items()}, self._files)
-            copy = shutil.copy(self.folder / "results.json", wandb_run.dir)  # W&B would make a link
+            copy = shutil.copy(self.folder / RESULTS, wandb_run.dir)  # W&B would make a link
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
             wandb_run.finish(exit_code=0)
         except Exception as error:  # whatever W&B raises, the files are written
@@ -175,15 +138,24 @@ class Task:
             shutil.move(str(segment), str(self.folder / SET_ASIDE / segment.name))
         run, digest = self._run_config, hashlib.sha256(self._source.read_bytes()).hexdigest()
         lineage = {
-            "family": run["family"], "checkpoint_run": run.get("wandb_id"), "checkpoint_key": run.get("key"),
-            "checkpoint_file": self._source.name, "checkpoint_sha256": digest,
-        }  # fmt: skip
+            "family": run["family"],
+            "checkpoint_run": run.get("wandb_id"),
+            "checkpoint_key": run.get("key"),
+            "checkpoint_file": self._source.name,
+            "checkpoint_sha256": digest,
+        }
         return wandb.init(
-            dir=str(self.folder), mode=mode, project=self.cfg.project, entity=self.cfg.entity,
-            id=secrets.token_hex(4), name=f"{self.cfg.task} of {run.get('key')}", job_type=self.cfg.task,
-            tags=[run["family"], self.cfg.task], config=dataclasses.asdict(self.cfg) | lineage,
+            dir=str(self.folder),
+            mode=mode,
+            project=self.cfg.project,
+            entity=self.cfg.entity,
+            id=secrets.token_hex(4),
+            name=f"{self.cfg.task} of {run.get('key')}",
+            job_type=self.cfg.task,
+            tags=[run["family"], self.cfg.task],
+            config=dataclasses.asdict(self.cfg) | lineage,
             settings=settings(mode),
-        )  # fmt: skip
+        )
 
 
 def _plain(value: Any) -> Any:

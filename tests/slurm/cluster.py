@@ -38,10 +38,18 @@ FOLDER = Path(tempfile.gettempdir()) / f"test-slurm-{os.getuid()}"
 # daemons live in sbin, which is not on every user's PATH
 PATH = os.environ.get("PATH", "") + os.pathsep + os.pathsep.join(["/usr/sbin", "/sbin", "/usr/local/sbin"])
 FIELDS = {  # what `jobs` tells of a task, and squeue's name for it
-    "id": "JobID", "array": "ArrayJobID", "task": "ArrayTaskID", "name": "Name", "partition": "Partition",
-    "state": "State", "reason": "Reason", "restarts": "RestartCnt", "nodes": "NodeList", "begin": "StartTime",
+    "id": "JobID",
+    "array": "ArrayJobID",
+    "task": "ArrayTaskID",
+    "name": "Name",
+    "partition": "Partition",
+    "state": "State",
+    "reason": "Reason",
+    "restarts": "RestartCnt",
+    "nodes": "NodeList",
+    "begin": "StartTime",
     "exit": "exit_code",
-}  # fmt: skip
+}
 
 
 class ClusterError(Exception):
@@ -343,9 +351,13 @@ class Cluster:
         with open(self.folder / f"{name}.out", "ab") as out:
             child = subprocess.Popen(
                 [path or command[0], *command[1:]],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.folder,
-                env=os.environ | self.env | {"PATH": PATH}, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self.folder,
+                env=os.environ | self.env | {"PATH": PATH},
+                start_new_session=True,
+            )
         self._children.append(child)
         (self.folder / f"{name}.process").write_text(f"{child.pid} {started(child.pid)}")
 

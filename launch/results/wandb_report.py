@@ -1,0 +1,314 @@
+"""Publish a sweep on W&B: a saved workspace to explore its runs in, and a report that tells what came out.
+
+    python launch/report.py runs/bvae --publish [--entity=E] [--project=P]
+
+Every call makes one more workspace and one more report; nothing that is on W&B already is ever changed. The
+runs have to be there first. In W&B's words a run's ID is the id in its URL, and the axis Step is our `step`.
+"""
+
+import contextlib
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
+
+import pandas as pd
+import wandb
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+from launch import report
+from launch.results import read as collect
+from launch.results.read import Sweep
+from research.common.folder import UPLOADED, read_json
+from research.common.messages import UserError
+
+try:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+except ImportError as error:
+    needed = 'pip install "wandb-workspaces>=0.4.8"'
+    raise UserError(f"--publish needs one more package: {needed} ({error})") from None
+
+ROWS = 100  # of a table or a list in the report, at most
+NAMES = ("entity", "project")
+RUNS = 100  # in one chart, at most; W&B's own default is 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on W&B a sweep's runs are. `urls`: the page of each run that is there, by its W&B id."""
+
+    entity: str
+    project: str
+    urls: dict[str, str]
+
+
+# ------------------------------------------------------------------------------------ what the folder says
+
+
+def paragraphs(header: str) -> dict[str, list[str | list[str]]]:
+    """A YAML's header by label (a line that begins with one of four words, then a colon or two blanks), ""
+    holding what stands before. A text is a paragraph, a list is lines with columns, two blanks apart.
+    """
+    parts, label, flowing = {}, "", False
+    for line in header.splitlines():
+        if start := re.match(r"(Question|Size|Time|Finding)(?::\s*| {2,})", line):
+            label, line, flowing = start[1], line[start.end() :], False
+        part = parts.setdefault(label, [])
+        cells = re.split(r"(?<=[^\s.:?!]) {2,}", line.strip())
+        if len(cells) > 1:
+            part += [[]] * (not part or isinstance(part[-1], str))
+            part[-1].append(" · ".join(cells))
+        elif cells[0] and flowing:
+            part[-1] += " " + cells[0]
+        elif cells[0]:
+            part.append(cells[0])
+        flowing = cells[0] != "" and len(cells) == 1
+    return {label: part for label, part in parts.items() if part}
+
+
+def curve_metrics(sweep: Sweep, headline: str) -> list[str]:
+    """What is drawn over the steps: the headline, every other val/* logged more than once, train/loss."""
+    counts = [Counter(metric for row in run.rows for metric in row) for run in sweep.runs]
+    often = {metric for count in counts for metric, n in count.items() if n > 1}
+    val = sorted(m for m in often - {headline} if m.startswith("val/") and not m.endswith("_best"))
+    return [headline] * any(headline in c for c in counts) + val + ["train/loss"] * ("train/loss" in often)
+
+
+def over_seeds(sweep: Sweep) -> dict:
+    """How a panel averages runs over seeds; {} where that needs more than the one flag W&B groups by."""
+    if any(run.trial.get("confirms") for run in sweep.runs):
+        return {}  # a panel can't leave out the trial that they confirm, which was chosen for its value
+    flags = [flag for flag in sweep.varied if flag != "seed"]
+    mean = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    return {"groupby": wr.Config(flags[0]), **mean} if len(flags) == 1 and "seed" in sweep.varied else {}
+
+
+def title_of(sweep: Sweep, now: datetime) -> str:
+    """Sweep and minute. W&B refuses symbols in a workspace's name, and puts a report's into its URL."""
+    name = re.sub(r"[^\w .,-]", "-", sweep.name)
+    return f"{name[:90]} · {now:%Y-%m-%d %H:%M}"
+
+
+def curves(sweep: Sweep, headline: str) -> list:
+    """A line plot over the W&B step for each metric; for the headline also the mean over seeds, if any."""
+    metrics, mean = curve_metrics(sweep, headline), over_seeds(sweep)
+    common = {"x": "Step", "title_x": "step", "max_runs_to_show": min(len(sweep.runs), RUNS)}
+    plots = [wr.LinePlot(title=metric, y=[metric], **common) for metric in metrics]
+    if mean and headline in metrics:
+        plots.insert(1, wr.LinePlot(title=f"{headline}, mean over seeds", y=[headline], **common, **mean))
+    return plots
+
+
+def bars(sweep: Sweep) -> list:
+    """A bar plot for each test figure: one bar a run, or a setting's mean over its seeds."""
+    names = sorted({m for run in sweep.runs for row in run.rows for m in row if m.startswith("test/")})
+    n, mean = min(len(sweep.runs), RUNS), over_seeds(sweep)
+    more = ", mean over seeds" * bool(mean)
+    return [wr.BarPlot(m + more, [m], max_runs_to_show=n, max_bars_to_show=n, **mean) for m in names]
+
+
+def hyperparameters(sweep: Sweep, headline: str) -> list:
+    """How the best headline hangs on the varied flags; empty where nothing varies or nothing was measured."""
+    best, given = f"{headline}_best", sweep.spec.get("parameters") or {}
+    if not sweep.varied or not any(best in row for run in sweep.runs for row in run.rows):
+        return []
+    log = {flag: "log" in str((given.get(flag) or {}).get("distribution")) for flag in sweep.varied}
+    axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(flag), log=log[flag] or None) for flag in log]
+    axes.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(best)))
+    return [wr.ParallelCoordinatesPlot(columns=axes), wr.ParameterImportancePlot(with_respect_to=best)]
+
+
+def media(sweep: Sweep) -> list:
+    """A media panel for each key: steps × runs; only the runs, side by side, where there is one step."""
+    panels = []
+    for key in sorted({key for run in sweep.runs for key in run.media}):
+        steps = {step for run in sweep.runs for step, _ in run.media.get(key, [])}
+        axes = {"grid_x_axis": "step", "grid_y_axis": "run"} if len(steps) > 1 else {"gallery_axis": "run"}
+        panels.append(wr.MediaBrowser(title=key, media_keys=[key], **axes))
+    return panels
+
+
+def chapters(sweep: Sweep, headline: str) -> Iterator[tuple[str, int, list]]:
+    """(heading, panels in a row, panels), in the order of both views; what would be empty is left out."""
+    first = [("Learning curves", 3, curves(sweep, headline)), ("Test figures", 3, bars(sweep))]
+    then = [("Hyperparameters", 2, hyperparameters(sweep, headline)), ("Pictures", 1, media(sweep))]
+    yield from (chapter for chapter in first + then if chapter[2])
+
+
+# ------------------------------------------------------------------------------------ the two views
+
+
+def these_runs(sweep: Sweep, place: Place) -> tuple[str, dict[str, str]]:
+    """A filter that exactly the sweep's runs on W&B pass, and their colours, by the first varied flag.
+
+    By id: the runs' group, which is the sweep's name, may be used again, and under `wandb agent` is another.
+    """
+    colours = report.colours(sweep, sweep.varied)
+    of = {run.config.get("wandb_id"): colour for run, colour in zip(sweep.runs, colours)}
+    return f'Metric("ID") in {list(place.urls)}', {key: of[key] for key in place.urls}
+
+
+def make_workspace(sweep: Sweep, place: Place, now: datetime) -> ws.Workspace:
+    """The workspace, not saved yet; asks nobody."""
+    headline, goal = (collect.table(sweep).attrs[name] for name in ("headline", "goal"))
+    (which, colours), best, sections = these_runs(sweep, place), f"{headline}_best", []
+    for heading, across, panels in chapters(sweep, headline):
+        layout = ws.SectionLayoutSettings(columns=across, rows=-(-len(panels) // across))
+        sections.append(ws.Section(name=heading, panels=panels, is_open=True, layout_settings=layout))
+    runs = ws.RunsetSettings(
+        filters=which,
+        order=[ws.Ordering(ws.Summary(best), ascending=goal != "maximize")],
+        run_settings={key: ws.RunSettings(color=colour) for key, colour in colours.items()},
+        pinned_columns=["run:displayName", *(f"config:{f}.value" for f in sweep.varied), f"summary:{best}"],
+    )
+    settings = ws.WorkspaceSettings(x_axis="Step", max_runs=min(max(len(place.urls), 10), RUNS))
+    return ws.Workspace(place.entity, place.project, title_of(sweep, now), sections, settings, runs)
+
+
+def make_report(sweep: Sweep, place: Place, now: datetime) -> wr.Report:
+    """The report, not saved yet; asks nobody."""
+    df, (which, colours) = collect.table(sweep), these_runs(sweep, place)
+    headline, missing = df.attrs["headline"], len(df) - len(place.urls)
+    states = ", ".join(f"{n} {state}" for state, n in Counter(df["status"]).items())
+    size = f"{report.what_was_run(sweep, sweep.varied)}. Of {report.planned(sweep)} runs: {states}."
+    blocks = [wr.P(size + f" {missing} are not on W&B, and not in the charts." * (missing > 0))]
+    for label, part in paragraphs(sweep.header).items():
+        blocks += [wr.H2(label)] * bool(label)
+        blocks += [wr.P(text) if isinstance(text, str) else wr.UnorderedList(text) for text in part]
+    blocks += [wr.H2("Results"), *map(wr.MarkdownBlock, tables(sweep, place, df))]
+    order = wr.OrderBy(wr.SummaryMetric(f"{headline}_best"), ascending=df.attrs["goal"] != "maximize")
+    for i, (heading, across, panels) in enumerate(chapters(sweep, headline)):
+        width, height = 24 // across, 14 if across == 1 else 7  # W&B's grid has 24 columns
+        for k, panel in enumerate(panels):
+            panel.layout = wr.Layout(x=k % across * width, y=k // across * height, w=width, h=height)
+        runs = wr.Runset(
+            place.entity,
+            place.project,
+            name=sweep.name,
+            filters=which,
+            order=[order],
+            run_settings={key: wr.RunSettings(c) for key, c in colours.items()},
+        )
+        blocks += [wr.H2(heading), wr.PanelGrid(runsets=[runs], panels=panels, hide_run_sets=i > 0)]
+    blocks += [wr.H2("How to reproduce"), wr.MarkdownBlock(how_to_reproduce(sweep, df))]
+    return wr.Report(place.project, place.entity, title_of(sweep, now), blocks=blocks, width="fluid")
+
+
+def plain(text: str) -> str:
+    """Text that markdown shows as it is, in a table too. An underscore within a word needs nothing."""
+    text = re.sub(r"[\\`*<>\[\]|$~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    return " ".join(text.split())
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows[:ROWS]]
+    more = f"\n\nThe first {ROWS} of {len(rows)}." * (len(rows) > ROWS)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + more
+
+
+def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
+    """Means over seeds, where the seed varied; all runs, from best to worst; what they said of themselves."""
+    headline, goal = df.attrs["headline"], df.attrs["goal"]
+    figures = ["headline", *(name for name in df.columns if name.startswith("test/"))]
+    names, texts = {"headline": f"best {headline}", "n": "finished"}, []
+    if "seed" in sweep.varied:
+        head = [*(flag for flag in sweep.varied if flag != "seed"), "n", "runs", *figures]
+        means = collect.summarise_over_seeds(df).to_dict("records")
+        rows = [[plain(report.cell(row, name)[0]) for name in head] for row in means]
+        table = markdown_table([plain(names.get(name, name)) for name in head], rows)
+        less = ", without the trial that its further seeds confirm" * bool(df.attrs["confirmed"])
+        told = f"Mean ± sample standard deviation over the seeds of finished runs{less}."
+        texts.append(f"{told}\n\n{table}")
+    head, rows, told = [*sweep.varied, "status", *figures], [], []
+    best_first = df.sort_values("headline", ascending=goal != "maximize", kind="stable")
+    for i, row in zip(best_first.index, best_first.to_dict("records")):
+        run, name = sweep.runs[i], plain(sweep.runs[i].folder.name)
+        url = place.urls.get(str(run.config.get("wandb_id")))
+        rows.append([plain(report.cell(row, n)[0]) for n in head] + [f"[{name}]({url})" if url else name])
+        told += [f"- {plain(report.label(run, sweep.varied))}: {plain(row['reason'])}"] * bool(row["reason"])
+    table = markdown_table([*(plain(names.get(name, name)) for name in head), "run"], rows)
+    texts.append(f"Every run, the best {plain(headline)} first; test figures are taken once.\n\n{table}")
+    return texts + ["What is known of how runs ended:\n\n" + "\n".join(told[:ROWS])] * bool(told)
+
+
+def how_to_reproduce(sweep: Sweep, df: pd.DataFrame) -> str:
+    """The commits, the command of the whole sweep and that of each run."""
+    commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(df["commit"]) if commit)
+    dirty = " (`-dirty`: with the changes in `source.diff` of the run's folder)" * ("-dirty" in commits)
+    texts, out = [f"Commit: {commits}{dirty}."] * bool(commits), sweep.folder.parent.name
+    if sweep.text:
+        command = f"python launch/local.py {out}/{sweep.name}/sweep.yaml --name={sweep.name} --out={out}"
+        texts += ["The whole sweep; what is already there is skipped:", f"```\n{command}\n```"]
+    runs, varied = sweep.runs[:ROWS], sweep.varied
+    lines = [f"# {report.label(run, varied)}\n{report.command(run, sweep, varied)}" for run in runs]
+    return "\n\n".join([*texts, "One run:", "```\n" + "\n".join(lines) + "\n```"])
+
+
+# ------------------------------------------------------------------------------------ W&B
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """W&B's errors in one line: UserError for a missing or refused login, else ConnectionError."""
+    try:
+        yield
+    except wandb.errors.UsageError:
+        raise UserError("not logged in to W&B: run `wandb login`, then this command again") from None
+    except (wandb.errors.Error, WandbApiFailedError) as error:
+        answer, reason = getattr(error.__cause__ or error, "response", None), " ".join(str(error).split())
+        if getattr(answer, "http_status", None) in (401, 403):
+            raise UserError(f"W&B refuses this login, see `wandb login --relogin` ({reason})") from None
+        raise ConnectionError(f"no good answer from W&B, run this again later ({reason})") from None
+
+
+def find(sweep: Sweep, folder: Path | str, entity: str | None = None, project: str | None = None) -> Place:
+    """Ask W&B for the sweep's runs. What is not given is what most runs say, or the login's own entity.
+
+    UserError when nobody is logged in, or the project or all of the runs are not there; ConnectionError.
+    """
+    kept = [read_json(run.folder / UPLOADED) or dict(zip(NAMES, run.place)) for run in sweep.runs]
+    said = Counter(tuple(one.get(name) for name in NAMES) for one in kept)
+    entity, project = entity or said.most_common()[0][0][0], project or said.most_common()[0][0][1]
+    ids = [str(run.config.get("wandb_id", "")) for run in sweep.runs]
+    ids = [key for key in ids if re.fullmatch(r"[\w.-]+", key)]  # what a filter's text can hold
+    os.environ.pop("WANDB_MODE", None)  # what it says is for training
+    url = urlsplit(wandb.setup().settings.base_url)
+    try:  # wandb-core would try for long, and now and then not end even when told to
+        if not getproxies():
+            address = (url.hostname, url.port or {"http": 80}.get(url.scheme, 443))
+            socket.create_connection(address, timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(f"{url.geturl()} cannot be reached ({error}): run this again later") from None
+    with asking():
+        if not wandb.login(prompt=False, verify=False):  # Api() would ask for the key and wait
+            raise wandb.errors.UsageError("no key")
+        api = wandb.Api()
+        entity = entity or api.default_entity
+        if not entity or not project:
+            raise UserError("where to on W&B? Give --entity and --project")
+        upload = f"`python launch/upload.py {folder}` puts the runs there; or give --entity and --project"
+        try:
+            runs = api.runs(f"{entity}/{project}", filters={"name": {"$in": ids}}, per_page=100)
+            urls = {run.id: run.url for run in runs}
+        except ValueError:  # the client's way to say so; Report.save would create the project
+            raise UserError(f"W&B shows you no project {entity}/{project}: {upload}") from None
+    if not urls:
+        raise UserError(f"none of the {len(sweep.runs)} runs is in {entity}/{project} on W&B: {upload}")
+    return Place(entity, project, {key: urls[key] for key in ids if key in urls})
+
+
+def publish(folder: Path | str, entity: str | None = None, project: str | None = None) -> Iterator[str]:
+    """Make a workspace and a report of a sweep's folder; yields a line as each is there. Raises as `find`."""
+    sweep, now = collect.read_sweep(folder), datetime.now()
+    place = find(sweep, folder, entity, project)
+    for view in (make_workspace(sweep, place, now), make_report(sweep, place, now)):
+        with asking():
+            url = view.save().url
+        yield f"W&B {type(view).__name__.lower()}: {quote(url, safe=':/?=&%')}"

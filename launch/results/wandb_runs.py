@@ -1,0 +1,333 @@
+"""What W&B has of our runs, and the client's own means to give it more. Used by launch/upload.py.
+
+Raises Stop, with one line to tell the user, for what concerns every run: no login, no answer, no permission.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.results import read as collect
+from launch.sweep.queue import PER_RUN
+from research.common import wandb_client as clients
+from research.common import wandb_mirror
+from research.common.commandline import EXIT_PREEMPTED
+from research.common.folder import (
+    CHECKPOINTS,
+    METRICS,
+    TIMES,
+    TRIALS,
+    UPLOADED,
+    WANDB_SWEEP,
+    media_by_step,
+    read_json,
+    read_rows,
+)
+from research.common.messages import console
+
+# Exit codes for W&B, by status; a run in any other state goes on some day.
+ENDS = {"finished": 0, "stopped": 0, "diverged": 0, "failed": 1}
+# What the shell may say of one run, or that there is no network where one trains: not meant for an upload.
+NOT_OURS = ["WANDB_MODE", "WANDB_RUN_GROUP", *PER_RUN]
+# By default the client goes on for hours when a server is gone.
+RETRIES = {
+    f"WANDB_X_{what}_RETRY_{k}": v
+    for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for k, v in (("MAX", "4"), ("WAIT_MIN_SECONDS", "1"), ("WAIT_MAX_SECONDS", "8"))
+}
+
+
+class Stop(Exception):
+    """No run can be brought now. Its message is one line."""
+
+
+class Nothing(Exception):
+    """There is nothing to bring of this run."""
+
+
+class Failed(Exception):
+    """One run could not be brought; others may be."""
+
+
+class Unreadable(Failed):
+    """The run's folder is damaged."""
+
+
+@dataclass(frozen=True)
+class There:
+    """What W&B has of a run. state None: it does not know the run; sweep: the id of the sweep it names."""
+
+    rows: int = 0
+    state: str | None = None
+    url: str = ""
+    sweep: str | None = None
+
+
+class Job:
+    """A run folder as it is now, and where it goes. rows: of history that W&B has when it has everything."""
+
+    def __init__(self, run: collect.Run, varied: list[str], entity: str | None, project: str | None):
+        self.run, self.folder, self.config, self.varied = run, run.folder, run.config, varied
+        self.status, self.id = run.status["status"], str(run.config["wandb_id"])
+        # Where W&B directs the sweep, its place counts and not what the flags say.
+        kept = read_json(run.folder.parent / WANDB_SWEEP) or {}
+        self.entity = entity or kept.get("entity") or run.place[0]  # None: the login's own
+        self.project = project or kept.get("project") or run.place[1]
+        rows = (row for name in (METRICS, TIMES) for row in read_rows(self.folder / name))
+        self.rows = len({row["step"] for row in rows} | media_by_step(self.folder).keys())
+        best = sorted((self.folder / CHECKPOINTS).glob("best_*.pt"), key=lambda p: p.stat().st_mtime)
+        self.model = best[-1] if best and ENDS.get(self.status) == 0 else None
+        self.marker = read_json(self.folder / UPLOADED) or {}
+        # The newest offline segment begins with the whole log; those set aside are held by it.
+        self.segment = max((self.folder / "wandb").glob(f"offline-run-*-{self.id}"), default=None)
+
+    @property
+    def up_to_date(self) -> bool:
+        mine = {"wandb_id": self.id, "rows": self.rows, "status": self.status, "project": self.project}
+        return (mine | ({"entity": self.entity} if self.entity else {})).items() <= self.marker.items()
+
+    @property
+    def tasks(self) -> list[Path]:
+        """Segments that tasks on this run's checkpoints wrote offline, and that were not synced yet."""
+        found = sorted(self.folder.glob("*/wandb/offline-run-*"))
+        return [s for s in found if any(s.glob("*.wandb")) and not synced(s)]
+
+    def todo(self, there: There) -> str:
+        """sync, send (rows), complete (artifacts, files, how it ended) or confirm."""
+        if there.rows > self.rows:
+            kind = Failed if self.status in ENDS else Nothing  # what is cut when a run goes on comes again
+            raise kind(f"W&B has {there.rows} rows of it, the folder {self.rows}: left alone")
+        # Not synced is what may go on: the trainer would have to give it another id. And of what moves to
+        # another project, the client would leave the artifacts in the first.
+        was, own = self.run.place, (None, self.project)
+        stays = was == (self.entity, self.project) or (was == own and self.entity == own_entity())
+        if there.rows == 0 and self.segment and self.status in ENDS and stays:
+            return "sync"  # even if marked as synced: the client does that also when a server has failed
+        if there.rows < self.rows:
+            return "send"
+        ended = {0: "finished", 1: "failed", None: "preempted"}[ENDS.get(self.status)]
+        # Offline, the client refuses a data set as an input: that is told now.
+        return "complete" if there.state != ended or (self.model and self.segment) else "confirm"
+
+    def identity(self) -> dict[str, Any]:
+        """What W&B calls the run; see research/common/start.py."""
+        name, sweep, flags = self.run.flags.get("name"), self.folder.parent, self.run.trial.get("flags") or {}
+        shown = {k: self.run.flags.get(k) for k in self.varied} or flags
+        label = " ".join(f"{k}={v}" for k, v in shown.items())[:128] or self.folder.name
+        return {
+            "name": name if name not in (None, self.config.get("key")) else label,
+            "job_type": "train",
+            "group": sweep.name if (sweep / TRIALS).is_dir() else None,
+            "tags": [str(self.config.get("family")), str(self.config.get("dataset"))[:64]],
+        }
+
+    def send(self, wandb_run: Any, there: There, shown: dict[str, Any]) -> None:
+        """Give the resumed W&B run what it lacks: rows, files, artifacts, and how it ended."""
+        wandb_run.define_metric("train/loss_epoch", step_metric="epoch")
+        if there.rows < self.rows:
+            wandb_mirror.replay(self.folder, wandb_run, since=wandb_run.starting_step)
+        if there.state != "finished":  # it did not end by itself: files may be lost, too
+            segments = self.folder.glob(f"wandb*/*run-*-{self.id}")
+            save_files(wandb_run, *sorted(segments, key=lambda s: s.name.removeprefix("offline-")))
+            wandb_mirror.save_files(self.folder, wandb_run)
+        if self.model:
+            wandb_mirror.log_artifacts(wandb_run, self.folder, shown, self.model)
+        if self.status not in ENDS:
+            wandb_run.mark_preempting()
+        wandb_run.finish(exit_code=ENDS.get(self.status, EXIT_PREEMPTED))
+
+
+def save_files(wandb_run: Any, *segments: Path) -> None:
+    """Send the files that the client kept in these segments; of one name, that of the last."""
+    found = {path.relative_to(s / "files"): s for s in segments for path in (s / "files").rglob("*.*")}
+    for name, segment in found.items():
+        path = segment / "files" / name
+        if path.is_file() and path.stat().st_size and str(name) not in ("config.yaml", "wandb-summary.json"):
+            wandb_run.save(path, base_path=segment / "files", policy="now")
+
+
+def synced(segment: Path) -> bool:
+    return any(segment.glob("*.synced"))
+
+
+def set_environment() -> None:
+    """Make this process, and the client's processes, fit for uploading."""
+    for name in NOT_OURS:
+        os.environ.pop(name, None)
+    os.environ.update({name: value for name, value in RETRIES.items() if name not in os.environ})
+
+
+def alone(folder: Path) -> None:
+    """Let one upload of a folder run at a time on this machine, until this process ends.
+
+    The lock is our standard input, which the client's processes inherit: what a killed upload left at work
+    is waited for.
+    """
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir(), f"upload-{os.getuid()}-{name}.lock")
+    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        console.print("waiting: another upload of this folder is at work, or was killed and is winding up")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    os.dup2(lock, 0)
+    os.close(lock)
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[Any]:
+    """W&B's API, logged in; its errors become Stop."""
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        with _silence(io.StringIO()):
+            yield _api()
+    except wandb.errors.UsageError as error:
+        raise Stop(f"W&B: {one_line(error)}; see `wandb login --relogin`") from None
+    except (wandb.errors.Error, WandbApiFailedError, TimeoutError) as error:
+        answer = getattr(error.__cause__ or error, "response", None)
+        _refused(getattr(answer, "http_status", None), one_line(error))
+        raise Stop(f"W&B does not answer ({one_line(error)}); the same command goes on later") from None
+
+
+@contextlib.contextmanager
+def _silence(said: io.StringIO) -> Iterator[None]:
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        yield
+
+
+@functools.cache
+def _api() -> Any:
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise Stop("not logged in to W&B: run `wandb login`, then this command again")
+    return wandb.Api(timeout=30)
+
+
+def _refused(status: int | None, told: str) -> None:
+    """Stop when W&B keeps this login out."""
+    if status in (401, 403) or re.search(r"\b40[13]\b|permission|forbidden", told, re.IGNORECASE):
+        mend = "`wandb login --relogin`, or choose with --entity and --project"
+        raise Stop(f"W&B keeps this login out ({told}): {mend}") from None
+
+
+def own_entity() -> str:
+    with asking() as api:
+        return api.default_entity or ""  # the client asks once
+
+
+def ask(entity: str, project: str, ids: list[str]) -> dict[str, There]:
+    """What W&B has of these runs, by id."""
+    with asking() as api:
+        api.flush()  # it keeps its answers
+        runs = api.runs(f"{entity}/{project}", filters={"name": {"$in": ids}}, per_page=200)
+        with contextlib.suppress(ValueError):  # there is no such project yet
+            return {r.id: There(r.historyLineCount, r.state, r.url, r.sweep_name) for r in runs}
+        return {}
+
+
+def client(*args: str) -> str:
+    """Run the client's own command line; returns what it said. It exits with 0 whatever happened."""
+    command, pipe = [sys.executable, "-m", "wandb", *args], subprocess.PIPE
+    with tempfile.TemporaryDirectory() as tmp:  # for its own log
+        env = os.environ | {"WANDB_DIR": tmp}
+        done = subprocess.run(command, env=env, stdout=pipe, stderr=subprocess.STDOUT, errors="replace")
+    return done.stdout
+
+
+def sync(segment: Path, *options: str) -> str:
+    """Bring an offline segment of which W&B has no rows; returns what the client said."""
+    for state in segment.glob("*.syncstate"):
+        state.unlink()  # where an earlier, broken attempt would have begun: it would put steps behind that
+    return client("sync", "--include-synced", *options, str(segment))
+
+
+@contextlib.contextmanager
+def resumed(entity: str, project: str, wandb_id: str, **init: Any) -> Iterator[Any]:
+    """The W&B run of this id, online, with nothing of this machine in it. The caller finishes it.
+
+    Raises Failed with what the client said last.
+    """
+    import wandb
+
+    settings = clients.settings(
+        "online",
+        console="off",
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        disable_git=True,
+        disable_code=True,
+        disable_job_creation=True,
+    )
+    settings.silent = True
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as tmp, _silence(said):
+        try:
+            yield wandb.init(
+                dir=tmp,
+                mode="online",
+                entity=entity,
+                project=project,
+                id=wandb_id,
+                resume="allow",
+                settings=settings,
+                **init,
+            )
+        except Exception as error:  # the client raises many kinds
+            if wandb.run is not None:
+                with contextlib.suppress(Exception):
+                    wandb.run.finish(exit_code=1)
+            _refused(None, one_line(error))
+            raise Failed(f"{one_line(error) or repr(error)}\n{tail(said.getvalue())}") from error
+
+
+def make_sweep(config: dict[str, Any], entity: str, project: str, runs: list[str], perhaps: bool) -> str:
+    """The id of a new sweep with these runs in it. perhaps: a killed upload may have made it already."""
+    import wandb
+
+    with asking() as api:
+        for sweep in api.project(project, entity).sweeps() if perhaps else ():
+            # the client fills in the parameters' distributions
+            if all(sweep.config.get(k) == v for k, v in config.items() if k != "parameters"):
+                return sweep.id
+        return wandb.sweep(config, entity=entity, project=project, prior_runs=runs)
+
+
+def add_to_sweep(sweep: dict[str, Any], file: Path, name: str, runs: list[str]) -> list[str]:
+    """Those of the runs that are in the sweep now: its agents ran them, or W&B lets us add them.
+
+    sweep: the object in wandb-sweep.json, with the `runs` that it had.
+    """
+    there = ask(sweep["entity"], sweep["project"], runs)
+    own = [i for i in runs if i in there and there[i].sweep == sweep["id"]]
+    if len(own) < len(runs):
+        prior = [word for i in dict.fromkeys(sweep["runs"] + runs) for word in ("-R", i)]
+        path = "/".join(sweep[k] for k in ("entity", "project", "id"))
+        told = client("sweep", "--update", path, "--name", name, *prior, str(file))
+        return runs if "Updating sweep with ID" in told else own
+    return own
+
+
+def one_line(error: Exception | str) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def tail(text: str, lines: int = 4) -> str:
+    """The last lines that are not blank."""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])

@@ -1,0 +1,160 @@
+"""Works on a sweep that W&B directs: runs `wandb agent -f`, then finishes what the agents left half done.
+
+Started by launch/local.py --wandb=online in each slot, from the sweep's snapshot. Points, order and early
+stopping are W&B's; the runs lie in the sweep's folder as everywhere else, named by their W&B ids. A run that
+was killed is `crashed` for W&B, which does not hand it out again: its folder is trained to the end here,
+under the same id.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
+from research.common import lease as leases
+from research.common.commandline import EXIT_PREEMPTED, main
+from research.common.flags import VARIED
+from research.common.folder import CONFIG, STATUS, SWEEP, WANDB_SWEEP, read_json
+from research.common.identity import ROOT
+from research.common.messages import UserError, console
+
+POLL_S = 0.2
+FOLDER, CODE_AT = "RUN_SWEEP", "RUN_CODE"  # environment of the agents, filled into the sweep's command
+
+
+def command_of(program: str) -> list[str]:
+    """The `command` of the W&B sweep: the snapshot's script, whose runs go to the sweep's folder."""
+    script, out = f"${{envvar:{CODE_AT}}}/{program}", f"--out=${{envvar:{FOLDER}}}"
+    return ["${env}", "${interpreter}", script, "${args}", out]
+
+
+class Runs(Queue):
+    """The run folders of a sweep that W&B directs, seen as trials: there are no trial files."""
+
+    def __init__(self, folder: Path, parameters: dict[str, Any]):
+        super().__init__(folder)
+        self.parameters = parameters
+        self._known: dict[str, Trial] = {}
+
+    def trials(self) -> list[Trial]:
+        for path in sorted(self.folder.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_ctime):
+            if path.parent.name not in self._known and (kept := read_json(path)):
+                flags = {k: v for k, v in kept["flags"].items() if k in self.parameters}
+                self._known[path.parent.name] = Trial(len(self._known), flags, path.parent.name)
+        return list(self._known.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Run a W&B agent on a sweep folder, then finish what was left half done."""
+
+    sweep: str
+    """the sweep folder, runs/<sweep>"""
+    program: str
+    """the training script, relative to the root of the code"""
+    retry: bool = False
+    """also finish the runs that failed"""
+    parent: int = 0
+    """stop as on SIGTERM when this process (our parent) is gone; 0: don't look"""
+    until: float = 0
+    """finish no left run from this moment on (seconds since 1970), but end with 75; 0: no limit"""
+
+
+class Agent:
+    """One process at a time: the W&B agent, then runs that it left."""
+
+    def __init__(self, flags: Flags):
+        self.flags, self.folder = flags, Path(flags.sweep).absolute()
+        self.sweep = read_json(self.folder / WANDB_SWEEP)
+        if self.sweep is None:
+            raise UserError(f"--sweep={flags.sweep}: not the folder of a W&B sweep (no {WANDB_SWEEP})")
+        self.child: subprocess.Popen | None = None
+        self.stops = 0
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+        kept = {k: v for k, v in os.environ.items() if k not in (*PER_RUN, "WANDB_MODE")}
+        self.env = kept | {
+            FOLDER: str(self.folder),
+            CODE_AT: str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # its `python`
+            "PYTHONUNBUFFERED": "1",
+            "WANDB_ENTITY": self.sweep["entity"],
+            "WANDB_PROJECT": self.sweep["project"],
+            "WANDB_DIR": str(self.folder),  # for the agent's own files; the runs say where theirs go
+            "WANDB_AGENT_DISABLE_FLAPPING": "true",  # else three early failures end the agent
+            "WANDB_AGENT_MAX_INITIAL_FAILURES": "1000000",
+        }
+        self.env.setdefault("WANDB_RUN_GROUP", self.folder.name)
+        parameters = yaml.safe_load((self.folder / SWEEP).read_text())["parameters"]
+        self.env[VARIED] = ",".join(name for name, values in parameters.items() if "value" not in values)
+
+    def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
+        """Ask the child to save and end. An agent ends only on SIGTERM: on USR1 it would take the next run.
+
+        A second Ctrl-C makes it kill its run: an agent's own third step. A cluster may say the same thing
+        several times over.
+        """
+        again = self.stops > 0 and number == signal.SIGINT
+        first, self.stops = not self.stops, self.stops + 1
+        if self.child and self.child.poll() is None and (again or first):
+            for _ in range(2 if again else 1):
+                self.child.send_signal(signal.SIGTERM)
+                time.sleep(0.2)
+
+    def _wait(self, command: list[str], env: dict[str, str]) -> int:
+        self.child = subprocess.Popen(command, env=env, start_new_session=True)
+        while (code := self.child.poll()) is None:
+            time.sleep(POLL_S)
+            if self.flags.parent and os.getppid() != self.flags.parent and not self.stops:
+                self._on_signal()
+        return code
+
+    def work(self) -> int:
+        """Exit code: 0 when nothing is open, 75 when stopped before that, above 128 when a child was killed,
+        else the agent's own.
+        """
+        path = "/".join(self.sweep[k] for k in ("entity", "project", "id"))
+        code = self._wait([sys.executable, "-m", "wandb", "agent", "--forward-signals", path], self.env)
+        late, worst = False, min(code, 0)
+        for folder in self.left_open():
+            late = 0 < self.flags.until < time.time()
+            if self.stops or late:
+                break
+            console.print(f"finishing {folder.name}, which its agent left")
+            command = [sys.executable, str(ROOT / self.flags.program), f"--config={folder / CONFIG}"]
+            ids = {"WANDB_RUN_ID": folder.name, "WANDB_SWEEP_ID": self.sweep["id"]}
+            worst = min(worst, self._wait([*command, f"--out={self.folder}"], self.env | ids))
+        if self.stops or late:
+            return EXIT_PREEMPTED
+        return 128 - worst if worst < 0 else code
+
+    def left_open(self) -> Iterator[Path]:
+        """Folders of runs that are not done and that nobody is training."""
+        watch = leases.Watch()
+        for config in sorted(self.folder.glob(f"*/{CONFIG}")):
+            status = (read_json(config.parent / STATUS) or {}).get("status")
+            if status in DONE or (status == "failed" and not self.flags.retry):
+                continue
+            if watch.stale(config.parent, *leases.newest(config.parent)):
+                yield config.parent
+
+
+def run(flags: Flags) -> None:
+    code = Agent(flags).work()
+    console.print(f"agent {os.getpid()}: " + {0: "nothing is open any more"}.get(code, f"ended with {code}"))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(Flags, run, positional="sweep")

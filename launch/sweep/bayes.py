@@ -1,0 +1,123 @@
+"""Bayesian search: each point is proposed by W&B's own engine from what the trials before it have found.
+
+A proposal is a function of the sweep, the trial's index, an attempt number and what was `seen` of the trials
+before it. Its trial file keeps the last two, so that `recompute` can make it again.
+"""
+
+import warnings
+from typing import Any
+
+from launch.sweep.history import Histories, metric_refusal
+from launch.sweep.points import plain, seed_engine
+from launch.sweep.queue import Queue, Trial
+from research.common.folder import ENDED, read_json
+
+ENGINE_TRIES = 10  # for a point that is new; where parameters are discrete the engine likes to repeat one
+RANDOM_TRIES = 300  # after that: points drawn at random
+AS_ENGINE = {"stopped": "finished", "diverged": "finished"}  # else the states have the engine's own names
+Seen = list[tuple[dict[str, Any], str, float | None]]  # flags, state and value of each trial, by index
+
+
+def refusal(content: dict[str, Any]) -> str | None:
+    """Why W&B's engine can't search this sweep, in words; None when it can."""
+    if why := metric_refusal(content, "a bayes sweep"):
+        return why
+    for name, values in content["parameters"].items():
+        if isinstance(values, dict) and "probabilities" in values:
+            return f"parameter {name}: probabilities: W&B's engine can't learn from such a parameter"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
+        from sweeps.params import HyperParameter
+
+        from sweeps import schema_violations_from_proposed_config
+
+        try:
+            for name, given in content["parameters"].items():
+                HyperParameter(name, given)  # names the parameter, which the schema's own message does not
+            config = {k: content[k] for k in ("method", "metric", "parameters", "run_cap")}
+            wrong = schema_violations_from_proposed_config(config)
+            if not wrong:  # what its schema lets pass it may still not be able to learn from
+                first = propose(content, 0, 0, [])
+                propose(
+                    content, 2, 0, [(first, "finished", 0.0), (propose(content, 1, 0, []), "failed", 1.0)]
+                )
+        except Exception as error:  # of many kinds, for what a user can write into a YAML
+            wrong = [f"{type(error).__name__}: {error}"]
+    return f"refused by W&B's engine: {' '.join(wrong[0].split())}" if wrong else None
+
+
+def probes(parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """Points that the script's flags must allow: each searched flag at its ends, within and at each value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sweeps.params import HyperParameter
+
+        fixed, tried = {}, []
+        for name, given in parameters.items():
+            if "value" in given or len(given.get("values", ())) == 1:
+                fixed[name] = given["value"] if "value" in given else given["values"][0]
+            elif "values" in given:
+                tried += [(name, value) for value in given["values"]]
+            else:
+                drawn = HyperParameter(name, given)
+                exact = drawn.type in (
+                    "param_uniform",
+                    "param_int_uniform",
+                    "param_loguniform_v2",
+                    "param_inv_loguniform_v2",
+                )
+                # quantised ones may lie outside of min and max: the engine rounds
+                margin = 1e-9 if drawn.type.startswith("param_q") else 1e-3
+                ends = (given["min"], given["max"]) if exact else map(drawn.ppf, (margin, 1 - margin))
+                tried += [(name, plain(value)) for value in (*ends, drawn.ppf(0.382))]
+    return [fixed | {name: value} for name, value in tried]
+
+
+def propose(spec: dict[str, Any], index: int, attempt: int, seen: Seen) -> dict[str, Any]:
+    """The flags of trial `index`, at the given attempt to find a point that is new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sweeps import RunState, SweepRun, next_run
+
+        metric = spec["metric"]["name"]
+        values = [value for _, state, value in seen if state in ENDED and value is not None]
+        worst = (min if spec["metric"]["goal"] == "maximize" else max)(values, default=None)
+        runs = []
+        for flags, state, value in seen:
+            if state in ENDED and value is None:
+                value = worst
+                if value is None:  # the engine would take 0.0, which may be better than any real value
+                    continue
+            runs.append(
+                SweepRun(
+                    config={name: {"value": v} for name, v in flags.items()},
+                    state=RunState(AS_ENGINE.get(state, state)),
+                    summary_metrics={} if value is None else {metric: value},
+                )
+            )
+        config = {name: spec[name] for name in ("method", "metric", "parameters")}
+        if attempt >= ENGINE_TRIES:
+            config["method"], runs = "random", []
+        seed_engine(spec["parameters"], index, attempt)
+        point = next_run(config, runs)
+    return {name: plain(entry["value"]) for name, entry in point.config.items()}
+
+
+def look(queue: Queue, histories: Histories, spec: dict[str, Any]) -> list[tuple[Trial, str, float | None]]:
+    """The trials made so far with their states and values, as a proposal sees them."""
+    found = []
+    while_running = spec["metric"].get("impute_while_running") not in (None, "false", False)
+    for trial in queue.chosen():
+        status = queue.status(trial)
+        state = {"open": "pending", "preempted": "running"}.get(status["status"], status["status"])
+        told = state in ENDED or (state == "running" and while_running)
+        found.append((trial, state, histories.value(trial, status) if told else None))
+    return found
+
+
+def recompute(queue: Queue, spec: dict[str, Any], trial: Trial) -> dict[str, Any]:
+    """The point of `trial`, proposed once more from what its file says was seen."""
+    kept = read_json(queue.trial_file(trial)) or {}
+    flags = {other.key: other.flags for other in queue.trials()}
+    seen = [(flags[key], state, value) for key, state, value in kept["seen"]]
+    return propose(spec, trial.index, kept["attempt"], seen)

@@ -1,0 +1,300 @@
+"""What a machine is like: W&B's folders, GPUs, SLURM, the disk for runs, ffmpeg. Leaves nothing behind.
+
+Each check yields lines for launch/doctor.py; a command that hangs raises TimeoutError.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from research.common.folder import append_row, read_json, read_rows, write_json
+
+MOUNTS = Path("/proc/mounts")
+COMMAND_S, QUOTA_S = 10.0, 5.0  # how long a command may take
+SPACE, INODES, CLOCK_S = (5e9, 0.5e9), (20_000, 1_000), (-60, -3600)  # warn below, fail below; clocks: minus
+GPU_FREE = 2e9  # bytes; with less, somebody else is using it
+SLOW_MS = 200  # of a small durable write: each beat of a lease and each status is one
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}  # from good to bad
+NO_LINKS = "hard links may be missing (no run can take its lease then), and fsync promises little"
+NETWORK = {  # file systems with known trouble, and what to watch
+    "nfs": "machines see each other's changes late: keep clocks right and the mount's acregmax at 60 or less",
+    "lustre": "many small files are slow: fewer pictures (--sample_every), data sets unpacked once",
+    "cifs": NO_LINKS,
+    "smb": NO_LINKS,
+    "fuse.sshfs": NO_LINKS,
+    "9p": "a share of the host (WSL's /mnt/c): slow, fsync promises little: use Linux's own file system",
+}
+State = Literal["ok", "warn", "fail", "skipped"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one check found, and how to mend it."""
+
+    check: str
+    state: State
+    found: str
+    mend: str = ""
+
+    def __post_init__(self):
+        if self.state == "ok":  # nothing to mend
+            object.__setattr__(self, "mend", "")
+
+
+def ask(*command: str, seconds: float | None = None) -> tuple[int, str, str]:
+    """Run a command: exit code, output, first line of its complaint. TimeoutError when it hangs."""
+    seconds, pipe = seconds or COMMAND_S, subprocess.PIPE
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env=os.environ | {"LC_ALL": "C"},
+    )
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipes
+            process.communicate(timeout=2)
+        raise TimeoutError(f"`{' '.join(command[:2])}` gives no answer within {seconds:g} s") from None
+    return process.returncode, out, (err.strip() or out.strip()).partition("\n")[0]
+
+
+def level(value: float, limits: tuple[float, float]) -> State:
+    return "fail" if value < limits[1] else "warn" if value < limits[0] else "ok"
+
+
+def existing(path: Path) -> Path:
+    """`path` itself, or the nearest folder above it that exists."""
+    path = path.expanduser().absolute()
+    return next(p for p in (path, *path.parents) if os.path.lexists(p))
+
+
+def room(path: Path) -> tuple[State, str]:
+    """State and words for the free space and inodes where `path` lies or will lie."""
+    disk = os.statvfs(existing(path))
+    space = disk.f_bavail * disk.f_frsize
+    states, words = [level(space, SPACE)], f"{space / 1e9:,.1f} GB free"
+    if disk.f_files:  # else this file system does not count them
+        states, words = [*states, level(disk.f_favail, INODES)], f"{words}, {disk.f_favail:,} inodes free"
+    return max(states, key=list(COLOURS).index), words
+
+
+def writable(path: Path) -> tuple[State, str]:
+    """As `room`, but fail with the reason where nothing can be written. Nothing is left there."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing(path)) as folder:
+            Path(folder, "file").write_bytes(bytes(4096))
+        return room(path)
+    except OSError as error:
+        return "fail", error.strerror or str(error)
+
+
+def clock(other: str, ahead: float) -> Line:
+    """The line for a clock that is `ahead` seconds ahead of another one."""
+    state = level(-abs(ahead), CLOCK_S)
+    found = f"this machine is {abs(ahead):,.0f} s {'ahead' if ahead > 0 else 'behind'}"
+    found += ": certificates, leases and curves over time go wrong" * (state != "ok")
+    found = "equal to a second or two" if abs(ahead) <= 2 else found
+    return Line(f"clock vs {other}", state, found, "sudo timedatectl set-ntp true")
+
+
+def folders() -> Iterator[Line]:
+    """W&B's five folders, and the quota of the home folder, where most of them lie unless told otherwise."""
+    from wandb import env
+
+    quotas, unknown = read_quotas()
+    small = "its quota" if quotas else "small on clusters" if shutil.which("sinfo") else ""
+    places = {  # as wandb/env.py and sdk/wandb_setup.py have them; runs write to their own folder under --out
+        "WANDB_DIR": Path(env.get_dir() or ".") / "wandb",
+        "WANDB_CACHE_DIR": env.get_cache_dir(),
+        "WANDB_CONFIG_DIR": Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")),
+        "WANDB_DATA_DIR": Path(env.get_data_dir()),
+        "WANDB_ARTIFACT_DIR": Path(env.get_artifact_dir()),
+    }
+    for name, path in places.items():
+        path = path.expanduser().absolute()
+        state, words = writable(path)
+        if state == "ok" and small and path.resolve().is_relative_to(Path.home().resolve()):
+            state, words = "warn", f"{words}; in the home folder ({small})"
+        words += "; only for `wandb sweep` and `wandb agent`" * (name == "WANDB_DIR")
+        yield Line(name, state, f"{path}: {words}", f"export {name}=<a folder on a large disk>")
+    for where, used, share in quotas:
+        mend = "du -xh -d2 ~ | sort -h | tail; wandb artifact cache cleanup 1GB"
+        found = f"{where}: {used}, {share:.0%} of the limit"
+        yield Line("home quota", "warn" if share > 0.9 else "ok", found, mend)
+    if not quotas:
+        hangs = "no answer" in unknown
+        mend = "try df ~; tell whoever runs the file server of the home folders" * hangs
+        yield Line("home quota", "warn" if hangs else "skipped", f"not known: {unknown}", mend)
+
+
+def read_quotas() -> tuple[list[tuple[str, str, float]], str]:
+    """(file system, used, share of the limit) per quota, and why there is none."""
+    found = []
+    try:
+        _, out, complaint = ask("quota", "-w", seconds=QUOTA_S)  # its code only says whether one is exceeded
+    except (FileNotFoundError, TimeoutError) as error:
+        return [], "no command `quota` here" if isinstance(error, FileNotFoundError) else str(error)
+    for where, *words in filter(None, map(str.split, out.splitlines())):
+        # KiB, soft, hard, files, soft, hard; a * marks what is exceeded, a time of grace may stand between
+        figures = [int(word.rstrip("*")) for word in words if re.fullmatch(r"\d+\*?", word)]
+        if len(figures) == 6:
+            limits = [(figures[i], figures[i + 1] or figures[i + 2]) for i in (0, 3)]
+            share = max((n / limit for n, limit in limits if limit), default=0.0)
+            found.append((where, f"{figures[0] * 1024 / 1e9:,.1f} GB in {figures[3]:,} files", share))
+    return found, complaint or "no quota is set"
+
+
+def gpu() -> Iterator[Line]:
+    """What torch sees, against what nvidia-smi lists."""
+    visible, listed, complaint = os.environ.get("CUDA_VISIBLE_DEVICES"), [], ""
+    note = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+    with contextlib.suppress(FileNotFoundError):
+        code, out, complaint = ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+        listed = out.strip().splitlines() if code == 0 else []
+    import torch
+
+    warnings.simplefilter("ignore")  # of torch: what is wrong is in the exceptions, too
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            try:
+                torch.ones(2, device=f"cuda:{i}").sum().item()  # it answers, and torch has kernels for it
+                free, total = torch.cuda.mem_get_info(i)
+                state = "ok" if free > GPU_FREE else "warn"
+                words = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+            except RuntimeError as error:
+                state, words = "fail", str(error).partition("\n")[0]
+            mend = "see nvidia-smi; leave it out with CUDA_VISIBLE_DEVICES, or install a torch built for it"
+            yield Line(f"GPU {i}", state, f"{torch.cuda.get_device_name(i)}: {words}{note}", mend)
+    elif listed and visible in ("", "-1", "NoDevFiles"):
+        yield Line("GPU", "warn", f"{len(listed)} hidden{note}", "unset CUDA_VISIBLE_DEVICES")
+    elif listed:
+        why, driver = "this build has no CUDA", listed[0].rpartition(", ")[2]
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).partition("\n")[0] if torch.version.cuda else why
+        found = f"nvidia-smi lists {'; '.join(listed)}, but torch {torch.__version__} sees none: {why}{note}"
+        yield Line("GPU", "fail", found, f"install a torch with CUDA for driver {driver}, or a newer driver")
+    else:
+        cpu = "no GPU: runs on the CPU" + f" (nvidia-smi: {complaint})" * bool(complaint)
+        yield Line("GPU", "ok", "MPS (Apple)" if torch.backends.mps.is_available() else cpu)
+
+
+def slurm() -> Iterator[Line]:
+    """Partitions, the controller's limits, accounting."""
+    if not shutil.which("sinfo"):
+        yield Line("SLURM", "skipped", "no SLURM here")
+        return
+    admins = "scontrol ping; tell the cluster's administrators"
+    code, out, complaint = ask("sinfo", "-h", "-o", "%P|%a|%l|%D|%G")
+    rows = [line.split("|", 4) for line in out.splitlines()]
+    if code or not rows:
+        yield Line("SLURM", "fail", f"sinfo: {complaint or 'no partitions'}", admins)
+        return
+    for name in dict.fromkeys(row[0] for row in rows):
+        mine = [row for row in rows if row[0] == name]  # one row for each kind of node
+        gres = ", ".join(sorted({row[4] for row in mine} - {"(null)"})) or "no gres"
+        found = f"{mine[0][1]}, at most {mine[0][2]}, {sum(int(row[3]) for row in mine)} nodes, {gres}"
+        found += ", default" * name.endswith("*")
+        state = "ok" if mine[0][1] == "up" else "warn"
+        yield Line(f"partition {name.rstrip('*')}", state, found, "choose another one: --partition")
+    if not any(row[0].endswith("*") for row in rows):
+        yield Line("partitions", "warn", "none is the default", "give --partition")
+    code, out, complaint = ask("scontrol", "show", "config")
+    limits = dict(re.findall(r"^(MaxArraySize|MaxJobCount|MaxSubmitJobs\w*)\s*=\s*(\S+)", out, re.M))
+    state = "fail" if code or limits.get("MaxArraySize") == "0" else "ok"
+    yield Line("limits", state, ", ".join(f"{k} {v}" for k, v in limits.items()) or complaint, admins)
+    code, _, complaint = ask("sacct", "-n", "-X", "-o", "JobID")
+    yield Line("accounting", "ok", f"none, and none is needed ({complaint})" if code else "sacct works")
+
+
+def out_folder(where: str) -> Iterator[Line]:
+    """All that leases, checkpoints and logs ask of the file system under --out, done there."""
+    out = Path(where).expanduser().absolute()
+    made = [p for p in (out, *out.parents) if not os.path.lexists(p)]
+    try:
+        yield Line("space", *room(out), "make room, or choose another --out")
+        kind = mount_type(out)
+        watch = next((text for name, text in NETWORK.items() if re.fullmatch(rf"{name}\d*", kind)), "")
+        yield Line("file system", "warn" if watch else "ok", kind, watch)
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=out) as folder:
+            yield from exercise(Path(folder))
+    except OSError as error:
+        found = f"{out}: {error.strerror or error}"
+        yield Line("write", "fail", found, "make room, get the right to write there, or choose another --out")
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def exercise(folder: Path) -> Iterator[Line]:
+    """The operations of research/common/folder.py and lease.py, done in `folder`."""
+    times, file, away = [], folder / "file.json", "choose an --out on another file system"
+    for i in range(5):  # all but the first over an existing file
+        start = time.perf_counter()
+        write_json(file, {"i": i})
+        times.append(1000 * (time.perf_counter() - start))
+        if read_json(file) != {"i": i}:
+            raise OSError("a renamed file does not read back as it was written")
+    ms = sorted(times)[2]
+    yield Line("write", "warn" if ms > SLOW_MS else "ok", f"write, fsync, rename: {ms:.1f} ms", away)
+    yield clock("disk", time.time() - file.stat().st_mtime)
+    for i in range(2):
+        append_row(folder / "rows.jsonl", {"i": i})
+    whole = list(read_rows(folder / "rows.jsonl")) == [{"i": 0}, {"i": 1}]
+    yield Line("append", "ok" if whole else "fail", "works" if whole else "rows are lost", away)
+    try:
+        os.link(file, folder / "lease.1")
+        os.link(file, folder / "lease.1")
+        yield Line("leases", "fail", "a hard link replaces a file: two could write one run", away)
+    except FileExistsError:
+        yield Line("leases", "ok", "hard links are exclusive")
+    except OSError as error:
+        yield Line("leases", "fail", f"no hard links ({error.strerror}): no run can be started", away)
+
+
+def mount_type(path: Path) -> str:
+    """The type of the file system that holds `path`."""
+    best, kind, real = -1, "unknown", existing(path).resolve()
+    for line in MOUNTS.read_text().splitlines() if MOUNTS.exists() else ():
+        _, where, this, *_ = line.split()
+        where = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), where)  # \040 is a blank
+        if len(where) >= best and real.is_relative_to(where):
+            best, kind = len(where), this
+    return kind
+
+
+def pictures() -> Iterator[Line]:
+    """ffmpeg with the codec of our videos; where matplotlib keeps its list of fonts."""
+    import imageio_ffmpeg
+
+    mend = "unset IMAGEIO_FFMPEG_EXE; pip install --force-reinstall imageio-ffmpeg"
+    try:
+        code, out, banner = ask(imageio_ffmpeg.get_ffmpeg_exe(), "-encoders")
+        good, words = code == 0 and "libx264" in out, banner.partition(" Copyright")[0]
+    except (OSError, RuntimeError) as error:
+        good, words = False, str(error)
+    yield Line("ffmpeg", "ok" if good else "fail", words + ", without libx264" * (not good), mend)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "matplotlib")
+    cache = Path(os.environ.get("MPLCONFIGDIR") or cache).expanduser()
+    state, words = writable(cache)
+    found = f"{cache}: {words}" + ": fonts are searched for in every run" * (state == "fail")
+    yield Line("matplotlib", "ok" if state == "ok" else "warn", found, "export MPLCONFIGDIR=<a folder>")

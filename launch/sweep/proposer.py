@@ -1,0 +1,239 @@
+"""Trials that are made while a sweep runs: points of a bayes search, and the seeds that confirm a best trial.
+
+A worker that finds nothing to claim makes the next one, under the lease of the folder `proposer/`; where that
+worker is killed, another takes over. A trial file is made whole and at one index only, so no point is made
+twice even by two that both believe to hold the lease.
+"""
+
+import importlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from launch.sweep import bayes
+from launch.sweep.history import Histories
+from launch.sweep.points import as_args
+from launch.sweep.queue import Queue, Trial
+from research.common import lease as leases
+from research.common.commandline import parse
+from research.common.folder import read_json, write_json
+from research.common.identity import run_key
+from research.common.messages import UserError, console, escape
+
+FOLDER = "proposer"  # in the sweep folder: leases, and how a search ended
+CONFIRM = "confirm.json"  # over how many further seeds the best trial is to be run again
+DATA = "data.json"  # content hash of each data set that the sweep's flags name
+BLIND = 3  # a bayes sweep ends when so many trials have finished and none has logged its metric
+
+
+class Proposer:
+    """What is still to be made in a sweep folder. spec: its frozen YAML; confirm: seeds asked for on top."""
+
+    def __init__(self, queue: Queue, spec: dict[str, Any], confirm: int | None = None):
+        self.queue, self.spec = queue, spec
+        self.lazy = spec.get("method") == "bayes"
+        named = isinstance(spec.get("metric"), dict) and spec["metric"].get("name")
+        self.histories = Histories(queue, spec) if named else None
+        self._asked = confirm or 0
+        self._sighted = False  # a value of the metric was seen
+        self._known_hashes: dict[str, str] = {}
+
+    # ---------------------------------------------------------------------------------- how many
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why a bayes sweep ended before its run_cap; None when it did not."""
+        if not self.lazy:
+            return None
+        kept = read_json(self.queue.folder / FOLDER / "exhausted.json") or {}
+        return kept.get("reason") or self.blind(min(BLIND, self.spec["run_cap"]))
+
+    def blind(self, after: int = 1) -> str | None:
+        """In words, that no trial has logged the metric although `after` have finished; None otherwise, and
+        where nothing asks for it. A single trial without it may be one of β = 0 where KL is the metric.
+        """
+        if self._sighted or self.histories is None:
+            return None
+        if not (self.lazy or "early_terminate" in self.spec or self.to_confirm):
+            return None
+        finished = []
+        for trial in self.queue.chosen():
+            status = self.queue.status(trial)["status"]  # before its log, which may come to its end meanwhile
+            if self.histories.of(trial):
+                self._sighted = True
+                return None
+            finished += [trial] * (status == "finished")
+        if len(finished) < after:
+            return None
+        there = ", ".join(self.histories.names(finished[0])) or "nothing like it"
+        return f"{finished[0].index:04d} logged no {self.histories.metric}; it logs {there}"
+
+    @property
+    def to_confirm(self) -> int:
+        """How many further seeds the best trial is to be run with."""
+        return max(self._asked, (read_json(self.queue.folder / CONFIRM) or {}).get("seeds", 0))
+
+    def size(self) -> int:
+        """How many trials the sweep's method means to make, or has made where it ended before that.
+
+        Those of a grid or a random search are made when it is frozen, one for each run: fewer than its points
+        where these repeat, or differ only in flags that change no numbers.
+        """
+        made = len(self.queue.chosen())
+        return made if not self.lazy or self.exhausted else max(made, self.spec["run_cap"])
+
+    def planned(self, size: int | None = None) -> int:
+        """How many trials there will be, those that confirm included. size: of the method, if known."""
+        size = self.size() if size is None else size
+        confirming = len(self.queue.trials()) - len(self.queue.chosen())
+        return size + confirming + self._seeds_left(size)
+
+    def _seeds_left(self, size: int) -> int:
+        if not self.to_confirm:
+            return 0
+        if (best := self.best()) is None:
+            return 0 if self._settled(size) else self.to_confirm
+        return max(0, self.to_confirm - sum(trial.confirms == best.key for trial in self.queue.trials()))
+
+    def _settled(self, size: int) -> bool:
+        """Whether every trial that the method makes has come to an end."""
+        return len(self.queue.chosen()) >= size and all(t.confirms for t in self.queue.open_trials())
+
+    def best(self) -> Trial | None:
+        """The finished trial with the best value of the metric, confirming ones aside."""
+        sign, found = -1 if self.spec["metric"]["goal"] == "maximize" else 1, []
+        for trial in self.queue.chosen():
+            status = self.queue.status(trial)
+            value = self.histories.value(trial, status) if status["status"] == "finished" else None
+            if value is not None:
+                found.append((sign * value, trial.index, trial))
+        return min(found)[2] if found else None
+
+    def confirmed(self) -> list[tuple[Trial, list[float], Counter[str]]]:
+        """Each trial that was run over further seeds, the values that these reached where they finished, and
+        how many of the others are in which state.
+        """
+        found: dict[str, tuple[list[float], Counter[str]]] = {}
+        for trial in (trial for trial in self.queue.trials() if trial.confirms):
+            values, others = found.setdefault(trial.confirms, ([], Counter()))
+            status = self.queue.status(trial)
+            value = self.histories.value(trial, status)
+            if status["status"] != "finished":
+                others[status["status"]] += 1
+            elif value is None:
+                others[f"without {self.histories.metric}"] += 1
+            else:
+                values.append(value)
+        return [(trial, *found[trial.key]) for trial in self.queue.chosen() if trial.key in found]
+
+    def unconfirmed(self) -> str | None:
+        """Why there was nothing to confirm although --confirm was given, when all has ended; else None."""
+        if not self.to_confirm or self.best() or not self._settled(self.size()):
+            return None
+        return f"--confirm: no trial finished with a value of {self.histories.metric}: none is run again"
+
+    def wanted(self) -> bool:
+        """Whether there is a trial to be made now."""
+        size = self.size()
+        if len(self.queue.chosen()) < size:
+            return True
+        return self.to_confirm > 0 and self._settled(size) and self._seeds_left(size) > 0
+
+    # ---------------------------------------------------------------------------------- making them
+
+    def make(self, watch: leases.Watch) -> bool:
+        """Make the next trial, or all that confirm; False when another worker is at it."""
+        lease = leases.acquire(self.queue.folder / FOLDER, watch)
+        if lease is None:
+            return False
+        how = "died"
+        try:
+            lease.start_beating()
+            if self.wanted():  # still: it may have been made until the lease was ours
+                if self.lazy and len(self.queue.chosen()) < self.size():
+                    self._propose(lease)
+                elif best := self.best():
+                    self._confirm(best, lease)
+            how = "done"
+        finally:
+            lease.release(how)
+        return True
+
+    def _propose(self, lease: leases.Lease) -> None:
+        """The next point of a bayes sweep; none is left where every attempt only finds known ones."""
+        seen = bayes.look(self.queue, self.histories, self.spec)
+        index = max((trial.index for trial in self.queue.trials()), default=-1) + 1
+        known = {trial.key for trial in self.queue.trials()}
+        given, refused = [(trial.flags, state, value) for trial, state, value in seen], ""
+        for attempt in range(bayes.ENGINE_TRIES + bayes.RANDOM_TRIES):
+            try:
+                flags = bayes.propose(self.spec, index, attempt, given)
+            except Exception as error:  # of many kinds, from the engine's model; random draws come after it
+                refused = f"; W&B's engine: {type(error).__name__}: {' '.join(str(error).split())}"
+                console.print(f"trial {index:04d}, attempt {attempt}{escape(refused)}")
+                continue
+            try:
+                cfg = self._config(flags)
+            except UserError as error:  # flags that don't go together: each alone was checked
+                refused = f"; the last one refused: {error}"
+                continue
+            if (key := self._key(cfg)) not in known:  # raises what is wrong with the data or a checkpoint
+                kept = {"attempt": attempt, "seen": [[t.key, state, value] for t, state, value in seen]}
+                self.queue.add(flags, key, at=index, **kept)
+                return
+        reason = f"the search found no further point after {index} trials; run_cap is {self.spec['run_cap']}"
+        if lease.check():
+            write_json(self.queue.folder / FOLDER / "exhausted.json", {"reason": reason + refused})
+            console.print(escape(reason + refused))
+
+    def _confirm(self, best: Trial, lease: leases.Lease) -> None:
+        """The best trial over further seeds, those that are missing."""
+        seed = self._config(best.flags).seed
+        for k in range(1, self.to_confirm + 1):
+            flags = best.flags | {"seed": seed + k}
+            key = self._key(self._config(flags))
+            if not lease.check():  # another makes them, and may know of a better one
+                return
+            self.queue.add(flags, key, confirms=best.key)
+
+    def _module(self) -> Any:
+        """The training script: imported only where trials are made."""
+        return importlib.import_module(self.spec["program"].removesuffix(".py").replace("/", "."))
+
+    def _config(self, flags: dict[str, Any]) -> Any:
+        """The script's flags at a point. Raises UserError for those that it refuses."""
+        return parse(self._module().Config, as_args(flags))
+
+    def _key(self, cfg: Any) -> str:
+        module = self._module()
+        family = Path(self.spec["program"]).stem
+        return run_key(family, module.KEY_VERSION, cfg, self._data_hash(module, cfg))
+
+    def _data_hash(self, module: Any, cfg: Any) -> str:
+        from launch.sweep import plan
+
+        name = data_name(plan.data_flags(module, cfg))
+        if name not in self._known_hashes:
+            kept = read_json(self.queue.folder / DATA) or {}
+            self._known_hashes[name] = kept.get(name) or module.load_data(cfg).content_hash
+        return self._known_hashes[name]
+
+
+def data_name(flags: tuple[Any, ...]) -> str:
+    return json.dumps(flags)
+
+
+def keep_data_hashes(folder: Path, hashes: dict[tuple[Any, ...], str]) -> None:
+    """Keep what freezing a sweep found, so that workers need not load the data to know a run's key."""
+    kept = read_json(folder / DATA) or {}
+    new = kept | {data_name(flags): value for flags, value in hashes.items()}
+    if new != kept:
+        write_json(folder / DATA, new)
+
+
+def ask_to_confirm(folder: Path, seeds: int) -> None:
+    """Keep --confirm in the sweep folder, for workers of now and later; it can only grow."""
+    kept = (read_json(folder / CONFIRM) or {}).get("seeds", 0)
+    if seeds > kept:
+        write_json(folder / CONFIRM, {"seeds": seeds})

@@ -1,0 +1,190 @@
+"""A sweep as a folder that any number of equal workers share. There is no controller and no lock to clean up.
+
+`runs/<sweep>/` holds `sweep.yaml` (frozen), `code/` (a snapshot), `trials/NNNN.json` (a point of the sweep
+and the key of its run, each made once) and one run folder per trial, `runs/<sweep>/<key>/`. Trials of a grid
+or a random search are made when the sweep is, all others by the workers (proposer.py). A trial is open
+until its run says that it is done; who may run it is decided by the run folder's lease, which a worker makes
+and its training process adopts. Any process can be killed at any moment: no trial is lost and none counts
+twice.
+"""
+
+import json
+import os
+import random
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from research.common import lease as leases
+from research.common.checkpoints import Checkpoints
+from research.common.folder import CHECKPOINTS, DONE, STATUS, TRIALS, read_json, write_json
+from research.common.lease import Lease, Watch
+
+# What W&B's environment may say of one run: never meant for every run of a sweep.
+PER_RUN = [
+    f"WANDB_{name}"
+    for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "RESUME", "NAME", "TAGS", "NOTES", "JOB_TYPE")
+]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a sweep. flags: what the sweep sets; key: identity and folder name of its run; confirms:
+    the key of the trial that it repeats with another seed.
+    """
+
+    index: int
+    flags: dict[str, Any]
+    key: str
+    confirms: str | None = None
+
+
+class Queue:
+    """The trials of one sweep folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._trials: dict[int, Trial] = {}  # trial files never change: each is read once
+        self._done: set[str] = set()
+        self._busy: dict[str, Trial] = {}  # seen in other hands: their turn comes last
+        self._place = 0  # index at which we begin to look for an open trial
+        self._varied: tuple[int, list[str]] = (0, [])  # of how many trials, which flags
+
+    def trials(self) -> list[Trial]:
+        """All trials made so far, by index."""
+        folder = self.folder / TRIALS
+        for name in os.listdir(folder) if folder.is_dir() else ():  # glob is far slower
+            stem, _, suffix = name.partition(".")
+            if suffix == "json" and stem.isdigit() and int(stem) not in self._trials:
+                kept = json.loads((folder / name).read_text())  # whole from its first moment: see `add`
+                self._trials[int(stem)] = Trial(int(stem), kept["flags"], kept["key"], kept.get("confirms"))
+        return [self._trials[i] for i in sorted(self._trials)]
+
+    def chosen(self) -> list[Trial]:
+        """The trials that the sweep's method chose: all but those that confirm one of them."""
+        return [trial for trial in self.trials() if trial.confirms is None]
+
+    def trial_file(self, trial: Trial) -> Path:
+        return self.folder / TRIALS / f"{trial.index:04d}.json"
+
+    def varied(self) -> list[str]:
+        """Names of the flags whose values differ between the trials known so far."""
+        trials = list(self._trials.values()) or self.trials()  # workers ask for every trial they train
+        if self._varied[0] != len(trials):
+            names = {name: None for trial in trials for name in trial.flags}
+            varied = [n for n in names if len({json.dumps(trial.flags.get(n)) for trial in trials}) > 1]
+            self._varied = len(trials), varied
+        return self._varied[1]
+
+    def add(self, flags: dict[str, Any], key: str, at: int | None = None, **kept: Any) -> Trial | None:
+        """The trial of this run; made if there is none. Safe against others who add at the same time.
+
+        at: its index, None is returned where that is taken; kept: what else its file is to hold.
+        """
+        folder = self.folder / TRIALS
+        folder.mkdir(parents=True, exist_ok=True)
+        tmp = folder / f".{secrets.token_hex(8)}.tmp"  # process ids are equal on different machines
+        if not self._trials:
+            self.trials()
+        while True:
+            for trial in self._trials.values():
+                if trial.key == key:
+                    return trial
+            # everyone takes the next free index: as long as it is free, nobody has added what we don't know
+            index = max(self._trials, default=-1) + 1
+            if at is not None and index != at:
+                return None
+            write_json(tmp, {"index": index, "flags": flags, "key": key} | kept)
+            try:
+                os.link(tmp, folder / f"{index:04d}.json")
+            except FileExistsError:
+                self.trials()  # somebody made this index: read it, and try the next
+            else:
+                self._trials[index] = Trial(index, json.loads(json.dumps(flags)), key, kept.get("confirms"))
+            finally:
+                tmp.unlink()
+
+    def run_folder(self, trial: Trial) -> Path:
+        return self.folder / trial.key
+
+    def status(self, trial: Trial) -> dict[str, Any]:
+        """The run's status.json; {"status": "open"} before there is one."""
+        return read_json(self.run_folder(trial) / STATUS) or {"status": "open"}
+
+    def open_trials(self) -> Iterator[Trial]:
+        """Trials that are neither done nor failed, in the order in which to try them."""
+        for trial in self._turns():
+            status = self.status(trial)["status"]
+            if status in DONE:
+                self._done.add(trial.key)
+                self._busy.pop(trial.key, None)
+            elif status != "failed":
+                yield trial
+
+    def _turns(self) -> Iterator[Trial]:
+        """All trials not known to be done: from our place on, then those before it, then what a new listing
+        of the folder brings, and last those that were seen in other hands.
+        """
+        busy = dict(self._busy)
+        looked = self._done | busy.keys()
+        known = sorted(self._trials.values(), key=lambda trial: (trial.index < self._place, trial.index))
+        for listing in (lambda: known, self.trials):  # listing the folder costs as much as it has trials
+            for trial in listing():
+                if trial.key not in looked:
+                    looked.add(trial.key)
+                    yield trial
+        yield from busy.values()
+
+    def claim(self, watch: Watch) -> tuple[Trial, Lease] | None:
+        """An open trial that nobody is running, and its lease, now ours; None if there is none at the moment.
+
+        The first in order that is open; but where we meet another worker, we go on from a random place: in
+        step with the others we would try each trial that they hold, every time. Trials whose attempts keep
+        dying without progress are marked failed on the way.
+        """
+        turns = self.open_trials()
+        while trial := next(turns, None):
+            folder = self.run_folder(trial)
+            lease = leases.acquire(folder, watch, role="worker")
+            if lease is None:
+                if trial.key not in self._busy:  # so this ends, at the latest when all are known to be busy
+                    self._busy[trial.key] = trial
+                    self._place = random.SystemRandom().choice([*self._trials, 0])  # seeding plays no part
+                    turns = self.open_trials()
+                continue
+            self._busy.pop(trial.key, None)
+            status = self.status(trial)["status"]
+            if status in DONE or status == "failed":  # it ended between our look and our lease
+                lease.release(status)
+                continue
+            step = Checkpoints(folder / CHECKPOINTS).newest_step()
+            died = leases.deaths_without_progress(folder, step) - 1  # less this lease
+            if died >= leases.MAX_DEATHS:
+                self.fail(trial, lease, f"died {died} times at step {step}")
+                continue
+            return trial, lease
+        return None
+
+    def fail(self, trial: Trial, lease: Lease, reason: str) -> None:
+        """Mark the run of `trial` as failed, unless another process has it by now."""
+        path = self.run_folder(trial) / STATUS
+        if lease.check():
+            kept = read_json(path) or {"step": 0, "steps": None, "headline": None, "segments": []}
+            write_json(path, kept | {"status": "failed", "reason": reason})
+            lease.release("failed")
+
+    def retry_failed(self, watch: Watch) -> int:
+        """Open failed trials again; how many."""
+        count = 0
+        for trial in self.trials():
+            status = self.status(trial)
+            if status["status"] != "failed":
+                continue
+            lease = leases.acquire(self.run_folder(trial), watch, role="worker")
+            if lease:
+                write_json(self.run_folder(trial) / STATUS, status | {"status": "preempted"})
+                lease.release("retried")
+                count += 1
+        return count

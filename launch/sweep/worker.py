@@ -1,0 +1,174 @@
+"""A worker: claims an open trial of a sweep folder, trains it in a process of its own, and takes the next.
+
+Started by launch/local.py (and, on a cluster, by each task of the array); it may be killed at any moment.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from launch.sweep.early_stop import Watcher
+from launch.sweep.points import as_args
+from launch.sweep.proposer import Proposer
+from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
+from research.common.commandline import EXIT_PREEMPTED, main
+from research.common.flags import VARIED
+from research.common.folder import OUTPUT, SWEEP, TRIALS
+from research.common.identity import ROOT
+from research.common.lease import HANDOVER, Lease, Watch, newest
+from research.common.messages import console
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Work on a sweep folder until no trial is open."""
+
+    sweep: str
+    """the sweep folder, runs/<sweep>"""
+    program: str
+    """the training script, relative to the root of the code"""
+    extra: str = ""
+    """flags for every trial, separated by blanks, after the trial's own"""
+    parent: int = 0
+    """stop as on SIGTERM when this process (our parent) is gone; 0: don't look"""
+    until: float = 0
+    """claim nothing from this moment on (seconds since 1970), but end with 75; 0: no limit"""
+    linger_s: float = 0
+    """end when for so long every open trial has been in other workers' hands; 0: stay, should one die"""
+
+
+class Worker:
+    """Claims trials and trains them, one at a time; makes new ones where the sweep lacks them."""
+
+    def __init__(self, flags: Flags):
+        self.flags, self.queue, self.watch = flags, Queue(Path(flags.sweep)), Watch()
+        self.spec = read_spec(self.queue.folder)
+        self.proposer = Proposer(self.queue, self.spec)
+        self.stops = 0  # how often we were asked to stop
+        self.child: subprocess.Popen | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
+        """Ask the training to save and end; a second Ctrl-C kills it. A cluster may say the same thing
+        several times over.
+        """
+        again = self.stops > 0 and number == signal.SIGINT
+        if self.child and self.child.poll() is None and (again or not self.stops):
+            self.child.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+        self.stops += 1
+
+    def _orphaned(self) -> bool:
+        return self.flags.parent != 0 and os.getppid() != self.flags.parent
+
+    def work(self) -> int:
+        """Train until nothing is open; 75 when stopped before that."""
+        pause, idle_since = 0.2, time.monotonic()
+        while not self.stops and not self._orphaned():
+            late = 0 < self.flags.until < time.time()
+            claim = None if late else self.queue.claim(self.watch)
+            if claim:
+                self.train(*claim)
+                pause, idle_since = 0.2, time.monotonic()
+                continue
+            # in this order: a trial that ends in between may make it want more
+            is_open = next(self.queue.open_trials(), None) is not None
+            wanted = self.proposer.wanted()
+            if not wanted and not is_open:
+                return 0
+            if wanted and not late and self.proposer.make(self.watch):
+                pause, idle_since = 0.2, time.monotonic()
+            elif late:
+                console.print("too little time is left to begin another trial")
+                break
+            elif 0 < self.flags.linger_s < time.monotonic() - idle_since:
+                console.print(f"every open trial has had its worker for {self.flags.linger_s:.0f} s")
+                return 0
+            else:  # others train all open trials, or make one: stay, in case one of them dies
+                time.sleep(pause)
+                pause = min(2.0, 1.5 * pause)
+        return EXIT_PREEMPTED
+
+    def train(self, trial: Trial, lease: Lease) -> None:
+        """Run one trial to its end; afterwards either its run is done, or the trial is open again."""
+        folder = self.queue.run_folder(trial)
+        command = [sys.executable, str(ROOT / self.flags.program), *as_args(trial.flags)]
+        command += [*self.flags.extra.split(), f"--out={self.queue.folder}", f"--name={trial.key}"]
+        env = {k: v for k, v in os.environ.items() if k not in PER_RUN}
+        env |= {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
+        env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
+        searched = [k for k, given in self.spec.get("parameters", {}).items() if "value" not in given]
+        env[VARIED] = ",".join(self.queue.varied() or searched)  # the first of a search varies nothing yet
+        watcher = None
+        if "early_terminate" in self.spec and trial.confirms is None:
+            watcher = Watcher(self.spec, self.proposer.histories, trial, lease)
+        with open(folder / OUTPUT, "ab") as log:
+            # its own session: Ctrl-C reaches it only through us, as a request to save and stop
+            self.child = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+            if self.stops:
+                self.child.send_signal(signal.SIGTERM)
+            while (code := self.child.poll()) is None:
+                time.sleep(POLL_S)
+                if self._orphaned() and not self.stops:
+                    self._on_signal()
+                if watcher:
+                    with contextlib.suppress(OSError):  # a full disk stops the training, not us
+                        watcher.look()
+        self._after(trial, lease, code)
+
+    def _after(self, trial: Trial, lease: Lease, code: int) -> None:
+        status = self.queue.status(trial)["status"]
+        if status in DONE or status == "failed":
+            return
+        n, info = newest(self.queue.run_folder(trial))
+        if n != lease.n or info is None or info["role"] != "worker":
+            return  # the child adopted the lease: what became of it shows there
+        if self.stops or code == EXIT_PREEMPTED:
+            lease.release("preempted")
+        elif code == 2:  # refused in one line: trying again would not help
+            self.queue.fail(trial, lease, last_line(self.queue.run_folder(trial) / OUTPUT))
+        else:
+            lease.release("died")
+            time.sleep(1)
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The frozen YAML of a sweep folder; {} before there is one."""
+    with contextlib.suppress(OSError):
+        return yaml.safe_load((folder / SWEEP).read_text())
+    return {}
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that is not blank; '' without one."""
+    with contextlib.suppress(OSError):
+        lines = path.read_bytes()[-4000:].decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def run(flags: Flags) -> None:
+    if not (Path(flags.sweep) / TRIALS).is_dir():
+        from research.common.messages import UserError
+
+        raise UserError(f"--sweep={flags.sweep}: not a sweep folder (it has no trials)")
+    code = Worker(flags).work()
+    console.print(f"worker {os.getpid()}: " + ("nothing is left to do" if code == 0 else "stopped"))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(Flags, run, positional="sweep")

@@ -1,0 +1,75 @@
+"""What a run is: its key, and which code made it (a hash of the sources behind its numbers, commit, diff)."""
+
+import ast
+import functools
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from research.common.checkpoints import resolve
+from research.common.flags import changed_flags
+from research.common.folder import SNAPSHOT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_key(family: str, key_version: int, cfg: Any, data_hash: str) -> str:
+    """A run's identity, 12 hex digits: family, key version, changed result flags, content of the data set."""
+    flags = changed_flags(cfg)
+    if cfg.checkpoint is not None:
+        # what the weights are counts, not where they lie: the file's name has their digest
+        flags["checkpoint"] = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").name
+    parts = [family, key_version, flags, data_hash]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def source_files(family: str) -> list[Path]:
+    """The files behind a family's numbers: its script and what of research/ that imports at its top, all of
+    research/common, draw and measure, and data.
+    """
+    research = ROOT / "research"
+    files, found = set(), set(research.glob(f"{family}.py"))  # a script from elsewhere: none
+    while found:
+        path = found.pop()
+        files.add(path)
+        names = set()  # of modules; what a function imports is for a task, which trains nothing
+        for line in ast.parse(path.read_text()).body:
+            if isinstance(line, ast.ImportFrom) and (line.module or "").split(".")[0] == "research":
+                names |= {line.module, *(f"{line.module}.{alias.name}" for alias in line.names)}
+        found |= {p for n in names if (p := ROOT / f"{n.replace('.', '/')}.py").exists()} - files
+    for layer in (research / "common", research / "draw", research / "measure", ROOT / "data"):
+        files |= {path for path in layer.glob("*.py") if path.name != "task.py"}
+    return sorted(files)
+
+
+@functools.lru_cache
+def source_hash(family: str) -> str:
+    """16 hex digits over the names and contents of `source_files`."""
+    digest = hashlib.sha256()
+    for path in source_files(family):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _git(*args: str) -> str:
+    try:
+        command = ["git", "-C", str(ROOT), *args]
+        told = subprocess.run(
+            command, capture_output=True, timeout=30, encoding="utf-8", errors="surrogateescape"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout if told.returncode == 0 else ""
+
+
+@functools.lru_cache
+def git_state() -> dict[str, Any]:
+    """{"commit": full hash or None, "diff": the uncommitted change}; a snapshot tells its original's."""
+    snapshot = ROOT / SNAPSHOT
+    if snapshot.exists():
+        return json.loads(snapshot.read_text())
+    commit = _git("rev-parse", "HEAD").strip()
+    return {"commit": commit or None, "diff": _git("diff", "HEAD", "--", ".") if commit else ""}

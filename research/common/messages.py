@@ -1,0 +1,19 @@
+"""What a person reads while a command runs: the console, and the one line that a mistake ends in."""
+
+from rich.console import Console
+from rich.markup import escape as rich_escape
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def escape(text: str) -> str:
+    """Text that rich prints as it is."""
+    return rich_escape(text)
+
+
+class UserError(Exception):  # not a ValueError: tyro would swallow the message of one from __post_init__
+    """The user's mistake. Its message is one line that names the flag or file and what is allowed."""
+
+    def __str__(self) -> str:
+        """On one line whatever the user typed: line breaks and stray bytes are shown as escapes."""
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())

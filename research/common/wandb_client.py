@@ -1,0 +1,102 @@
+"""The W&B client, begun and ended: online where it can be, offline where not, and never without an end."""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from research.common.messages import console, escape
+
+FINISH_S = "120"  # how long W&B may take for the rest at the end; WANDB_FINISH_TIMEOUT overrides it
+
+
+def under_agent() -> bool:
+    """Whether a W&B agent started this process: id, project and entity are then the sweep's."""
+    return "WANDB_SWEEP_ID" in os.environ
+
+
+def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
+    """The W&B run that `init(wandb, mode)` starts, offline when W&B can't be reached; None when disabled.
+
+    `init` only calls wandb.init. The mode is that of --wandb, else of WANDB_MODE, else online when logged in,
+    else offline.
+    """
+    mode = cfg.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
+    if mode == "disabled":
+        return None
+    os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
+    import wandb
+
+    said = os.environ.pop("WANDB_MODE", None)  # the client would let it win over --wandb
+    try:
+        if mode != "offline":
+            logged_in = wandb.login(prompt=False)  # tells within seconds that the server is not there
+            if not logged_in and mode == "online":
+                raise RuntimeError("not logged in: wandb login")
+            if logged_in:
+                run = init(wandb, "online")
+                _bound_exit()
+                return run
+    except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
+        told = f"[yellow]W&B does not take this run now[/] ({first_line(error)}): it is kept offline; "
+        console.print(f"{told}python launch/upload.py brings it to W&B later")
+        with _bounded(20), contextlib.suppress(Exception):
+            wandb.teardown()  # else the client holds the run's id for the attempt that failed
+    finally:
+        if said is not None:
+            os.environ["WANDB_MODE"] = said
+    run = init(wandb, "offline")
+    _bound_exit()
+    return run
+
+
+def settings(mode: str, **more: Any) -> Any:
+    """The client's settings: few words, and an end even when the server does not answer."""
+    import wandb
+
+    timeout = float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_S))
+    limits = {"finish_timeout": timeout, "finish_timeout_raises": True}
+    return wandb.Settings(quiet=True, silent=mode == "offline", **limits, **more)
+
+
+def _core() -> subprocess.Popen | None:
+    """The client's service process, where this process has one. Private to the client: wandb is pinned."""
+    from wandb.sdk import wandb_setup
+
+    with contextlib.suppress(AttributeError):
+        return wandb_setup._singleton._connection._proc._process
+    return None
+
+
+@contextlib.contextmanager
+def _bounded(seconds: float) -> Iterator[None]:
+    """The client waits for its service process without a limit, which can hang when a server is silent."""
+    timer = threading.Timer(seconds, core.kill) if (core := _core()) else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer:
+            timer.cancel()
+
+
+def _bound_exit() -> None:
+    """At the end of this process, too, the client waits for its service process: not for ever."""
+
+    def begin(core: subprocess.Popen) -> None:  # called before the client's own handler, which waits
+        timer = threading.Timer(float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_S)) + 30, core.kill)
+        timer.daemon = True
+        timer.start()
+
+    if core := _core():
+        atexit.register(begin, core)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, as rich prints it."""
+    return escape((str(error) or repr(error)).split("\n")[0][:200])

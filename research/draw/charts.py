@@ -1,0 +1,184 @@
+"""Charts as uint8 pictures (H, W, 3): curves, bars, histogram, heat map, scatter.
+
+Drawn through matplotlib's object interface on an Agg canvas, never pyplot, so a background thread may draw;
+matplotlib itself is imported with the first chart. Text is literal: a `$` in a label starts no formula.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Okabe & Ito
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8C6D31",
+)
+LETTER = 0.085  # inches that a letter of a 9-point label takes
+
+
+def chart(width: float, height: float, title: str, draw: Callable, beside: float = 0.0) -> np.ndarray:
+    """A picture of (width + beside) × height hundred pixels; `draw(ax)` fills its axes, `width` wide."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width + beside, height), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    ax = figure.add_subplot()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_axisbelow(True)
+    draw(ax)
+    ax.set_title(textwrap.fill(title, int(9 * width)), fontsize=11)
+    powers = ax.get_yticklabels(which="both") if ax.get_yscale() == "log" else []  # matplotlib's own formulas
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+        text.set_parse_math(text in powers)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _longest(labels) -> int:
+    return max((len(str(label)) for label in labels), default=0)
+
+
+def curves(
+    series: Mapping[str, tuple], xlabel: str, ylabel: str, title: str = "", logy: bool = False
+) -> np.ndarray:
+    """Lines name → (x, y); values that are not finite (with logy also those not positive) leave gaps."""
+
+    def draw(ax):
+        lines = []
+        for i, (x, y) in enumerate(series.values()):
+            style = {"color": COLORS[i % len(COLORS)], "linestyle": ("-", "--", ":")[i // len(COLORS) % 3]}
+            marker = "o" if len(x) <= 20 else ""  # a line through one point would be invisible
+            lines += ax.plot(x, y, marker=marker, markersize=3.5, linewidth=1.5, **style)
+        if logy:
+            ax.set_yscale("log", nonpositive="mask")
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.grid(alpha=0.25)
+        if len(lines) > 6:  # too many to lie over the lines
+            ax.figure.legend(lines, list(series), frameon=False, fontsize=9, loc="outside right upper")
+        elif len(lines) > 1:
+            ax.legend(lines, list(series), framealpha=0.8, edgecolor="none", fontsize=9)
+
+    beside = 0.6 + LETTER * _longest(series) if len(series) > 6 else 0.0
+    return chart(6.4, max(4.0, 0.3 + 0.19 * len(series)), title, draw, beside)
+
+
+def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = "") -> np.ndarray:
+    """One bar per value (n,); labels default to 0 … n − 1 and stand upright where they would touch."""
+    values = np.asarray(values, dtype=float)
+    labels = [str(label) for label in (range(len(values)) if labels is None else labels)]
+    width = min(14.0, max(5.0, 0.9 + 0.29 * len(values)))
+    crowded = _longest(labels) * LETTER > 0.9 * (width - 0.9) / max(1, len(values))
+
+    def draw(ax):
+        ax.bar(range(len(values)), values, color=COLORS[0])
+        ax.set_xticks(range(len(values)), labels, fontsize=9, rotation=90 if crowded else 0)
+        ax.set_xlim(-0.6, len(values) - 0.4)
+        ax.set_ylabel(ylabel)
+        ax.grid(axis="y", alpha=0.25)
+
+    return chart(width, 3.4, title, draw)
+
+
+def histogram(values, title: str = "", xlabel: str = "", n_bins: int = 50) -> np.ndarray:
+    """Counts of values (any shape); how many of them are not finite is said below the axis."""
+    values = np.asarray(values, dtype=float).ravel()
+    finite = values[np.isfinite(values)]
+    note = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
+
+    def draw(ax):
+        ax.hist(finite, bins=n_bins, color=COLORS[0])
+        ax.set(xlabel=xlabel + note, ylabel="count")
+        ax.grid(axis="y", alpha=0.25)
+
+    return chart(5.0, 3.4, title, draw)
+
+
+def heatmap(
+    matrix, row_labels: Sequence, col_labels: Sequence, title: str = "", fmt: str = ".2f"
+) -> np.ndarray:
+    """Matrix (R, C) as coloured cells with their values in `fmt` ('' for none); not finite: grey."""
+    matrix = np.asarray(matrix, dtype=float)
+    n_rows, n_cols = matrix.shape
+    texts = [[format(value, fmt) if fmt else "" for value in row] for row in matrix]
+    cell = max(0.3, 0.15 + 0.07 * max(map(_longest, texts), default=0))
+    margin = LETTER * max(_longest(row_labels), 0.7 * _longest(col_labels)) + 0.9
+
+    def draw(ax):
+        image = ax.imshow(np.ma.masked_invalid(matrix), aspect="auto")
+        ax.set_facecolor("#bbbbbb")  # shows through where a value is masked
+        ax.set_xticks(range(n_cols), col_labels, fontsize=9, rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(n_rows), row_labels, fontsize=9)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, aspect=35).outline.set_visible(False)
+        for (i, j), value in np.ndenumerate(matrix):
+            color = "white" if np.isfinite(value) and image.norm(value) < 0.6 else "black"
+            text = ax.text(j, i, texts[i][j], ha="center", va="center", fontsize=8, color=color)
+            text.set_in_layout(False)  # measuring hundreds of texts that lie inside takes most of a second
+
+    height = 0.5 + 0.06 * _longest(col_labels) + 0.22 * n_rows
+    return chart(margin + cell * n_cols, max(2.0, height), title, draw)
+
+
+def scatter(
+    points,
+    labels,
+    names: Sequence[str],
+    title: str = "",
+    rings: Sequence[float] = (),
+    paths: Mapping[str, Any] | None = None,
+    axes: tuple[str, str] = ("", ""),
+) -> np.ndarray:
+    """Points (N, 2) coloured by labels (N,), numbers into `names`; a class's name also stands at that
+    point of it which is nearest to all others: the mean of a class in two places lies in neither.
+
+    rings: radii of circles around 0; paths: name → (T, 2), lines with their ends marked. The scale is that
+    of both axes and grows in whole steps with the bulk of the points: neighbouring frames of a film match.
+    """
+    points, labels = np.asarray(points, dtype=float), np.asarray(labels)
+    sizes = np.abs(points[np.isfinite(points)])
+    bulk = np.quantile(sizes, 0.999) if len(sizes) else 0.0
+    reach = max([4.0, np.ceil(bulk), *(np.ceil(np.abs(p).max() + 0.2) for p in (paths or {}).values())])
+    present = [k for k in range(len(names)) if (labels == k).any()]
+
+    def draw(ax):
+        import matplotlib
+        from matplotlib.patheffects import withStroke
+
+        palette, few = matplotlib.colormaps["tab10"], len(names) <= 10
+        if not few:
+            palette = matplotlib.colormaps["gist_rainbow"]
+        colors = palette(range(len(names)) if few else np.linspace(0, 1, len(names)))
+        halo, handles = [withStroke(linewidth=2.5, foreground="white")], []
+        size = min(25.0, max(4.0, 6000 / max(1, len(points))))
+        ax.scatter(*points.T, s=size, c=colors[labels], linewidths=0, alpha=0.7)
+        for k in present:  # all points are one artist, in their own order: no class lies on top
+            handles.append(ax.scatter([], [], s=36, color=colors[k]))
+            own = points[labels == k][:300]
+            at = own[np.linalg.norm(own[:, None] - own, axis=-1).sum(1).argmin()].clip(-reach, reach)
+            ax.annotate(names[k], at, ha="center", va="center", weight="bold", path_effects=halo, fontsize=10)
+        for radius in rings:
+            circle = matplotlib.patches.Circle((0, 0), radius, fill=False, ls="--", lw=0.8, ec="#666666")
+            ax.add_patch(circle)
+        shown = [names[k] for k in present]
+        for i, (name, way) in enumerate((paths or {}).items()):
+            handles += ax.plot(*np.asarray(way).T, "-" if i == 0 else "--", color="black", lw=1.8)
+            ax.plot(*np.asarray(way)[[0, -1]].T, "o", color="black", mfc="white", ms=7)
+            shown.append(name)
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=axes[0], ylabel=axes[1])
+        columns = 1 + len(shown) // 28
+        ax.figure.legend(handles, shown, frameon=False, fontsize=9, loc="outside right upper", ncols=columns)
+
+    longest = _longest([*names, *(paths or {})])
+    return chart(6.4, 6.4, title, draw, (0.6 + LETTER * longest) * (1 + len(present) // 28))

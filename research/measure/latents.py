@@ -1,0 +1,187 @@
+"""Paths and directions in latent space, and what q(z|x) = N(mu, exp(logvar)) says about each latent.
+
+N examples, D latents; codes are (N, D), a single code (D,). KL in nats.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def _ratios(t, z: Tensor) -> Tensor:
+    """t, a number, list or tensor (*T), shaped (*T, 1, …, 1) to multiply z."""
+    t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    return t.reshape(t.shape + (1,) * z.ndim)
+
+
+def lerp(z0: Tensor, z1: Tensor, t) -> Tensor:
+    """The straight line from z0 to z1 (both S) at t (*T): (*T, *S); exactly z0 at 0 and z1 at 1."""
+    t = _ratios(t, z0)
+    return (1 - t) * z0 + t * z1
+
+
+def slerp(z0: Tensor, z1: Tensor, t) -> Tensor:
+    """The great arc from z0 to z1 (both (…, D)) at t (*T): (*T, …, D); exactly z0 at 0 and z1 at 1.
+
+    Codes of equal norm keep it on the way, and in many dimensions those of a Gaussian are nearly so; the
+    straight line passes through shorter ones, which no decoder has seen. Codes that are zero, parallel or
+    opposite have no definite arc and get the straight line. Shoemake 1985; White 2016 (arXiv:1609.04468).
+    """
+    t = _ratios(t, z0)
+    n0, n1 = z0.norm(dim=-1, keepdim=True), z1.norm(dim=-1, keepdim=True)
+    u0, u1 = z0 * n1, z1 * n0
+    # Kahan's form of the angle: near π the weights are large, and arccos is off by percents in float32.
+    angle = 2 * torch.atan2((u0 - u1).norm(dim=-1, keepdim=True), (u0 + u1).norm(dim=-1, keepdim=True))
+    sine = torch.sin(angle)
+    flat = (sine < 1e-3) | (n0 * n1 == 0)
+    sine = torch.where(flat, torch.ones_like(sine), sine)
+    w0 = torch.where(flat, 1 - t, torch.sin((1 - t) * angle) / sine)
+    w1 = torch.where(flat, t, torch.sin(t * angle) / sine)
+    return w0 * z0 + w1 * z1
+
+
+def traversal(
+    z: Tensor, dim_order, values, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """Copies of the code z (D,) with one latent replaced: z[d] = shift[d] + scale[d]·value; (R, C, D).
+
+    dim_order: the latents d of the R rows; values: those of the C columns; scale (1) and shift (0): (D,).
+    """
+    dims = torch.as_tensor(dim_order, dtype=torch.long, device=z.device)
+    column = torch.as_tensor(values, dtype=z.dtype, device=z.device).expand(len(dims), -1)
+    if scale is not None:
+        column = column * scale[dims, None]
+    if shift is not None:
+        column = column + shift[dims, None]
+    codes = z.repeat(len(dims), column.shape[1], 1)
+    index = dims[:, None, None].expand(-1, column.shape[1], 1)
+    return codes.scatter(-1, index, column[..., None].to(z.dtype))
+
+
+def kl_per_latent(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each latent, mean over the N examples: (D,), nats.
+
+    Kingma & Welling 2013 (arXiv:1312.6114), appendix B. Its sum over latents is the KL term of the ELBO.
+    """
+    return 0.5 * (mu.square() + torch.expm1(logvar) - logvar).mean(0)
+
+
+def sort_by_kl(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents from the most to the least informative (D,), equal ones by number; and their KL, so ordered."""
+    kl, order = torch.sort(kl_per_latent(mu, logvar), descending=True, stable=True)
+    return order, kl
+
+
+def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
+    """Which latents carry something of x: Var_x(E[z|x]) > threshold, as a mask (D,); its sum is the count.
+
+    Burda et al. 2016 (arXiv:1509.00519), §5.2. The variance is that of the N examples, divided by N.
+    """
+    return mu.var(0, correction=0) > threshold
+
+
+def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, n: int, sampling: str) -> Tensor:
+    """TC = E log q(z) − Σ_d E log q(z_d), in nats, from a batch of z ~ q(z|x); z, mu, logvar: (B, D), B > 1.
+
+    n: pictures in all. q(z) is a weighted sum of the batch's q(z|x), Chen et al. 2018 (arXiv:1802.04942):
+    "weighted", 1 / B each (eq. S5 less its constant (D − 1) ln n); or "stratified", 1 / n for a code's own
+    picture and the rest shared by the others, so that q(z) is exact for B = n (appendix C.2, where unequal
+    weights have the same mean). With codes that tell more than ln B nats either is a pressure, not a
+    measurement.
+    """
+    b = len(z)
+    # (B, B, D), i's code under q(.|x_j)
+    log_pair = -0.5 * ((z[:, None] - mu).square() * (-logvar).exp() + logvar)
+    own = 1 / (n if sampling == "stratified" else b)
+    others = (1 - own) / max(b - 1, 1)  # the last pictures of an evaluation may be a single one
+    log_w = torch.full((b, b), others, device=z.device).fill_diagonal_(own).log()
+    log_q = torch.logsumexp(log_pair.sum(2) + log_w, dim=1)  # (B,), like log_pair less ln 2π / 2 a latent
+    log_q_each = torch.logsumexp(log_pair + log_w[:, :, None], dim=1)  # (B, D)
+    return (log_q - log_q_each.sum(1)).mean()
+
+
+class Aggregate(NamedTuple):
+    """A Gaussian with the first two moments of the aggregate posterior: mean (D,), cov (D, D)."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+def fit_aggregate(mu: Tensor, logvar: Tensor | None = None) -> Aggregate:
+    """Mean and full covariance of q(z) = E_x q(z|x), float64: Cov_x(mu) + E_x diag(exp(logvar)), over N.
+
+    Without logvar q(z|x) is a point, as in an autoencoder.
+    """
+    mu = mu.double()
+    mean = mu.mean(0)
+    centred = mu - mean
+    cov = centred.T @ centred / len(mu)
+    return Aggregate(mean, cov if logvar is None else cov + torch.diag(logvar.double().exp().mean(0)))
+
+
+def gaussian_tc(fit: Aggregate) -> float:
+    """Total correlation of the fitted Gaussian, ½ (Σ_d ln cov_dd − ln det cov), nats: 0 where no latent tells
+    another one's value linearly, infinite where one is a function of others. Watanabe 1960.
+    """
+    return float(0.5 * (fit.cov.diagonal().log().sum() - torch.linalg.slogdet(fit.cov).logabsdet))
+
+
+def sample_aggregate(fit: Aggregate, n: int, generator: torch.Generator) -> Tensor:
+    """n codes (n, D), float32, of the fitted Gaussian; the noise is drawn on the generator's device.
+
+    Through the symmetric root of the covariance, which unlike Cholesky's exists where latents are constant.
+    """
+    values, vectors = torch.linalg.eigh(fit.cov)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    noise = torch.randn(n, len(fit.mean), generator=generator, device=generator.device)
+    return (fit.mean + noise.to(root) @ root).float()
+
+
+class Regression(NamedTuple):
+    """target ≈ intercept + slope · (z @ direction): direction (D,) of norm 1, r2 on the codes of the fit."""
+
+    direction: Tensor
+    slope: float
+    intercept: float
+    r2: float
+
+
+def regression_direction(mu: Tensor, target: Tensor, ridge: float = 0.01) -> Regression:
+    """The direction that best predicts a continuous factor, target (N,), linearly from codes mu (N, D).
+
+    Adding Δ / slope · direction changes the prediction by Δ; the code that goes with the factor changes along
+    Σ · direction, Σ the codes' covariance (Haufe et al. 2014). ridge is relative to a latent's mean variance;
+    without it unused latents, which hardly vary, get huge weights that fit noise. Where the target or all
+    codes are constant there is no direction: zeros, r2 0.
+    """
+    # Through float32, whose sums are exact in float64: what is constant then has a variance of exactly zero.
+    x, y = mu.float().double(), target.to(mu.device).float().double()
+    x_mean, y_mean = x.mean(0), y.mean()
+    x, y = x - x_mean, y - y_mean
+    cov = x.T @ x / len(x)
+    penalty = ridge * cov.diagonal().mean()
+    eye = torch.eye(len(cov), dtype=x.dtype, device=x.device)
+    weights = torch.linalg.pinv(cov + penalty * eye, hermitian=True) @ (x.T @ y / len(x))
+    slope, total = weights.norm(), y.square().sum()
+    r2 = 1 - (y - x @ weights).square().sum() / total if total > 0 else 0.0
+    direction = weights / slope if slope > 0 else weights
+    return Regression(direction.to(mu.dtype), float(slope), float(y_mean - x_mean @ weights), float(r2))
+
+
+def mirror_direction(mu: Tensor, mu_mirrored: Tensor) -> tuple[Tensor, float]:
+    """The direction (D,), of norm 1, in which codes move when their images are mirrored; and its share.
+
+    mu, mu_mirrored: (N, D). First right singular vector of mu − mu_mirrored, not centred: an image and its
+    mirror image give opposite differences, so zero is their centre. Its largest entry is positive. The share
+    is the part of the squared differences that lies along it. Equal codes: zeros, share 0.
+    """
+    difference = (mu - mu_mirrored).double()
+    _, singular, rows = torch.linalg.svd(difference, full_matrices=False)
+    total = singular.square().sum()
+    if total == 0:
+        return torch.zeros_like(mu[0]), 0.0
+    direction = rows[0] * torch.sign(rows[0][rows[0].abs().argmax()])
+    return direction.to(mu.dtype), float(singular[0].square() / total)

@@ -1,0 +1,351 @@
+"""Seven ways to write with a character language model, and figures of what is written.
+
+What    generate() continues prompts with any model of charlm_models.py by its start, read and step.
+        EXPLAINED says in plain words what each strategy does; statistics() measures repetition and copying.
+Sources Holtzman et al. 2020 (arXiv:1904.09751, top_p); Nguyen et al. 2024 (arXiv:2407.01082, min_p); Su et
+        al. 2022 (arXiv:2202.06417), eq. 5 (contrastive); Li et al. 2016 (arXiv:1510.03055, distinct n-grams).
+Departs Texts have a given length, so that beam search needs no length penalty and no character ends a text.
+        Contrastive search compares with at most the last N_COMPARED vectors, and of the prompt with the last
+        one only, because `read` shows no other to the head.
+Choices are made in float64 and draws on the CPU, so that devices write the same text unless their logits
+differ by enough to matter. No text of a batch depends on others, except that drawn ones share a generator.
+Shapes  B batch, P prompt (characters), V vocabulary, K hypotheses or candidates of a text, C head input.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.characters import words_of
+from research.parts.charlm_models import AttentionState, ConvState, RingCache
+
+STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
+DRAWN = ("temperature", "top_k", "top_p", "min_p")
+N_COMPARED = 256  # vectors that contrastive search compares with: what it costs must not grow with the text
+SPAN = 20  # characters: what occurs twice at this length is no coincidence of common words
+
+State = list[tuple[Tensor, Tensor]] | ConvState | AttentionState
+OnChar = Callable[[Tensor], None]
+
+
+@dataclass
+class LineStates:
+    """States of B texts, each by itself: their lines begin at different characters."""
+
+    each: list[State]
+
+
+EXPLAINED = {
+    "greedy": "Always takes the most probable character. There is no chance in it, so it shows what the "
+    "model is surest of, and spelling is at its best. Typical failure: loops. What has been written once "
+    "becomes more probable by having been written, and nothing leads out of the circle.",
+    "temperature": "Draws each character with the model's own probability, after dividing the logits by the "
+    "temperature: below 1 likely characters gain, above 1 unlikely ones do. At 1 the texts are fair samples "
+    "of what the model has learned. Typical failure: each unlikely character is rare, but there are many, "
+    "so that every few words one is drawn, misspells a word and misleads all that follows; low temperatures "
+    "loop like greedy.",
+    "top_k": "Draws among the k most probable characters only, so that absurd ones never appear. Typical "
+    "failure: k is the same everywhere. Within a word, where one character is right, k - 1 wrong ones stay "
+    "possible; at the start of a word, where twenty are right, good ones are lost.",
+    "top_p": "Draws among the smallest set of characters that together have at least the probability p, the "
+    "nucleus. The set is small where the model is sure and large where it is not, which suits both the "
+    "middle and the start of a word. Typical failure: where the model is very unsure, or the temperature "
+    "high, the set reaches far into the tail; with a small p it loops like greedy.",
+    "min_p": "Draws among the characters that are at least min_p times as probable as the most probable "
+    "one. The surer the model, the higher this threshold, so that higher temperatures can be tried than "
+    "with top_p. Typical failure: where many characters are about equally bad guesses, all of them pass; a "
+    "large min_p loops like greedy.",
+    "beam": "Carries several beginnings at a time and keeps those whose whole text is most probable, so "
+    "that a weak character can be accepted for a strong continuation. It usually finds more probable texts "
+    "than greedy, which is what one wants where there is one right answer. Typical failure: the most "
+    "probable text is dull: repetitive, flat, and often a passage learned by heart.",
+    "contrastive": "Of the k most probable characters, takes the one that is probable and after which the "
+    "model's inner state resembles none of its earlier states; alpha weighs the second against the first. "
+    "It leaves many loops without any chance, though none of which the model is certain. Typical failure: "
+    "states of small character models resemble each other for simple reasons, after every space for "
+    "example, and with a large alpha it then avoids the right character and misspells words. "
+    "Each character costs k steps of the model.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How the next character is chosen."""
+
+    strategy: str = "temperature"
+    """one of STRATEGIES"""
+    temperature: float = 1.0
+    """of temperature, top_k, top_p and min_p: logits are divided by it before anything else, > 0"""
+    top_k: int = 10
+    """of top_k: so many characters may be drawn; of contrastive: candidates; at least 1"""
+    top_p: float = 0.9
+    """of top_p: probability of the nucleus, in (0, 1]"""
+    min_p: float = 0.05
+    """of min_p: least probability of a character, as a share of the largest one, in [0, 1]"""
+    beam_width: int = 4
+    """of beam: hypotheses kept of each text, at least 1"""
+    alpha: float = 0.6
+    """of contrastive: weight of the degeneration penalty, in [0, 1]"""
+
+    def __post_init__(self) -> None:
+        assert self.strategy in STRATEGIES, f"strategy={self.strategy} is none of {', '.join(STRATEGIES)}"
+        assert self.temperature > 0, f"temperature={self.temperature}, but it must be > 0"
+        assert self.top_k >= 1, f"top_k={self.top_k}, but it must be at least 1"
+        assert 0 < self.top_p <= 1, f"top_p={self.top_p} is not in (0, 1]"
+        assert 0 <= self.min_p <= 1, f"min_p={self.min_p} is not in [0, 1]"
+        assert self.beam_width >= 1, f"beam_width={self.beam_width}, but it must be at least 1"
+        assert 0 <= self.alpha <= 1, f"alpha={self.alpha} is not in [0, 1]"
+
+
+# ------------------------------------------------------------------------------------------------ choosing
+
+
+def filtered(logits: Tensor, how: Decoding) -> Tensor:
+    """logits (B, V) → probabilities (B, V) with which temperature, top_k, top_p or min_p draws; float64, CPU.
+
+    Characters that are left out have probability 0. Of equals at the edge of top_k or top_p only some stay.
+    """
+    assert how.strategy in DRAWN, f"{how.strategy} draws nothing; only {', '.join(DRAWN)} do"
+    x = logits.cpu().double()  # float32 divided by a tiny temperature would be infinite
+    p = torch.softmax(x / how.temperature, -1)
+    if how.strategy == "temperature":
+        return p
+    if how.strategy == "min_p":
+        p = p.where(p >= how.min_p * p.amax(-1, keepdim=True), 0)
+    else:
+        # by logits: different ones can have the same probability, and the first of equals is greedy's choice
+        index = x.sort(dim=-1, descending=True, stable=True).indices
+        values = p.gather(-1, index)
+        if how.strategy == "top_k":
+            values[:, how.top_k :] = 0
+        else:  # a character stays while those before it have not reached top_p
+            values = values.where(values.cumsum(-1) - values < how.top_p, 0)
+        p = torch.zeros_like(p).scatter(-1, index, values)
+    return p / p.sum(-1, keepdim=True)
+
+
+def reorder(state: State | LineStates, rows: Tensor) -> State | LineStates:
+    """State of the texts `rows` (B',) of the B texts in `state`, in this order; the old state stays as it is.
+
+    A text may be named several times: these then go on independently.
+    """
+    if isinstance(state, LineStates):
+        return LineStates([reorder(state.each[row], rows.new_zeros(1)) for row in rows.tolist()])
+    if isinstance(state, ConvState):  # (2, dilation, B, C, k − 1)
+        return ConvState(state.pos, [cache.index_select(2, rows) for cache in state.caches])
+    if isinstance(state, AttentionState):
+        tokens = None if state.tokens is None else state.tokens.index_select(0, rows)
+        return replace(state, layers=[_pick(cache, rows, state.pos) for cache in state.layers], tokens=tokens)
+    return [(h.index_select(0, rows), c.index_select(0, rows)) for h, c in state]
+
+
+def _pick(cache: RingCache, rows: Tensor, pos: int) -> RingCache:
+    """The texts `rows` of a cache that has seen `pos` characters, without copying slots not filled yet."""
+    picked, filled = copy.copy(cache), min(pos, cache.k.shape[2])
+    for name in ("k", "v"):
+        old = getattr(cache, name)
+        new = old.new_empty(len(rows), *old.shape[1:])
+        new[:, :, :filled] = old[:, :, :filled].index_select(0, rows)
+        setattr(picked, name, new)
+    return picked
+
+
+@contextmanager
+def _head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that gets what the model's head reads at each call within the block: (B, C), or (B, T, C)."""
+    seen: list[Tensor] = []
+    hook = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _directions(seen: list[Tensor], batch_size: int) -> Tensor:
+    """The latest vectors seen as (B, T, C) of length 1, whose products are cosines; empties the list."""
+    latest = torch.cat(seen).reshape(batch_size, -1, seen[-1].shape[-1])
+    seen.clear()
+    return F.normalize(latest.float(), dim=-1)
+
+
+# ------------------------------------------------------------------------------------------------ lines
+
+
+class LineModel:
+    """A model of single lines, that begins anew with each: of what stands before a line it reads but its end.
+
+    In training it saw no line behind another; behind a line's end its own state would be one it never met.
+    """
+
+    def __init__(self, model: nn.Module, newline: int):
+        self.model, self.newline, self.head = model, newline, model.head
+
+    def start(self, batch_size: int, device: torch.device | str) -> LineStates:
+        return LineStates([self.model.start(1, device) for _ in range(batch_size)])
+
+    def read(self, tokens: Tensor, state: LineStates) -> tuple[Tensor, LineStates]:
+        """tokens (B, T) → logits (B, V) of what follows, state."""
+        told = [self._one(row[None], one) for row, one in zip(tokens, state.each, strict=True)]
+        return torch.cat([logits for logits, _ in told]), LineStates([one for _, one in told])
+
+    def step(self, token: Tensor, state: LineStates) -> tuple[Tensor, LineStates]:
+        """token (B,) → logits (B, V) of what follows, state."""
+        return self.read(token[:, None], state)
+
+    def _one(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        ends = (tokens[0] == self.newline).nonzero()
+        if len(ends):
+            tokens, state = tokens[:, int(ends[-1]) :], self.model.start(1, tokens.device)
+        if tokens.shape[1] == 1:
+            return self.model.step(tokens[0], state)
+        return self.model.read(tokens, state)
+
+
+def writer(model: nn.Module, cut: str, alphabet: str) -> nn.Module | LineModel:
+    """What `generate` is given: a model that was trained with --cut=lines begins anew with each line."""
+    return LineModel(model, alphabet.index("\n")) if cut == "lines" else model
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    prompt: Tensor,
+    n_chars: int,
+    how: Decoding,
+    rng: torch.Generator,
+    on_char: OnChar | None = None,
+) -> Tensor:
+    """prompt (B, P) int64 on the model's device, P ≥ 1 → exactly n_chars further characters (B, n_chars).
+
+    rng: generator of the CPU; greedy, beam and contrastive draw nothing from it. on_char gets the ids (B,) of
+    each character as it is chosen; of beam, which may change its mind until the end, all of them then.
+    """
+    assert prompt.ndim == 2 and prompt.shape[1] >= 1, (
+        f"prompt of shape {tuple(prompt.shape)}, not (B, at least 1)"
+    )
+    assert n_chars >= 0, f"n_chars={n_chars}, but it must be at least 0"
+    assert rng.device.type == "cpu", f"a generator of {rng.device}, but draws are made on the cpu"
+    on_char = on_char or (lambda _: None)
+    if n_chars == 0:
+        return prompt[:, :0]
+    if how.strategy == "beam":
+        return _beam(model, prompt, n_chars, how.beam_width, on_char)
+    if how.strategy == "contrastive":
+        return _contrastive(model, prompt, n_chars, how, on_char)
+    logits, state = model.read(prompt, model.start(len(prompt), prompt.device))
+    text = torch.empty(len(prompt), n_chars, dtype=torch.int64, device=prompt.device)
+    for i in range(n_chars):
+        if i > 0:
+            logits, state = model.step(text[:, i - 1], state)
+        if how.strategy == "greedy":
+            text[:, i] = logits.argmax(-1)
+        else:
+            text[:, i] = torch.multinomial(filtered(logits, how), 1, generator=rng)[:, 0]
+        on_char(text[:, i])
+    return text
+
+
+def _beam(model: nn.Module, prompt: Tensor, n_chars: int, width: int, on_char: OnChar) -> Tensor:
+    """The most probable of `width` hypotheses per text, which all grow by one character at a time."""
+    b, device = len(prompt), prompt.device
+    logits, state = model.read(prompt, model.start(b, device))
+    total = torch.zeros(b, 1, dtype=torch.float64)  # (B, K) log probabilities; at first K = 1
+    texts = torch.zeros(b, 1, n_chars, dtype=torch.int64)
+    for i in range(n_chars):
+        k = total.shape[1]
+        log_p = torch.log_softmax(logits.cpu().double(), -1).view(b, k, -1)  # (B, K, V)
+        n_next = min(width, log_p[0].numel())  # fewer than `width` as long as there are no more
+        total, best = (total[..., None] + log_p).flatten(1).topk(n_next)  # sorted
+        parent, token = best // log_p.shape[2], best % log_p.shape[2]
+        texts = texts.gather(1, parent[..., None].expand(-1, -1, n_chars))
+        texts[:, :, i] = token
+        if i < n_chars - 1:
+            rows = (torch.arange(b)[:, None] * k + parent).flatten()
+            logits, state = model.step(token.flatten().to(device), reorder(state, rows.to(device)))
+    text = texts[:, 0].to(device)
+    for ids in text.unbind(1):
+        on_char(ids)
+    return text
+
+
+def _contrastive(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, on_char: OnChar) -> Tensor:
+    """The candidate with the largest (1 − alpha) p − alpha (largest cosine to a vector before); eq. 5.
+
+    The vectors are what the head reads. Each candidate is read, by a copy of the text's state.
+    """
+    b, device = len(prompt), prompt.device
+    text = torch.empty(b, n_chars, dtype=torch.int64, device=device)
+    with _head_inputs(model) as seen:
+        logits, state = model.read(prompt, model.start(b, device))
+        past = _directions(seen, b)  # (B, 1, C): `read` shows its last position alone to the head
+        chosen = every = torch.arange(b, device=device)  # rows of the state that the texts have come to
+        for i in range(n_chars):
+            k = min(how.top_k, logits.shape[1])
+            # float64: in float32, different logits can become the same probability
+            p, candidates = torch.softmax(logits.cpu().double(), -1).topk(k)  # (B, K), sorted
+            candidates = candidates.to(device)
+            state = reorder(state, chosen.repeat_interleave(k))
+            logits, state = model.step(candidates.flatten(), state)
+            vectors = _directions(seen, b)  # (B, K, C)
+            with torch.autocast(device.type, enabled=False):  # bf16 has only steps of 0.004 below 1
+                penalty = (vectors @ past.mT).amax(2).cpu().double()
+            best = ((1 - how.alpha) * p - how.alpha * penalty).argmax(1).to(device)
+            chosen = every * k + best
+            past = torch.cat((past, vectors[every, best][:, None]), 1)[:, -N_COMPARED:]
+            text[:, i], logits = candidates[every, best], logits[chosen]
+            on_char(text[:, i])
+    return text
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+def statistics(text: str, training_text: str) -> dict[str, float]:
+    """Repetition and copying of a text, of which 1, 2, 3: n in words, which white space separates.
+
+    distinct_n  different word n-grams as a share of all, Li et al. 2016; 1 where there are none
+    repetition  share of the characters in a span of SPAN characters that is in the text more than once, even
+                where the two overlap
+    copied      characters in the longest span of the text that stands in training_text word for word
+    known_words share of the text's words, as `words_of` tells them, that are in training_text; 1 without any
+    """
+    words = text.split()
+    grams = {n: list(zip(*(words[i:] for i in range(n)), strict=False)) for n in (1, 2, 3)}
+    distinct = {f"distinct_{n}": len(set(g)) / len(g) if g else 1.0 for n, g in grams.items()}
+    told, known = words_of(text), _vocabulary(training_text)
+    share = sum(word in known for word in told) / len(told) if told else 1.0
+    copied = float(_copied(text, training_text))
+    return distinct | {"repetition": _repetition(text), "copied": copied, "known_words": share}
+
+
+@lru_cache(maxsize=1)  # many texts are compared with one, which may be long
+def _vocabulary(training_text: str) -> frozenset[str]:
+    return frozenset(words_of(training_text))
+
+
+def _repetition(text: str) -> float:
+    spans = [text[i : i + SPAN] for i in range(len(text) - SPAN + 1)]
+    counts, n, end = Counter(spans), 0, 0  # `n` characters before `end` are repeated
+    for i, span in enumerate(spans):
+        if counts[span] > 1:
+            n, end = n + i + SPAN - max(i, end), i + SPAN
+    return n / max(len(text), 1)
+
+
+def _copied(text: str, training_text: str) -> int:
+    """Two pointers: a span that is found grows at its end, any other moves on at the same length."""
+    start = 0
+    for end in range(1, len(text) + 1):
+        if text[start:end] not in training_text:
+            start += 1
+    return len(text) - start

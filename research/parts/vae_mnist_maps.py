@@ -1,0 +1,113 @@
+"""Views of a latent space of small pictures: the plane that is shown, its decoded map, a film of codes.
+
+For research/vae_mnist.py, which logs them while it trains, and its tasks. `decode` takes codes (B, D) on the
+model's device to logits (B, 1, S, S). Every picture shows sigmoid(logits).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from research.common.media import File, picture, video
+from research.draw import pictures
+from research.measure import latents
+
+Decode = Callable[[Tensor], Tensor]
+WIDE = 4.0  # how far from the prior's mean the wider map goes, in its standard deviations
+N_MAP = 20  # pictures on an edge of the map
+
+
+def plane(mu: Tensor) -> Tensor:
+    """The plane (D, 2) of latent space that is shown: two latents as they are, else the first two principal
+    components of codes mu (N, D). Orthonormal, so that on it the prior is the same as on two latents.
+    """
+    if mu.shape[1] <= 2 or not mu.isfinite().all():  # diverged: there is no SVD of codes that are not finite
+        return torch.eye(mu.shape[1], 2)
+    _, _, rows = torch.linalg.svd((mu - mu.mean(0)).double().cpu(), full_matrices=False)
+    axes = rows[:2].T
+    signs = torch.sign(axes.gather(0, axes.abs().argmax(0, keepdim=True)))  # SVD leaves them open
+    return (axes * signs).float()
+
+
+def on_plane(latent_dim: int) -> str:
+    """What the plane of `plane` is, for titles; of one or two latents that goes without saying."""
+    return "" if latent_dim <= 2 else f" on the first two principal components of {latent_dim} latents"
+
+
+def map_values(n: int, wide: bool) -> Tensor:
+    """Coordinates of the map's n columns: quantiles of the prior, each as probable, or equally spaced."""
+    if wide:
+        return torch.linspace(-WIDE, WIDE, n)
+    return torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float()
+
+
+@torch.no_grad()
+def latent_map(decode: Decode, axes: Tensor, values: Tensor, device: torch.device) -> Tensor:
+    """Decoded pictures (n, n, 1, S, S) of the plane, its second axis upwards; values (n,): coordinates."""
+    second, first = torch.meshgrid(values.flip(0), values, indexing="ij")
+    z = torch.stack([first, second], -1) @ axes.T  # (n, n, D)
+    return torch.sigmoid(decode(z.flatten(0, 1).to(device))).cpu().unflatten(0, (len(values), -1))
+
+
+def map_grid(decode: Decode, axes: Tensor, wide: bool, device: torch.device, about: str) -> dict[str, Any]:
+    """What `pictures.grid` is to draw: the map on the prior's quantiles, or on equal steps, which go farther.
+
+    about: what to say in the title.
+    """
+    values = map_values(N_MAP, wide)
+    ticks = [f"{v:.1f}" for v in values.tolist()]
+    scale = f"equal steps from −{WIDE:g} to {WIDE:g}" if wide else "quantiles of the prior"
+    return {
+        "images": latent_map(decode, axes, values, device),
+        "n_cols": N_MAP,
+        "pad": 0,
+        "row_labels": ticks[::-1],
+        "col_labels": ticks,
+        "title": f"Decoded codes{on_plane(len(axes))}, {scale}; {about}",
+    }
+
+
+def map_files(decode: Decode, axes: Tensor, device: torch.device, about: str) -> dict[str, File]:
+    """The map on both scales, to be drawn in the background."""
+    grids = {wide: map_grid(decode, axes, wide, device, about) for wide in (False, True)}
+    return {f"latent/manifold{'_wide' * wide}": picture(pictures.grid, **g) for wide, g in grids.items()}
+
+
+def film(of: str) -> File:
+    """A GIF of the pictures `of`, kept in this run's media; an interrupted run has the same ones."""
+
+    def write(path: Path) -> None:  # <run>/media/<key>/<step>.gif, where keys have two parts
+        kept = [p for p in sorted((path.parents[2] / of).glob("*.png")) if p.stem.isdigit()]
+        kept = [p for i, p in enumerate(reversed(kept)) if i % (1 + len(kept) // 60) == 0][::-1]
+        frames = [np.asarray(Image.open(p)) for p in kept]
+        frames = [frame for frame in frames if frame.shape == frames[-1].shape]
+        pictures.write_gif(path, [*frames, *frames[-1:] * 6], fps=4)  # the last one stands a while
+
+    return File(".gif", write)
+
+
+def two_of_different_classes(labels: Tensor, rng: torch.Generator) -> tuple[int, int]:
+    """Numbers of two random pictures of two random classes; of any two where all are of one class."""
+    first = int(torch.randint(len(labels), (), generator=rng))
+    others = torch.nonzero(labels != labels[first])[:, 0]
+    if not len(others):
+        return first, (first + 1) % len(labels)
+    classes = labels[others].unique()
+    own = others[labels[others] == classes[torch.randint(len(classes), (), generator=rng)]]
+    return first, int(own[torch.randint(len(own), (), generator=rng)])
+
+
+@torch.no_grad()
+def interpolation(decode: Decode, z0: Tensor, z1: Tensor, n_frames: int = 49) -> dict[str, File]:
+    """The straight way from code z0 to z1 (D,): a strip of nine pictures and a video there and back."""
+    codes = latents.lerp(z0, z1, torch.linspace(0, 1, n_frames, device=z0.device))
+    frames = pictures.to_uint8(torch.sigmoid(decode(codes)).cpu())
+    nine = range(0, n_frames, n_frames // 8)
+    strip = picture(pictures.strip, frames[nine], [f"{i / (n_frames - 1):.2f}" for i in nine], scale=3)
+    there_and_back = pictures.ping_pong(frames)
+    return {"sample/interpolation": strip, "sample/interpolation_video": video(there_and_back, 24, upscale=8)}

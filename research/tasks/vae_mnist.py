@@ -1,0 +1,335 @@
+"""What a trained VAE on digits has learned: pictures and numbers from a checkpoint.
+
+Run     python research/vae_mnist.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
+Tasks   generate       digits at random and around each class's centre; with --label around that of one class,
+                       with --z=0.5,-1 of that code
+        latent_space   codes of the test part by class, the map on two scales, what each latent carries
+        interpolate    the way between two pictures: of pixels, and of codes, straight and along a great arc;
+                       --index and --index2 are numbers of pictures of the test part
+        evaluate       ELBO, log-likelihood by --iw_samples codes, kNN accuracy of the code, Inception Score
+                       and Fréchet distance (research/parts/digit_classifier.py); with two latents log p(x)
+                       itself, and how far the ELBO stays below it
+Flags   The model's flags, β and the pixels come from the checkpoint's run. So do --dataset and --data_dir,
+        unless they were given; a value equal to the flag's default counts as not given. --seed is the task's
+        own, so that models compare on the same noise.
+Shapes  D latents; codes (…, D) lie on the CPU, where draws are alike everywhere. Pictures that are shown or
+        scored are sigmoid(x_logits), also where pixels are binarised.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.digits import DigitSplits
+from research import vae_mnist as script
+from research.common.checkpoints import load_weights
+from research.common.flags import require
+from research.common.task import Task, find_run, flags_of_run, start_task
+from research.draw import charts, pictures
+from research.measure import latents
+from research.parts import digit_classifier as judge
+from research.parts import vae_mnist_maps as views
+
+N_SHOWN = 2000  # at most so many codes in a scatter
+N_SCORED = 10_000  # at most so many generated pictures, and real ones, for the scores
+GRID_STEP = 0.05  # of the grid of codes over which likelihoods are summed
+N_EXACT = 1000  # at most so many pictures whose likelihood is summed over a grid
+N_FRAMES = 49  # of the way there
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What each task works with. cfg: with the flags of the checkpoint's model and data."""
+
+    cfg: script.Config
+    model: script.VAE
+    data: DigitSplits
+    task: Task
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 pictures (N, 28, 28) → mu, logvar (N, D) on the CPU."""
+        mu, logvar = script.encode_all(self.model, x, self.task.device)
+        return mu.cpu(), logvar.cpu()
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes (N, D) → pictures (N, 1, 28, 28) in [0, 1], on the CPU."""
+        parts = z.to(self.task.device).split(1000)
+        return torch.cat([torch.sigmoid(self.model.decode(part)).cpu() for part in parts])
+
+    @property
+    def name(self) -> str:
+        """The model and its data, for titles."""
+        return f"β\u00a0=\u00a0{self.cfg.beta:g}, {self.data.name}"  # not to be broken
+
+
+# ------------------------------------------------------------------------------------------------ generate
+
+
+def parse_code(cfg: script.Config) -> Tensor:
+    """The code (1, D) that --z tells. UserError where it is no D numbers."""
+    try:
+        z = torch.tensor([[float(word) for word in cfg.z.split(",")]])
+    except ValueError:
+        z = torch.empty(1, 0)
+    ok = z.shape[1] == cfg.latent_dim and bool(z.isfinite().all())
+    require(ok, cfg, "z", f"{cfg.latent_dim} numbers separated by commas, the latents of this model")
+    return z
+
+
+def parse_label(cfg: script.Config, names: tuple[str, ...]) -> int:
+    """The class that --label tells, by name or number. UserError for one that is not there."""
+    if cfg.label in names:
+        return names.index(cfg.label)
+    ok = cfg.label.isascii() and cfg.label.isdigit() and int(cfg.label) < len(names)
+    require(ok, cfg, "label", f"one of {', '.join(names)}")
+    return int(cfg.label)
+
+
+def generate(bench: Bench) -> dict[str, Any]:
+    """Digits from codes: the one given, those of one class, or random ones and some of every class.
+
+    The codes of a class are those of its training pictures, z ~ q(z|x); its centre is the one that is nearest
+    to all others, since the mean of a class that lies in two places is in neither.
+    """
+    cfg, data = bench.cfg, bench.data
+    if cfg.z is not None:
+        z = parse_code(cfg)
+        title = f"z = ({', '.join(f'{v:g}' for v in z[0].tolist())}), {bench.name}"
+        bench.task.picture("digit", pictures.grid(bench.decode(z), 1, title=title, scale=8))
+        return {"z": z[0]}
+    chosen = range(len(data.class_names)) if cfg.label is None else [parse_label(cfg, data.class_names)]
+    n = 9 if cfg.label is None else 63
+    mu, logvar = bench.encode(script.draw_pixels(data.train, "train", cfg))
+    rng, centres, codes = bench.task.rng(), {}, []
+    for k in chosen:
+        mine = torch.nonzero(data.train_labels == k)[:, 0]
+        if len(mine):
+            near = mu[mine[:N_SHOWN]]
+            centres[data.class_names[k]] = near[torch.cdist(near, near).sum(1).argmin()]
+            drawn = mine[torch.randint(len(mine), (n,), generator=rng)]
+            noise = torch.randn(n, cfg.latent_dim, generator=rng)
+            codes += [centres[data.class_names[k]][None], mu[drawn] + noise * (0.5 * logvar[drawn]).exp()]
+    shown, names = bench.decode(torch.cat(codes)), list(centres)
+    about = f"first its centre, then draws of its codes; {bench.name}"
+    if cfg.label is None:
+        title = f"Each row a class: {about}"
+        bench.task.picture("classes", pictures.grid(shown, 1 + n, names, title=title, scale=2))
+        random = bench.decode(torch.randn(100, cfg.latent_dim, generator=bench.task.rng()))
+        title = f"Random codes of the prior, z ~ N(0, I); {bench.name}"
+        bench.task.picture("random", pictures.grid(random, 10, title=title, scale=2))
+    else:
+        bench.task.picture("class", pictures.grid(shown, 8, title=f"{names[0]}: {about}", scale=2))
+    return {"centres": centres}
+
+
+# ------------------------------------------------------------------------------------------------ latents
+
+
+def scatter(bench: Bench, mu: Tensor, axes: Tensor, title: str, **more: Any) -> np.ndarray:
+    """The first codes mu (N, D) of the test part on the plane of `axes`, by class."""
+    mu, labels = mu[:N_SHOWN], bench.data.test_labels[:N_SHOWN]
+    names = bench.data.class_names
+    return charts.scatter((mu @ axes).numpy(), labels.numpy(), names, title, rings=(1, 2, 3), **more)
+
+
+def latent_space(bench: Bench) -> dict[str, Any]:
+    """The codes of test pictures by class with the prior's 1, 2 and 3 standard deviations, the map decoded
+    from the plane, KL per latent; with more than two latents also each of them from −3 to 3.
+    """
+    mu, logvar = bench.encode(bench.data.test)
+    axes, (order, kl) = views.plane(mu), latents.sort_by_kl(mu, logvar)
+    title = f"Codes of {min(N_SHOWN, len(mu)):,} test pictures{views.on_plane(len(axes))}; {bench.name}"
+    bench.task.picture("codes", scatter(bench, mu, axes, title))
+    for wide in (False, True):
+        shown = views.map_grid(bench.model.decode, axes, wide, bench.task.device, bench.name)
+        bench.task.picture("manifold_wide" if wide else "manifold", pictures.grid(**shown))
+    names = [f"z{d}" for d in order.tolist()]
+    title = f"KL per latent, {bench.name}"
+    bench.task.picture("kl_per_latent", charts.bars(kl.tolist(), names, title, "nats"))
+    if len(order) > 2:
+        top, values = order[:16], torch.linspace(-3, 3, 13)
+        codes = latents.traversal(torch.zeros(len(order)), top, values)
+        rows = [f"{name}  KL {v:.2f}" for name, v in zip(names[:16], kl.tolist())]
+        title = f"One latent changed at a time, the others 0; {bench.name}"
+        shown = bench.decode(codes.flatten(0, 1))
+        ticks = [f"{v:g}" for v in values.tolist()]
+        bench.task.picture("traversal", pictures.grid(shown, 13, rows, ticks, title, scale=2))
+    present = [k for k in range(len(bench.data.class_names)) if (bench.data.test_labels == k).any()]
+    centres = {bench.data.class_names[k]: mu[bench.data.test_labels == k].mean(0) for k in present}
+    return {
+        "n_test": len(mu),
+        "kl_nats": kl.sum(),
+        "kl_nats_per_latent": kl,
+        "latents_sorted": order,
+        "active_units": int(latents.active_units(mu).sum()),
+        "centres": centres,
+        "plane": axes.T,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ between
+
+
+def pick_two(bench: Bench) -> tuple[int, int]:
+    """Numbers of two test pictures: --index and --index2, else of two random classes."""
+    cfg, n = bench.cfg, len(bench.data.test)
+    i, j = views.two_of_different_classes(bench.data.test_labels, bench.task.rng())
+    for name in ("index", "index2"):
+        value = getattr(cfg, name)
+        require(value is None or 0 <= value < n, cfg, name, f"from 0 to {n - 1}, the test part")
+    return i if cfg.index is None else cfg.index, j if cfg.index2 is None else cfg.index2
+
+
+def interpolate(bench: Bench) -> dict[str, Any]:
+    """From picture x₁ to x₂ in three ways: (1 − t) x₁ + t x₂ of the pixels, the same of their codes, decoded,
+    and the great arc between their codes. Only codes pass through other digits.
+    """
+    i, j = pick_two(bench)
+    x = bench.data.test[[i, j]]
+    classes = [bench.data.class_names[k] for k in bench.data.test_labels[[i, j]].tolist()]
+    ends = [f"test picture {n:,} ({name})" for n, name in zip((i, j), classes)]
+    z0, z1 = bench.encode(x)[0]
+    ratios = torch.linspace(0, 1, N_FRAMES)
+    first, last = script.to_float(x, torch.device("cpu"))
+    paths = {"linear": latents.lerp(z0, z1, ratios), "spherical": latents.slerp(z0, z1, ratios)}
+    ways = {"pixels": latents.lerp(first, last, ratios)} | {k: bench.decode(z) for k, z in paths.items()}
+    columns = range(0, N_FRAMES, max(1, N_FRAMES // 12))
+    ticks = [f"{ratios[c]:.2f}" for c in columns]
+    title = f"{ends[0]} to {ends[1]}: pixels mixed, codes mixed (linear) and turned (spherical); {bench.name}"
+    tiles = torch.cat([frames[list(columns)] for frames in ways.values()])
+    shown = pictures.grid(tiles, len(columns), [*ways], ticks, title, scale=2)
+    bench.task.picture("strip", shown)
+    mu, _ = bench.encode(bench.data.test[:N_SHOWN])
+    axes = views.plane(mu)
+    on_plane = {name: (z @ axes).numpy() for name, z in paths.items()}
+    title = f"{ends[0]} to {ends[1]}{views.on_plane(len(axes))}; {bench.name}"
+    bench.task.picture("path", scatter(bench, mu, axes, title, paths=on_plane))
+    frames = [
+        pictures.grid(torch.stack(tiles), 3, None, [*ways], f"t = {t:.2f}", scale=5, pad=4)
+        for t, *tiles in zip(ratios.tolist(), *ways.values(), strict=True)
+    ]
+    there_and_back = pictures.ping_pong(frames)
+    bench.task.video("way", there_and_back, fps=24)
+    bench.task.gif("way", there_and_back[::2], fps=12)  # half the frames: a GIF is large
+    steps = {
+        f"rmse_between_frames_{name}": (w[1:] - w[:-1]).square().mean((1, 2, 3)).sqrt()
+        for name, w in ways.items()
+    }
+    return {
+        "index": i,
+        "index2": j,
+        "from": classes[0],
+        "to": classes[1],
+        "code_distance": (z1 - z0).norm(),
+        "codes": torch.stack([z0, z1]),
+        "ratios": ratios,
+    } | steps
+
+
+def as_stored(shown: Tensor) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [0, 1] → uint8 (N, 28, 28)."""
+    return (shown[:, 0] * 255).round().to(torch.uint8)
+
+
+# ------------------------------------------------------------------------------------------------ evaluate
+
+
+@torch.no_grad()
+def exact_nats(bench: Bench, *parts: Tensor) -> list[float]:
+    """log p(x) = log ∫ p(x|z) p(z) dz by a sum over a grid of two latents: means over uint8 (N, 28, 28).
+
+    The grid goes to ±5, or beyond all codes, in steps h = GRID_STEP. For a posterior of deviation σ it is
+    off by a share of about 2 exp(−2π²σ²/h²): 0.002 for σ = 0.03, which is where the KL is 8 nats.
+    """
+    edge = max(5.0, *(math.ceil(bench.encode(x)[0].abs().max().item() + 1) for x in parts))
+    one = torch.linspace(-edge, edge, 1 + round(2 * edge / GRID_STEP))
+    z = torch.cartesian_prod(one, one)
+    log_prior = -0.5 * z.square().sum(1) - math.log(2 * math.pi) + 2 * math.log(GRID_STEP)
+    flat = [script.to_float(x, torch.device("cpu")).flatten(1) for x in parts]  # (N, 784)
+    totals = [torch.full((len(x),), -math.inf) for x in flat]
+    for codes, prior in zip(z.split(2000), log_prior.split(2000), strict=True):
+        x_logits = bench.model.decode(codes.to(bench.task.device)).flatten(1).cpu()
+        # log p(x|z) = x·l − Σ log(1 + eˡ), for all pictures and codes in one product
+        rest = prior - torch.nn.functional.softplus(x_logits).sum(1)
+        for i, x in enumerate(flat):
+            totals[i] = torch.logaddexp(totals[i], torch.addmm(rest, x, x_logits.T).logsumexp(1))
+    return [total.double().mean().item() for total in totals]
+
+
+def inference_gap(bench: Bench) -> dict[str, Any]:
+    """How far the ELBO stays below log p(x), which with two latents can be summed: what the encoder lacks."""
+    cfg, names = bench.cfg, ("train", "test")
+    parts = [script.draw_pixels(getattr(bench.data, name), name, cfg)[:N_EXACT] for name in names]
+    told: dict[str, Any] = {}
+    for name, x, exact in zip(names, parts, exact_nats(bench, *parts), strict=True):
+        elbo = script.evaluate(bench.model, x, name, cfg, bench.task.device)
+        gap = exact - elbo[f"{name}/elbo_nats{script.suffix(cfg)}"]
+        told[name] = {"n": len(x), "exact_nats": exact, "gap_nats": gap}
+    return {"inference": told}
+
+
+def evaluate(bench: Bench) -> dict[str, Any]:
+    """Every figure of the test part: how well pictures are explained, what codes tell of classes, how real
+    generated pictures look to a classifier. Scores stand beside those of as many real pictures.
+    """
+    cfg, data, device = bench.cfg, bench.data, bench.task.device
+    x = script.draw_pixels(data.test, "test", cfg)
+    told: dict[str, Any] = script.evaluate(bench.model, x, "test", cfg, device)
+    told |= {f"test/iw_nats{script.suffix(cfg)}": script.log_likelihood(bench.model, x, cfg, device)}
+    told = {key.removeprefix("test/"): value for key, value in told.items()}
+    codes, held_out = bench.encode(script.draw_pixels(data.train, "train", cfg))[0], bench.encode(x)[0]
+    told["knn_accuracy"] = script.knn_accuracy(codes, data.train_labels, held_out, data.test_labels)
+    if cfg.latent_dim == 2:
+        told |= inference_gap(bench)
+    model, digest = judge.load(data, cfg.data_dir)
+    n = min(N_SCORED, len(data.test), len(data.train))
+    rng = bench.task.rng()
+    made = as_stored(bench.decode(torch.randn(n, cfg.latent_dim, generator=rng)))
+    real, others = data.test[:n], data.train[torch.randperm(len(data.train), generator=rng)[:n]]
+    score, score_sd = judge.inception_score(model, made)
+    seen = [data.class_names[k] for k in judge.classify(model, made).tolist()]
+    shown = pictures.grid(
+        made[:100, None].float() / 255,
+        10,
+        scale=2,
+        title=f"z ~ N(0, I), {bench.name}: Inception Score {score:.2f} of {n:,}",
+    )
+    bench.task.picture("scored", shown)
+    return told | {
+        "iw_samples": cfg.iw_samples,
+        "n_test": len(x),
+        "n_neighbours": script.N_NEIGHBOURS,
+        "inception_score": score,
+        "inception_score_sd": score_sd,
+        "inception_score_of_real": judge.inception_score(model, real)[0],
+        "frechet": judge.frechet(model, made, real),
+        "frechet_of_real": judge.frechet(model, others, real),
+        "n_scored": n,
+        "classifier": digest,
+        "classifier_accuracy": judge.accuracy(model, data.test, data.test_labels),
+        "share_of_class": {name: seen.count(name) / n for name in data.class_names},
+    }
+
+
+# ------------------------------------------------------------------------------------------------ entry
+
+RUNS = {task.__name__: task for task in (generate, latent_space, interpolate, evaluate)}
+
+
+def run(cfg: script.Config) -> dict[str, Any]:
+    """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    file, run_config = find_run(cfg, "vae_mnist")
+    cfg = flags_of_run(cfg, run_config)
+    task = start_task(cfg, file, run_config)
+    model = load_weights(cfg, script.build(cfg, task.device), file).eval()
+    bench = Bench(cfg, model, script.load_data(cfg), task)
+    results = {"beta": cfg.beta, "data": bench.data.name, "data_hash": bench.data.content_hash}
+    results |= {"trained_on_data_hash": run_config.get("data_hash")} | RUNS[cfg.task](bench)
+    task.numbers(results)
+    task.finish()
+    return results
