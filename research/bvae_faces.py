@@ -403,15 +403,21 @@ def train(cfg: Config) -> dict[str, float]:
     run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
     train_images = data.train.to(device)  # 12 kB a picture: lies on the device whole
-    for step, last in run.loop(model, optimizer):
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
         metrics = {}
+
+        # once in a while: how good is it on pictures it has not seen? The best weights so far are kept
         if run.due("eval", step):
             metrics |= evaluate(model, data, "val", cfg, device, step)
             run.keep_best(model, metrics, step)
         if step == 0:
             metrics["val/rec_floor_nats"] = rec_floor(data.val, device)
+
+        # pictures of what it does now; drawn from a stream of their own, so they change nothing
         if run.due("sample", step):
             metrics |= training_pictures(model, data, cfg, device)
+
+        # at the end, once: the test part, with the best weights
         if last:
             best = run.best(model)
             metrics |= evaluate(best, data, "test", cfg, device, step)
@@ -419,6 +425,8 @@ def train(cfg: Config) -> dict[str, float]:
             metrics |= interpolation(best, mu[0], mu[1])
             if metrics["test/active_units"] == 0:
                 run.warn("posterior collapse", "no latent tells anything about the pictures")
+
+        # one update; its pictures and its noise are functions of (seed, step)
         if not last:
             x = to_float(train_images[run.batch_indices(step)], device)
             loss, terms = loss_fn(forward, x, run.rng(step), cfg, step, len(data.train))
@@ -431,8 +439,9 @@ def train(cfg: Config) -> dict[str, float]:
             if run.due("log", step):
                 metrics |= {"train/loss": loss} | {f"train/{k}": v for k, v in terms.items()}
                 metrics["train/learning_rate"] = lr_at(step, cfg)
+
         run.log(metrics, step)  # one call, one row a step
-    return run.finish()
+    return run.finish()  # finished, stopped, diverged, or preempted: then the process exits with 75
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Config(RunFlags):
     norm: Literal["layer", "none"] = "layer"
     """tcn: what each convolution reads is normalised, or the block as published"""
     pos: Literal["none", "learned", "rope"] = "rope"
-    """transformer: how positions are told: not, by a table, by rotation"""
+    """transformer: how it knows positions: not at all, from a learned table, by rotation"""
     seq_len: int = 64
     """characters of a window T, and how far back a transformer attends"""
     dropout: float = 0.0
@@ -144,8 +144,8 @@ class Config(RunFlags):
             "beam_width",
         ):
             require(getattr(self, name) >= 1, self, name, "at least 1")
-        few = self.parameters is None or self.parameters >= 1000
-        require(few, self, "parameters", "at least 1000")
+        large_enough = self.parameters is None or self.parameters >= 1000
+        require(large_enough, self, "parameters", "at least 1000")
         require(self.kernel_size >= 2, self, "kernel_size", "at least 2")
         require(self.seq_len >= 2, self, "seq_len", "at least 2")
         most = 16 if self.model == "tcn" else 64  # the dilation doubles
@@ -156,8 +156,8 @@ class Config(RunFlags):
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
         require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")
-        drawn = self.samples == 1 or self.strategy not in ("greedy", "beam", "contrastive")
-        require(drawn, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same")
+        varies = self.samples == 1 or self.strategy not in ("greedy", "beam", "contrastive")
+        require(varies, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same")
         require(self.chars >= 0, self, "chars", "at least 0")
         require(self.temperature > 0, self, "temperature", "above 0; for the most probable take greedy")
         require(0 < self.top_p <= 1, self, "top_p", "above 0, at most 1")
@@ -235,33 +235,34 @@ def lr_at(step: int, cfg: Config) -> float:
 class Part:
     """A part of the text as sequences, of which rows of at most --seq_len characters are cut.
 
-    ids (N,): all of it; sequence s tells the told[s] characters behind ids[begin[s]] from those before them.
+    ids (N,): all of it; of sequence s the lengths[s] characters behind ids[begin[s]] are
+    scored, each from those before it.
     """
 
     ids: Tensor
     begin: Tensor  # (S,)
-    told: Tensor
+    lengths: Tensor
     seq_len: int
 
     def to(self, device: torch.device) -> "Part":
         """The same on `device`, unless the text is so large that it is mapped from a file."""
         if self.ids.numel() > text.LARGE:
             return self
-        return Part(*(t.to(device) for t in (self.ids, self.begin, self.told)), self.seq_len)
+        return Part(*(t.to(device) for t in (self.ids, self.begin, self.lengths)), self.seq_len)
 
     def pieces(self) -> tuple[Tensor, Tensor]:
-        """Where rows begin and how many characters each tells, (R,): every character of the part once."""
-        per = (self.told + self.seq_len - 1) // self.seq_len  # rows of each sequence
+        """Where rows begin and how many characters each scores, (R,): every character of the part once."""
+        per = (self.lengths + self.seq_len - 1) // self.seq_len  # rows of each sequence
         first = torch.repeat_interleave(per.cumsum(0) - per, per)
         done = self.seq_len * (torch.arange(len(first), device=per.device) - first)
-        left = torch.repeat_interleave(self.told, per) - done
+        left = torch.repeat_interleave(self.lengths, per) - done
         return torch.repeat_interleave(self.begin, per) + done, left.clamp(max=self.seq_len)
 
-    def rows(self, begin: Tensor, told: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tokens and targets (R, T) from ids[begin]; targets are IGNORED beyond `told` characters."""
+    def rows(self, begin: Tensor, lengths: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tokens and targets (R, T) from ids[begin]; targets are IGNORED beyond `lengths` characters."""
         place = torch.arange(self.seq_len + 1, device=begin.device)
         window = self.ids[(begin[:, None] + place).clamp(max=len(self.ids) - 1)].to(device).long()
-        beyond = (place[:-1] >= told[:, None]).to(device)
+        beyond = (place[:-1] >= lengths[:, None]).to(device)
         return window[:, :-1], window[:, 1:].masked_fill(beyond, IGNORED)
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -270,9 +271,9 @@ class Part:
         s = torch.randint(len(self.begin), (n,), generator=rng, device=device).to(at)
         exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
         where = torch.rand(n, generator=rng, device=device, dtype=exact).to(at)
-        offset = (where * (self.told[s] - self.seq_len + 1).clamp(min=1)).long()
-        told = (self.told[s] - offset).clamp(max=self.seq_len)
-        return self.rows(self.begin[s] + offset, told, device)
+        offset = (where * (self.lengths[s] - self.seq_len + 1).clamp(min=1)).long()
+        lengths = (self.lengths[s] - offset).clamp(max=self.seq_len)
+        return self.rows(self.begin[s] + offset, lengths, device)
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def part_of(splits: text.TextSplits, name: str, cfg: Config) -> Part:
 def loss_fn(
     model: nn.Module, rows: tuple[Tensor, Tensor], rng: torch.Generator | None, cfg: Config
 ) -> tuple[Tensor, Tensor]:
-    """−log p(character | those before it in its row), mean over the characters told, nats; and their number.
+    """−log p(character | those before it in its row), mean over the scored characters, nats; and how many.
 
     The only place where it is written, for training (rng draws the dropout) and validation (rng is None).
     """
@@ -334,9 +335,9 @@ def loss_fn(
 def evaluate(model: nn.Module, part: Part, name: str, cfg: Config, device: torch.device) -> dict[str, float]:
     """Loss and bits per character over a whole part, each character once; keys as in docs/METRICS.md."""
     total = torch.zeros(2, dtype=torch.float64)
-    begin, told = part.pieces()
+    begin, lengths = part.pieces()
     for some in torch.arange(len(begin), device=begin.device).split(max(1, 8192 // cfg.seq_len)):
-        nats, n = loss_fn(model, part.rows(begin[some], told[some], device), None, cfg)
+        nats, n = loss_fn(model, part.rows(begin[some], lengths[some], device), None, cfg)
         total += torch.stack([nats * n, n]).cpu().double()
     nats = (total[0] / total[1]).item()
     return {f"{name}/loss": nats, f"{name}/bpc": nats / math.log(2)}
@@ -359,10 +360,12 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
     for strategy in STRATEGIES:
         rng = make_rng(cfg.seed, 0, "pictures")
         made[strategy] = generate(pen, prompt, SHOWN_CHARS, Decoding(strategy=strategy), rng).cpu()
-    told = {k: [text.decode(row, alphabet) for row in rows] for k, rows in made.items()}
-    figures = statistics("\n".join(told["temperature"]), text.decode(data.text.train[:COPY_LIMIT], alphabet))
+    written = {k: [text.decode(row, alphabet) for row in rows] for k, rows in made.items()}
+    figures = statistics(
+        "\n".join(written["temperature"]), text.decode(data.text.train[:COPY_LIMIT], alphabet)
+    )
     prompts, truths = ([text.decode(row, alphabet) for row in rows] for rows in (prompt, truth))
-    page: File = html(pages.continuations(prompts, truths, told, f"step {step:,}, {cfg.model}"))
+    page: File = html(pages.continuations(prompts, truths, written, f"step {step:,}, {cfg.model}"))
     return {f"sample/{k}": v for k, v in figures.items()} | {"sample/continuations": page}
 
 
@@ -393,19 +396,27 @@ def train(cfg: Config) -> dict[str, float]:
     part = data.parts["train"].to(device)
     run.describe(model, torch.zeros(1, cfg.seq_len, dtype=torch.int64, device=device))
     forward = torch.compile(model) if cfg.compile else model
-    for step, last in run.loop(model, optimizer):
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
         metrics = {}
+
+        # once in a while: how well does it foretell text it has not seen? The best weights so far are kept
         if run.due("eval", step):
             metrics |= evaluate(model, data.parts["val"], "val", cfg, device)
             run.keep_best(model, metrics, step)
+
+        # what it writes now; drawn from a stream of its own, so it changes nothing
         if run.due("sample", step):
             if all(p.isfinite().all() for p in model.parameters()):
                 metrics |= samples(model, data, cfg, device, step)
             else:  # there is nothing to draw from; the run ends as diverged
                 metrics["train/loss"] = math.nan
+
+        # at the end, once: the test part, with the best weights
         if last:
             metrics |= evaluate(run.best(model), data.parts["test"], "test", cfg, device)
             metrics["sample/learned"] = pages.learned("sample/continuations")
+
+        # one update; its windows and its dropout are functions of (seed, step)
         if not last:
             rng = run.rng(step)
             loss, _ = loss_fn(forward, part.batch(cfg.batch_size, rng), rng if cfg.dropout else None, cfg)
@@ -421,8 +432,9 @@ def train(cfg: Config) -> dict[str, float]:
             run.update(loss)
             if run.due("log", step):
                 metrics |= {"train/loss": loss, "train/grad_norm": norm, "train/learning_rate": rate}
+
         run.log(metrics, step)  # one call, one row a step
-    return run.finish()
+    return run.finish()  # finished, stopped, diverged, or preempted: then the process exits with 75
 
 
 if __name__ == "__main__":

@@ -122,15 +122,20 @@ class Config(RunFlags):
         even = self.model == "lstm" or self.hidden_dim % self.n_heads == 0
         require(even, self, "hidden_dim", f"a multiple of --n_heads, {self.n_heads}")
         for name in ("attention", "bidirectional"):
-            apt = self.model == "lstm" or not getattr(self, name)
-            require(apt, self, name, "False with --model=transformer, which has it by nature")
-        drawn = self.mode == "text_to_image"
-        require(not drawn or self.teacher_forcing == 1, self, "teacher_forcing", f"1 with --mode={self.mode}")
+            lstm_only = self.model == "lstm" or not getattr(self, name)
+            require(lstm_only, self, name, "False with --model=transformer, which has it by nature")
+        teaches = self.mode != "text_to_image" or self.teacher_forcing == 1
+        require(teaches, self, "teacher_forcing", f"1 with --mode={self.mode}")
         require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")
         require(0 < self.train_fraction < 1, self, "train_fraction", "above 0 and below 1")
         require(1 <= self.digits <= arithmetic.MOST_DIGITS, self, "digits", f"1 to {arithmetic.MOST_DIGITS}")
-        fine = self.ops and self.ops == "".join(op for op in arithmetic.OPERATORS if op in self.ops)
-        require(bool(fine), self, "ops", f"some of {arithmetic.OPERATORS}, in this order")
+        in_order = "".join(op for op in arithmetic.OPERATORS if op in self.ops)
+        require(
+            self.ops != "" and self.ops == in_order,
+            self,
+            "ops",
+            f"some of {arithmetic.OPERATORS}, in this order",
+        )
         require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
@@ -304,14 +309,14 @@ def answers(
     device: torch.device,
 ) -> tuple[Tensor, float]:
     """What the model answers to all queries, ids (N, A) read forwards, on the CPU; its mean loss."""
-    told, total, rng = [], 0.0, make_rng(cfg.seed, 0, "eval", device)
+    answered, total, rng = [], 0.0, make_rng(cfg.seed, 0, "eval", device)
     for src, tgt in zip(queries.src.split(2000), queries.tgt.split(2000), strict=True):
         batch = batch_of(src.to(device), tgt.to(device), glyph, rng, cfg, alphabet)
         total += loss_fn(model, batch, None, cfg).item() * len(src)
         made = model.answer(batch.src)
         ids = made.cpu() if reader is None else reader.read(made)
-        told.append(arithmetic.reverse(ids, alphabet) if cfg.reverse else ids)
-    return torch.cat(told), total / len(queries)
+        answered.append(arithmetic.reverse(ids, alphabet) if cfg.reverse else ids)
+    return torch.cat(answered), total / len(queries)
 
 
 # ------------------------------------------------------------------------------------------------ samples
@@ -329,16 +334,16 @@ def samples(
 ) -> dict[str, Any]:
     """A page of answers to the same queries at every step, right and wrong; pictures where there are any."""
     val, alphabet = data.splits.val, data.splits.alphabet
-    few = Queries(*(getattr(val, f.name)[:N_SHOWN] for f in dataclasses.fields(Queries)))
-    ids, _ = answers(model, few, glyph, cfg, alphabet, reader, device)
-    rows = mistakes.table(ids, few, alphabet, range(len(few)))
+    shown = Queries(*(getattr(val, f.name)[:N_SHOWN] for f in dataclasses.fields(Queries)))
+    ids, _ = answers(model, shown, glyph, cfg, alphabet, reader, device)
+    rows = mistakes.table(ids, shown, alphabet, range(len(shown)))
     cells = [[pages.literal(v, "wrong" if row["mistake"] else "right") for v in row.values()] for row in rows]
     title = f"Answers to validation queries, {data.name}, step {step:,}"
     made: dict[str, Any] = {"sample/answers": html(pages.page(title, pages.table(cells, [*rows[0]])))}
     if glyph is None:
         return made
     rng = make_rng(cfg.seed, 0, "eval", device)
-    batch = batch_of(few.src.to(device), few.tgt.to(device), glyph, rng, cfg, alphabet)
+    batch = batch_of(shown.src.to(device), shown.tgt.to(device), glyph, rng, cfg, alphabet)
     if cfg.mode == "image_to_text":
         x = batch.src
     else:
@@ -380,16 +385,24 @@ def train(cfg: Config) -> dict[str, float]:
     one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)
     run.describe(model, *((one.src,) if one.drawn is not None else (one.src, one.tgt[:, :-1])))
     forward = torch.compile(model) if cfg.compile else model
-    for step, last in run.loop(model, optimizer):
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
         metrics = {}
+
+        # once in a while: how many queries that it has not seen does it answer? The best weights are kept
         if run.due("eval", step):
             ids, loss = answers(model, data.splits.val, glyph["val"], cfg, alphabet, reader, device)
             metrics |= {"val/loss": loss} | mistakes.figures(ids, data.splits.val, alphabet, "val")
             run.keep_best(model, metrics, step)
+
+        # what it answers now; drawn from a stream of its own, so it changes nothing
         if run.due("sample", step):
             metrics |= samples(model, data, glyph["val"], cfg, reader, device, step)
+
+        # at the end, once: the test part, with the best weights
         if last:
             metrics |= final(run.best(model), data, glyph["test"], cfg, reader, device)
+
+        # one update; its queries and how they are drawn are functions of (seed, step)
         if not last:
             rows, rng = run.batch_indices(step), run.rng(step)
             batch = batch_of(src[rows], tgt[rows], glyph["train"], rng, cfg, alphabet)
@@ -403,8 +416,9 @@ def train(cfg: Config) -> dict[str, float]:
             run.update(loss)
             if run.due("log", step):
                 metrics |= {"train/loss": loss, "train/grad_norm": norm, "train/learning_rate": rate}
+
         run.log(metrics, step)  # one call, one row a step
-    return run.finish()
+    return run.finish()  # finished, stopped, diverged, or preempted: then the process exits with 75
 
 
 def final(

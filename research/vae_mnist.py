@@ -348,8 +348,8 @@ def draw_pixels(data: Tensor, part: str, cfg: Config) -> Tensor:
     if cfg.binarize == "none":
         return data
     rng = make_rng(0, digits.PARTS.index(part), "init")
-    drawn = [torch.bernoulli(chunk.float() / 255, generator=rng) for chunk in data.split(5000)]
-    return 255 * torch.cat(drawn).byte()
+    pixels = [torch.bernoulli(chunk.float() / 255, generator=rng) for chunk in data.split(5000)]
+    return 255 * torch.cat(pixels).byte()
 
 
 def hide_pixels(x: Tensor, share: float, rng: torch.Generator) -> Tensor:
@@ -372,8 +372,9 @@ def train(cfg: Config) -> dict[str, float]:
     if run.finished:
         return run.metrics
     device = run.device
-    grey, drawn = data.train, {part: draw_pixels(getattr(data, part), part, cfg) for part in digits.PARTS}
-    data = dataclasses.replace(data, **drawn)
+    grey = data.train
+    measured = {part: draw_pixels(getattr(data, part), part, cfg) for part in digits.PARTS}
+    data = dataclasses.replace(data, **measured)
     model.to(device)
     optimizer = torch.optim.Adam(
         model.parameters(), cfg.learning_rate, betas=(0.9, 0.99), fused=device.type != "mps"
@@ -381,19 +382,27 @@ def train(cfg: Config) -> dict[str, float]:
     run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
     train_images = (grey if cfg.binarize == "dynamic" else data.train).to(device)  # whole: 784 bytes each
-    for step, last in run.loop(model, optimizer):
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
         metrics = {}
+
+        # once in a while: how good is it on digits it has not seen? The best weights so far are kept
         if run.due("eval", step):
             metrics |= evaluate(model, data.val, "val", cfg, device)
             run.keep_best(model, metrics, step)
         if step == 0 and cfg.binarize == "none":
             metrics["val/rec_floor_nats"] = rec_floor(data.val)
+
+        # pictures of what it does now; drawn from a stream of their own, so they change nothing
         if run.due("sample", step):
             metrics |= training_pictures(model, data, cfg, device, step)
+
+        # at the end, once: the test part, with the best weights
         if last:
             metrics |= final(run.best(model), data, cfg, device)
             if metrics["test/active_units"] == 0:
                 run.warn("posterior collapse", "no latent tells anything about the pictures")
+
+        # one update; its pictures and all that is drawn for them are functions of (seed, step)
         if not last:
             rng = run.rng(step)
             x = to_float(train_images[run.batch_indices(step)], device)
@@ -410,8 +419,9 @@ def train(cfg: Config) -> dict[str, float]:
             if run.due("log", step):
                 metrics |= {"train/loss": loss} | {f"train/{k}{suffix(cfg)}": v for k, v in terms.items()}
                 metrics["train/learning_rate"] = lr_at(step, cfg)
+
         run.log(metrics, step)  # one call, one row a step
-    return run.finish()
+    return run.finish()  # finished, stopped, diverged, or preempted: then the process exits with 75
 
 
 def final(best: VAE, data: digits.DigitSplits, cfg: Config, device: torch.device) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from research.common.commandline import parse
 from research.common.flags import result_flags
 from research.common.messages import UserError
 from research.common.randomness import make_rng
-from research.tasks import charlm as charlm_analysis
+from research.tasks import charlm as tasks
 from tests.conftest import killed, results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -350,7 +350,7 @@ def trained(rhyme, tmp_path_factory):
 
 
 def do(place: Path, model: str, task: str, **flags) -> tuple[Path, dict]:
-    charlm.run_task(Config(task=task, checkpoint=str(place / model), wandb="disabled", **flags))
+    tasks.run(Config(task=task, checkpoint=str(place / model), wandb="disabled", **flags))
     return place / model / task, json.loads((place / model / task / "results.json").read_text())
 
 
@@ -360,9 +360,9 @@ def test_generate_writes_exactly_so_many_characters(trained, model, capsys):
     (made,) = told["texts"]
     assert made.startswith("one t") and len(made) == 5 + 37 and made in capsys.readouterr().out
     assert (folder / "texts.html").stat().st_size > 500
-    again = charlm_analysis.generate_lyrics("one t", 37, str(trained / model), strategy="temperature")
+    again = tasks.generate_lyrics("one t", 37, str(trained / model), strategy="temperature")
     assert again == made
-    other = charlm_analysis.generate_lyrics("one t", 37, str(trained / model), "temperature", seed=1)
+    other = tasks.generate_lyrics("one t", 37, str(trained / model), "temperature", seed=1)
     assert other != made and len(other) == len(made)
 
 
@@ -446,12 +446,12 @@ def test_a_text_that_was_changed_since_is_told(trained, tmp_path, capsys):
 
 def test_no_character_model(tmp_path):
     with pytest.raises(UserError, match="--checkpoint"):
-        charlm.run_task(Config(task="generate", checkpoint=str(tmp_path / "nothing")))
+        tasks.run(Config(task="generate", checkpoint=str(tmp_path / "nothing")))
 
 
 def test_the_alphabet_is_in_the_checkpoint(trained, rhyme):
     cfg = Config(task="generate", checkpoint=str(trained / "lstm"))
-    model, alphabet, *_ = charlm_analysis.load_model(cfg, CPU)
+    model, alphabet, *_ = tasks.load_model(cfg, CPU)
     same = load_data(dataclasses.replace(cfg, dataset=str(rhyme))).text.alphabet
     assert alphabet == "".join(sorted(set(RHYME))) == same
     assert text.decode(model.alphabet.new_tensor([0]), alphabet) == "\n"

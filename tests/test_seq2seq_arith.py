@@ -18,6 +18,7 @@ from research.common.commandline import parse
 from research.common.flags import result_flags
 from research.common.messages import UserError
 from research.common.randomness import make_rng
+from research.common.task import flags_of_run
 from research.parts import digit_classifier as judge
 from research.parts import seq2seq_mistakes, seq2seq_models
 from research.seq2seq_arith import (
@@ -31,7 +32,6 @@ from research.seq2seq_arith import (
     reader_of,
     some_pictures,
 )
-from research.tasks import seq2seq_arith as seq2seq_analysis
 from tests.conftest import killed, results
 from tests.seq2seq import (
     ALPHABET,
@@ -269,25 +269,19 @@ def test_the_flags_that_make_the_key():
 
 
 def test_tasks_take_all_flags_of_the_model_from_the_run():
-    of_training = {
-        "checkpoint",
-        "weights",
-        "seed",
-        "steps",
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "eval_every",
-        "precision",
-        "compile",
-        "deterministic",
-        "vary",
-        "teacher_forcing",
-        "weight_decay",
-        "dropout",
-        "clip",
-    }
-    assert set(seq2seq_analysis.MODEL_FLAGS) == RESULT_FLAGS - of_training
+    """And none of how the run was trained: seed, precision and the like are the task's own."""
+    trained = Config(
+        mode="image_to_text", digits=1, ops="+", attention=True, hidden_dim=8, seed=3, precision="bf16"
+    )
+    run = {"flags": dataclasses.asdict(trained)}
+    cfg = flags_of_run(Config(task="evaluate", checkpoint="a run", hidden_dim=4), run)
+    of_training = {"checkpoint", "weights", "seed", "steps", "epochs", "batch_size", "learning_rate"}
+    of_training |= {"eval_every", "precision", "compile", "deterministic"}
+    differ = {name for name in RESULT_FLAGS if getattr(cfg, name) != getattr(trained, name)}
+    assert differ == {"checkpoint", "seed", "precision"} and differ < of_training
+    del run["flags"]["reverse"]
+    with pytest.raises(UserError, match="--checkpoint=a run: must be of a run that tells its --reverse"):
+        flags_of_run(cfg, run)
 
 
 @pytest.mark.parametrize(
@@ -654,7 +648,7 @@ def test_one_step_from_the_weights_of_another_run(learn, quiet, mode, monkeypatc
     before = rows_of(folder)[-1]
     assert again[0]["val/loss"] == before["val/loss"] != rows_of(folder)[0]["val/loss"]
     assert len(begun) == (mode == "text_to_image")
-    with pytest.raises(UserError, match=r"--checkpoint=.*of the same model"):
+    with pytest.raises(UserError, match=r"--checkpoint=.*no weights of this model"):
         learn("other", hidden_dim=H + 2, steps=1, checkpoint=str(folder), mode=mode)
 
 

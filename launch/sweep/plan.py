@@ -39,6 +39,8 @@ LISTED = 20  # a refusal shows at most so many lines of a changed YAML
 class SweepFlags:
     """The flags of every launcher that runs a sweep."""
 
+    HEADING = ("sweep", "which sweep, where it lies, and how to go on with it")
+
     sweep: str
     """the sweep's YAML file (may stand without --sweep=)"""
     out: str = "runs"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from data import DataError
+from research.common.help import grouped
 from research.common.messages import UserError, console, escape
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
@@ -110,16 +111,13 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         raise UserError("--epochs stands instead of --steps: give one of the two")
     if given.get("config") not in (None, "None"):
         tokens = _tokens_of_file(given["config"], given, hints) + tokens
+    style = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
+    if "--help" in tokens:
+        tyro.cli(grouped(config_class), args=["--help"], prog=prog, use_underscores=True, config=style)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                config_class,
-                args=tokens,
-                prog=prog,
-                use_underscores=True,
-                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-            )
+            return tyro.cli(config_class, args=tokens, prog=prog, use_underscores=True, config=style)
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             raise

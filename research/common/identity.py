@@ -57,12 +57,12 @@ def source_hash(family: str) -> str:
 def _git(*args: str) -> str:
     try:
         command = ["git", "-C", str(ROOT), *args]
-        told = subprocess.run(
+        answer = subprocess.run(
             command, capture_output=True, timeout=30, encoding="utf-8", errors="surrogateescape"
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return told.stdout if told.returncode == 0 else ""
+    return answer.stdout if answer.returncode == 0 else ""
 
 
 @functools.lru_cache

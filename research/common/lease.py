@@ -26,7 +26,15 @@ from research.common.folder import read_json, write_json
 
 BEAT_S = 10.0  # seconds between beats
 PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts up
-ENDED = ("", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")  # squeue of a job
+JOB_OVER = (
+    "",
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+)  # squeue of a job
 MAX_DEATHS = 3  # attempts that may die at one step before the run is failed
 HANDOVER = "RUN_LEASE"  # environment variable: N of the lease made for this process
 
@@ -58,10 +66,8 @@ def process_start(pid: int) -> str | None:
             return None
     except (ProcessLookupError, PermissionError):
         return None
-    told = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True
-    ).stdout.strip()
-    return told or None
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
 def is_local(info: dict[str, Any] | None) -> bool:
@@ -96,7 +102,7 @@ def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
 def _slurm_has_lost(job: str) -> bool:
     """True when SLURM says that it does not have `job` (any more); False when it has, or can't be asked."""
     try:
-        told = subprocess.run(
+        answer = subprocess.run(
             ["squeue", "-h", "-o", "%T", "-j", job],
             capture_output=True,
             text=True,
@@ -105,9 +111,9 @@ def _slurm_has_lost(job: str) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    if told.returncode != 0:
-        return "Invalid job id" in told.stderr
-    return told.stdout.strip() in ENDED
+    if answer.returncode != 0:
+        return "Invalid job id" in answer.stderr
+    return answer.stdout.strip() in JOB_OVER
 
 
 class Watch:
@@ -240,11 +246,11 @@ def adopt(folder: Path) -> Lease | None:
     The lease is ours only while it is the newest: if the worker died and another took the run, we come too
     late.
     """
-    told = os.environ.pop(HANDOVER, None)
-    if told is None:
+    handed_over = os.environ.pop(HANDOVER, None)
+    if handed_over is None:
         return None
     n, info = newest(folder)
-    if n != int(told) or info is None or info["role"] != "worker" or info["released"] is not None:
+    if n != int(handed_over) or info is None or info["role"] != "worker" or info["released"] is not None:
         return None
     lease = Lease(folder, n, _identity("train"))
     lease.update()

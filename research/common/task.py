@@ -106,10 +106,14 @@ class Task:
     def numbers(self, values: Mapping[str, Any]) -> None:
         """Write `results.json`: nested numbers, tensors and text (null: not finite), checkpoint and files."""
         self._results = _plain(values)
-        told = {"task": self.cfg.task, "checkpoint": str(self._source), "seed": self.cfg.seed} | self._results
-        told["files"] = sorted(path.name for path in self._files.values())
+        content = {
+            "task": self.cfg.task,
+            "checkpoint": str(self._source),
+            "seed": self.cfg.seed,
+        } | self._results
+        content["files"] = sorted(path.name for path in self._files.values())
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / RESULTS, told)
+        write_json(self.folder / RESULTS, content)
         console.print(escape(f"{self.folder}/results.json"))
 
     def finish(self) -> None:

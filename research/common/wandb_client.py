@@ -41,8 +41,10 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
                 _bound_exit()
                 return run
     except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
-        told = f"[yellow]W&B does not take this run now[/] ({first_line(error)}): it is kept offline; "
-        console.print(f"{told}python launch/upload.py brings it to W&B later")
+        console.print(
+            f"[yellow]W&B does not take this run now[/] ({first_line(error)}): it is kept offline; "
+            "python launch/upload.py brings it to W&B later"
+        )
         with _bounded(20), contextlib.suppress(Exception):
             wandb.teardown()  # else the client holds the run's id for the attempt that failed
     finally:

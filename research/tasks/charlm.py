@@ -203,7 +203,7 @@ def score(
         task.html("lines", pages.correctness(rows, f"{cfg.model} on lines of the {name}", about))
     return {
         "text": name,
-        "characters": int(part.told.sum()),
+        "characters": int(part.lengths.sum()),
         "loss": told["text/loss"],
         "bpc": told["text/bpc"],
         "perplexity": math.exp(told["text/loss"]),
