@@ -26,21 +26,23 @@ def run_key(family: str, key_version: int, cfg: Any, data_hash: str) -> str:
 
 
 def source_files(family: str) -> list[Path]:
-    """The files behind a family's numbers: its script and what of research/ that imports at its top, all of
-    research/common, draw and measure, and data.
+    """The files behind a family's numbers: its script and all of research/ and data/ that it imports.
+
+    Imports inside functions count, too. The tasks are not among them: they are found by name, and train
+    nothing. A script that lies elsewhere has none.
     """
-    research = ROOT / "research"
-    files, found = set(), set(research.glob(f"{family}.py"))  # a script from elsewhere: none
-    while found:
-        path = found.pop()
+    files, left = set(), [path for path in [ROOT / "research" / f"{family}.py"] if path.exists()]
+    while left:
+        path = left.pop()
+        if path in files:
+            continue
         files.add(path)
-        names = set()  # of modules; what a function imports is for a task, which trains nothing
-        for line in ast.parse(path.read_text()).body:
-            if isinstance(line, ast.ImportFrom) and (line.module or "").split(".")[0] == "research":
-                names |= {line.module, *(f"{line.module}.{alias.name}" for alias in line.names)}
-        found |= {p for n in names if (p := ROOT / f"{n.replace('.', '/')}.py").exists()} - files
-    for layer in (research / "common", research / "draw", research / "measure", ROOT / "data"):
-        files |= {path for path in layer.glob("*.py") if path.name != "task.py"}
+        for line in ast.walk(ast.parse(path.read_text())):
+            if isinstance(line, ast.ImportFrom) and (line.module or "").split(".")[0] in ("research", "data"):
+                names = [line.module, *(f"{line.module}.{alias.name}" for alias in line.names)]
+                at = [ROOT / name.replace(".", "/") for name in names]
+                found = [*(p.with_suffix(".py") for p in at), *(p / "__init__.py" for p in at)]
+                left += [p for p in found if p.exists()]
     return sorted(files)
 
 
