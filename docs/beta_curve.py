@@ -1,4 +1,4 @@
-"""What β buys, in pictures for docs/beta.md: docs/pictures/beta_*.png, drawn from committed results.
+"""What β buys, in pictures for docs/bvae_faces.md: docs/pictures/beta_*.png, drawn from committed results.
 
 Run     python docs/beta_curve.py                                  # draws from sweeps/results/bvae_beta*
         python docs/beta_curve.py --collect=runs/bvae_beta         # measures the runs of that sweep first
@@ -59,7 +59,7 @@ PANELS = {  # title → columns of the merged table, unit
 
 @dataclass(frozen=True)
 class Flags:
-    """Draw the pictures of docs/beta.md."""
+    """Draw the pictures of docs/bvae_faces.md."""
 
     collect: str | None = None
     """a finished sweep folder: measure its runs and write sweeps/results/<sweep>_* first"""
@@ -243,7 +243,7 @@ def meanings() -> np.ndarray:
 
 
 def table_lines() -> list[str]:
-    """The lines of the table in docs/beta.md: mean and deviation over the seeds of each β."""
+    """The lines of the table in docs/bvae_faces.md: mean and deviation over the seeds of each β."""
     figures = {
         "test/rec_nats": 0,
         "test/kl_nats": 1,

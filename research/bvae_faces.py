@@ -7,7 +7,7 @@ Run     python research/bvae_faces.py --beta=4                                 #
         python research/bvae_faces.py --dataset=path/to/photos --steps=2000    # your own pictures
         python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>    # and the other TASKS below
         python launch/local.py sweeps/bvae.yaml      or: wandb sweep sweeps/bvae.yaml
-Expect  Time and test figures stand in the headers of sweeps/bvae*.yaml; what β does, in docs/beta.md.
+Expect  Time and test figures stand in the headers of sweeps/bvae*.yaml; what β does, in docs/bvae_faces.md.
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4; layers as
         in Locatello et al. 2019 (arXiv:1811.12359), table 1.
 Departs Any --width, --depth and --image_size; SiLU instead of ReLU (figures in docs/LOG.md); padding of 1

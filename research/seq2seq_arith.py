@@ -10,7 +10,7 @@ Run     python research/seq2seq_arith.py                                        
         python research/seq2seq_arith.py --task=ask --query="81+24" --checkpoint=runs/<run>
         python launch/local.py sweeps/seq2seq_split.yaml      or: wandb sweep sweeps/seq2seq_split.yaml
 Expect  The plain LSTM: 1 to 2 minutes of a core, 0.978 ± 0.015 of the test answers right (3 seeds). What else
-        to expect stands in the headers of sweeps/seq2seq_*.yaml and in docs/arithmetic.md.
+        to expect stands in the headers of sweeps/seq2seq_*.yaml and in docs/seq2seq_arith.md.
 Models  research/parts/seq2seq_models.py, where their sources and departures stand; mistakes are told apart
         in research/parts/seq2seq_mistakes.py.
 Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, characters in reverse; Duckworth

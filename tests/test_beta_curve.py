@@ -1,4 +1,4 @@
-"""The pictures of docs/beta.md are those that the committed results make."""
+"""The pictures of docs/bvae_faces.md are those that the committed results make."""
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def test_evidence_is_complete():
 
 
 def test_the_table_is_that_of_the_results():
-    text = (beta_curve.PICTURES.parent / "beta.md").read_text()
+    text = (beta_curve.PICTURES.parent / "bvae_faces.md").read_text()
     for line in beta_curve.table_lines():
         assert line in text
 
@@ -56,7 +56,7 @@ def test_missing_evidence_is_told_in_one_line(tmp_path, monkeypatch):
 
 
 def test_the_prose_quotes_the_results():
-    text = " ".join((beta_curve.PICTURES.parent / "beta.md").read_text().split())
+    text = " ".join((beta_curve.PICTURES.parent / "bvae_faces.md").read_text().split())
     read = {name: pd.read_csv(beta_curve.RESULTS / f"{name}.csv") for name in ("bvae_latent", "bvae_anneal")}
     best = read["bvae_latent"][read["bvae_latent"]["seed"] > 0]  # the runs that confirm
     for runs in (best, read["bvae_anneal"]):
