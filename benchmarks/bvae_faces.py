@@ -5,14 +5,10 @@
 --peer is a checkout of github.com/1Konny/Beta-VAE; its `model.BetaVAE_H` (the same layers: four convolutions,
 256 units, z of 10) is trained with the loss and optimiser of its solver.py on pictures that already lie in
 memory, which is kinder than its own loader. Ours takes its batch by index from uint8 pictures as in training.
-Blocks of both alternate, so that the ratio holds when the machine's speed drifts. Without --peer only ours is
-timed.
+Blocks of both alternate (benchmarks/race.py). Without --peer only ours is timed.
 """
 
-import importlib.util
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 import torch.nn.functional as F
 
+from benchmarks import race
 from research import bvae_faces
 from research.common.commandline import main
 from research.common.randomness import make_rng
@@ -69,9 +66,7 @@ def ours(flags: Flags, precision: str) -> Callable[[], None]:
 
 def peer(flags: Flags) -> Callable[[], None]:
     """One training step of the peer: its model; loss and optimiser as in its solver.py (H, β = 4)."""
-    spec = importlib.util.spec_from_file_location("peer_model", Path(flags.peer) / "model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = race.module_of(Path(flags.peer, "model.py"))
     device = torch.device(flags.device)
     model = module.BetaVAE_H(10, 3).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.999))
@@ -93,30 +88,26 @@ def peer(flags: Flags) -> Callable[[], None]:
     return step
 
 
+def block(flags: Flags, step: Callable[[], None]) -> Callable[[], None]:
+    """A block of steps, until the device is done with them."""
+
+    def work() -> None:
+        for _ in range(flags.steps):
+            step()
+        if flags.device == "cuda":
+            torch.cuda.synchronize()
+
+    return work
+
+
 def run(flags: Flags) -> None:
-    torch.set_num_threads(flags.threads)
-    contenders = {"ours fp32": ours(flags, "fp32"), "ours bf16": ours(flags, "bf16")}
+    race.begin(flags.threads, f"batch {flags.batch_size}", device=flags.device)
+    steps = {"ours fp32": ours(flags, "fp32"), "ours bf16": ours(flags, "bf16")}
     if flags.peer:
-        contenders["peer"] = peer(flags)
-    speed: dict[str, list[float]] = {name: [] for name in contenders}
-    for block in range(flags.blocks):
-        for name, step in contenders.items():
-            began = time.perf_counter()
-            for _ in range(flags.steps):
-                step()
-            if flags.device == "cuda":
-                torch.cuda.synchronize()
-            if block:
-                speed[name].append(flags.steps * flags.batch_size / (time.perf_counter() - began))
-    print(f"torch {torch.__version__}, {flags.device}, {flags.threads} threads, batch {flags.batch_size}")
-    for name, values in speed.items():
-        low, middle, high = min(values), statistics.median(values), max(values)
-        line = f"{name:10s} {middle:7.0f} pictures/s (min {low:.0f}, max {high:.0f})"
-        if flags.peer:
-            ratios = [a / b for a, b in zip(values, speed["peer"], strict=True)]
-            middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-            line += f"   x{middle:.2f} of the peer (min {low:.2f}, max {high:.2f})"
-        print(line)
+        steps["peer"] = peer(flags)
+    pictures = flags.steps * flags.batch_size
+    contenders = {name: race.speed_of(block(flags, step), pictures) for name, step in steps.items()}
+    race.report(race.alternate(contenders, flags.blocks), "pictures/s", peer="peer")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@
 Generation, with untrained weights, which cost as much as trained ones, in fp32: `generate`, which keeps what
 it has read in a cache, against a loop that reads the last full window anew for each character and draws from
 the last logits, as nanoGPT's does (the logits of the other positions are 1 % of its work). Both begin behind
-a full window, the reading of which counts. Rounds of both alternate, so that the ratio holds when the
-machine's speed drifts. Their texts differ: the cache lets each layer attend to a window, so that a character
-depends on more of the text than the loop has read.
+a full window, the reading of which counts. Rounds of both alternate (benchmarks/race.py). Their texts differ:
+the cache lets each layer attend to a window, so that a character depends on more of the text than the loop
+has read.
 
 With --race both train, one after the other, each in a process of its own, with so many threads: ours with
 the default recipe for --race_steps, nanoGPT (--peer, a checkout of github.com/karpathy/nanoGPT) with the CPU
@@ -17,23 +17,22 @@ with their last weights by charlm's `evaluate`: the last 10 % of the text, in wi
 each character once. nanoGPT trains on the 90 % before it, ours on these without the last 10,000 characters.
 Without --peer only ours is trained.
 
-Told are the seconds of the updates; reading the data, building the model and evaluating are not counted.
+Only the seconds of the updates are counted, not reading the data, building the model and evaluating.
 nanoGPT evaluates before its first update, and saves only where it evaluates, so that it has to after the last
 one. Of its own lines, one an update, the one after the first evaluation begins the time and the one of the
 last update before the second ends it.
 """
 
-import importlib.util
 import multiprocessing
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -42,6 +41,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks import race
 from data import text
 from research import charlm
 from research.common.commandline import main
@@ -51,8 +51,11 @@ from research.parts.charlm_sampling import Decoding, generate
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 65  # of tinyshakespeare
-# Layers, width, heads, window, batch: nanoGPT's CPU setting for one text and for 16, and its GPU setting
-SIZES = (4, 128, 4, 64, 1), (4, 128, 4, 64, 16), (6, 384, 6, 256, 1)
+SIZES = (  # layers, width, heads, window, batch
+    (4, 128, 4, 64, 1),  # nanoGPT's CPU setting
+    (4, 128, 4, 64, 16),  # the same for 16 texts at a time
+    (6, 384, 6, 256, 1),  # its GPU setting
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +86,8 @@ class Flags:
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.rounds >= 2, self, "rounds", "at least 2, of which the first is not counted")
         require(self.race or self.peer is None, self, "peer", "used with --race")
-        there = self.peer is None or Path(self.peer, "train.py").is_file()
-        require(there, self, "peer", "a checkout of karpathy/nanoGPT")
+        is_checkout = self.peer is None or Path(self.peer, "train.py").is_file()
+        require(is_checkout, self, "peer", "a checkout of karpathy/nanoGPT")
 
 
 # ------------------------------------------------------------------------------------------------ race
@@ -135,8 +138,8 @@ def peer(flags: Flags) -> tuple[float, float]:
     data = charlm.load_data(cfg)
     with tempfile.TemporaryDirectory() as tmp:
         tree = Path(tmp, "nanoGPT")
-        left = shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl")  # what it wrote may be large
-        shutil.copytree(flags.peer, tree, ignore=left)
+        left_out = shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl")  # what it wrote may be large
+        shutil.copytree(flags.peer, tree, ignore=left_out)
         folder = tree / "data/shakespeare_char"
         shutil.copy(text.place(Path(flags.data_dir)), folder / "input.txt")
         prepare = [sys.executable, "data/shakespeare_char/prepare.py"]
@@ -161,8 +164,8 @@ def train_peer(flags: Flags, cfg: charlm.Config, tree: Path) -> float:
     command += [f"--n_embd={cfg.embed_dim}", f"--max_iters={n}", f"--lr_decay_iters={n}", "--dropout=0.0"]
     # Not in its README: to be evaluated only before the first update and after the last, and saved there
     command += [f"--eval_interval={n}", "--always_save_checkpoint=True", "--out_dir=out"]
-    few = {"OMP_NUM_THREADS": str(flags.threads), "MKL_NUM_THREADS": str(flags.threads)}
-    env = os.environ | few | {"PYTHONWARNINGS": "ignore"}
+    threads = {"OMP_NUM_THREADS": str(flags.threads), "MKL_NUM_THREADS": str(flags.threads)}
+    env = os.environ | threads | {"PYTHONWARNINGS": "ignore"}
     at: dict[str, float] = {}  # when a line came, by what stands before its colon
     with subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -174,10 +177,7 @@ def train_peer(flags: Flags, cfg: charlm.Config, tree: Path) -> float:
 
 def peer_model(tree: Path, steps: int) -> nn.Module:
     """What nanoGPT has saved, in its own model."""
-    spec = importlib.util.spec_from_file_location("peer_model", tree / "model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.print = lambda *_: None
+    module = race.module_of(tree / "model.py")
     saved = torch.load(tree / "out/ckpt.pt", map_location=CPU, weights_only=True)
     assert saved["iter_num"] == steps, f"saved after {saved['iter_num']} updates, not {steps}"
     model = module.GPT(module.GPTConfig(**saved["model_args"]))
@@ -185,22 +185,20 @@ def peer_model(tree: Path, steps: int) -> nn.Module:
     return model.eval()
 
 
-def race(flags: Flags) -> None:
+def train_both(flags: Flags) -> None:
     """Print seconds of training and test loss of ours and of nanoGPT."""
     cfg = config(flags)
     sizes = f"{cfg.n_layers} x {cfg.embed_dim}, window {cfg.seq_len}, batch {cfg.batch_size}"
-    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, {sizes}, tinyshakespeare", flush=True)
+    race.begin(flags.threads, sizes, "tinyshakespeare")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         took, loss = pool.submit(ours, flags).result()
-    told = "trained on all but the last 10 % and 10,000 characters"
-    print(f"ours    {took:6.1f} s   test loss {loss:.4f} nats   ({cfg.steps} steps, {told})", flush=True)
+    how = f"{cfg.steps} steps, trained on all but the last 10 % and 10,000 characters"
+    print(f"ours    {took:6.1f} s   test loss {loss:.4f} nats   ({how})", flush=True)
     if flags.peer:
-        theirs, loss = peer(flags)
-        told = f"{flags.peer_steps} steps, trained on the first 90 %"
-        print(
-            f"nanoGPT {theirs:6.1f} s   test loss {loss:.4f} nats   ({told}); "
-            f"ours took {took / theirs:.2f} of it"
-        )
+        peer_took, loss = peer(flags)
+        how = f"{flags.peer_steps} steps, trained on the first 90 %"
+        print(f"nanoGPT {peer_took:6.1f} s   test loss {loss:.4f} nats   ({how})", end="; ")
+        print(f"ours took {took / peer_took:.2f} of it")
 
 
 # ------------------------------------------------------------------------------------------------ generation
@@ -220,33 +218,23 @@ def uncached(model: nn.Module, prompt: Tensor, n_chars: int, rng: torch.Generato
 
 def generation(flags: Flags) -> None:
     """Print characters per second, of all texts together, with the cache and without."""
-    contenders = {"cached": (cached, flags.chars), "uncached": (uncached, flags.uncached_chars)}
-    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, fp32, untrained weights")
+    race.begin(flags.threads, "fp32", "untrained weights")
     alphabet = "".join(map(chr, range(32, 32 + VOCAB_SIZE)))
     for n_layers, width, n_heads, seq_len, batch in SIZES:
         cfg = charlm.Config(n_layers=n_layers, embed_dim=width, n_heads=n_heads, seq_len=seq_len)
         model, rng = charlm.build(cfg, alphabet, CPU), make_rng(0, 0, "pictures")
         prompt = torch.randint(VOCAB_SIZE, (batch, seq_len), generator=rng)
-        speed: dict[str, list[float]] = {name: [] for name in contenders}
-        for i in range(flags.rounds):
-            for name, (write, n_chars) in contenders.items():
-                began = time.perf_counter()
-                write(model, prompt, n_chars, rng)
-                if i:
-                    speed[name].append(batch * n_chars / (time.perf_counter() - began))
+        contenders = {}
+        for write, n_chars in ((cached, flags.chars), (uncached, flags.uncached_chars)):
+            work = partial(write, model, prompt, n_chars, rng)
+            contenders[write.__name__] = race.speed_of(work, batch * n_chars)
         print(f"{n_layers} x {width}, {n_heads} heads, window {seq_len}, batch {batch}")
-        for name, values in speed.items():
-            low, middle, high = min(values), statistics.median(values), max(values)
-            ratios = [a / b for a, b in zip(values, speed["uncached"], strict=True)]
-            line = f"  {name:8s} {middle:7.0f} characters/s (min {low:.0f}, max {high:.0f})"
-            middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-            print(f"{line}   x{middle:.2f} of uncached (min {low:.2f}, max {high:.2f})", flush=True)
+        race.report(race.alternate(contenders, flags.rounds), "characters/s", peer="uncached")
 
 
 def run(flags: Flags) -> None:
-    torch.set_num_threads(flags.threads)
     if flags.race:
-        race(flags)
+        train_both(flags)
     else:
         generation(flags)
 

@@ -4,16 +4,15 @@
 
 Both learn sums of two three-digit numbers with an encoder and a decoder LSTM of 128 units: Keras's example
 (keras.io/examples/nlp/addition_rnn) by `fit` with its model, its reversed queries left aside, which cost
-nothing; ours by the real functions of the script, in a loop without its log. Rounds of both alternate, so
-that the ratio holds when the machine's speed drifts; the first of each is not counted. Ours is fed the true
-character before each, Keras's the encoder's last state at each character, so that ours has an input product
-more. Ours is timed in both precisions, Keras's in its default, float32. Also told is how long each takes to
-make its training set: Keras's 50,000 sums, ours every query that there is. Without Keras only ours is timed.
+nothing; ours by the real functions of the script, in a loop without its log. Rounds of both alternate
+(benchmarks/race.py). Ours is fed the true character before each, Keras's the encoder's last state at each
+character, so that ours has one input product more. Ours is timed in both precisions, Keras's in its default,
+float32. How long each takes to make its training set is printed too: Keras's 50,000 sums, ours every query
+that there is. Without Keras only ours is timed.
 """
 
 import itertools
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -24,13 +23,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
-from rich.progress import track
 
+from benchmarks import race
 from data import arithmetic
 from research import seq2seq_arith as script
 from research.common.commandline import main
 from research.common.flags import require
-from research.common.messages import console
 from research.common.randomness import make_rng
 
 CPU, DIGITS, WIDTH = torch.device("cpu"), 3, 128
@@ -119,7 +117,7 @@ def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callabl
 
 
 def run(flags: Flags) -> None:
-    torch.set_num_threads(flags.threads)
+    race.begin(flags.threads, f"LSTM {WIDTH}", f"{DIGITS}-digit sums")
     try:
         import keras
     except ImportError as error:  # its backend's too
@@ -127,7 +125,6 @@ def run(flags: Flags) -> None:
         print(f"no Keras ({error}): only ours is timed")
     began = time.perf_counter()
     splits = arithmetic.load("+", DIGITS, 0.5)
-    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, LSTM {WIDTH}, {DIGITS}-digit sums")
     print(f"ours: {len(splits.train):,} training queries in {time.perf_counter() - began:.2f} s")
     if keras:
         began = time.perf_counter()
@@ -135,23 +132,14 @@ def run(flags: Flags) -> None:
         took = time.perf_counter() - began
         print(f"keras {keras.__version__} ({keras.backend.backend()}): {len(x):,} sums in {took:.2f} s")
     for batch_size in (32, 128):
-        todo = {f"ours {p}": ours(flags, splits, batch_size, p) for p in ("fp32", "bf16")}
+        rounds = {f"ours {p}": ours(flags, splits, batch_size, p) for p in ("fp32", "bf16")}
         if keras:
-            todo["keras"] = peer(flags, x, y, batch_size)
-        rates = {name: [] for name in todo}
-        for _ in track(range(flags.rounds), f"batch {batch_size}", console=console, transient=True):
-            for name, round_ in todo.items():
-                began = time.perf_counter()
-                round_()
-                rates[name].append(flags.steps * batch_size / (time.perf_counter() - began))
-        for name, found in rates.items():
-            told = found[1:]
-            line = f"batch {batch_size:>3}  {name:<9} {statistics.median(told):>8,.0f} samples/s"
-            line += f"   ({min(told):,.0f} to {max(told):,.0f})"
-            if keras and name != "keras":
-                ratios = sorted(a / b for a, b in zip(told, rates["keras"][1:], strict=True))
-                line += f"   {statistics.median(ratios):.2f} x keras ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            print(line, flush=True)
+            rounds["keras"] = peer(flags, x, y, batch_size)
+        samples = flags.steps * batch_size
+        contenders = {name: race.speed_of(round_, samples) for name, round_ in rounds.items()}
+        print(f"batch {batch_size}")
+        figures = race.alternate(contenders, flags.rounds, about=f"batch {batch_size}")
+        race.report(figures, "samples/s", peer="keras")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ Every member has its own seed, β and learning rate. One step of all is one `tor
 over stacked weights and an Adam written out with a learning rate per member. Compared are the weights after
 --check_steps steps with those of K solo loops; the control is a solo loop whose Adam is not the fused one,
 which rounds differently and is the same otherwise. Then member-steps per second, in blocks that alternate
-with the solo loop, so that the ratio holds when the machine's speed drifts.
+with the solo loop (benchmarks/race.py).
 """
 
 import copy
 import dataclasses
-import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
+from benchmarks import race
 from data import digits
 from research.common.commandline import main
 from research.common.randomness import make_rng
@@ -127,8 +128,8 @@ class Stacked:
             m.lerp_(g, 1 - BETAS[0])
             v.lerp_(g.square(), 1 - BETAS[1])
             root = (v / (1 - BETAS[1] ** self.t)).sqrt_().add_(EPS)
-            rate = (lr / (1 - BETAS[0] ** self.t)).view(-1, *[1] * (p.ndim - 1))
-            p.sub_(rate * m / root)
+            size = (lr / (1 - BETAS[0] ** self.t)).view([len(cfgs)] + [1] * (p.ndim - 1))
+            p.sub_(size * m / root)
 
 
 def furthest(flags: Flags, images: Tensor) -> dict[int, tuple[float, float]]:
@@ -161,27 +162,25 @@ def rate(one: Solo | Stacked, count: int, seconds: float) -> float:
 
 
 def run(flags: Flags) -> None:
-    torch.set_num_threads(flags.threads)
+    sizes = f"batch {flags.batch_size}, width {flags.width}, depth {flags.depth}"
+    race.begin(flags.threads, sizes)
     images = digits.load("digits", "").train
-    print(
-        f"torch {torch.__version__}, cpu, {flags.threads} threads, batch {flags.batch_size}, "
-        f"width {flags.width}, depth {flags.depth}"
-    )
     for t, (apart, control) in furthest(flags, images).items():
         print(f"step {t}: weights differ from solo by {apart:.1e} (control {control:.1e}), relative")
     k = 1
     while k <= flags.largest:
         stacked, solo = Stacked(members(flags, k), images), Solo(members(flags, 1)[0], images)
-        stacked.step(), solo.step()  # warm
-        ratios, speeds = [], []
-        for _ in range(flags.blocks):
-            alone = rate(solo, 1, flags.seconds / 2)
-            speeds.append(rate(stacked, k, flags.seconds))
-            ratios.append(speeds[-1] / alone)
-        middle = statistics.median(ratios)
+        stacked.step(), solo.step()  # a step is enough to warm up
+        contenders = {
+            "solo": partial(rate, solo, 1, flags.seconds / 2),
+            "stacked": partial(rate, stacked, k, flags.seconds),
+        }
+        figures = race.alternate(contenders, flags.blocks, warm_up=0, about=f"K {k}")
+        speed = race.Spread.of(figures["stacked"]).median
+        ratio = race.Spread.of_ratios(figures["stacked"], figures["solo"])
         print(
-            f"K {k:3d}: {statistics.median(speeds):7.1f} member-steps/s, x{middle:.2f} of solo "
-            f"(min {min(ratios):.2f}, max {max(ratios):.2f})",
+            f"K {k:3d}: {speed:7.1f} member-steps/s, x{ratio.median:.2f} of solo "
+            f"(min {ratio.low:.2f}, max {ratio.high:.2f})",
             flush=True,
         )
         k *= 2

@@ -11,7 +11,7 @@ Operations on files below the sweep folder are counted inside the workers, in a 
 timed: most of them by Python's audit events; stat and fsync, which have none, by wrapping os.stat and
 os.fsync. Those that fail count too. Not seen are read, write, close, and the fstat with which Python follows
 an open. A listing is one operation here, but on a network as many requests as its length takes: the names
-that listings of trials/ returned are told apart.
+that listings of trials/ returned are counted apart.
 """
 
 import functools
@@ -29,12 +29,14 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import race
 from launch.sweep import worker
 from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
 from research.common.commandline import main
 from research.common.folder import write_json
 from research.common.lease import Lease
+from research.common.messages import console
 
 FORK = get_context("fork")
 KINDS = ("open", "create", "list", "stat", "mkdir", "link", "rename", "unlink", "fsync")
@@ -71,7 +73,7 @@ class Operations:
     def __init__(self, root: Path):
         self.root, self.counts, self.opened = f"{root}{os.sep}", Counter(), ""
         os.stat = self._wrap(os.stat, lambda path: self._count("stat", path))
-        # all sync what they opened
+        # the file that is synced is always the one that was opened last
         os.fsync = self._wrap(os.fsync, lambda fd: self._count("fsync", self.opened))
         os.listdir = self._wrap(os.listdir, None)
         sys.addaudithook(self._audit)
@@ -135,8 +137,8 @@ class Worker(worker.Worker):
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a worker tells of its round; moments on the clock that all processes of a machine share."""
+class Life:
+    """What a worker did in a round; moments on the clock that all processes of a machine share."""
 
     began: float
     last: float
@@ -151,7 +153,7 @@ def _start(barrier: Any) -> None:
     BARRIER = barrier
 
 
-def work(folder: Path, train_ms: float, count: bool) -> Told:
+def work(folder: Path, train_ms: float, count: bool) -> Life:
     """A worker's life."""
     operations = Operations(folder) if count else None
     one = Worker(worker.Flags(sweep=str(folder), program=""), train_ms)
@@ -160,11 +162,11 @@ def work(folder: Path, train_ms: float, count: bool) -> Told:
     assert one.work() == 0
     ended, cpu = time.monotonic(), time.process_time() - cpu
     counts = operations.counts if operations else Counter()
-    return Told(began, one.last or ended, ended, cpu, one.trained, counts)
+    return Life(began, one.last or ended, ended, cpu, one.trained, counts)
 
 
-def sweep_round(flags: Flags, n: int, count: bool) -> tuple[list[Told], float]:
-    """One sweep of n trials, from its making to its end: what the workers tell, and seconds of adding."""
+def sweep_round(flags: Flags, n: int, count: bool) -> tuple[list[Life], float]:
+    """One sweep of n trials, from its making to its end: the workers' lives, and the seconds of adding."""
     with tempfile.TemporaryDirectory(prefix="queue-", dir=flags.folder) as tmp:
         queue, began = Queue(Path(tmp)), time.perf_counter()
         keys = [f"{i:012x}" for i in range(n)]
@@ -173,64 +175,70 @@ def sweep_round(flags: Flags, n: int, count: bool) -> tuple[list[Told], float]:
         added = time.perf_counter() - began
         barrier = FORK.Barrier(flags.workers)
         with ProcessPoolExecutor(flags.workers, FORK, _start, (barrier,)) as pool:
-            told = list(pool.map(work, *zip(*[(queue.folder, flags.train_ms, count)] * flags.workers)))
-        trained = sorted(key for one in told for key in one.trained)
+            waiting = [pool.submit(work, queue.folder, flags.train_ms, count) for _ in range(flags.workers)]
+            lives = [one.result() for one in waiting]
+        trained = sorted(key for life in lives for key in life.trained)
         assert trained == keys, (
             f"{len(keys)} trials, {len(trained)} trained, {len(set(trained))} of them different"
         )
         for trial in queue.trials():
             assert queue.status(trial)["status"] == "finished", trial
             assert leases.newest(queue.run_folder(trial))[1]["released"] == "finished", trial
-    return told, added
+    return lives, added
 
 
-def speed(told: list[Told]) -> float:
+def until_done(lives: list[Life]) -> float:
     """Seconds from the start until the last trial was done."""
-    return max(one.last for one in told) - min(one.began for one in told)
+    return max(life.last for life in lives) - min(life.began for life in lives)
 
 
-def total(told: list[Told]) -> Counts:
-    return sum((one.counts for one in told), Counter())
+def until_gone(lives: list[Life]) -> float:
+    """Seconds from the start until the last worker had ended."""
+    return max(life.ended for life in lives) - min(life.began for life in lives)
 
 
-def print_kinds(n: int, counts: Counts) -> None:
-    """Operations per trial by kind, as a row of the table whose header `run` prints."""
+def total(lives: list[Life]) -> Counts:
+    return sum((life.counts for life in lives), Counter())
+
+
+def kinds_row(n: int, counts: Counts) -> list[str]:
+    """Operations per trial by kind, as a row of the table."""
     by_kind = Counter()
-    for (kind, _), k in counts.items():
-        by_kind[kind] += k
+    for (kind, _), count in counts.items():
+        by_kind[kind] += count
     cells = [sum(by_kind[kind] for kind in KINDS), *(by_kind[kind] for kind in KINDS), by_kind["listed"]]
-    print(f"{n:6d} " + "".join(f"{k / n:8.1f}" for k in cells))
+    return [str(n), *(f"{count / n:.1f}" for count in cells)]
 
 
 def print_profile(n: int, counts: Counts) -> None:
     """Operations per trial by what they were done to, most frequent first."""
-    whats: dict[str, Counter[str]] = {}
-    for (kind, what), k in counts.items():
+    by_what: dict[str, Counter[str]] = {}
+    for (kind, what), count in counts.items():
         if kind != "listed":
-            whats.setdefault(what, Counter())[kind] += k
-    for what, kinds in sorted(whats.items(), key=lambda pair: -pair[1].total()):
-        told = ", ".join(f"{kind} {k / n:.1f}" for kind, k in kinds.most_common())
-        print(f"{what:17s} {kinds.total() / n:7.1f}  {told}")
+            by_what.setdefault(what, Counter())[kind] += count
+    for what, kinds in sorted(by_what.items(), key=lambda pair: -pair[1].total()):
+        each = ", ".join(f"{kind} {count / n:.1f}" for kind, count in kinds.most_common())
+        print(f"{what:17s} {kinds.total() / n:7.1f}  {each}")
 
 
 def run(flags: Flags) -> None:
-    print(f"{flags.workers} workers, a trial trains {flags.train_ms:g} ms; fastest of {flags.repeats} rounds")
-    print("trials   adding, s   all done, s   trials/s   CPU ms/trial   last worker gone, s")
+    race.header(f"{flags.workers} workers", f"a trial trains {flags.train_ms:g} ms")
+    times = [["trials", "adding, s", "all done, s", "trials/s", "CPU ms/trial", "last worker gone, s"]]
     counted: dict[int, Counts] = {}
     for n in map(int, flags.trials.split(",")):
         rounds = [sweep_round(flags, n, count=False) for _ in range(flags.repeats)]
-        told, _ = min(rounds, key=lambda pair: speed(pair[0]))
-        s, gone = speed(told), max(one.ended for one in told) - min(one.began for one in told)
-        cpu = 1000 * min(sum(one.cpu_s for one in others) for others, _ in rounds) / n
-        added = min(added for _, added in rounds)
-        print(f"{n:6d} {added:11.2f} {s:13.2f} {n / s:10.1f} {cpu:14.1f} {gone:21.2f}", flush=True)
+        fastest = min((lives for lives, _ in rounds), key=until_done)
+        took, cpu = until_done(fastest), min(sum(life.cpu_s for life in lives) for lives, _ in rounds)
+        figures = [f"{min(added for _, added in rounds):.2f}", f"{took:.2f}", f"{n / took:.1f}"]
+        times.append([str(n), *figures, f"{1000 * cpu / n:.1f}", f"{until_gone(fastest):.2f}"])
+        console.print(f"{n} trials took {took:.2f} s; counting operations in one more round")
         counted[n] = total(sweep_round(flags, n, count=True)[0])
-    print("each trial was trained exactly once, in every round")
-    print(
-        "\nfile-system operations per trial\ntrials " + "".join(f"{k:>8s}" for k in ("all", *KINDS, "listed"))
+    print(f"\nfastest of {flags.repeats} rounds; in every round each trial was trained exactly once")
+    race.table(times)
+    print("\nfile-system operations per trial")
+    race.table(
+        [["trials", "all", *KINDS, "listed"], *(kinds_row(n, counts) for n, counts in counted.items())]
     )
-    for n, counts in counted.items():
-        print_kinds(n, counts)
     n = max(counted)
     print(f"\nto what, per trial, of {n} trials")
     print_profile(n, counted[n])

@@ -4,7 +4,7 @@
 
 An exercise: the block of Bai et al. 2018 (norm="none": weight norm, ReLU, no normalisation), whole lines as
 sequences, padded to the longest by newlines that count in the loss, Adam with its defaults but for a constant
-rate. Each of SETTINGS trains the same small TCN on the same lines. Told every --every epochs:
+rate. Each of SETTINGS trains the same small TCN on the same lines. Printed every --every epochs:
 
 loss     nats per character of the lines themselves, padding not counted
 peak     largest loss of a batch since the row above, as it is trained
@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import race
 from data import text
 from research.common.commandline import main
 from research.common.flags import require
@@ -81,10 +82,10 @@ def rows(flags: Flags) -> tuple[Tensor, Tensor, int, int]:
     return y, own, len(splits.alphabet), newline
 
 
-def nats(model: TCN, y: Tensor, told: Tensor, newline: int) -> Tensor:
-    """Mean over the positions `told` (N, T) of −log p(character | a newline and the line so far)."""
+def nats(model: TCN, y: Tensor, counted: Tensor, newline: int) -> Tensor:
+    """Mean over the positions `counted` (N, T) of −log p(character | a newline and the line so far)."""
     x = F.pad(y, (1, 0), value=newline)[:, :-1]
-    return F.cross_entropy(model(x)[told], y[told])
+    return F.cross_entropy(model(x)[counted], y[counted])
 
 
 @torch.no_grad()
@@ -98,12 +99,12 @@ def look(model: TCN, y: Tensor, own: Tensor, newline: int) -> dict[str, float]:
         hook.remove()
     dead = torch.cat([(h.amax((0, 1)) <= 0).float() for h in outs]).mean().item()
     rng, token, state = torch.Generator().manual_seed(0), torch.full((16,), newline), model.start(16, "cpu")
-    drawn = []
+    sample = []
     for _ in range(DRAWN):
         logits, state = model.step(token, state)
         token = torch.multinomial(logits.softmax(1), 1, generator=rng)[:, 0]
-        drawn.append(token)
-    tail = (torch.stack(drawn[DRAWN // 2 :]) == newline).float().mean().item()
+        sample.append(token)
+    tail = (torch.stack(sample[DRAWN // 2 :]) == newline).float().mean().item()
     dead = dead if model.norm == "none" else math.nan
     return {"loss": loss, "tail": tail, "dead": dead, "size": sizes[0].square().mean().sqrt().item()}
 
@@ -116,7 +117,8 @@ def train(name: str, flags: Flags, norm="none", masked=False, clip=math.inf) -> 
     rng = torch.Generator().manual_seed(flags.seed)
     optimizer = torch.optim.Adam(model.parameters(), flags.learning_rate)
     (b1, b2), eps = optimizer.defaults["betas"], optimizer.defaults["eps"]
-    told, steps, began = own if masked else torch.ones_like(own), [], time.perf_counter()
+    counted = own if masked else torch.ones_like(own)
+    steps, began = [], time.perf_counter()
     per_epoch = math.ceil(len(y) / BATCH_SIZE)
     print(f"\n{name}\nepoch    loss    peak   tail   dead   size  update  root v")
     for epoch in range(flags.epochs + 1):
@@ -132,7 +134,7 @@ def train(name: str, flags: Flags, norm="none", masked=False, clip=math.inf) -> 
         if epoch == flags.epochs:
             break
         for some in torch.randperm(len(y), generator=rng).split(BATCH_SIZE):
-            loss = nats(model, y[some], told[some], newline)
+            loss = nats(model, y[some], counted[some], newline)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -163,7 +165,7 @@ def draw(runs: dict[str, list[Step]], path: str) -> None:
 
 
 def run(flags: Flags) -> None:
-    torch.set_num_threads(1)
+    race.begin(1, f"{flags.lines} lines", f"learning rate {flags.learning_rate:g}")
     names = [flags.only] if flags.only else SETTINGS
     draw({name: train(name, flags, **SETTINGS[name]) for name in names}, flags.picture)
 

@@ -6,21 +6,17 @@
 --peer is the folder `vae` of github.com/pytorch/examples, with its main.py as it is: the model (784-400-20),
 loss and optimiser, and its loader, which decodes every picture on its own; only its printing and its look for
 a GPU are off. Ours is the same model at the same batch size, with pictures taken by index from uint8 as in
-training. Blocks of both alternate, so that the ratio holds when the machine's speed drifts. Without --peer
-only ours is timed.
+training. Blocks of both alternate (benchmarks/race.py). Without --peer only ours is timed.
 
 With --race_steps both train to an end with two latents: the example for its ten epochs, our default model
-for so many steps; told are the seconds of training, reading the data not counted, and test −ELBO.
+for so many steps. The seconds of training are printed, without those of reading the data, and test −ELBO.
 """
 
 import dataclasses
 import gzip
-import importlib.util
 import itertools
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
+from benchmarks import race
 from data import digits
 from research import vae_mnist
 from research.common.commandline import main
@@ -82,8 +79,6 @@ def ours(
 
 def peer_module(flags: Flags) -> ModuleType:
     """The example's main.py, imported; its loaders read our files. It cannot print."""
-    spec = importlib.util.spec_from_file_location("peer_main", Path(flags.peer) / "main.py")
-    module = importlib.util.module_from_spec(spec)
     from torchvision import datasets
 
     real, arguments = datasets.MNIST, ["main.py", f"--batch-size={flags.batch_size}", "--no-accel"]
@@ -92,11 +87,9 @@ def peer_module(flags: Flags) -> ModuleType:
         for file in digits.FILES:
             packed = digits.place("mnist", Path(flags.data_dir)) / f"{file}.gz"
             (raw / file).write_bytes(gzip.decompress(packed.read_bytes()))
-        here = lambda _, **options: real(root, **options | {"download": False})  # noqa: E731
-        with mock.patch.object(sys, "argv", arguments), mock.patch.object(datasets, "MNIST", here):
-            module.print = lambda *_: None
-            spec.loader.exec_module(module)
-    return module
+        from_root = lambda _, **options: real(root, **options | {"download": False})  # noqa: E731
+        with mock.patch.object(sys, "argv", arguments), mock.patch.object(datasets, "MNIST", from_root):
+            return race.module_of(Path(flags.peer, "main.py"))
 
 
 def peer(flags: Flags) -> Callable[[], None]:
@@ -120,39 +113,38 @@ def peer(flags: Flags) -> Callable[[], None]:
     return lambda: module.train(1)
 
 
-def race(flags: Flags, data: digits.DigitSplits) -> None:
+def train_both(flags: Flags, data: digits.DigitSplits) -> None:
     """Print seconds of training and test −ELBO of ours and of the example, both with two latents."""
-    cfg = vae_mnist.Config(batch_size=flags.batch_size, steps=flags.race_steps)
-    model, device = vae_mnist.build(cfg, torch.device("cpu")), torch.device("cpu")
-    block = ours(dataclasses.replace(flags, steps=cfg.steps), data, cfg, model)
-    began = time.perf_counter()
-    block()
-    took = time.perf_counter() - began
+    cfg, device = vae_mnist.Config(batch_size=flags.batch_size, steps=flags.race_steps), torch.device("cpu")
+    model = vae_mnist.build(cfg, device)
+    took = race.seconds(ours(dataclasses.replace(flags, steps=cfg.steps), data, cfg, model))
     cost = -vae_mnist.evaluate(model, data.test, "test", cfg, device)["test/elbo_nats"]
     print(f"ours    {took:6.1f} s   test -ELBO {cost:.2f}   ({cfg.steps} steps)", flush=True)
+    if flags.peer is None:
+        return
     module = peer_module(flags)
     torch.manual_seed(1)  # the example's own seed
     module.model.fc21, module.model.fc22, module.model.fc3 = (
         torch.nn.Linear(*size) for size in ((400, 2), (400, 2), (2, 400))
     )
     module.optimizer = torch.optim.Adam(module.model.parameters(), lr=1e-3)
-    began = time.perf_counter()
-    for epoch in range(1, 11):
-        module.train(epoch)
-    peers = time.perf_counter() - began
+    peer_took = race.seconds(lambda: [module.train(epoch) for epoch in range(1, 11)])
     x = vae_mnist.to_float(data.test, device)
     with torch.no_grad():
-        cost = float(module.loss_function(*(lambda out: (out[0], x, *out[1:]))(module.model(x)))) / len(x)
-    print(f"example {peers:6.1f} s   test -ELBO {cost:.2f}   (10 epochs); ours took {took / peers:.2f} of it")
+        x_recon, mu, logvar = module.model(x)
+        cost = float(module.loss_function(x_recon, x, mu, logvar)) / len(x)
+    print(f"example {peer_took:6.1f} s   test -ELBO {cost:.2f}   (10 epochs)", end="; ")
+    print(f"ours took {took / peer_took:.2f} of it")
 
 
 def run(flags: Flags) -> None:
-    torch.set_num_threads(flags.threads)
     data = digits.load("mnist", flags.data_dir)
     if flags.race_steps:
-        race(flags, data)
+        race.begin(flags.threads, f"batch {flags.batch_size}", "two latents")
+        train_both(flags, data)
         return
-    contenders = {}
+    race.begin(flags.threads, f"batch {flags.batch_size}", "784-400-20")
+    blocks = {}
     for how in ("fp32", "bf16", "bf16 compiled"):  # the example's model and learning rate
         cfg = vae_mnist.Config(
             width=400,
@@ -160,30 +152,17 @@ def run(flags: Flags) -> None:
             latent_dim=20,
             batch_size=flags.batch_size,
             learning_rate=0.001,
-            precision=how[:4],
+            precision=how.split()[0],
         )
         model = vae_mnist.build(cfg, torch.device("cpu"))
-        contenders[f"ours {how}"] = ours(
-            flags, data, cfg, torch.compile(model) if "compiled" in how else model
-        )
+        if how.endswith("compiled"):
+            model = torch.compile(model)
+        blocks[f"ours {how}"] = ours(flags, data, cfg, model)
     if flags.peer:
-        contenders["peer"] = peer(flags)
-    speed: dict[str, list[float]] = {name: [] for name in contenders}
-    for i in range(flags.blocks):
-        for name, block in contenders.items():
-            began = time.perf_counter()
-            block()
-            if i:
-                speed[name].append(flags.steps * flags.batch_size / (time.perf_counter() - began))
-    print(f"torch {torch.__version__}, cpu, {flags.threads} threads, batch {flags.batch_size}, 784-400-20")
-    for name, values in speed.items():
-        low, middle, high = min(values), statistics.median(values), max(values)
-        line = f"{name:18s} {middle:7.0f} images/s (min {low:.0f}, max {high:.0f})"
-        if flags.peer:
-            ratios = [a / b for a, b in zip(values, speed["peer"], strict=True)]
-            middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-            line += f"   x{middle:.2f} of the peer (min {low:.2f}, max {high:.2f})"
-        print(line)
+        blocks["peer"] = peer(flags)
+    pictures = flags.steps * flags.batch_size
+    contenders = {name: race.speed_of(block, pictures) for name, block in blocks.items()}
+    race.report(race.alternate(contenders, flags.blocks), "images/s", peer="peer")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Trains the default β-VAE twice, each in a process of its own: with `--wandb=dis
 loopback server of the tests, which answers every request after `delay_ms`. Counted against the whole run:
 seconds of the training loop spent in logging (`time/logging_s`), CPU seconds of the thread that speaks to W&B
 (`time/wandb_s`), of making pictures (`time/media_s`, with W&B or without) and of wandb-core. What follows the
-last step (the rest of the upload) is told apart. Two runs on one machine differ by noise: it is the seconds
+last step (the rest of the upload) is given apart. Two runs on one machine differ by noise: it is the seconds
 that count.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import race
 from research.common.commandline import main
 from tests.wandb_server import Server
 
@@ -58,6 +59,7 @@ def train(flags: Flags, home: Path, env: dict[str, str]) -> dict[str, Any]:
 
 
 def run(flags: Flags) -> None:
+    race.header(f"{flags.threads} threads")
     with tempfile.TemporaryDirectory() as tmp, Server() as server:
         server.delay_s = flags.delay_ms / 1000
         without = train(flags, Path(tmp, "without"), {})
@@ -65,26 +67,32 @@ def run(flags: Flags) -> None:
         (there,) = server.runs.values()
         requests, rows = sum(server.requests.values()), len(there.rows)
         assert there.state == "finished" and server.refused == [], server.refused
-    share = {name: online[f"time/{name}_s"] for name in ("logging", "wandb", "media")}
+    logging, client, media = (online[f"time/{name}_s"] for name in ("logging", "wandb", "media"))
+    core = online["cpu"] - without["cpu"] - client
     wall = online["wall"]
+    per_cent = 100 / wall  # of the run, for each second
     print(
         f"run: {flags.steps} steps, {wall:.1f} s; {rows} rows, {requests} requests, "
         f"each answered after {flags.delay_ms:g} ms"
     )
     print(
-        f"logging {share['logging']:.2f} s + W&B's thread {share['wandb']:.2f} s CPU = "
-        f"{100 * (share['logging'] + share['wandb']) / wall:.2f} % of the run"
+        f"logging {logging:.2f} s + W&B's thread {client:.2f} s CPU = "
+        f"{(logging + client) * per_cent:.2f} % of the run"
     )
-    print(f"pictures {share['media']:.2f} s CPU = {100 * share['media'] / wall:.2f} %, with W&B or without")
-    core = online["cpu"] - without["cpu"] - share["wandb"]
+    print(f"pictures {media:.2f} s CPU = {media * per_cent:.2f} %, with W&B or without")
     print(
         f"all other CPU that the run took more than without W&B (wandb-core, and noise): {core:.2f} s "
-        f"= {100 * core / wall:.2f} %"
+        f"= {core * per_cent:.2f} %"
     )
-    told = {"per step, ms": "time/step_ms", "after the last row, s": "after_last_step"}
-    for what, key in told.items():
-        print(f"{what}: {online[key]:.1f}, without {without[key]:.1f}")
-    print(f"wall: {wall:.1f} s, without {without['wall']:.1f} s")
+    print()
+    lines = {
+        "wall time, s": "wall",
+        "per step, ms": "time/step_ms",
+        "after the last row, s": "after_last_step",
+    }
+    table = [["", "online", "without W&B"]]
+    table += [[name, f"{online[key]:.1f}", f"{without[key]:.1f}"] for name, key in lines.items()]
+    race.table(table)
 
 
 if __name__ == "__main__":
