@@ -6,7 +6,7 @@ Run     python research/vae_mnist.py                                            
         python research/vae_mnist.py --dataset=mnist --batch_size=128 --steps=4690
         python research/vae_mnist.py --task=interpolate --checkpoint=runs/<run>  # and the other TASKS below
         python launch/local.py sweeps/vae_mnist.yaml      or: wandb sweep sweeps/vae_mnist.yaml
-Expect  Time and test figures stand in the headers of sweeps/vae_mnist*.yaml.
+Expect  Time and test figures stand in the headers of sweeps/vae_mnist*.yaml and in docs/vae_mnist.md.
 Models  784-512-256-128-z by default. With one hidden layer: --width=256 --depth=1 is 784-256-2, and
         --width=400 --depth=1 --latent_dim=20 the classic 784-400-20. --arch=conv has convolutions instead.
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10, appendices B and C.1, and the map of their fig. 4;
