@@ -344,6 +344,9 @@ def test_command_line(sweep_folder, tmp_path, capsys, monkeypatch):
     for args in ((f"--csv={csv}", sweep_folder, "--open"), ("--open", sweep_folder)):
         assert call(*args) == 0
         assert opened.pop() == (sweep_folder / "report.html").as_uri()
+    monkeypatch.setattr(report.begin, "planned", lambda folder: 17)
+    assert call(sweep_folder) == 0
+    assert "2 of 17 runs are done" in (sweep_folder / "report.html").read_text()
     empty = tmp_path / "empty"
     empty.mkdir()
     capsys.readouterr()
