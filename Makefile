@@ -34,7 +34,7 @@ test: install
 test-wandb: install
 	@echo "== the real W&B client against a loopback server: sweeps, agents, faults, upload, report"
 	$(PYTEST) -n 2 --dist loadfile -m "not soak" tests/test_wandb_sweeps.py tests/test_wandb_faults.py \
-	  tests/test_upload.py tests/test_publish.py
+	  tests/test_upload.py tests/test_wandb_report.py
 
 test-slurm: install
 	@echo "== sweeps on a SLURM of two nodes: calm, in a storm of faults, online, edited; the launcher's own tests"

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -66,22 +67,33 @@ def versions(flags: Flags) -> Iterator[Line]:
     wishes = {"python": SpecifierSet(project["requires-python"])}
     wishes |= {wish.name: wish.specifier for wish in map(Requirement, project["dependencies"])}
     for name, wish in wishes.items():
-        version = "{}.{}.{}".format(*sys.version_info) if name == "python" else "not installed"
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            version = importlib.metadata.version(name) if name != "python" else version
-        if version == "not installed" or not wish.contains(version, prereleases=True):
-            mend = "make install" + f", or pip install '{name}{wish}'" * (name != "python")
-            yield Line(name, "fail", f"{version}, but pyproject.toml asks for {wish}", mend)
+        version, install = installed(name), "make install"
+        if name != "python":
+            install += f", or pip install '{name}{wish}'"
+        if version is None or not wish.contains(version, prereleases=True):
+            found = f"{version or 'not installed'}, but pyproject.toml asks for {wish}"
+            yield Line(name, "fail", found, install)
         elif name in ("python", "numpy", "torch", "wandb", "sweeps"):
-            yield Line(name, "ok", version + ", as pinned" * str(wish).startswith("=="))
+            pinned = str(wish).startswith("==")
+            yield Line(name, "ok", f"{version}, as pinned" if pinned else version)
+
+
+def installed(name: str) -> str | None:
+    """The version of a package, or of Python; None where it is not installed."""
+    if name == "python":
+        return "{}.{}.{}".format(*sys.version_info)
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def wandb_account(flags: Flags) -> Iterator[Line]:
     """The mode that scripts would choose (as research/common/wandb_mirror.py does), the key, the server."""
     mode = flags.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
-    said = "--wandb" if flags.wandb else "WANDB_MODE"
+    reason = "--wandb" if flags.wandb else "WANDB_MODE"
     if mode == "disabled":
-        yield Line("mode", "skipped", f"disabled ({said}): W&B is not used")
+        yield Line("mode", "skipped", f"disabled ({reason}): W&B is not used")
         return
     import wandb
     from wandb.sdk import wandb_setup
@@ -96,14 +108,24 @@ def wandb_account(flags: Flags) -> Iterator[Line]:
         yield Line("settings", "fail", "W&B refuses them: " + " ".join(str(error).split())[:200], mend)
         return
     if mode is None:
-        mode = "online" if auth and not settings._offline and not settings._noop else "offline"
-        said = "not logged in" if not auth else "logged in" if mode == "online" else "as `wandb offline` says"
-    yield Line("mode", "ok", f"{mode} ({said})")
+        if not auth:
+            mode, reason = "offline", "not logged in"
+        elif settings._offline or settings._noop:
+            mode, reason = "offline", "as `wandb offline` says"
+        else:
+            mode, reason = "online", "logged in"
+    yield Line("mode", "ok", f"{mode} ({reason})")
     bad: State = "fail" if mode == "online" else "warn"
     key = getattr(auth, "api_key", None)
-    source = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else "netrc or W&B's settings"
-    found = f"API key from {source}" if key else "identity token" if auth else f"no API key for {host.url}"
-    found += ": runs are kept offline" * (auth is None and mode == "offline")
+    if key:
+        source = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else "netrc or W&B's settings"
+        found = f"API key from {source}"
+    elif auth:
+        found = "identity token"
+    elif mode == "offline":
+        found = f"no API key for {host.url}: runs are kept offline"
+    else:
+        found = f"no API key for {host.url}"
     yield Line("login", "ok" if auth else bad, found, "wandb login (or set WANDB_API_KEY)")
     yield from server(host.url, key, bad, not settings.insecure_disable_ssl)
 
@@ -138,8 +160,8 @@ def server(url: str, key: str | None, bad: State, verify: bool = True) -> Iterat
     elif code in (200, 401):
         yield Line("server", "ok", f"{url} answers in {2000 * (now - before):.0f} ms")
         if key:
-            words = f"the key is accepted; entity {viewer.get('entity')}" if viewer else "the key is refused"
-            yield Line("account", "ok" if viewer else bad, f"{words} (HTTP {code})", "wandb login --relogin")
+            found = f"the key is accepted; entity {viewer.get('entity')}" if viewer else "the key is refused"
+            yield Line("account", "ok" if viewer else bad, f"{found} (HTTP {code})", "wandb login --relogin")
     else:
         to = f", redirected to {reply.headers['Location']}" if reply.is_redirect else ""
         mend = "it is in trouble: wait" if code >= 500 else "correct WANDB_BASE_URL, or the proxy's settings"
@@ -187,11 +209,13 @@ def data_sets(flags: Flags) -> Iterator[Line]:
             except DataError as error:
                 yield missing(name, error, get)
                 continue
+        if bad := [str(path) for path, md5 in checksums(name, store).items() if md5_of(path) != md5]:
+            found = f"checksum differs: {', '.join(bad)}"
+            yield Line(name, "fail", found, f"rm {' '.join(bad)} && {get}")
+            continue
         sizes = ", ".join(p.stem[17:] for p in caches if p.stem[:16] == content_hash)
-        found = f"content hash {content_hash}; decoded at {sizes + ' pixels' if sizes else 'first use'}"
-        bad = [str(path) for path, md5 in checksums(name, store).items() if md5_of(path) != md5]
-        found = f"checksum differs: {', '.join(bad)}" if bad else found
-        yield Line(name, "fail" if bad else "ok", found, f"rm {' '.join(bad)} && {get}")
+        decoded = f"decoded at {sizes} pixels" if sizes else "decoded at first use"
+        yield Line(name, "ok", f"content hash {content_hash}; {decoded}")
     for kind in (digits, text):  # read whole and compared with their checksums
         for name in kind.NAMED_SETS:
             get = f"python data/prepare.py {name} --data_dir={flags.data_dir}"
@@ -205,8 +229,8 @@ def data_sets(flags: Flags) -> Iterator[Line]:
 
 
 def missing(name: str, error: Exception, get: str) -> Line:
-    told = str(error).partition(": get it")[0].removeprefix(f"--dataset={name} ")
-    return Line(name, "skipped" if told == "is not there" else "fail", told, get)
+    found = str(error).partition(": get it")[0].removeprefix(f"--dataset={name} ")
+    return Line(name, "skipped" if found == "is not there" else "fail", found, get)
 
 
 def checksums(name: str, store: Path) -> dict[Path, str]:
@@ -266,10 +290,10 @@ def look(title: str, flags: Flags) -> list[Line]:
 def show(console: Console, title: str, lines: list[Line]) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     for line in lines:
-        words = Text(line.found)
+        found = Text(line.found)
         if line.mend:
-            words.append(f"\nmend: {line.mend}" if line.state != "skipped" else f"\n{line.mend}", "cyan")
-        table.add_row(Text(f"  {line.state:7}", COLOURS[line.state]), f"{line.check:18}", words)
+            found.append(f"\n{line.mend}" if line.state == "skipped" else f"\nmend: {line.mend}", "cyan")
+        table.add_row(Text(f"  {line.state:7}", COLOURS[line.state]), f"{line.check:18}", found)
     console.print(Text(title, "bold"), table, sep="\n")
 
 
@@ -287,7 +311,7 @@ def run(flags: Flags) -> None:
                 show(console, title, found)
     except KeyboardInterrupt:
         sys.exit(130)
-    n = {state: sum(line.state == state for line in lines) for state in COLOURS}
+    n = Counter(line.state for line in lines)
     if flags.json:
         print(json.dumps([vars(line) for line in lines], indent=1))
     else:

@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from launch import report
+from launch.results import html
 from launch.results import read as collect
-from launch.sweep import agent, plan
+from launch.sweep import agent, begin, plan
 from launch.sweep.early_stop import is_early
 from launch.sweep.proposer import Proposer, ask_to_confirm
 from launch.sweep.queue import DONE, Queue, Trial
@@ -342,7 +342,7 @@ def prepare(flags: Any, sweep: plan.Sweep) -> tuple[Queue, int]:
         console.print(f"{queue.retry_failed(leases.Watch())} failed trials are open again")
     if flags.confirm:
         ask_to_confirm(folder, flags.confirm)
-    return queue, report.planned(collect.read_sweep(folder))
+    return queue, begin.planned(folder)
 
 
 def run(flags: Flags) -> None:
@@ -358,7 +358,7 @@ def run(flags: Flags) -> None:
     results = collect.read_sweep(folder)
     wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
     collect.print_table(collect.table(results), wide, wide.width)
-    console.print(f"report: {escape(str(report.write_report(folder)))}")
+    console.print(f"report: {escape(str(html.write_report(folder, planned=begin.planned(folder))))}")
     for trial, values, others in local.proposer.confirmed():
         console.print(f"{trial.index:04d}  {escape(local.label(trial) + local.told(values, others))}")
     blind = local.proposer.blind()

@@ -27,9 +27,9 @@ if not __package__:  # run as a script: import from this tree
 import tyro
 import yaml
 
-from launch import local, report
+from launch import local
 from launch.results import read as collect
-from launch.sweep import agent, plan, sbatch
+from launch.sweep import agent, begin, plan, sbatch
 from launch.sweep.early_stop import is_early
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
@@ -282,7 +282,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
     online = (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists()
     queue = agent.Runs(folder, spec["parameters"]) if online else Queue(folder)
     known = collect.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
-    return folder, queue, report.planned(known)
+    return folder, queue, collect.expected(known) if online else begin.planned(folder)
 
 
 def state_of(folder: Path, status: str, watch: leases.Watch, running: set[str]) -> tuple[str, dict]:

@@ -23,12 +23,12 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import Progress
 from rich.table import Table
 
-from launch.results import read as collect
-from launch.results import wandb_runs as remote
-from launch.results.wandb_runs import Failed, Job, Nothing, Stop, There, Unreadable, save_files, synced
+from launch.results import read, wandb_runs
+from launch.results.read import Run, Sweep
+from launch.results.wandb_runs import Failed, Job, Nothing, Stop, There, Unreadable
 from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, main
-from research.common.folder import SWEEP, UPLOADED, WANDB_SWEEP, read_json, write_json
+from research.common.folder import CONFIG, METRICS, SWEEP, UPLOADED, WANDB_SWEEP, read_json, write_json
 from research.common.messages import UserError, console, escape
 
 SETTLE_S = 15.0  # W&B may count rows some seconds after it took them
@@ -55,77 +55,79 @@ class Held(Exception):
 class Upload:
     """Brings the runs of a folder one after the other."""
 
-    def __init__(self, flags: Flags, sweep: collect.Sweep):
+    def __init__(self, flags: Flags, sweep: Sweep):
         self.flags, self.sweep, self.watch = flags, sweep, leases.Watch()
         self.counts: Counter[str] = Counter()
         self.up: list[Job] = []  # those of which W&B has everything
 
     def place(self, job: Job) -> tuple[str, str]:
-        return job.entity or remote.own_entity(), job.project
+        return job.entity or wandb_runs.own_entity(), job.project
 
-    def job(self, run: collect.Run) -> Job:
+    def job(self, run: Run) -> Job:
         """The run as it is now; raises Unreadable or Nothing."""
-        now = collect.read_run(run.folder)
-        if "config.json is missing" in (now.problem or "") and not now.rows:
+        now = read.read_run(run.folder)
+        if f"{CONFIG} is missing" in (now.problem or "") and not now.rows:
             raise Nothing("has not begun")
-        if now.problem not in (None, "metrics.jsonl is missing"):
+        if now.problem not in (None, f"{METRICS} is missing"):
             raise Unreadable(now.problem)
         if not now.flags.get("project") or not now.config.get("wandb_id"):
-            raise Unreadable("config.json does not say its W&B id and project")
+            raise Unreadable(f"{CONFIG} does not say its W&B id and project")
         now.trial = run.trial
-        if not (job := Job(now, self.sweep.varied, self.flags.entity, self.flags.project)).rows:
+        job = Job(now, self.sweep.varied, self.flags.entity, self.flags.project)
+        if not job.rows:
             raise Nothing("has logged nothing yet")
         return job
 
     def there(self, job: Job, wait: bool = False) -> There:
         """What W&B has of the run; `wait`: until that is every row, or for SETTLE_S."""
-        until = time.monotonic() + SETTLE_S * wait
+        until = time.monotonic() + (SETTLE_S if wait else 0)
         while True:
-            found = remote.ask(*self.place(job), [job.id]).get(job.id, There())
+            found = wandb_runs.ask(*self.place(job), [job.id]).get(job.id, There())
             if found.rows >= job.rows or time.monotonic() >= until:
                 return found
             time.sleep(SETTLE_S / 8)
 
-    def bring(self, run: collect.Run) -> str:
+    def bring(self, run: Run) -> str:
         """Bring a run and its tasks under its lease; says what was done, nothing when it was up to date."""
         job = self.job(run)
-        if not job.up_to_date or job.tasks:
-            if (lease := leases.acquire(job.folder, self.watch)) is None:
-                raise Held
-            try:
-                lease.update(start_step=-1)  # should we be killed, that is no attempt at training that died
-                lease.start_beating()
-                job = self.job(run)  # it may have moved on until the lease was ours
-                done = [] if job.up_to_date else self._bring(job)
-                done += [self._bring_task(job, segment) for segment in job.tasks]
-            finally:
-                lease.release("uploaded")
-        else:
-            done = []
+        if job.up_to_date and not job.tasks:
+            self.up.append(job)
+            return ""
+        if (lease := leases.acquire(job.folder, self.watch)) is None:
+            raise Held
+        try:
+            lease.update(start_step=-1)  # should we be killed, that is no attempt at training that died
+            lease.start_beating()
+            job = self.job(run)  # it may have moved on until the lease was ours
+            done = [] if job.up_to_date else self._bring(job)
+            done += [self._bring_task(job, segment) for segment in job.tasks]
+        finally:
+            lease.release("uploaded")
         self.up.append(job)
         return ", ".join(done)
 
     def _bring(self, job: Job) -> list[str]:
-        done, told, there = [], "", self.there(job)
-        if there.rows < job.rows and (there.state or (job.segment and synced(job.segment))):
+        done, output, there = [], "", self.there(job)
+        if there.rows < job.rows and (there.state or (job.segment and wandb_runs.synced(job.segment))):
             there = self.there(job, wait=True)  # on a late count we would send rows twice
         todo = job.todo(there)
         if todo == "sync":
-            told = remote.sync(job.segment)
+            output = wandb_runs.sync(job.segment)
             done.append("synced")
-            there = self.there(job, wait="View run" in told)
+            there = self.there(job, wait="View run" in output)
             todo = job.todo(there)
         if todo != "confirm":
             lacks = job.rows - there.rows
-            shown = {k: v for k, v in job.config.items() if k != "flags"} | job.run.flags
+            config = {k: v for k, v in job.config.items() if k not in ("flags", "result_flags")}
+            shown = config | job.run.flags
             more = {} if there.state else job.identity()
-            with remote.resumed(*self.place(job), job.id, config=shown, **more) as wandb_run:
+            with wandb_runs.resumed(*self.place(job), job.id, config=shown, **more) as wandb_run:
                 job.send(wandb_run, there, shown)
             done.append(f"{lacks} rows sent" if lacks else "completed")
             there = self.there(job, wait=True)
         if there.rows != job.rows:
-            told = remote.tail(told)
-            raise Failed(f"W&B has {there.rows} of {job.rows} rows; the same command goes on\n{told}")
+            last_lines = wandb_runs.tail(output)
+            raise Failed(f"W&B has {there.rows} of {job.rows} rows; the same command goes on\n{last_lines}")
         entity, project = self.place(job)
         job.marker = {
             "wandb_id": job.id,
@@ -142,49 +144,50 @@ class Upload:
         """Sync a task's segment, once. Where W&B has its row already, a sync was killed: only files lack."""
         (file,), (entity, project) = segment.glob("*.wandb"), self.place(job)
         task, wandb_id = segment.parents[1].name, segment.name.rpartition("-")[2]
-        told, mark = "", file.with_name(f"{file.name}.synced")
-        if not remote.ask(entity, project, [wandb_id]).get(wandb_id, There()).rows:
-            told = remote.sync(segment, "--entity", entity, "--project", project)
-            if not remote.ask(entity, project, [wandb_id]).get(wandb_id, There()).rows:
+        output, mark = "", file.with_name(f"{file.name}.synced")
+        if not wandb_runs.ask(entity, project, [wandb_id]).get(wandb_id, There()).rows:
+            output = wandb_runs.sync(segment, "--entity", entity, "--project", project)
+            if not wandb_runs.ask(entity, project, [wandb_id]).get(wandb_id, There()).rows:
                 mark.unlink(missing_ok=True)
         else:
-            with remote.resumed(entity, project, wandb_id) as wandb_run:
-                save_files(wandb_run, segment)
+            with wandb_runs.resumed(entity, project, wandb_id) as wandb_run:
+                wandb_runs.save_files(wandb_run, segment)
                 wandb_run.finish(exit_code=0)
             mark.touch()
         if not mark.exists():
-            told = remote.tail(told)
-            raise Failed(f"its task {task} was not synced; if a kill tore it, run the task again\n{told}")
+            why = "was not synced; if a kill tore it, run the task again"
+            raise Failed(f"its task {task} {why}\n{wandb_runs.tail(output)}")
         return f"task {task} synced"
 
-    def each(self, runs: list[collect.Run]) -> list[collect.Run]:
+    def each(self, runs: list[Run]) -> list[Run]:
         """Bring these runs, with a line for each; returns those that are being trained."""
         held = []
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task("", total=len(runs))
             for run in runs:
-                progress.update(bar, description=(name := escape(run.folder.name)))
+                name = escape(run.folder.name)
+                progress.update(bar, description=name)
                 try:
-                    told = self.bring(run)
-                    kind = "brought" if told else "up to date"
+                    message = self.bring(run)
+                    kind = "brought" if message else "up to date"
                 except Held:
                     held.append(run)
                     continue
                 except Nothing as why:
-                    kind, told = "without rows", str(why)
+                    kind, message = "without rows", str(why)
                 except Failed as error:
                     kind = "unreadable" if isinstance(error, Unreadable) else "failed"
-                    told = f"{kind}: {str(error).strip()}"
+                    message = f"{kind}: {str(error).strip()}"
                 except Stop:
                     console.print(f"{name}  [red]was not brought[/]")
                     raise
                 self.counts[kind] += 1
-                if told:
-                    console.print(f"{name}  {escape(told)}")
+                if message:
+                    console.print(f"{name}  {escape(message)}")
                 progress.advance(bar)
         return held
 
-    def abandoned(self, held: list[collect.Run]) -> list[collect.Run]:
+    def abandoned(self, held: list[Run]) -> list[Run]:
         """Those whose holder, on another machine, turns out to be gone; a line for each of the others."""
         began, gone = time.monotonic(), []
         while held:
@@ -222,7 +225,8 @@ class Upload:
                 if not self.watch.stale(run.folder, *leases.newest(run.folder)):
                     what = "left alone: being trained"
             except (Nothing, Failed) as why:
-                self.counts["failed"] += isinstance(why, Failed)
+                if isinstance(why, Failed):
+                    self.counts["failed"] += 1
                 what = f"skipped: {why}"
             table.add_row(escape(run.folder.name), escape(what))
         console.print(table)
@@ -235,8 +239,8 @@ class Upload:
             console.print(f"[red]{escape(self.sweep.problem)}[/]")
         elif self.sweep.spec and self.up:
             self.attach()
-        told = ", ".join(f"{n} {kind}" for kind, n in self.counts.items() if n)
-        console.print(f"[bold]{escape(self.sweep.name)}[/]: {told}")
+        counts = ", ".join(f"{n} {kind}" for kind, n in self.counts.items() if n)
+        console.print(f"[bold]{escape(self.sweep.name)}[/]: {counts}")
         for url in dict.fromkeys(job.marker["url"].partition("/runs/")[0] for job in self.up):
             console.print(escape(url))
 
@@ -254,11 +258,11 @@ class Upload:
         if not kept.get("id"):
             kept = {"id": None, "entity": entity, "project": project, "url": None, "runs": []}
             write_json(path, kept)
-            made = remote.make_sweep(self.sweep.spec | {"name": name}, entity, project, ids, perhaps=begun)
+            made = wandb_runs.make_sweep(self.sweep.spec | {"name": name}, entity, project, ids, begun)
             url = self.up[0].marker["url"].partition("/runs/")[0] + f"/sweeps/{made}"
             write_json(path, kept := kept | {"id": made, "url": url, "runs": ids})
         elif new and (entity, project) == (kept["entity"], kept["project"]):
-            kept["runs"] += remote.add_to_sweep(kept, self.sweep.folder / SWEEP, name, new)
+            kept["runs"] += wandb_runs.add_to_sweep(kept, self.sweep.folder / SWEEP, name, new)
             write_json(path, kept)
         if left := [i for i in ids if i not in kept["runs"]]:
             console.print(f"on W&B, but not in its sweep {kept['id']}: {', '.join(left)}")
@@ -267,13 +271,13 @@ class Upload:
 
 def run(flags: Flags) -> None:
     try:
-        sweep = collect.read_sweep(flags.folder)
+        sweep = read.read_sweep(flags.folder)
     except FileNotFoundError:
         raise UserError(f"--folder={flags.folder}: no such folder") from None
     if not sweep.runs:
         raise UserError(f"--folder={flags.folder}: holds no runs")
-    said = [run.place for run in sweep.runs if run.config.get("flags")]
-    places = {(flags.entity or entity or "", flags.project or str(project)) for entity, project in said}
+    own = [run.place for run in sweep.runs if run.config.get("flags")]
+    places = {(flags.entity or entity or "", flags.project or str(project)) for entity, project in own}
     if sweep.spec and len(places) > 1:
         named = ", ".join(sorted("/".join(part for part in place if part) for place in places))
         raise UserError(
@@ -283,13 +287,13 @@ def run(flags: Flags) -> None:
     if twice := [name for name, n in ids.items() if n > 1]:
         folders = [run.folder.name for run in sweep.runs if run.config.get("wandb_id") == twice[0]]
         raise UserError(f"{' and '.join(folders)} have one W&B id, {twice[0]}: one has to go elsewhere")
-    remote.set_environment()
+    wandb_runs.set_environment()
     upload = Upload(flags, sweep)
     try:
         if flags.dry_run:
             upload.preview()
         else:
-            remote.alone(sweep.folder.parent if sweep.runs[0].folder == sweep.folder else sweep.folder)
+            wandb_runs.alone(sweep.folder.parent if sweep.runs[0].folder == sweep.folder else sweep.folder)
             upload.run()
     except Stop as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}")

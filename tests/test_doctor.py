@@ -1,4 +1,8 @@
-"""The doctor finds faults that are really there, says how to mend them, and leaves nothing behind."""
+"""The doctor finds faults that are really there, says how to mend them, and leaves nothing behind.
+
+Every check is called in this process, with its programs, servers and disks replaced; one test starts the real
+command. What matters of a line is which check it is, its state, and what of the fault it names.
+"""
 
 import base64
 import errno
@@ -6,7 +10,6 @@ import hashlib
 import http.server
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -26,68 +29,47 @@ from launch import doctor
 from launch.doctor import Flags
 from launch.sweep import machine
 from launch.sweep.machine import Line
+from research.common.commandline import main
+from research.common.identity import ROOT
 from research.common.lease import process_start
 from tests.test_faults import SmallDisk
 
-ROOT = Path(__file__).resolve().parents[1]
 KEY = "0123456789abcdef" * 3
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+OTHERS = [
+    *("NETRC", "CUDA_VISIBLE_DEVICES", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "COLUMNS"),
+    *("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "IMAGEIO_FFMPEG_EXE"),
+]
 
 
 @pytest.fixture(autouse=True)
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, no commands on PATH, no proxy, W&B not set up; returns the folder of commands."""
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty home, no programs on PATH, no proxy, W&B not set up."""
     from wandb.sdk import wandb_setup
 
-    (tmp_path / "home").mkdir()
-    (tmp_path / "bin").mkdir()
-    for name in (
-        *PROXIES,
-        *map(str.upper, PROXIES),
-        "NETRC",
-        "CUDA_VISIBLE_DEVICES",
-        "XDG_CACHE_HOME",
-        "XDG_DATA_HOME",
-        "XDG_CONFIG_HOME",
-        "REQUESTS_CA_BUNDLE",
-        "SSL_CERT_FILE",
-        "MPLCONFIGDIR",
-        "IMAGEIO_FFMPEG_EXE",
-        "COLUMNS",
-    ):
+    for name in (*PROXIES, *map(str.upper, PROXIES), *OTHERS):
         monkeypatch.delenv(name, raising=False)
+    for name in ("home", "bin"):
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(wandb_setup, "_singleton", None)
-    return tmp_path / "bin"
 
 
 @pytest.fixture
-def command(bare: Path) -> Callable[..., None]:
-    """command(name, says, code): a program on PATH that prints `says` and exits with `code`."""
+def programs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Name -> (exit code, output, complaint) of each program that there is, or an exception."""
+    known: dict[str, Any] = {}
 
-    def make(name: str, says: str = "", code: int = 0, script: str = "") -> None:
-        (bare / f"{name}.txt").write_text(says)
-        script = script or f"/bin/cat {bare}/{name}.txt {'' if code == 0 else '>&2'}\nexit {code}\n"
-        (bare / name).write_text("#!/bin/sh\n" + script)
-        (bare / name).chmod(0o755)
+    def ask(name: str, *_: str, seconds: float | None = None) -> tuple[int, str, str]:
+        answer = known.get(name, FileNotFoundError(name))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    return make
-
-
-@pytest.fixture
-def hanging(
-    bare: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Path]:
-    """hanging(name): a program on PATH whose child sleeps; returns the file with the child's pid."""
-    monkeypatch.setattr(machine, "COMMAND_S", 0.5)
-    monkeypatch.setattr(machine, "QUOTA_S", 0.5)
-
-    def make(name: str) -> Path:
-        command(name, script=f"/bin/sleep 60 &\necho $! > {bare}/pid\nwait\n")
-        return bare / "pid"
-
-    return make
+    monkeypatch.setattr(machine, "ask", ask)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name if name in known else None)
+    return known
 
 
 @pytest.fixture
@@ -96,9 +78,8 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]
     disk = SmallDisk(tmp_path / "disk", monkeypatch)
     yield disk
     if disk.mounted:
-        subprocess.run(
-            ["umount", "-l", str(disk.folder)], check=True, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        )
+        tools = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        subprocess.run(["umount", "-l", str(disk.folder)], check=True, env=tools)
 
 
 def by_name(lines: Any) -> dict[str, Line]:
@@ -116,6 +97,10 @@ def by_name(lines: Any) -> dict[str, Line]:
     return found
 
 
+def states(lines: Any) -> dict[str, str]:
+    return {name: line.state for name, line in by_name(lines).items()}
+
+
 def tree(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
@@ -124,19 +109,14 @@ def tree(folder: Path) -> set[str]:
 
 
 def test_versions(tmp_path, monkeypatch):
-    found = by_name(doctor.versions(Flags()))
-    assert {line.state for line in found.values()} == {"ok"}
-    assert set(found) == {"python", "numpy", "torch", "wandb", "sweeps"}
-    assert found["wandb"].found.endswith(", as pinned")
+    ours = ("python", "numpy", "torch", "wandb", "sweeps")
+    assert states(doctor.versions(Flags())) == dict.fromkeys(ours, "ok")
     asks = '"wandb==0.1.2", "numpy>=1", "surely-not-there>=3", "rich<1"'
     project = f'[project]\nrequires-python = ">=3.99"\ndependencies = [{asks}]\n'
     (tmp_path / "pyproject.toml").write_text(project)
     monkeypatch.setattr(doctor, "PYPROJECT", tmp_path / "pyproject.toml")
-    found = by_name(doctor.versions(Flags()))
     bad = ("python", "wandb", "surely-not-there", "rich")
-    assert {name: line.state for name, line in found.items()} == dict.fromkeys(bad, "fail") | {"numpy": "ok"}
-    assert "pip install 'wandb==0.1.2'" in found["wandb"].mend
-    assert found["surely-not-there"].found.startswith("not installed")
+    assert states(doctor.versions(Flags())) == dict.fromkeys(bad, "fail") | {"numpy": "ok"}
 
 
 # -------------------------------------------------------------------------------------------------- W&B
@@ -196,31 +176,31 @@ def account(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
 @pytest.mark.parametrize(
     ("flag", "environment", "mode", "login"),
     [
-        (None, {}, "offline (not logged in)", "warn"),
-        (None, {"WANDB_API_KEY": KEY}, "online (logged in)", "ok"),
-        (None, {"WANDB_MODE": "dryrun", "WANDB_API_KEY": KEY}, "offline (WANDB_MODE)", "ok"),
-        (None, {"WANDB_MODE": "online"}, "online (WANDB_MODE)", "fail"),
-        ("online", {"WANDB_MODE": "offline"}, "online (--wandb)", "fail"),
-        ("offline", {"WANDB_MODE": "online"}, "offline (--wandb)", "warn"),
+        (None, {}, "offline", "warn"),
+        (None, {"WANDB_API_KEY": KEY}, "online", "ok"),
+        (None, {"WANDB_MODE": "dryrun", "WANDB_API_KEY": KEY}, "offline", "ok"),
+        (None, {"WANDB_MODE": "online"}, "online", "fail"),
+        ("online", {"WANDB_MODE": "offline"}, "online", "fail"),
+        ("offline", {"WANDB_MODE": "online"}, "offline", "warn"),
     ],
 )
 def test_mode_and_login(account, flag, environment, mode, login):
     found = account(flag, **environment)
-    assert found["mode"].found == mode
+    assert found["mode"].found.split()[0] == mode
     assert found["login"].state == login
-    assert login == "ok" or "wandb login" in found["login"].mend
     assert ("account" in found) == ("WANDB_API_KEY" in environment)
 
 
-def test_wandb_offline_was_said(account, tmp_path):
+def test_wandb_offline_was_set(account, tmp_path):
+    """By `wandb offline`, in the client's settings."""
     (tmp_path / "home" / ".config" / "wandb").mkdir(parents=True)
     (tmp_path / "home" / ".config" / "wandb" / "settings").write_text("[default]\nmode = offline\n")
-    assert account(WANDB_API_KEY=KEY)["mode"].found == "offline (as `wandb offline` says)"
+    assert account(WANDB_API_KEY=KEY)["mode"].found.startswith("offline")
 
 
 def test_disabled_asks_nobody(account, server):
     for found in (account("disabled"), account(WANDB_MODE="disabled")):
-        assert [line.state for line in found.values()] == ["skipped"]
+        assert states(found.values()) == {"mode": "skipped"}
     assert server.asked == []
 
 
@@ -233,7 +213,6 @@ def test_the_key_is_shown_to_the_server_only(account, server, tmp_path, place):
     found = account(**({"WANDB_API_KEY": KEY} if place == "environment" else {}))
     assert {line.state for line in found.values()} == {"ok"}
     assert "a-team" in found["account"].found
-    assert ("WANDB_API_KEY" if place == "environment" else "netrc") in found["login"].found
     [(path, authorization, query)] = server.asked
     assert path == "/graphql"
     assert base64.b64decode(authorization.removeprefix("Basic ")).decode() == f"api:{KEY}"
@@ -241,22 +220,23 @@ def test_the_key_is_shown_to_the_server_only(account, server, tmp_path, place):
 
 
 @pytest.mark.parametrize(
-    ("code", "body", "bad", "words"),
+    ("code", "body", "bad", "named"),
     [
-        (401, "{}", "account", "refused"),
+        (401, "{}", "account", "401"),
         (200, '{"data": {"viewer": null}}', "account", "refused"),
-        (500, "", "server", "HTTP 500"),
-        (404, "{}", "server", "HTTP 404"),
+        (500, "", "server", "500"),
+        (404, "{}", "server", "404"),
         (200, "<html>Accept our terms</html>", "server", "not as W&B"),
         (302, "", "server", "https://login.example"),
     ],
 )
-def test_bad_answers(account, server, code, body, bad, words):
+def test_bad_answers(account, server, code, body, bad, named):
+    """They fail a run that was told to be online; offline they only warn."""
     server.code, server.body = code, body
     server.headers = {"Location": "https://login.example"} if code == 302 else {}
     found = account("online", WANDB_API_KEY=KEY)
     assert {name for name, line in found.items() if line.state == "fail"} == {bad}
-    assert words in found[bad].found
+    assert named in found[bad].found
     assert account("offline")[bad].state == "warn"
 
 
@@ -268,6 +248,7 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("fault", ["refused", "timeout", "TLS", "proxy", "DNS"])
 def test_unreachable(account, server, monkeypatch, fault):
+    """Each fault is told from the others, without a proxy's password; the clock can't be compared."""
     monkeypatch.setattr(doctor, "SERVER_S", (1.0, 0.3))
     silent = socket.create_server(("127.0.0.1", 0))  # accepts, and never answers
     urls = {
@@ -282,24 +263,21 @@ def test_unreachable(account, server, monkeypatch, fault):
         assert found["server"].state == "fail"
         assert fault in found["server"].found
         assert "secret" not in str(found)
-        assert "--wandb=offline" in found["server"].mend
         assert found["clock vs W&B"].state == "skipped"
         assert account("offline")["server"].state == "warn"
 
 
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    "environment",
     [
-        ({"WANDB_API_KEY": "short"}, "40+ characters"),
-        ({"WANDB_BASE_URL": "https://wandb.ai"}, "did you mean"),
-        ({"WANDB_BASE_URL": "nonsense"}, "valid URL"),
-        ({"WANDB_MODE": "onlin"}, "onlin"),
+        {"WANDB_API_KEY": "short"},
+        {"WANDB_BASE_URL": "https://wandb.ai"},
+        {"WANDB_BASE_URL": "nonsense"},
+        {"WANDB_MODE": "onlin"},
     ],
 )
-def test_impossible_settings(account, server, environment, words):
-    found = account(**environment)
-    assert found["settings"].state == "fail"
-    assert words in found["settings"].found
+def test_impossible_settings(account, server, environment):
+    assert account(**environment)["settings"].state == "fail"
     assert server.asked == []
 
 
@@ -307,46 +285,42 @@ def test_impossible_settings(account, server, environment, words):
     ("ahead", "state"), [(0, "ok"), (30, "ok"), (-100, "warn"), (100, "warn"), (7200, "fail")]
 )
 def test_clocks(account, server, tmp_path, monkeypatch, ahead, state):
+    """Against W&B's clock and the disk's, which is `ahead` of this machine's."""
     server.ahead = ahead
-    line = account()["clock vs W&B"]
-    assert line.state == state
-    if ahead:
-        told = re.search(r"is ([\d,]+) s (ahead|behind)", line.found)
-        assert abs(int(told[1].replace(",", "")) - abs(ahead)) <= 2  # the header has whole seconds
-        assert told[2] == ("behind" if ahead > 0 else "ahead")
+    with_server = account()["clock vs W&B"]
     real = time.time
     monkeypatch.setattr(machine.time, "time", lambda: real() - ahead)  # the disk's clock is the kernel's
-    line = by_name(machine.out_folder(str(tmp_path)))["clock vs disk"]
-    assert line.state == state
-    assert ahead == 0 or ("behind" if ahead > 0 else "ahead") in line.found
+    with_disk = by_name(machine.out_folder(str(tmp_path)))["clock vs disk"]
+    assert with_server.state == with_disk.state == state
+    for line in (with_server, with_disk):
+        assert ahead == 0 or ("behind" if ahead > 0 else "ahead") in line.found
 
 
 # --------------------------------------------------------------------------------------- disks and quota
 
 
-def test_the_five_folders(tmp_path, monkeypatch, command):
+def test_the_five_folders(tmp_path, monkeypatch, programs):
+    """Where the client would put them; on a cluster, those in the home folder are a risk."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "file" / "cache"))
     monkeypatch.setenv("WANDB_ARTIFACT_DIR", str(tmp_path / "elsewhere"))
     before = tree(tmp_path)
+    expected = dict.fromkeys(("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"), "ok")
+    expected |= {"WANDB_CACHE_DIR": "fail", "home quota": "skipped"}
     found = by_name(machine.folders())
-    home, defaults = tmp_path / "home", {"WANDB_CONFIG_DIR": ".config", "WANDB_DATA_DIR": ".local/share"}
-    assert found["WANDB_CACHE_DIR"].state == "fail"
-    assert "Not a directory" in found["WANDB_CACHE_DIR"].found
-    assert found["WANDB_CACHE_DIR"].mend.startswith("export WANDB_CACHE_DIR=")
-    assert found["WANDB_DIR"].found.startswith(f"{tmp_path}/wandb: ")
-    for name, place in defaults.items():
-        assert found[name].found.startswith(f"{home}/{place}/wandb: "), "as in Linux"
-        assert found[name].state == "ok"
-    command("sinfo")
-    found = by_name(machine.folders())
-    states = {name: line.state for name, line in found.items() if name.startswith("WANDB")}
-    expected = dict.fromkeys(defaults, "warn") | {"WANDB_CACHE_DIR": "fail"}
-    assert states == expected | {"WANDB_DIR": "ok", "WANDB_ARTIFACT_DIR": "ok"}, (
-        "only those in the home folder"
-    )
-    assert tree(tmp_path) - before == {"bin/sinfo", "bin/sinfo.txt"}
+    assert states(found.values()) == expected
+    home = tmp_path / "home"
+    for name, place in {
+        "WANDB_DIR": tmp_path / "wandb",
+        "WANDB_CONFIG_DIR": home / ".config" / "wandb",
+        "WANDB_DATA_DIR": home / ".local" / "share" / "wandb",
+    }.items():
+        assert found[name].found.startswith(f"{place}: ")
+    programs["sinfo"] = (0, "", "")
+    expected |= {"WANDB_CONFIG_DIR": "warn", "WANDB_DATA_DIR": "warn"}
+    assert states(machine.folders()) == expected
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -358,13 +332,14 @@ def test_the_five_folders(tmp_path, monkeypatch, command):
         (6e9, 19_000, "warn"),
         (6e9, 900, "fail"),
         (4.9e9, 900, "fail"),
-        (6e9, None, "ok"),
+        (6e9, None, "ok"),  # a file system that does not count them
     ],
 )
 def test_room(tmp_path, monkeypatch, space, inodes, state):
-    told = {"f_frsize": 4096, "f_bavail": int(space / 4096), "f_files": 10**7, "f_favail": inodes}
-    told |= {"f_files": 0, "f_favail": 0} if inodes is None else {}
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**told))
+    disk = {"f_frsize": 4096, "f_bavail": int(space / 4096), "f_files": 10**7, "f_favail": inodes}
+    if inodes is None:
+        disk |= {"f_files": 0, "f_favail": 0}
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**disk))
     assert machine.room(tmp_path / "not" / "yet")[0] == state
     assert by_name(machine.out_folder(str(tmp_path)))["space"].state == state
 
@@ -386,70 +361,74 @@ Disk quotas for user joe (uid 1000):
         ("5000000  0 0  99000 0 100000", "99%", "warn"),
     ],
 )
-def test_quota(command, row, share, state):
-    command("quota", QUOTA.format(row))
+def test_quota(programs, row, share, state):
+    programs["quota"] = (1, QUOTA.format(row), "")
     lines = list(machine.folders())
-    quotas = [line for line in lines if line.check == "home quota"]
-    assert [line.state for line in quotas] == [state, "ok"]
-    assert f"nfs:/home/joe: {int(row.split()[0].rstrip('*')) * 1024 / 1e9:.1f} GB" in quotas[0].found
-    assert f" {share} of the limit" in quotas[0].found
-    cache = next(line for line in lines if line.check == "WANDB_CACHE_DIR")
-    assert cache.state == "warn"
-    assert "its quota" in cache.found
+    mine, other = [line for line in lines if line.check == "home quota"]
+    assert (mine.state, other.state) == (state, "ok")
+    assert f" {share} " in mine.found
+    assert next(line.state for line in lines if line.check == "WANDB_CACHE_DIR") == "warn"
 
 
-def test_quota_not_known(command, hanging):
-    assert by_name(machine.folders())["home quota"].found == "not known: no command `quota` here"
-    command("quota", "quota: Cannot stat() mounted device", code=1)
-    assert "Cannot stat()" in by_name(machine.folders())["home quota"].found
-    pid = hanging("quota")
-    line = by_name(machine.folders())["home quota"]
-    assert line.state == "warn"
-    assert "no answer within 0.5 s" in line.found
-    assert process_start(int(pid.read_text())) is None, "what hangs is ended, its child too"
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (FileNotFoundError("quota"), "skipped"),
+        ((1, "", "quota: Cannot stat() mounted device"), "skipped"),
+        (TimeoutError("`quota -w` gives no answer within 5 s"), "warn"),
+    ],
+)
+def test_quota_not_known(programs, answer, state):
+    programs["quota"] = answer
+    assert by_name(machine.folders())["home quota"].state == state
+
+
+def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
+    """All checks run programs in this one way."""
+    script = tmp_path / "hangs"
+    script.write_text(f"#!/bin/sh\n/bin/sleep 60 &\necho $! > {tmp_path}/pid\nwait\n")
+    script.chmod(0o755)
+    with pytest.raises(TimeoutError, match=r"0\.5 s"):
+        machine.ask(str(script), seconds=0.5)
+    assert process_start(int((tmp_path / "pid").read_text())) is None
+    script.write_text("#!/bin/sh\necho out\necho 'first line\nsecond' >&2\nexit 3\n")
+    assert machine.ask(str(script)) == (3, "out\n", "first line")
+    with pytest.raises(FileNotFoundError):
+        machine.ask("surely-not-there")
 
 
 # -------------------------------------------------------------------------------------------------- GPU
 
 
-def test_gpus_that_torch_does_not_see(command, hanging, monkeypatch):
+def test_gpus_that_torch_does_not_see(programs, monkeypatch):
     import torch
+
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (11040).\nPlease update")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert list(machine.gpu()) == [Line("GPU", "ok", "no GPU: runs on the CPU")]
-    command("nvidia-smi", "NVIDIA-SMI has failed because it could not communicate with the driver", code=9)
-    line = by_name(machine.gpu())["GPU"]
-    assert line.state == "ok"
-    assert "could not communicate" in line.found
-    command("nvidia-smi", "NVIDIA A100, 470.1\nNVIDIA A100, 470.1\n")
-
-    def init() -> None:
-        raise RuntimeError(
-            "The NVIDIA driver on your system is too old (found version 11040).\nPlease update"
-        )
-
     monkeypatch.setattr(torch.cuda, "init", init)
+    assert states(machine.gpu()) == {"GPU": "ok"}  # there is none
+    programs["nvidia-smi"] = (9, "", "NVIDIA-SMI could not communicate with the driver")
+    assert states(machine.gpu()) == {"GPU": "ok"}
+    programs["nvidia-smi"] = (0, "NVIDIA A100, 470.1\nNVIDIA A100, 470.1\n", "")
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     line = by_name(machine.gpu())["GPU"]
     assert line.state == "fail"
     assert "too old" in line.found
-    assert "driver 470.1" in line.mend
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert "no CUDA" in by_name(machine.gpu())["GPU"].found
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.version, "cuda", None)  # a build for the CPU: no driver is to blame
     line = by_name(machine.gpu())["GPU"]
-    assert line.state == "warn"
-    assert line.mend == "unset CUDA_VISIBLE_DEVICES"
-    pid = hanging("nvidia-smi")
-    line = doctor.look("GPU", Flags())[0]
     assert line.state == "fail"
-    assert "`nvidia-smi " in line.found
-    assert "no answer within 0.5 s" in line.found
-    assert process_start(int(pid.read_text())) is None
+    assert "too old" not in line.found
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert states(machine.gpu()) == {"GPU": "warn"}
+    programs["nvidia-smi"] = TimeoutError("`nvidia-smi` gives no answer")
+    assert states(doctor.look("GPU", Flags())) == {"GPU": "fail"}
 
 
-def test_gpus_that_torch_sees(monkeypatch):
+def test_gpus_that_torch_sees(programs, monkeypatch):
+    """One is free, one is in use by somebody else, one is unknown to this build of torch."""
     import torch
 
     def ones(n: int, device: str) -> Any:
@@ -458,61 +437,43 @@ def test_gpus_that_torch_sees(monkeypatch):
         return real(n)
 
     real = torch.ones
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,3")
     monkeypatch.setattr(torch, "ones", ones)
-    for name, told in {
-        "is_available": True,
-        "device_count": 3,
-        "get_device_name": "H200",
-        "mem_get_info": None,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *_, told=told: told)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: ([80e9, 1e9][i], 140e9))
-    found = by_name(machine.gpu())
-    assert [line.state for line in found.values()] == ["ok", "warn", "fail"]
-    assert found["GPU 0"].found == "H200: 80.0 of 140.0 GB free (CUDA_VISIBLE_DEVICES=0,1,3)"
-    assert "no kernel image" in found["GPU 2"].found
+    assert states(machine.gpu()) == {"GPU 0": "ok", "GPU 1": "warn", "GPU 2": "fail"}
 
 
 # -------------------------------------------------------------------------------------------- data sets
 
 
 def test_absent_sets_and_new_ones(tmp_path, monkeypatch):
+    """What needs no download is there; a set that a later version adds is looked at, too."""
+
     def emoji(data_dir: Path) -> Any:
         if not (data_dir / "emoji").exists():
             raise DataError("--dataset=emoji is not there: get it with `python data/prepare.py emoji`")
         raise DataError("--dataset=emoji is damaged (train.gz): get it with `python data/prepare.py emoji`")
 
     monkeypatch.setitem(images.NAMED_SETS, "emoji", emoji)
-    found = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path / "store"))))
-    states = {
-        "synthetic": "ok",
-        "celeba": "skipped",
-        "lfw": "skipped",
-        "emoji": "skipped",
-        "digits": "ok",
-        "mnist": "skipped",
-        "fashion": "skipped",
-        "pydoc": "ok",
-        "shakespeare": "skipped",
-    }
-    assert {name: line.state for name, line in found.items()} == states
-    assert found["lfw"].mend == f"python data/prepare.py lfw --data_dir={tmp_path}/store"
-    assert not (tmp_path / "store").exists()
-    (tmp_path / "store" / "emoji").mkdir(parents=True)
-    (tmp_path / "store" / "MNIST" / "raw").mkdir(parents=True)
-    cut = tmp_path / "store" / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    store = tmp_path / "store"
+    expected = dict.fromkeys(("celeba", "lfw", "emoji", "mnist", "fashion", "shakespeare"), "skipped")
+    expected |= dict.fromkeys(("synthetic", "digits", "pydoc"), "ok")
+    found = by_name(doctor.data_sets(Flags(data_dir=str(store))))
+    assert states(found.values()) == expected
+    assert found["lfw"].mend == f"python data/prepare.py lfw --data_dir={store}"
+    assert not store.exists()
+    (store / "emoji").mkdir(parents=True)
+    (store / "MNIST" / "raw").mkdir(parents=True)
+    cut = store / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
     cut.write_bytes(b"\x1f\x8b")
-    found = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path / "store"))))
-    assert found["emoji"].state == found["mnist"].state == "fail"
-    assert found["emoji"].found == "is damaged (train.gz)"
-    assert found["mnist"].found == f"is incomplete or damaged ({cut}: cut off within its gzip stream)"
-    assert found["mnist"].mend == f"python data/prepare.py mnist --data_dir={tmp_path}/store"
+    found = by_name(doctor.data_sets(Flags(data_dir=str(store))))
+    assert states(found.values()) == expected | {"emoji": "fail", "mnist": "fail"}
+    assert str(cut) in found["mnist"].found
 
 
 def test_damaged_celeba(tmp_path, monkeypatch):
-    from torchvision.datasets import CelebA
-
     folder, content = tmp_path / "celeba", b"000001.jpg 0\n"
     (folder / "img_align_celeba").mkdir(parents=True)
     (folder / "list_eval_partition.txt").write_bytes(content)
@@ -522,17 +483,20 @@ def test_damaged_celeba(tmp_path, monkeypatch):
         ("id", "0", "list_attr_celeba.txt"),
         ("id", "0", "img_align_celeba.zip"),
     ]
-    monkeypatch.setattr(CelebA, "file_list", recorded)
-    line = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path))))["celeba"]
-    assert line.state == "ok"
-    assert "decoded at first use" in line.found
+    fake = SimpleNamespace(CelebA=SimpleNamespace(file_list=recorded))  # torchvision takes seconds to import
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)
+
+    def line() -> Line:
+        return by_name(doctor.data_sets(Flags(data_dir=str(tmp_path))))["celeba"]
+
+    assert line().state == "ok"
     (folder / "list_eval_partition.txt").write_bytes(b"000001.jpg 1\n")
-    line = by_name(doctor.data_sets(Flags(data_dir=str(tmp_path))))["celeba"]
-    assert line.state == "fail"
-    assert line.found == f"checksum differs: {folder}/list_eval_partition.txt"
-    assert line.mend.startswith(f"rm {folder}/list_eval_partition.txt && python data/prepare.py celeba")
+    assert line().state == "fail"
+    assert str(folder / "list_eval_partition.txt") in line().found
+    assert line().mend.startswith(f"rm {folder}/list_eval_partition.txt && python data/prepare.py celeba")
     (folder / "img_align_celeba").rmdir()
-    assert "img_align_celeba" in by_name(doctor.data_sets(Flags(data_dir=str(tmp_path))))["celeba"].found
+    assert line().state == "fail"
+    assert "img_align_celeba" in line().found
 
 
 def test_lfw_and_its_cache(tmp_path):
@@ -546,11 +510,11 @@ def test_lfw_and_its_cache(tmp_path):
     assert by_name(doctor.data_sets(flags))["lfw"].state == "ok"
     assert tree(tmp_path) == before
     (tmp_path / "lfw-py" / "lfw-funneled.tgz").write_bytes(b"cut off")
-    assert "checksum differs" in by_name(doctor.data_sets(flags))["lfw"].found
+    assert by_name(doctor.data_sets(flags))["lfw"].state == "fail"
     (tmp_path / "lfw-py" / "lfw-funneled.tgz").unlink()
     *_, cache = images.load_arrays("lfw", str(tmp_path), 8)
     found = by_name(doctor.data_sets(flags))
-    assert found["lfw"].found.endswith("decoded at 8 pixels")
+    assert "8 pixels" in found["lfw"].found
     assert "image cache" not in found
     cache.write_bytes(cache.read_bytes()[:-1] + b"\0")
     line = by_name(doctor.data_sets(flags))["image cache"]
@@ -564,38 +528,31 @@ SINFO = "cpu*|up|1-00:00:00|4|(null)\ngpu|up|4:00:00|2|gpu:a100:4\ngpu|up|4:00:0
 CONFIG = "Configuration data as of now\nMaxArraySize            = 1001\nMaxJobCount             = 10000\n"
 
 
-def test_slurm(command):
-    assert list(machine.slurm()) == [Line("SLURM", "skipped", "no SLURM here")]
-    command("sinfo", SINFO)
-    command("scontrol", CONFIG)
-    command("sacct", "Slurm accounting storage is disabled", code=1)
+def test_slurm(programs):
+    assert states(machine.slurm()) == {"SLURM": "skipped"}
+    programs["sinfo"] = (0, SINFO, "")
+    programs["scontrol"] = (0, CONFIG, "")
+    programs["sacct"] = (1, "", "Slurm accounting storage is disabled")  # none is needed
     found = by_name(machine.slurm())
-    assert {line.state for line in found.values()} == {"ok"}
-    assert found["partition cpu"].found == "up, at most 1-00:00:00, 4 nodes, no gres, default"
-    assert found["partition gpu"].found == "up, at most 4:00:00, 3 nodes, gpu:a100:4, gpu:v100:2"
-    assert found["limits"].found == "MaxArraySize 1001, MaxJobCount 10000"
-    assert "disabled" in found["accounting"].found
-    command("sinfo", SINFO.replace("*", "").replace("gpu|up", "gpu|down"))
-    command("scontrol", CONFIG.replace("1001", "0"))
-    command("sacct")
-    found = by_name(machine.slurm())
-    states = {"partition cpu": "ok", "partition gpu": "warn", "partitions": "warn", "limits": "fail"}
-    assert {name: line.state for name, line in found.items()} == states | {"accounting": "ok"}
-    assert found["accounting"].found == "sacct works"
+    good = dict.fromkeys(("partition cpu", "partition gpu", "limits", "accounting"), "ok")
+    assert states(found.values()) == good
+    for part in ("4:00:00", "3 nodes", "gpu:a100:4", "gpu:v100:2"):
+        assert part in found["partition gpu"].found
+    programs["sinfo"] = (0, SINFO.replace("*", "").replace("gpu|up", "gpu|down"), "")  # and no default
+    programs["scontrol"] = (0, CONFIG.replace("1001", "0"), "")
+    bad = {"partition gpu": "warn", "partitions": "warn", "limits": "fail"}
+    assert states(machine.slurm()) == good | bad
 
 
-def test_slurm_without_its_controller(command, hanging):
-    command("sinfo", "slurm_load_partitions: Unable to contact slurm controller", code=1)
+def test_slurm_without_its_controller(programs):
+    programs["sinfo"] = (1, "", "slurm_load_partitions: Unable to contact slurm controller")
     line = by_name(machine.slurm())["SLURM"]
     assert line.state == "fail"
     assert "Unable to contact" in line.found
-    command("sinfo", SINFO)
-    pid, start = hanging("scontrol"), time.monotonic()
+    programs["sinfo"] = (0, SINFO, "")
+    programs["scontrol"] = TimeoutError("`scontrol show` gives no answer")  # what came before it stays
     lines = doctor.look("SLURM", Flags())
-    assert time.monotonic() - start < 5
-    assert [line.state for line in lines] == ["ok", "ok", "fail"]
-    assert "`scontrol show` gives no answer" in lines[-1].found
-    assert process_start(int(pid.read_text())) is None
+    assert states(lines) == {"partition cpu": "ok", "partition gpu": "ok", "SLURM": "fail"}
 
 
 # ------------------------------------------------------------------------------------------------ --out
@@ -608,9 +565,9 @@ def test_out_is_tried_and_left_as_it_was(tmp_path, there):
         out.mkdir(parents=True)
         (out / "run").write_text("mine")
     before = tree(tmp_path)
-    found = by_name(machine.out_folder(str(out)))
+    found = states(machine.out_folder(str(out)))
     assert list(found) == ["space", "file system", "write", "clock vs disk", "append", "leases"]
-    assert {found[name].state for name in ("write", "clock vs disk", "append", "leases")} == {"ok"}
+    assert {found[name] for name in ("write", "clock vs disk", "append", "leases")} == {"ok"}
     assert tree(tmp_path) == before
 
 
@@ -618,8 +575,7 @@ def test_out_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     line = by_name(machine.out_folder(str(tmp_path / "file" / "runs")))["write"]
     assert line.state == "fail"
-    assert "Not a directory" in line.found
-    assert "--out" in line.mend
+    assert os.strerror(errno.ENOTDIR) in line.found
 
 
 def test_full_disk(disk, monkeypatch):
@@ -638,18 +594,18 @@ def test_full_disk(disk, monkeypatch):
         assert tree(disk.folder) == before
 
 
-def test_file_systems_that_cannot_hold_a_lease(tmp_path, monkeypatch):
+def test_file_systems_that_cannot_hold_a_run(tmp_path, monkeypatch):
+    """No hard links; hard links that replace; slow writes; appended rows that are lost."""
+
     def refuse(*_: Any) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(os, "link", refuse)
-    line = by_name(machine.out_folder(str(tmp_path)))["leases"]
-    assert line.state == "fail"
-    assert "no hard links" in line.found
-    monkeypatch.setattr(os, "link", lambda a, b: Path(b).write_bytes(Path(a).read_bytes()))
-    line = by_name(machine.out_folder(str(tmp_path)))["leases"]
-    assert line.state == "fail"
-    assert "two could write" in line.found
+    def replace(source: Path, target: Path) -> None:
+        Path(target).write_bytes(Path(source).read_bytes())
+
+    for link in (refuse, replace):
+        monkeypatch.setattr(os, "link", link)
+        assert by_name(machine.out_folder(str(tmp_path)))["leases"].state == "fail"
     monkeypatch.setattr(machine, "SLOW_MS", -1)
     assert by_name(machine.out_folder(str(tmp_path)))["write"].state == "warn"
     monkeypatch.setattr(machine, "append_row", lambda *_: None)
@@ -658,74 +614,62 @@ def test_file_systems_that_cannot_hold_a_lease(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "state"),
+    ("state", "kinds"),
     [
-        ("nfs", "warn"),
-        ("nfs4", "warn"),
-        ("lustre", "warn"),
-        ("cifs", "warn"),
-        ("smb3", "warn"),
-        ("fuse.sshfs", "warn"),
-        ("9p", "warn"),
-        ("ext4", "ok"),
-        ("xfs", "ok"),
-        ("fuse.other", "ok"),
+        ("warn", ["nfs", "nfs4", "lustre", "cifs", "smb3", "fuse.sshfs", "9p"]),
+        ("ok", ["ext4", "xfs", "fuse.other"]),
     ],
 )
-def test_network_file_systems(tmp_path, monkeypatch, kind, state):
+def test_network_file_systems(tmp_path, monkeypatch, state, kinds):
+    monkeypatch.setattr(machine, "MOUNTS", tmp_path / "mounts")
     place = tmp_path / "my runs"
     place.mkdir()
-    mounts = [("tmpfs", f"{place}er", "tmpfs"), ("server:/x", place, kind), ("/dev/sda", "/", "ext3")]
-    rows = [
-        f"{source} {str(where).replace(' ', chr(92) + '040')} {k} rw 0 0\n" for source, where, k in mounts
-    ]
-    (tmp_path / "mounts").write_text("".join(rows))
-    monkeypatch.setattr(machine, "MOUNTS", tmp_path / "mounts")
-    line = by_name(machine.out_folder(str(place / "runs")))["file system"]
-    assert (line.found, line.state) == (kind, state)
-    assert machine.mount_type(tmp_path) == "ext3"
+    escaped = str(place).replace(" ", r"\040")  # as the kernel writes a blank
+    for kind in kinds:
+        mounts = [f"tmpfs {escaped}er tmpfs", f"server:/x {escaped} {kind}", "/dev/sda / ext3"]
+        (tmp_path / "mounts").write_text("".join(f"{mount} rw 0 0\n" for mount in mounts))
+        line = by_name(machine.out_folder(str(place / "runs")))["file system"]
+        assert (line.found, line.state) == (kind, state)
+        assert machine.mount_type(tmp_path) == "ext3"
 
 
 # --------------------------------------------------------------------------------------------- pictures
 
 
-def test_pictures(tmp_path, command, bare, monkeypatch):
-    found = by_name(machine.pictures())
-    assert [line.state for line in found.values()] == ["ok", "ok"]
-    assert found["ffmpeg"].found.startswith("ffmpeg version")
-    assert found["matplotlib"].found.startswith(f"{tmp_path}/home/.cache/matplotlib")
+def test_pictures(tmp_path, programs, monkeypatch):
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: "ffmpeg")
+    programs["ffmpeg"] = (0, " V....D libx264\n", "ffmpeg version 7")
+    assert states(machine.pictures()) == {"ffmpeg": "ok", "matplotlib": "ok"}
     assert not (tmp_path / "home" / ".cache").exists()
-    command("ffmpeg", " V..... mpeg4\n")
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(bare / "ffmpeg"))
-    monkeypatch.setenv("MPLCONFIGDIR", str(bare / "ffmpeg" / "matplotlib"))
-    found = by_name(machine.pictures())
-    assert found["ffmpeg"].state == "fail"
-    assert "libx264" in found["ffmpeg"].found
-    assert found["matplotlib"].state == "warn"
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(bare / "not there"))
-    assert by_name(machine.pictures())["ffmpeg"].state == "fail"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "file" / "matplotlib"))
+    without_libx264 = (0, " V..... mpeg4\n", "ffmpeg version 7")
+    for answer in (without_libx264, (1, "", "cannot"), FileNotFoundError("ffmpeg"), RuntimeError("none")):
+        programs["ffmpeg"] = answer
+        assert states(machine.pictures()) == {"ffmpeg": "fail", "matplotlib": "warn"}
 
 
 # ---------------------------------------------------------------------------------------------- the whole
 
 
 def breaks(_: Flags) -> Iterator[Line]:
-    yield Line("first", "ok", "fine")
+    yield Line("first", "ok", "good")
     raise ZeroDivisionError("on\npurpose")
 
 
 def test_a_check_that_breaks_or_hangs(monkeypatch):
+    """A dead file server hangs whoever looks at it: that ends in a line, and so does what nobody foresaw."""
     monkeypatch.setitem(doctor.GROUPS, "GPU", breaks)
-    lines = doctor.look("GPU", Flags())
-    assert [line.state for line in lines] == ["ok", "fail"]
-    assert "ZeroDivisionError: on purpose" in by_name(lines)["GPU"].found
+    found = by_name(doctor.look("GPU", Flags()))
+    assert states(found.values()) == {"first": "ok", "GPU": "fail"}
+    assert "ZeroDivisionError: on purpose" in found["GPU"].found
     release = threading.Event()
     monkeypatch.setattr(doctor, "GROUP_S", 0.2)
     monkeypatch.setitem(doctor.GROUPS, "GPU", lambda _: iter([release.wait(30)][:0]))
-    [line] = doctor.look("GPU", Flags())
+    began = time.monotonic()
+    assert states(doctor.look("GPU", Flags())) == {"GPU": "fail"}
+    assert time.monotonic() - began < 10
     release.set()
-    assert line.state == "fail"
-    assert "no end within 0.2 s" in line.found
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -742,13 +686,24 @@ def test_exit_code_and_output(monkeypatch, capsys, as_json, state, code):
     out = capsys.readouterr().out
     mend = "" if state == "ok" else "do this"
     if as_json:
-        assert json.loads(out) == [
-            {"check": "thing", "state": state, "found": "[bold]found[/]", "mend": mend}
-        ]
+        line = {"check": "thing", "state": state, "found": "[bold]found[/]", "mend": mend}
+        assert json.loads(out) == [line]
     else:
         assert "a library talks" not in out
         assert out.split("\n")[1].split() == [state, "thing", "[bold]found[/]"]
         assert ("do this" in out) == bool(mend)
+
+
+@pytest.mark.parametrize("flag", ["--otu=x", "--wandb=onlin"])
+def test_a_wrong_flag(monkeypatch, capsys, flag):
+    monkeypatch.setattr(sys, "argv", ["doctor.py", flag])
+    with pytest.raises(SystemExit) as stop:
+        main(Flags, doctor.run)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {'unknown flag --otu' if 'otu' in flag else flag}")
+    assert err.count("\n") == 1
 
 
 def test_the_real_command(tmp_path, monkeypatch):
@@ -757,21 +712,12 @@ def test_the_real_command(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     before = tree(tmp_path)
-
-    def call(*flags: str) -> subprocess.CompletedProcess:
-        script = str(ROOT / "launch" / "doctor.py")
-        return subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, timeout=60)
-
-    done = call("--json", "--wandb=online")
+    command = [sys.executable, str(ROOT / "launch" / "doctor.py"), "--json", "--wandb=online"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "")
     lines = json.loads(done.stdout)
     assert {line["check"] for line in lines if line["state"] == "fail"} == {"server"}
-    assert {"python", "mode", "WANDB_DIR", "synthetic", "SLURM", "leases", "ffmpeg"} <= {
-        line["check"] for line in lines
-    }
+    some_of_each = {"python", "mode", "WANDB_DIR", "synthetic", "SLURM", "leases", "ffmpeg"}
+    assert some_of_each <= {line["check"] for line in lines}
     assert KEY not in done.stdout
     assert tree(tmp_path) == before
-    done = call("--otu=x")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown flag --otu; did you mean --out?\n"
-    assert call("--wandb=onlin").returncode == 2

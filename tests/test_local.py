@@ -134,7 +134,7 @@ def place(tmp_path_factory) -> Place:
         import research.bvae_faces
         import sweeps  # noqa: F401  (the forks need not import again what takes seconds)
 
-    assert launch.local.report and research.bvae_faces.torch
+    assert launch.local.html and research.bvae_faces.torch
     return Place(tmp_path_factory.mktemp("local"))
 
 

@@ -10,12 +10,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from launch import report
-from launch.results import read as collect
+from launch.results import html, media, read
+from research.common.commandline import main, parse
+from research.common.identity import ROOT
+from research.common.messages import UserError
 
 NASTY = "<script>document.title='owned'</script>"
 PICTURES = ["sample/reconstructions", "latent/traversal"]
@@ -93,14 +97,14 @@ def sweep_folder(tmp_path):
 
 
 def test_a_sweep_is_read(sweep_folder):
-    sweep = collect.read_sweep(sweep_folder)
+    sweep = read.read_sweep(sweep_folder)
     assert (sweep.name, sweep.problem, sweep.spec["method"]) == ("vae", None, "grid")
     assert sweep.header.splitlines()[1] == "and its samples?"
     assert [run.folder.name for run in sweep.runs] == ["key0", "key1", "key2", "key3"]
     assert [trial["key"] for trial in sweep.open_trials] == ["key4"]
     assert sweep.varied == ["beta", "seed"]  # the YAML's order, but seed last; `out` does not count
     assert [step for step, _ in sweep.runs[0].media["sample/reconstructions"]] == [0, 50, 100, 150, 200]
-    df = collect.table(sweep)
+    df = read.table(sweep)
     assert list(df.columns) == [
         "beta",
         "seed",
@@ -129,46 +133,87 @@ def test_a_damaged_run_is_listed_with_its_problem(sweep_folder):
     torn = sweep_folder / "key3" / "metrics.jsonl"
     torn.write_text("rubbish\n" + torn.read_text())
     (sweep_folder / "trials" / "0007.json").write_text("[]")
-    sweep = collect.read_sweep(sweep_folder)
+    sweep = read.read_sweep(sweep_folder)
     assert "0007.json" in sweep.problem
-    df = collect.table(sweep).set_index("key")
+    df = read.table(sweep).set_index("key")
     assert list(df.index) == ["key0", "key1", "key2", "key3", "key4"]
     assert "config.json cannot be read" in df["reason"]["key1"]
     assert df["beta"]["key1"] == 0  # its trial still says so
     assert df["status"]["key0"] == "unreadable" and df["reason"]["key0"] == "status.json is missing"
     assert df["reason"]["key3"] == "metrics.jsonl cannot be read (line 1 is damaged)"
     assert df["status"]["key4"] == "unreadable"
-    assert "config.json cannot be read" in report.render(sweep)
+    assert "config.json cannot be read" in html.render(sweep)
 
 
 def test_rows_without_a_torn_last_line(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes('{"step": 0}\n{"step": 1, "a": "é'.encode()[:-1])
-    assert collect.read_rows(path) == [{"step": 0}]
+    assert read.read_rows(path) == [{"step": 0}]
     path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
     with pytest.raises(ValueError, match="line 2"):
-        collect.read_rows(path)
+        read.read_rows(path)
 
 
 def test_plain_folders_and_single_runs(sweep_folder, tmp_path):
     for state, folder in (("a", tmp_path / "p" / "a"), ("b", tmp_path / "p" / "b")):
         make_run(folder, 4, 0, device=state, learning_rate=0.001 if state == "a" else None, layers=[1, 2])
-    plain = collect.read_sweep(tmp_path / "p")
+    plain = read.read_sweep(tmp_path / "p")
     assert plain.varied == ["learning_rate"] and plain.spec == {} and not plain.header
-    assert "--config=p/a/config.json --learning_rate=0.001" in report.render(plain)
-    single = collect.read_sweep(sweep_folder / "key0")
+    assert "--config=p/a/config.json --learning_rate=0.001" in html.render(plain)
+    single = read.read_sweep(sweep_folder / "key0")
     assert [run.folder.name for run in single.runs] == ["key0"] and single.varied == []
-    assert len(collect.summarise_over_seeds(collect.table(single))) == 1
+    assert len(read.summarise_over_seeds(read.table(single))) == 1
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        collect.read_sweep(tmp_path / "nowhere")
+        read.read_sweep(tmp_path / "nowhere")
+
+
+def test_what_counts_as_varied(tmp_path):
+    """Flags that numbers may depend on, as config.json lists them, and whatever the YAML names."""
+    for i, name in enumerate("ab"):
+        folder = make_run(tmp_path / "s" / name, 4, 0, device=name, lr=i, dataset=name, log_every=i, page=i)
+        config = json.loads((folder / "config.json").read_text())
+        config["result_flags"] = ["beta", "seed", "lr", "log_every"]  # that script made log_every one
+        (folder / "config.json").write_text(json.dumps(config))
+    runs = read.read_sweep(tmp_path / "s").runs
+    assert read.varied_flags(runs) == ["lr", "dataset", "log_every"]
+    assert read.varied_flags(runs, ["device", "beta", "lr"]) == ["device", "lr", "dataset", "log_every"]
+    trials = [{"flags": {"beta": 4, "seed": 7, "lr": 0, "out": "elsewhere"}}]
+    assert read.varied_flags(runs, trials=trials) == ["lr", "dataset", "log_every", "seed"]
+
+
+def test_what_counts_as_varied_in_old_folders(tmp_path):
+    """Without that list: all flags but the common ones that change no numbers."""
+    for i, name in enumerate("ab"):
+        make_run(tmp_path / "s" / name, 4, 0, device=name, lr=i, dataset=name, log_every=i, page=i)
+    runs = read.read_sweep(tmp_path / "s").runs
+    assert read.varied_flags(runs) == ["lr", "dataset", "page"]
+    assert read.varied_flags(runs, ["log_every"]) == ["log_every", "lr", "dataset", "page"]
+
+
+def test_expected_runs(sweep_folder, tmp_path):
+    """The grid's size, at most the run_cap, at least those that are there; the report says so."""
+    sweep = read.read_sweep(sweep_folder)
+    assert len(sweep.runs) + len(sweep.open_trials) == 5 and read.expected(sweep) == 5
+    values = {"seed": {"values": [0, 1, 2]}, "beta": {"values": [0, 4]}, "steps": {"value": 200}}
+    for spec, n in [
+        ({"method": "grid", "parameters": values}, 6),
+        ({"method": "grid", "parameters": values, "run_cap": 2}, 5),
+        ({"method": "grid", "parameters": values, "run_cap": 9}, 6),
+        ({"method": "random", "parameters": values, "run_cap": 9}, 9),
+        ({"method": "random", "parameters": values}, 5),
+        ({}, 5),
+    ]:
+        sweep.spec = spec
+        assert read.expected(sweep) == n
+    assert "2 of 9 runs are done" in re.sub(r"\s+", " ", html.render(sweep, planned=9))
 
 
 def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    assert collect.results_csv(collect.read_sweep(sweep_folder), one) == 3
+    assert read.results_csv(read.read_sweep(sweep_folder), one) == 3
     (sweep_folder / "key0").rename(sweep_folder / "moved")  # the order of folders and trials must not show
     (sweep_folder / "trials" / "0000.json").unlink()
-    collect.results_csv(collect.read_sweep(sweep_folder), two)
+    read.results_csv(read.read_sweep(sweep_folder), two)
     assert one.read_bytes() == two.read_bytes()
     assert one.read_text() == (
         "beta,seed,status,val/mse_best,test/mse,test/kl_nats,commit\n"
@@ -181,13 +226,13 @@ def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
 def test_means_over_seeds(tmp_path):
     for i, (beta, seed) in enumerate([(20, 0), (4, 0), (4, 1), (4, 2)]):
         make_run(tmp_path / "s" / f"r{i}", beta, seed, "failed" if seed == 2 else "finished")
-    out = collect.summarise_over_seeds(collect.table(collect.read_sweep(tmp_path / "s")))
+    out = read.summarise_over_seeds(read.table(read.read_sweep(tmp_path / "s")))
     assert list(out["beta"]) == [4, 20] and list(out["n"]) == [2, 1] and list(out["runs"]) == [3, 1]
     assert out["headline"][0] == pytest.approx(4.2 + 1 / 16)
     assert out["headline sd"][0] == pytest.approx(math.sqrt(2) / 16)  # of two: their difference / sqrt(2)
     assert math.isnan(out["headline sd"][1])
-    collect.results_csv(collect.read_sweep(tmp_path / "s"), tmp_path / "s.csv")
-    again = collect.summarise_over_seeds(collect.pd.read_csv(tmp_path / "s.csv"))
+    read.results_csv(read.read_sweep(tmp_path / "s"), tmp_path / "s.csv")
+    again = read.summarise_over_seeds(pd.read_csv(tmp_path / "s.csv"))
     assert again["test/mse sd"][0] == pytest.approx(out["test/mse sd"][0], rel=1e-4)
 
 
@@ -197,38 +242,38 @@ def test_means_over_seeds_leave_out_the_trial_that_they_confirm(sweep_folder, tm
     trial.write_text(json.dumps(json.loads(trial.read_text()) | {"confirms": "key0"}))
     shutil.rmtree(sweep_folder / "key2")
     make_run(sweep_folder / "key2", 4, 1)
-    df = collect.table(collect.read_sweep(sweep_folder))
+    df = read.table(read.read_sweep(sweep_folder))
     assert df.attrs["confirmed"] == ["key0"] and "key0" in list(df["key"])
-    out = collect.summarise_over_seeds(df).set_index("beta")
+    out = read.summarise_over_seeds(df).set_index("beta")
     assert (out["n"][4], out["runs"][4]) == (1, 1) and out["headline"][4] == pytest.approx(4.325)
-    text = report.render(collect.read_sweep(sweep_folder))
+    text = html.render(read.read_sweep(sweep_folder))
     assert "The trial that its further seeds confirm is left out" in text
-    assert collect.results_csv(collect.read_sweep(sweep_folder), tmp_path / "a.csv") == 3
+    assert read.results_csv(read.read_sweep(sweep_folder), tmp_path / "a.csv") == 3
     assert (tmp_path / "a.csv").read_text().startswith("beta,seed,status,val/mse_best,test/mse,test/kl_nats")
 
 
 def test_printed_table_fits(sweep_folder):
     console = Console(file=io.StringIO(), width=140)
-    collect.print_table(collect.table(collect.read_sweep(sweep_folder)), console)
+    read.print_table(read.table(read.read_sweep(sweep_folder)), console)
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 100 and "test/mse" in lines[1] and "best val/mse" in lines[1]
     assert [line.split()[2] for line in lines[3:7]] == ["finished", "running", "finished", "failed"]
     console = Console(file=io.StringIO(), width=46)
-    collect.print_table(collect.table(collect.read_sweep(sweep_folder)), console)
+    read.print_table(read.table(read.read_sweep(sweep_folder)), console)
     assert "test/mse" not in console.file.getvalue()
 
 
 def test_pictures_are_thinned_and_embedded_once(sweep_folder):
     for limit in (1, 3, 12):
-        kept = report.spread(set(range(0, 5001, 100)), limit)
+        kept = media.spread(set(range(0, 5001, 100)), limit)
         assert len(kept) == limit and 5000 in kept and (limit == 1 or 0 in kept)
-    assert report.spread({1, 2}, 12) == {1, 2} and report.spread(set(), 12) == set()
-    sweep = collect.read_sweep(sweep_folder)
-    data = report.pictures(sweep, sweep.varied, [0, 1, 2, 3], 100.0)
+    assert media.spread({1, 2}, 12) == {1, 2} and media.spread(set(), 12) == set()
+    sweep = read.read_sweep(sweep_folder)
+    data = media.pictures(sweep, sweep.varied, [0, 1, 2, 3], 100.0)
     # per key: 5 of beta 0 and 5 of beta 4, which their second seeds share
     assert len(data["blobs"]) == 2 * 10 and data["note"] == ""
     assert [step for step, _ in data["keys"]["latent/traversal"][3]] == [0, 50]
-    none = report.pictures(sweep, sweep.varied, [0, 1, 2, 3], 1e-9)
+    none = media.pictures(sweep, sweep.varied, [0, 1, 2, 3], 1e-9)
     assert none["keys"] == {} and "did not fit" in none["note"]
 
 
@@ -249,29 +294,94 @@ def test_html_is_self_contained_and_escaped(sweep_folder, tmp_path):
     config["flags"]["seed"] = NASTY
     (sweep_folder / "key0" / "config.json").write_text(json.dumps(config))
     (sweep_folder / "sweep.yaml").write_text(f"# Question: {NASTY}\n" + YAML)
-    html = report.write_report(sweep_folder, tmp_path / "r.html").read_text()
+    text = html.write_report(sweep_folder, tmp_path / "r.html").read_text()
     page = Loads()
-    page.feed(html)
+    page.feed(text)
     assert page.found == [] and page.titles == 1
-    assert NASTY not in html and "&lt;script&gt;document.title" in html
-    assert not re.search(r"\bNaN\b", html.rsplit('id="curve-data"', 1)[1].split("</script>")[0])
-    assert "python launch/local.py runs/vae/sweep.yaml --name=vae --out=runs" in html
-    assert "python research/vae_mnist.py --beta=0 --seed=1 --steps=200" in html
-    assert "2 of 5 runs are done" in re.sub(r"\s+", " ", html) and "out of memory" in html
-    assert str(tmp_path) not in html
+    assert NASTY not in text and "&lt;script&gt;document.title" in text
+    assert not re.search(r"\bNaN\b", text.rsplit('id="curve-data"', 1)[1].split("</script>")[0])
+    assert "python launch/local.py runs/vae/sweep.yaml --name=vae --out=runs" in text
+    assert "python research/vae_mnist.py --beta=0 --seed=1 --steps=200" in text
+    assert "2 of 5 runs are done" in re.sub(r"\s+", " ", text) and "out of memory" in text
+    assert str(tmp_path) not in text
 
 
-def test_command_line(sweep_folder, tmp_path, capsys):
-    script, out, csv = report.ROOT / "launch" / "report.py", tmp_path / "x.html", tmp_path / "x.csv"
-    args = [sys.executable, script, sweep_folder.name, f"--out={out}", f"--csv={csv}"]
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["FOLDER", "--csv=x.csv", "--open"],
+        ["--csv=x.csv", "FOLDER", "--open"],
+        ["--csv=x.csv", "--open", "FOLDER"],
+        ["--open", "FOLDER", "--csv", "x.csv"],
+        ["--folder=FOLDER", "--open", "--csv=x.csv"],
+    ],
+)
+def test_the_folder_may_stand_anywhere(args):
+    flags = parse(report.Flags, args, positional="folder")
+    assert (flags.folder, flags.csv, flags.open) == (Path("FOLDER"), Path("x.csv"), True)
+    with pytest.raises(UserError, match="'ANOTHER' is not a flag"):
+        parse(report.Flags, [*args, "ANOTHER"], positional="folder")
+
+
+def call(*args, command=report):
+    """The command in this process; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["report.py", *map(str, args)])
+        try:
+            main(command.Flags, command.run, positional="folder")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def test_command_line(sweep_folder, tmp_path, capsys, monkeypatch):
+    script, out, csv = ROOT / "launch" / "report.py", tmp_path / "x.html", tmp_path / "x.csv"
+    args = [sys.executable, script, f"--csv={csv}", sweep_folder.name, f"--out={out}"]
     done = subprocess.run(args, cwd=sweep_folder.parent, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and out.exists() and csv.exists()
+    opened = []
+    monkeypatch.setattr(report.webbrowser, "open", opened.append)
+    for args in ((f"--csv={csv}", sweep_folder, "--open"), ("--open", sweep_folder)):
+        assert call(*args) == 0
+        assert opened.pop() == (sweep_folder / "report.html").as_uri()
+    monkeypatch.setattr(report.begin, "planned", lambda folder: 17)
+    assert call(sweep_folder) == 0
+    assert "2 of 17 runs are done" in (sweep_folder / "report.html").read_text()
     empty = tmp_path / "empty"
     empty.mkdir()
-    for wrong in ([str(empty)], [str(tmp_path / "nowhere")], [str(sweep_folder), "--oops=1"], []):
-        assert report.main(wrong) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1 and (not wrong or Path(wrong[0]).name in said or "--oops" in said)
+    capsys.readouterr()
+    for wrong, named in [
+        ([empty], "empty: holds no runs"),
+        ([tmp_path / "nowhere"], "nowhere: no such folder"),
+        ([sweep_folder, "--oops=1"], "--oops"),
+        ([sweep_folder, f"--out={tmp_path}/nowhere/x.html"], "nowhere/x.html"),
+        ([], "--folder is required"),
+    ]:
+        assert call(*wrong) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1 and named in message
+
+
+@pytest.mark.parametrize("command", ["report", "upload", "doctor"])
+def test_help_imports_nothing_heavy(command, sweep_folder):
+    """Nor does counting a sweep's trials and reading its runs."""
+    heavy = ["torch", "pandas", "plotly", "jinja2", "wandb", "matplotlib"]
+    script = str(ROOT / "launch" / f"{command}.py")
+    code = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit as stop:
+    assert not stop.code
+from launch.results import read, words
+from launch.sweep import begin
+folder = {str(sweep_folder)!r}
+assert len(read.read_sweep(folder).runs) == 4 and begin.planned(folder) == 5
+print(*(name for name in {heavy} if name in sys.modules), end="", file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
 
 
 def test_a_real_browser_draws_it(sweep_folder, tmp_path):
@@ -281,7 +391,7 @@ def test_a_real_browser_draws_it(sweep_folder, tmp_path):
     sample = sweep_folder / "key0" / "media" / "sample" / "text" / "00000200.html"
     sample.parent.mkdir()
     sample.write_text("<script>parent.document.title = 'owned'</script><img src='https://example.com/x.png'>")
-    page = report.write_report(sweep_folder, tmp_path / "r.html")
+    page = html.write_report(sweep_folder, tmp_path / "r.html")
     act = """<script>
       document.querySelectorAll("#runs th button")[1].click();             // by seed
       document.querySelectorAll("#runs th button")[0].click();             // by beta

@@ -20,12 +20,11 @@ import pytest
 import wandb
 
 from launch import upload
-from launch.results import read as collect
-from launch.results import wandb_runs as remote
+from launch.results import read, wandb_runs
 from research import bvae_faces
 from research.common import lease as leases
 from research.common.commandline import main
-from research.common.folder import media_by_step, read_json, read_rows, write_json
+from research.common.folder import UPLOADED, WANDB_SWEEP, media_by_step, read_json, read_rows, write_json
 from research.common.media import File
 from research.common.run import Run
 from research.common.task import Task
@@ -33,7 +32,6 @@ from tests.conftest import write_dot
 from tests.online import lost_rows, until
 from tests.wandb_server import Server
 
-MARKER, SWEEP = "uploaded.json", "wandb-sweep.json"
 RETRY = {"MAX": "1", "WAIT_MIN_SECONDS": "0.1", "WAIT_MAX_SECONDS": "0.1"}
 
 
@@ -139,17 +137,15 @@ class Place:
         assert [row["_step"] for row in run.rows] == sorted(steps)
         for row in run.rows:
             for key, path in media.get(row["_step"], {}).items():
-                told = row[key]
+                shown = row[key]
                 if path.suffix != ".html":  # the client wraps that
-                    assert run.files[told["path"]] == path.read_bytes()
-                assert (
-                    told["_type"]
-                    == {".png": "image-file", ".gif": "video-file", ".html": "html-file"}[path.suffix]
-                    and told["path"] in run.files
-                )
+                    assert run.files[shown["path"]] == path.read_bytes()
+                kinds = {".png": "image-file", ".gif": "video-file", ".html": "html-file"}
+                assert shown["_type"] == kinds[path.suffix] and shown["path"] in run.files
         assert (run.state, run.jobType) == (state, "train") and run.tags == ["bvae_faces", "faces"]
         assert run.settings["seed"] == read_json(folder / "config.json")["flags"]["seed"]
-        mark = read_json(folder / MARKER)
+        assert "result_flags" not in run.settings  # as of a run that was online
+        mark = read_json(folder / UPLOADED)
         status = read_json(folder / "status.json")["status"]
         assert (mark["wandb_id"], mark["rows"], mark["status"]) == (run.name, len(steps), status)
         assert mark["url"].endswith(f"/{mark['entity']}/{mark['project']}/runs/{run.name}")
@@ -257,7 +253,7 @@ def test_a_sweep_is_brought_once(place):
 
     (sweep,) = server.sweeps.values()
     assert sweep.prior == [place.id(name) for name in names] and sweep.displayName is None
-    kept = read_json(place.runs / SWEEP)
+    kept = read_json(place.runs / WANDB_SWEEP)
     url = f"{server.url}/tester/letters-and-latents/sweeps/{sweep.name}"
     assert kept == {
         "id": sweep.name,
@@ -277,10 +273,10 @@ def test_a_sweep_is_brought_once(place):
 def test_a_sweep_grows(place):
     """Needs what the test before has brought. A run that is being trained waits, and a sweep half made."""
     server = place.server
-    if not (place.runs / SWEEP).exists():
+    if not (place.runs / WANDB_SWEEP).exists():
         assert place.upload().ended()[0] == 0
     place.fork(lambda: place.train("late", ("log", 12, signal.SIGUSR1), seed=4)).ended()
-    kept, before = read_json(place.runs / SWEEP), Counter(server.requests)
+    kept, before = read_json(place.runs / WANDB_SWEEP), Counter(server.requests)
 
     lease = leases.acquire(place.runs / "late", leases.Watch())
     code, text = place.upload().ended()
@@ -292,7 +288,7 @@ def test_a_sweep_grows(place):
     code, text = place.upload().ended()
     assert code == 0 and "late  6 rows sent" in text, text
     place.complete("late", "preempted")
-    assert read_json(place.runs / SWEEP)["runs"] == [*kept["runs"], place.id("late")]
+    assert read_json(place.runs / WANDB_SWEEP)["runs"] == [*kept["runs"], place.id("late")]
     (sweep,) = server.sweeps.values()
     assert sweep.prior == [*kept["runs"], place.id("late")]
     wandb_id = place.id("late")
@@ -302,19 +298,19 @@ def test_a_sweep_grows(place):
     place.complete("late")
 
     # killed between W&B's answer and the file: no second sweep
-    write_json(place.runs / SWEEP, kept | {"id": None, "url": None, "runs": []})
+    write_json(place.runs / WANDB_SWEEP, kept | {"id": None, "url": None, "runs": []})
     code, text = place.upload().ended()
     assert code == 0 and len(server.sweeps) == 1, text
-    assert read_json(place.runs / SWEEP)["id"] == kept["id"]
+    assert read_json(place.runs / WANDB_SWEEP)["id"] == kept["id"]
 
     # an agent has begun with it: W&B takes no more, which is said
-    write_json(place.runs / SWEEP, kept)
+    write_json(place.runs / WANDB_SWEEP, kept)
     sweep.agents["a"] = None
     refused, fault = list(server.refused), server.fault
     code, text = place.upload().ended()
     server.fault, server.refused[:] = fault, refused  # that refusal is meant
     assert code == 0 and f"on W&B, but not in its sweep {kept['id']}: {wandb_id}" in text, text
-    assert len(server.sweeps) == 1 and read_json(place.runs / SWEEP)["runs"] == kept["runs"]
+    assert len(server.sweeps) == 1 and read_json(place.runs / WANDB_SWEEP)["runs"] == kept["runs"]
 
 
 @pytest.fixture(scope="module")
@@ -347,9 +343,9 @@ def test_what_w_and_b_missed_of_an_online_run(plain):
 
 def test_killed_at_any_time(plain):
     """An upload is killed right after its first run, and while it syncs the next."""
-    markers = lambda: set(plain.runs.glob(f"*/{MARKER}"))  # noqa: E731
+    markers = lambda: set(plain.runs.glob(f"*/{UPLOADED}"))  # noqa: E731
     known = markers()
-    begun = {name for name in "ab" if plain.runs / name / MARKER not in known}
+    begun = {name for name in "ab" if plain.runs / name / UPLOADED not in known}
     started = plain.upload()
     (first,) = until(lambda: markers() - known, every_s=0.002)
     started.kill()
@@ -368,12 +364,12 @@ def test_killed_at_any_time(plain):
 
 
 def test_what_cannot_be_brought(plain):
-    """A damaged run is told and the others go on; another project; each mistake in one line."""
+    """A damaged run is named and the others go on; another project; each mistake in one line."""
     folder = plain.home / "runs" / "mixed"
     folder.mkdir()
     for name, source in zip("abc", "abb"):
         shutil.copytree(plain.runs / source, folder / name, symlinks=True)
-        (folder / name / MARKER).unlink(missing_ok=True)
+        (folder / name / UPLOADED).unlink(missing_ok=True)
     (folder / "b" / "config.json").write_text('{"family": "bvae')
     (folder / "begun").mkdir()
     (folder / "begun" / "status.json").write_text('{"status": "failed"}')
@@ -403,14 +399,14 @@ def test_what_cannot_be_brought(plain):
     assert ("x", plain.id("a")) in plain.server.runs and not plain.server.runs["x", plain.id("a")].logged[1:]
     moved = plain.server.runs["x", plain.id("a")]
     assert lost_rows(moved, folder / "a") == 0 and moved.logged[0].artifactSequence.project.name == "x"
-    assert len(read_json(folder / SWEEP)["runs"]) == 2
+    assert len(read_json(folder / WANDB_SWEEP)["runs"]) == 2
 
 
 def test_the_server_goes_away(server, plain):
     """In the middle of a run: that is said, the exit code is 1, and the same command goes on."""
     folder = plain.home / "runs" / "again"
     shutil.copytree(plain.runs / "a", folder, symlinks=True)
-    (folder / MARKER).unlink(missing_ok=True)
+    (folder / UPLOADED).unlink(missing_ok=True)
     for path in folder.rglob("*.sync*"):
         path.unlink()
     names = [f"WANDB_X_{what}_RETRY" for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")]
@@ -421,13 +417,13 @@ def test_the_server_goes_away(server, plain):
         other.fault = lambda what: 503 if what in gone and other.requests["file_stream"] else None
         code, text = there.upload(folder=folder, **quick).ended()
         assert code == 1 and "again  was not brought" in text and "W&B does not answer" in text, text
-        assert not (folder / MARKER).exists() and text.count("\n") == 2, text
+        assert not (folder / UPLOADED).exists() and text.count("\n") == 2, text
         other.fault = lambda what: None
         code, text = there.upload(folder=folder).ended()
         assert code == 0 and "again  synced, completed" in text, text
         (run,) = other.runs.values()
         assert lost_rows(run, folder) == 0 and run.state == "finished" and other.refused == []
-    (folder / MARKER).unlink()
+    (folder / UPLOADED).unlink()
     code, text = there.upload(folder=folder, **quick).ended()
     assert code == 1 and "W&B does not answer" in text, text
 
@@ -446,7 +442,7 @@ def test_local_files_of_a_name_come_from_the_newest_segment(tmp_path):
         (files / "media" / f"{i}.png").write_text("p")
         (files / "config.yaml").write_text("c")
         (files / "output.log").touch()
-    remote.save_files(Recorder(), tmp_path / "offline-run-1-x", tmp_path / "run-2-x")
+    wandb_runs.save_files(Recorder(), tmp_path / "offline-run-1-x", tmp_path / "run-2-x")
     assert saved == {"requirements.txt": "v1", "media/0.png": "p", "media/1.png": "p"}
 
 
@@ -461,7 +457,7 @@ def test_a_holder_on_another_machine_is_watched(tmp_path, monkeypatch):
             lease.update(host="elsewhere")
         if name == "beating":
             lease.start_beating()
-        held.append(collect.Run(tmp_path / name))
-    work = upload.Upload(upload.Flags(folder="x"), collect.Sweep(tmp_path, "x", "", {}, "", held, []))
+        held.append(read.Run(tmp_path / name))
+    work = upload.Upload(upload.Flags(folder="x"), read.Sweep(tmp_path, "x", "", {}, "", held, []))
     assert [run.folder.name for run in work.abandoned(held)] == ["gone"]
     assert work.counts == {"being trained": 2}

@@ -1,40 +1,37 @@
-"""Read run folders back: what a sweep tried, how far each run came, and its numbers. Only reads; no torch."""
+"""Read run folders back: what a sweep tried, how far each run came, and its numbers.
 
+Only reads, and needs neither torch nor, but for tables, pandas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 import json
 import math
-import numbers
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import yaml
-from rich import box, console
-from rich import table as rich_table
+from rich import box
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from research.common.folder import CONFIG, MEDIA, METRICS, STATUS, SWEEP, TRIALS, write_bytes
+from launch.results.values import show, sort_key
+from research.common.flags import RunFlags, result_names
+from research.common.folder import CONFIG, ENDED, MEDIA, METRICS, STATUS, SWEEP, TRIALS, write_bytes
 
-# Flags that say where and how a run is carried out, not what is computed: they vary only if the YAML says so.
-BOOKKEEPING = {
-    "out",
-    "name",
-    "config",
-    "data_dir",
-    "fresh",
-    "reuse",
-    "wandb",
-    "project",
-    "entity",
-    "device",
-    "threads",
-    "log_every",
-    "sample_every",
-    "save_every",
-}
+if TYPE_CHECKING:
+    import pandas as pd
+
 FILES = {CONFIG: "config", STATUS: "status", METRICS: "rows"}
+# Common flags that say where and how a run is carried out, not what is computed. A data set's name is not in
+# a run's key either, but its content is: runs on other data differ.
+BOOKKEEPING = {f.name for f in dataclasses.fields(RunFlags)} - {*result_names(RunFlags), "dataset"}
 
 
 @dataclass
@@ -53,6 +50,12 @@ class Run:
     def flags(self) -> dict:
         """All flags of the run; where config.json is unreadable, those that its trial gave."""
         return self.config.get("flags") or self.trial.get("flags") or {}
+
+    @property
+    def result_flags(self) -> set[str]:
+        """Names of the flags that the run's numbers may depend on. An old config.json does not list them."""
+        listed = self.config.get("result_flags")
+        return {*listed, "dataset"} if isinstance(listed, list) else set(self.flags) - BOOKKEEPING
 
     @property
     def place(self) -> tuple[str | None, str | None]:
@@ -78,21 +81,6 @@ class Sweep:
         return varied_flags(self.runs, self.spec.get("parameters") or (), self.open_trials)
 
 
-def show(value, digits: int | None = None) -> str:
-    """A flag or figure as people write it: 4.0 as 4, NaN as nothing; `digits` are significant ones."""
-    if isinstance(value, float):
-        text = repr(value) if digits is None else f"{value:.{digits}g}"
-        return "" if math.isnan(value) else text.removesuffix(".0")
-    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
-
-
-def sort_key(value) -> tuple:
-    """Numbers before words before None and NaN, so that a flag that takes 4 and None sorts too."""
-    if isinstance(value, numbers.Real) and not math.isnan(value):  # numpy's integers are no int
-        return 0, float(value), ""
-    return 1 + (show(value) in ("None", "")), 0, show(value)
-
-
 def read_rows(path: Path | str) -> list[dict]:
     """Rows of a JSON-lines file, less a torn last line; ValueError names any other damaged line."""
     lines, rows = Path(path).read_text("utf-8", "replace").rstrip("\n").split("\n"), []
@@ -113,11 +101,12 @@ def _read_object(path: Path) -> dict:
 
 
 def read_run(folder: Path | str) -> Run:
-    """One run folder. Never raises for what lies in it: what is missing or damaged is told in `problem`."""
+    """One run folder. Never raises for what lies in it: `problem` says what is missing or damaged."""
     run, problems = Run(Path(folder)), []
     for name, part in FILES.items():
         try:
-            setattr(run, part, (read_rows if part == "rows" else _read_object)(run.folder / name))
+            read = read_rows if part == "rows" else _read_object
+            setattr(run, part, read(run.folder / name))
         except FileNotFoundError:
             problems.append(f"{name} is missing")
         except (OSError, ValueError) as error:
@@ -135,26 +124,25 @@ def read_sweep(folder: Path | str) -> Sweep:
 
     FileNotFoundError when there is no such folder. What else is damaged stands in the sweep's `problem`.
     """
-    folder, trials, problems, spec, text = Path(folder).resolve(), {}, [], {}, ""
+    folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
+    text, spec, problems = "", {}, []
     try:
         text = (folder / SWEEP).read_text("utf-8", "replace")
         spec = dict(yaml.safe_load(text))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        problems += [f"sweep.yaml cannot be read ({' '.join(str(error).split())})"] if text else []
+        if text:
+            problems.append(f"{SWEEP} cannot be read ({' '.join(str(error).split())})")
     comment = re.match(r"(?:[ \t]*(?:#.*)?\n)*", text)[0]
+    trials = {}
     for path in sorted((folder / TRIALS).glob("[0-9]*.json")):
         try:
             trial = _read_object(path)
             trials[str(trial["key"])] = {"index": int(path.stem)} | trial
         except (OSError, ValueError, KeyError) as error:
-            problems.append(f"trials/{path.name} cannot be read ({error})")
-    is_run = {p: any((p / name).is_file() for name in FILES) for p in [folder, *folder.iterdir()]}
-    inside = [p for p in is_run if is_run[p] or p.name in trials]
-    # A folder that `--fresh` set aside has a suffix, and is no longer a result of this sweep.
-    inside = [folder] if is_run[folder] else [p for p in inside if not re.search(r"\.(old|aside)", p.name)]
-    runs = [read_run(p) for p in inside]
+            problems.append(f"{TRIALS}/{path.name} cannot be read ({error})")
+    runs = [read_run(path) for path in _run_folders(folder, trials)]
     for run in runs:
         run.trial = trials.pop(run.folder.name, {})
     runs.sort(key=lambda run: (run.trial.get("index", math.inf), run.folder.name))
@@ -163,11 +151,38 @@ def read_sweep(folder: Path | str) -> Sweep:
         folder.name,
         text,
         spec,
-        re.sub(r"(?m)^[ \t]*# ?", "", comment).strip(),
-        runs,
-        list(trials.values()),
-        "; ".join(problems) or None,
+        header=re.sub(r"(?m)^[ \t]*# ?", "", comment).strip(),
+        runs=runs,
+        open_trials=list(trials.values()),
+        problem="; ".join(problems) or None,
     )
+
+
+def _run_folders(folder: Path, trials: Iterable[str]) -> list[Path]:
+    """`folder` itself where it is a run's; else those in it that are, or that a trial names."""
+
+    def is_run(path: Path) -> bool:
+        return any((path / name).is_file() for name in FILES)
+
+    if is_run(folder):
+        return [folder]
+    inside = [path for path in folder.iterdir() if path.name in trials or is_run(path)]
+    # A folder that `--fresh` set aside has a suffix, and is no longer a result of this sweep.
+    return [path for path in inside if not re.search(r"\.(old|aside)", path.name)]
+
+
+def expected(sweep: Sweep) -> int:
+    """How many runs the sweep means to have, as far as its YAML tells: the size of its grid, at most its
+    run_cap; never fewer than there are.
+    """
+    known = len(sweep.runs) + len(sweep.open_trials)
+    limits = []
+    if sweep.spec.get("method") == "grid":
+        parameters = (sweep.spec.get("parameters") or {}).values()
+        limits.append(math.prod(len(parameter.get("values", "1")) for parameter in parameters))
+    if isinstance(sweep.spec.get("run_cap"), int):
+        limits.append(sweep.spec["run_cap"])
+    return max(known, min(limits, default=known))
 
 
 def varied_flags(runs: Iterable[Run], order: Iterable[str] = (), trials: Iterable[dict] = ()) -> list[str]:
@@ -175,11 +190,15 @@ def varied_flags(runs: Iterable[Run], order: Iterable[str] = (), trials: Iterabl
 
     Flags that change no numbers (paths, device, cadence) count only if `order` names them.
     """
+    runs, points = list(runs), [trial.get("flags") or {} for trial in trials]
     seen: dict[str, set[str]] = {name: set() for name in order}
-    for flags in [run.flags for run in runs] + [trial.get("flags") or {} for trial in trials]:
-        for name in (n for n in flags if n in seen or n not in BOOKKEEPING):
-            seen.setdefault(name, set()).add(show(flags[name]))
-    return sorted((name for name, values in seen.items() if len(values) > 1), key=lambda name: name == "seed")
+    counting = set(seen).union(*(run.result_flags for run in runs), *(set(p) - BOOKKEEPING for p in points))
+    for flags in [*(run.flags for run in runs), *points]:
+        for name, value in flags.items():
+            if name in counting:
+                seen.setdefault(name, set()).add(show(value))
+    varied = [name for name, values in seen.items() if len(values) > 1]
+    return sorted(varied, key=lambda name: name == "seed")
 
 
 def table(sweep: Sweep) -> pd.DataFrame:
@@ -188,6 +207,8 @@ def table(sweep: Sweep) -> pd.DataFrame:
     `attrs` hold the headline's name and its `goal`, and as `confirmed` the keys of trials that others repeat
     with further seeds; `reason` is the run's own, and what could not be read.
     """
+    import pandas as pd
+
     named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
     headline, goal = Counter(named or [("headline", "minimize")]).most_common(1)[0][0]
     figures = {m for r in sweep.runs for row in r.rows for m in row if m.startswith(("val/", "test/"))}
@@ -198,19 +219,13 @@ def table(sweep: Sweep) -> pd.DataFrame:
     varied, rows = sweep.varied, []
     for run in sweep.runs:
         last = {m: value for row in run.rows for m, value in row.items()}
-        source, segments = run.config.get("source") or {}, run.status.get("segments") or []
-        commits = dict.fromkeys(str(s.get("commit"))[:10] for s in [source, *segments] if s.get("commit"))
-        reason = "; ".join(str(r) for r in (run.status.get("reason"), run.problem) if r)
-        rows.append(
-            {name: run.flags.get(name) for name in varied}
-            | {name: run.status.get(name) for name in ("status", "step", "steps", "headline")}
-            | {name: last.get(name) for name in figures}
-            | {
-                "commit": ",".join(commits) + "-dirty" * bool(source.get("dirty")),
-                "key": run.folder.name,
-                "reason": reason,
-            }
-        )
+        row = {name: run.flags.get(name) for name in varied}
+        row |= {name: run.status.get(name) for name in ("status", "step", "steps", "headline")}
+        row |= {name: last.get(name) for name in figures}
+        row["commit"] = _commits(run)
+        row["key"] = run.folder.name
+        row["reason"] = "; ".join(str(r) for r in (run.status.get("reason"), run.problem) if r)
+        rows.append(row)
     columns = [*varied, "status", "step", "steps", "headline", *figures, "commit", "key", "reason"]
     df = pd.DataFrame(rows, columns=columns, dtype=object)  # flags as they are: no integer seed made a float
     for name in columns[len(varied) + 1 : -3]:
@@ -219,6 +234,14 @@ def table(sweep: Sweep) -> pd.DataFrame:
     confirmed = {run.trial.get("confirms") for run in sweep.runs} - {None}
     df.attrs.update(headline=headline, goal=goal, confirmed=sorted(confirmed))
     return df
+
+
+def _commits(run: Run) -> str:
+    """The commits whose code made the run, and whether that code was changed."""
+    source, segments = run.config.get("source") or {}, run.status.get("segments") or []
+    commits = dict.fromkeys(str(part["commit"])[:10] for part in [source, *segments] if part.get("commit"))
+    text = ",".join(commits)
+    return f"{text}-dirty" if source.get("dirty") else text
 
 
 def flag_columns(df: pd.DataFrame) -> list[str]:
@@ -240,7 +263,7 @@ def results_csv(sweep: Sweep, path: Path | str) -> int:
     df, path = table(sweep), Path(path)
     headline, flags = f"{df.attrs['headline']}_best", flag_columns(df)
     figures = [headline, *(c for c in df.columns if c.startswith("test/"))]
-    df = df[df["status"].isin(["finished", "stopped", "diverged", "failed"])]
+    df = df[df["status"].isin(ENDED)]
     df = _by_flags(df.rename(columns={"headline": headline}), flags).astype(object)
     for name in flags + figures:
         df[name] = [show(v, 6 if name in figures else None) for v in df[name]]
@@ -255,6 +278,8 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
     Columns: the flags, `n` finished of `runs`, each figure's mean and, as `<name> sd`, its sample standard
     deviation (NaN when n < 2). A trial that others confirm is left out: it was chosen, and so the luckiest.
     """
+    import pandas as pd
+
     if df.attrs.get("confirmed"):
         df = df[~df["key"].isin(df.attrs["confirmed"])]
     flags, rows = [f for f in flag_columns(df) if f != "seed"], []
@@ -268,7 +293,7 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
     return _by_flags(pd.DataFrame(rows, dtype=object).astype(kinds), flags)  # a flag's None stays None
 
 
-def print_table(df: pd.DataFrame, console: console.Console, width: int = 100) -> None:
+def print_table(df: pd.DataFrame, console: Console, width: int = 100) -> None:
     """Print the runs from best to worst: flags, status, step, headline and as many figures as fit `width`."""
     headline = df.attrs["headline"]
     shown_already = (f"val/{headline.split('/', 1)[-1]}", headline)
@@ -278,7 +303,7 @@ def print_table(df: pd.DataFrame, console: console.Console, width: int = 100) ->
     cells["step"] = [f"{a}/{b}".replace("<NA>", "?") for a, b in zip(df["step"], df["steps"])]
     cells |= {f"best {headline}": [show(v, 4) for v in df["headline"]]}
     cells |= {name: [show(v, 4) for v in df[name]] for name in figures}
-    out, room = rich_table.Table(box=box.SIMPLE_HEAD, pad_edge=False), min(width, console.width) - 2
+    out, room = Table(box=box.SIMPLE_HEAD, pad_edge=False), min(width, console.width) - 2
     for name in list(cells):
         room -= max(map(len, [name, *cells[name]])) + 2
         if room < 0 and name in figures:

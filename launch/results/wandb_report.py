@@ -22,21 +22,20 @@ import pandas as pd
 import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-from launch import report
-from launch.results import read as collect
-from launch.results.read import Sweep
-from research.common.folder import UPLOADED, read_json
+from launch.results.curves import colours
+from launch.results.read import Sweep, expected, read_sweep, summarise_over_seeds, table
+from launch.results.words import cell, command, label, what_was_run
+from research.common.folder import SOURCE_DIFF, SWEEP, UPLOADED, read_json
 from research.common.messages import UserError
 
 try:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 except ImportError as error:
-    needed = 'pip install "wandb-workspaces>=0.4.8"'
-    raise UserError(f"--publish needs one more package: {needed} ({error})") from None
+    install = 'pip install "wandb-workspaces>=0.4.8"'
+    raise UserError(f"--publish needs one more package: {install} ({error})") from None
 
 ROWS = 100  # of a table or a list in the report, at most
-NAMES = ("entity", "project")
 RUNS = 100  # in one chart, at most; W&B's own default is 10
 
 
@@ -56,29 +55,34 @@ def paragraphs(header: str) -> dict[str, list[str | list[str]]]:
     """A YAML's header by label (a line that begins with one of four words, then a colon or two blanks), ""
     holding what stands before. A text is a paragraph, a list is lines with columns, two blanks apart.
     """
-    parts, label, flowing = {}, "", False
+    parts, title = {}, ""
+    flowing = False  # whether a line goes on with the paragraph of the line before
     for line in header.splitlines():
         if start := re.match(r"(Question|Size|Time|Finding)(?::\s*| {2,})", line):
-            label, line, flowing = start[1], line[start.end() :], False
-        part = parts.setdefault(label, [])
+            title, line, flowing = start[1], line[start.end() :], False
+        part = parts.setdefault(title, [])
         cells = re.split(r"(?<=[^\s.:?!]) {2,}", line.strip())
         if len(cells) > 1:
-            part += [[]] * (not part or isinstance(part[-1], str))
+            if not part or isinstance(part[-1], str):
+                part.append([])
             part[-1].append(" · ".join(cells))
         elif cells[0] and flowing:
             part[-1] += " " + cells[0]
         elif cells[0]:
             part.append(cells[0])
-        flowing = cells[0] != "" and len(cells) == 1
-    return {label: part for label, part in parts.items() if part}
+        flowing = len(cells) == 1 and cells[0] != ""
+    return {title: part for title, part in parts.items() if part}
 
 
 def curve_metrics(sweep: Sweep, headline: str) -> list[str]:
     """What is drawn over the steps: the headline, every other val/* logged more than once, train/loss."""
     counts = [Counter(metric for row in run.rows for metric in row) for run in sweep.runs]
     often = {metric for count in counts for metric, n in count.items() if n > 1}
-    val = sorted(m for m in often - {headline} if m.startswith("val/") and not m.endswith("_best"))
-    return [headline] * any(headline in c for c in counts) + val + ["train/loss"] * ("train/loss" in often)
+    metrics = [headline] if any(headline in count for count in counts) else []
+    metrics += sorted(m for m in often - {headline} if m.startswith("val/") and not m.endswith("_best"))
+    if "train/loss" in often:
+        metrics.append("train/loss")
+    return metrics
 
 
 def over_seeds(sweep: Sweep) -> dict:
@@ -86,8 +90,13 @@ def over_seeds(sweep: Sweep) -> dict:
     if any(run.trial.get("confirms") for run in sweep.runs):
         return {}  # a panel can't leave out the trial that they confirm, which was chosen for its value
     flags = [flag for flag in sweep.varied if flag != "seed"]
-    mean = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-    return {"groupby": wr.Config(flags[0]), **mean} if len(flags) == 1 and "seed" in sweep.varied else {}
+    if len(flags) != 1 or "seed" not in sweep.varied:
+        return {}
+    return {
+        "groupby": wr.Config(flags[0]),
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "stddev",
+    }
 
 
 def title_of(sweep: Sweep, now: datetime) -> str:
@@ -96,7 +105,7 @@ def title_of(sweep: Sweep, now: datetime) -> str:
     return f"{name[:90]} · {now:%Y-%m-%d %H:%M}"
 
 
-def curves(sweep: Sweep, headline: str) -> list:
+def line_plots(sweep: Sweep, headline: str) -> list:
     """A line plot over the W&B step for each metric; for the headline also the mean over seeds, if any."""
     metrics, mean = curve_metrics(sweep, headline), over_seeds(sweep)
     common = {"x": "Step", "title_x": "step", "max_runs_to_show": min(len(sweep.runs), RUNS)}
@@ -106,12 +115,13 @@ def curves(sweep: Sweep, headline: str) -> list:
     return plots
 
 
-def bars(sweep: Sweep) -> list:
+def bar_plots(sweep: Sweep) -> list:
     """A bar plot for each test figure: one bar a run, or a setting's mean over its seeds."""
     names = sorted({m for run in sweep.runs for row in run.rows for m in row if m.startswith("test/")})
     n, mean = min(len(sweep.runs), RUNS), over_seeds(sweep)
-    more = ", mean over seeds" * bool(mean)
-    return [wr.BarPlot(m + more, [m], max_runs_to_show=n, max_bars_to_show=n, **mean) for m in names]
+    title = "{}, mean over seeds" if mean else "{}"
+    common = {"max_runs_to_show": n, "max_bars_to_show": n} | mean
+    return [wr.BarPlot(title.format(name), [name], **common) for name in names]
 
 
 def hyperparameters(sweep: Sweep, headline: str) -> list:
@@ -119,13 +129,15 @@ def hyperparameters(sweep: Sweep, headline: str) -> list:
     best, given = f"{headline}_best", sweep.spec.get("parameters") or {}
     if not sweep.varied or not any(best in row for run in sweep.runs for row in run.rows):
         return []
-    log = {flag: "log" in str((given.get(flag) or {}).get("distribution")) for flag in sweep.varied}
-    axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(flag), log=log[flag] or None) for flag in log]
+    axes = []
+    for flag in sweep.varied:
+        logarithmic = "log" in str((given.get(flag) or {}).get("distribution"))
+        axes.append(wr.ParallelCoordinatesPlotColumn(wr.Config(flag), log=True if logarithmic else None))
     axes.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(best)))
     return [wr.ParallelCoordinatesPlot(columns=axes), wr.ParameterImportancePlot(with_respect_to=best)]
 
 
-def media(sweep: Sweep) -> list:
+def media_browsers(sweep: Sweep) -> list:
     """A media panel for each key: steps × runs; only the runs, side by side, where there is one step."""
     panels = []
     for key in sorted({key for run in sweep.runs for key in run.media}):
@@ -137,9 +149,13 @@ def media(sweep: Sweep) -> list:
 
 def chapters(sweep: Sweep, headline: str) -> Iterator[tuple[str, int, list]]:
     """(heading, panels in a row, panels), in the order of both views; what would be empty is left out."""
-    first = [("Learning curves", 3, curves(sweep, headline)), ("Test figures", 3, bars(sweep))]
-    then = [("Hyperparameters", 2, hyperparameters(sweep, headline)), ("Pictures", 1, media(sweep))]
-    yield from (chapter for chapter in first + then if chapter[2])
+    every = [
+        ("Learning curves", 3, line_plots(sweep, headline)),
+        ("Test figures", 3, bar_plots(sweep)),
+        ("Hyperparameters", 2, hyperparameters(sweep, headline)),
+        ("Pictures", 1, media_browsers(sweep)),
+    ]
+    yield from (chapter for chapter in every if chapter[2])
 
 
 # ------------------------------------------------------------------------------------ the two views
@@ -150,37 +166,42 @@ def these_runs(sweep: Sweep, place: Place) -> tuple[str, dict[str, str]]:
 
     By id: the runs' group, which is the sweep's name, may be used again, and under `wandb agent` is another.
     """
-    colours = report.colours(sweep, sweep.varied)
-    of = {run.config.get("wandb_id"): colour for run, colour in zip(sweep.runs, colours)}
+    each = zip(sweep.runs, colours(sweep, sweep.varied))
+    of = {run.config.get("wandb_id"): colour for run, colour in each}
     return f'Metric("ID") in {list(place.urls)}', {key: of[key] for key in place.urls}
 
 
 def make_workspace(sweep: Sweep, place: Place, now: datetime) -> ws.Workspace:
     """The workspace, not saved yet; asks nobody."""
-    headline, goal = (collect.table(sweep).attrs[name] for name in ("headline", "goal"))
-    (which, colours), best, sections = these_runs(sweep, place), f"{headline}_best", []
+    headline, goal = (table(sweep).attrs[name] for name in ("headline", "goal"))
+    best, sections = f"{headline}_best", []
+    which, colour_of = these_runs(sweep, place)
     for heading, across, panels in chapters(sweep, headline):
         layout = ws.SectionLayoutSettings(columns=across, rows=-(-len(panels) // across))
         sections.append(ws.Section(name=heading, panels=panels, is_open=True, layout_settings=layout))
     runs = ws.RunsetSettings(
         filters=which,
         order=[ws.Ordering(ws.Summary(best), ascending=goal != "maximize")],
-        run_settings={key: ws.RunSettings(color=colour) for key, colour in colours.items()},
+        run_settings={key: ws.RunSettings(color=colour) for key, colour in colour_of.items()},
         pinned_columns=["run:displayName", *(f"config:{f}.value" for f in sweep.varied), f"summary:{best}"],
     )
     settings = ws.WorkspaceSettings(x_axis="Step", max_runs=min(max(len(place.urls), 10), RUNS))
     return ws.Workspace(place.entity, place.project, title_of(sweep, now), sections, settings, runs)
 
 
-def make_report(sweep: Sweep, place: Place, now: datetime) -> wr.Report:
-    """The report, not saved yet; asks nobody."""
-    df, (which, colours) = collect.table(sweep), these_runs(sweep, place)
+def make_report(sweep: Sweep, place: Place, now: datetime, planned: int | None = None) -> wr.Report:
+    """The report, not saved yet; asks nobody. planned: how many runs there will be, if known."""
+    df, (which, colour_of) = table(sweep), these_runs(sweep, place)
     headline, missing = df.attrs["headline"], len(df) - len(place.urls)
     states = ", ".join(f"{n} {state}" for state, n in Counter(df["status"]).items())
-    size = f"{report.what_was_run(sweep, sweep.varied)}. Of {report.planned(sweep)} runs: {states}."
-    blocks = [wr.P(size + f" {missing} are not on W&B, and not in the charts." * (missing > 0))]
-    for label, part in paragraphs(sweep.header).items():
-        blocks += [wr.H2(label)] * bool(label)
+    planned = expected(sweep) if planned is None else planned
+    size = f"{what_was_run(sweep, sweep.varied)}. Of {planned} runs: {states}."
+    if missing > 0:
+        size += f" {missing} are not on W&B, and not in the charts."
+    blocks = [wr.P(size)]
+    for title, part in paragraphs(sweep.header).items():
+        if title:
+            blocks.append(wr.H2(title))
         blocks += [wr.P(text) if isinstance(text, str) else wr.UnorderedList(text) for text in part]
     blocks += [wr.H2("Results"), *map(wr.MarkdownBlock, tables(sweep, place, df))]
     order = wr.OrderBy(wr.SummaryMetric(f"{headline}_best"), ascending=df.attrs["goal"] != "maximize")
@@ -194,7 +215,7 @@ def make_report(sweep: Sweep, place: Place, now: datetime) -> wr.Report:
             name=sweep.name,
             filters=which,
             order=[order],
-            run_settings={key: wr.RunSettings(c) for key, c in colours.items()},
+            run_settings={key: wr.RunSettings(colour) for key, colour in colour_of.items()},
         )
         blocks += [wr.H2(heading), wr.PanelGrid(runsets=[runs], panels=panels, hide_run_sets=i > 0)]
     blocks += [wr.H2("How to reproduce"), wr.MarkdownBlock(how_to_reproduce(sweep, df))]
@@ -209,45 +230,55 @@ def plain(text: str) -> str:
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows[:ROWS]]
-    more = f"\n\nThe first {ROWS} of {len(rows)}." * (len(rows) > ROWS)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + more
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    if len(rows) > ROWS:
+        text += f"\n\nThe first {ROWS} of {len(rows)}."
+    return text
 
 
 def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
-    """Means over seeds, where the seed varied; all runs, from best to worst; what they said of themselves."""
+    """Means over seeds, where the seed varied; all runs, from best to worst; how they ended, if said."""
     headline, goal = df.attrs["headline"], df.attrs["goal"]
     figures = ["headline", *(name for name in df.columns if name.startswith("test/"))]
-    names, texts = {"headline": f"best {headline}", "n": "finished"}, []
+    headings, texts = {"headline": f"best {headline}", "n": "finished"}, []
     if "seed" in sweep.varied:
-        head = [*(flag for flag in sweep.varied if flag != "seed"), "n", "runs", *figures]
-        means = collect.summarise_over_seeds(df).to_dict("records")
-        rows = [[plain(report.cell(row, name)[0]) for name in head] for row in means]
-        table = markdown_table([plain(names.get(name, name)) for name in head], rows)
-        less = ", without the trial that its further seeds confirm" * bool(df.attrs["confirmed"])
-        told = f"Mean ± sample standard deviation over the seeds of finished runs{less}."
-        texts.append(f"{told}\n\n{table}")
-    head, rows, told = [*sweep.varied, "status", *figures], [], []
+        names = [*(flag for flag in sweep.varied if flag != "seed"), "n", "runs", *figures]
+        means = summarise_over_seeds(df).to_dict("records")
+        rows = [[plain(cell(row, name)[0]) for name in names] for row in means]
+        what = "Mean ± sample standard deviation over the seeds of finished runs"
+        if df.attrs["confirmed"]:
+            what += ", without the trial that its further seeds confirm"
+        head = [plain(headings.get(name, name)) for name in names]
+        texts.append(f"{what}.\n\n{markdown_table(head, rows)}")
+    names, rows, reasons = [*sweep.varied, "status", *figures], [], []
     best_first = df.sort_values("headline", ascending=goal != "maximize", kind="stable")
     for i, row in zip(best_first.index, best_first.to_dict("records")):
-        run, name = sweep.runs[i], plain(sweep.runs[i].folder.name)
-        url = place.urls.get(str(run.config.get("wandb_id")))
-        rows.append([plain(report.cell(row, n)[0]) for n in head] + [f"[{name}]({url})" if url else name])
-        told += [f"- {plain(report.label(run, sweep.varied))}: {plain(row['reason'])}"] * bool(row["reason"])
-    table = markdown_table([*(plain(names.get(name, name)) for name in head), "run"], rows)
-    texts.append(f"Every run, the best {plain(headline)} first; test figures are taken once.\n\n{table}")
-    return texts + ["What is known of how runs ended:\n\n" + "\n".join(told[:ROWS])] * bool(told)
+        run = sweep.runs[i]
+        name, url = plain(run.folder.name), place.urls.get(str(run.config.get("wandb_id")))
+        rows.append([plain(cell(row, n)[0]) for n in names] + [f"[{name}]({url})" if url else name])
+        if row["reason"]:
+            reasons.append(f"- {plain(label(run, sweep.varied))}: {plain(row['reason'])}")
+    head = [*(plain(headings.get(name, name)) for name in names), "run"]
+    what = f"Every run, the best {plain(headline)} first; test figures are taken once."
+    texts.append(f"{what}\n\n{markdown_table(head, rows)}")
+    if reasons:
+        texts.append("What is known of how runs ended:\n\n" + "\n".join(reasons[:ROWS]))
+    return texts
 
 
 def how_to_reproduce(sweep: Sweep, df: pd.DataFrame) -> str:
     """The commits, the command of the whole sweep and that of each run."""
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(df["commit"]) if commit)
-    dirty = " (`-dirty`: with the changes in `source.diff` of the run's folder)" * ("-dirty" in commits)
-    texts, out = [f"Commit: {commits}{dirty}."] * bool(commits), sweep.folder.parent.name
+    texts, out = [], sweep.folder.parent.name
+    if "-dirty" in commits:
+        commits += f" (`-dirty`: with the changes in `{SOURCE_DIFF}` of the run's folder)"
+    if commits:
+        texts.append(f"Commit: {commits}.")
     if sweep.text:
-        command = f"python launch/local.py {out}/{sweep.name}/sweep.yaml --name={sweep.name} --out={out}"
-        texts += ["The whole sweep; what is already there is skipped:", f"```\n{command}\n```"]
+        again = f"python launch/local.py {out}/{sweep.name}/{SWEEP} --name={sweep.name} --out={out}"
+        texts += ["The whole sweep; what is already there is skipped:", f"```\n{again}\n```"]
     runs, varied = sweep.runs[:ROWS], sweep.varied
-    lines = [f"# {report.label(run, varied)}\n{report.command(run, sweep, varied)}" for run in runs]
+    lines = [f"# {label(run, varied)}\n{command(run, sweep, varied)}" for run in runs]
     return "\n\n".join([*texts, "One run:", "```\n" + "\n".join(lines) + "\n```"])
 
 
@@ -273,9 +304,12 @@ def find(sweep: Sweep, folder: Path | str, entity: str | None = None, project: s
 
     UserError when nobody is logged in, or the project or all of the runs are not there; ConnectionError.
     """
-    kept = [read_json(run.folder / UPLOADED) or dict(zip(NAMES, run.place)) for run in sweep.runs]
-    said = Counter(tuple(one.get(name) for name in NAMES) for one in kept)
-    entity, project = entity or said.most_common()[0][0][0], project or said.most_common()[0][0][1]
+    places = Counter()
+    for run in sweep.runs:
+        confirmed = read_json(run.folder / UPLOADED)
+        places[(confirmed.get("entity"), confirmed.get("project")) if confirmed else run.place] += 1
+    usual_entity, usual_project = places.most_common(1)[0][0]
+    entity, project = entity or usual_entity, project or usual_project
     ids = [str(run.config.get("wandb_id", "")) for run in sweep.runs]
     ids = [key for key in ids if re.fullmatch(r"[\w.-]+", key)]  # what a filter's text can hold
     os.environ.pop("WANDB_MODE", None)  # what it says is for training
@@ -304,11 +338,13 @@ def find(sweep: Sweep, folder: Path | str, entity: str | None = None, project: s
     return Place(entity, project, {key: urls[key] for key in ids if key in urls})
 
 
-def publish(folder: Path | str, entity: str | None = None, project: str | None = None) -> Iterator[str]:
+def publish(
+    folder: Path | str, entity: str | None = None, project: str | None = None, planned: int | None = None
+) -> Iterator[str]:
     """Make a workspace and a report of a sweep's folder; yields a line as each is there. Raises as `find`."""
-    sweep, now = collect.read_sweep(folder), datetime.now()
+    sweep, now = read_sweep(folder), datetime.now()
     place = find(sweep, folder, entity, project)
-    for view in (make_workspace(sweep, place, now), make_report(sweep, place, now)):
+    for view in (make_workspace(sweep, place, now), make_report(sweep, place, now, planned)):
         with asking():
             url = view.save().url
         yield f"W&B {type(view).__name__.lower()}: {quote(url, safe=':/?=&%')}"

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.results import read as collect
-from launch.sweep.queue import PER_RUN
-from research.common import wandb_client as clients
-from research.common import wandb_mirror
+from launch.results.read import Run
+from research.common import wandb_client, wandb_mirror
 from research.common.commandline import EXIT_PREEMPTED
 from research.common.folder import (
     CHECKPOINTS,
+    DONE,
+    ENDED,
     METRICS,
     TIMES,
     TRIALS,
@@ -36,10 +36,10 @@ from research.common.folder import (
 )
 from research.common.messages import console
 
-# Exit codes for W&B, by status; a run in any other state goes on some day.
-ENDS = {"finished": 0, "stopped": 0, "diverged": 0, "failed": 1}
+# For W&B, by the status of a run that has ended: as the training process would have exited, or crashed.
+EXIT_CODES = {status: 0 if status in DONE else 1 for status in ENDED}
 # What the shell may say of one run, or that there is no network where one trains: not meant for an upload.
-NOT_OURS = ["WANDB_MODE", "WANDB_RUN_GROUP", *PER_RUN]
+NOT_OURS = ["WANDB_MODE", "WANDB_RUN_GROUP", *wandb_client.PER_RUN]
 # By default the client goes on for hours when a server is gone.
 RETRIES = {
     f"WANDB_X_{what}_RETRY_{k}": v
@@ -77,7 +77,7 @@ class There:
 class Job:
     """A run folder as it is now, and where it goes. rows: of history that W&B has when it has everything."""
 
-    def __init__(self, run: collect.Run, varied: list[str], entity: str | None, project: str | None):
+    def __init__(self, run: Run, varied: list[str], entity: str | None, project: str | None):
         self.run, self.folder, self.config, self.varied = run, run.folder, run.config, varied
         self.status, self.id = run.status["status"], str(run.config["wandb_id"])
         # Where W&B directs the sweep, its place counts and not what the flags say.
@@ -87,15 +87,17 @@ class Job:
         rows = (row for name in (METRICS, TIMES) for row in read_rows(self.folder / name))
         self.rows = len({row["step"] for row in rows} | media_by_step(self.folder).keys())
         best = sorted((self.folder / CHECKPOINTS).glob("best_*.pt"), key=lambda p: p.stat().st_mtime)
-        self.model = best[-1] if best and ENDS.get(self.status) == 0 else None
+        self.model = best[-1] if best and self.status in DONE else None
         self.marker = read_json(self.folder / UPLOADED) or {}
         # The newest offline segment begins with the whole log; those set aside are held by it.
         self.segment = max((self.folder / "wandb").glob(f"offline-run-*-{self.id}"), default=None)
 
     @property
     def up_to_date(self) -> bool:
-        mine = {"wandb_id": self.id, "rows": self.rows, "status": self.status, "project": self.project}
-        return (mine | ({"entity": self.entity} if self.entity else {})).items() <= self.marker.items()
+        expected = {"wandb_id": self.id, "rows": self.rows, "status": self.status, "project": self.project}
+        if self.entity:
+            expected["entity"] = self.entity
+        return expected.items() <= self.marker.items()
 
     @property
     def tasks(self) -> list[Path]:
@@ -106,19 +108,19 @@ class Job:
     def todo(self, there: There) -> str:
         """sync, send (rows), complete (artifacts, files, how it ended) or confirm."""
         if there.rows > self.rows:
-            kind = Failed if self.status in ENDS else Nothing  # what is cut when a run goes on comes again
+            kind = Failed if self.status in ENDED else Nothing  # what is cut when a run goes on comes again
             raise kind(f"W&B has {there.rows} rows of it, the folder {self.rows}: left alone")
         # Not synced is what may go on: the trainer would have to give it another id. And of what moves to
         # another project, the client would leave the artifacts in the first.
-        was, own = self.run.place, (None, self.project)
-        stays = was == (self.entity, self.project) or (was == own and self.entity == own_entity())
-        if there.rows == 0 and self.segment and self.status in ENDS and stays:
+        before, own = self.run.place, (None, self.project)
+        stays = before == (self.entity, self.project) or (before == own and self.entity == own_entity())
+        if there.rows == 0 and self.segment and self.status in ENDED and stays:
             return "sync"  # even if marked as synced: the client does that also when a server has failed
         if there.rows < self.rows:
             return "send"
-        ended = {0: "finished", 1: "failed", None: "preempted"}[ENDS.get(self.status)]
-        # Offline, the client refuses a data set as an input: that is told now.
-        return "complete" if there.state != ended or (self.model and self.segment) else "confirm"
+        state = {0: "finished", 1: "failed", None: "preempted"}[EXIT_CODES.get(self.status)]
+        # Offline, the client refuses a data set as an input: that is said now.
+        return "complete" if there.state != state or (self.model and self.segment) else "confirm"
 
     def identity(self) -> dict[str, Any]:
         """What W&B calls the run; see research/common/start.py."""
@@ -143,9 +145,9 @@ class Job:
             wandb_mirror.save_files(self.folder, wandb_run)
         if self.model:
             wandb_mirror.log_artifacts(wandb_run, self.folder, shown, self.model)
-        if self.status not in ENDS:
+        if self.status not in ENDED:
             wandb_run.mark_preempting()
-        wandb_run.finish(exit_code=ENDS.get(self.status, EXIT_PREEMPTED))
+        wandb_run.finish(exit_code=EXIT_CODES.get(self.status, EXIT_PREEMPTED))
 
 
 def save_files(wandb_run: Any, *segments: Path) -> None:
@@ -193,19 +195,20 @@ def asking() -> Iterator[Any]:
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     try:
-        with _silence(io.StringIO()):
+        with _captured(io.StringIO()):
             yield _api()
     except wandb.errors.UsageError as error:
         raise Stop(f"W&B: {one_line(error)}; see `wandb login --relogin`") from None
     except (wandb.errors.Error, WandbApiFailedError, TimeoutError) as error:
         answer = getattr(error.__cause__ or error, "response", None)
-        _refused(getattr(answer, "http_status", None), one_line(error))
+        _stop_if_refused(getattr(answer, "http_status", None), one_line(error))
         raise Stop(f"W&B does not answer ({one_line(error)}); the same command goes on later") from None
 
 
 @contextlib.contextmanager
-def _silence(said: io.StringIO) -> Iterator[None]:
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+def _captured(output: io.StringIO) -> Iterator[None]:
+    """What the client prints goes to `output` instead."""
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         yield
 
 
@@ -218,11 +221,11 @@ def _api() -> Any:
     return wandb.Api(timeout=30)
 
 
-def _refused(status: int | None, told: str) -> None:
+def _stop_if_refused(status: int | None, message: str) -> None:
     """Stop when W&B keeps this login out."""
-    if status in (401, 403) or re.search(r"\b40[13]\b|permission|forbidden", told, re.IGNORECASE):
+    if status in (401, 403) or re.search(r"\b40[13]\b|permission|forbidden", message, re.IGNORECASE):
         mend = "`wandb login --relogin`, or choose with --entity and --project"
-        raise Stop(f"W&B keeps this login out ({told}): {mend}") from None
+        raise Stop(f"W&B keeps this login out ({message}): {mend}") from None
 
 
 def own_entity() -> str:
@@ -264,7 +267,7 @@ def resumed(entity: str, project: str, wandb_id: str, **init: Any) -> Iterator[A
     """
     import wandb
 
-    settings = clients.settings(
+    settings = wandb_client.settings(
         "online",
         console="off",
         x_disable_stats=True,
@@ -276,8 +279,8 @@ def resumed(entity: str, project: str, wandb_id: str, **init: Any) -> Iterator[A
         disable_job_creation=True,
     )
     settings.silent = True
-    said = io.StringIO()
-    with tempfile.TemporaryDirectory() as tmp, _silence(said):
+    output = io.StringIO()
+    with tempfile.TemporaryDirectory() as tmp, _captured(output):
         try:
             yield wandb.init(
                 dir=tmp,
@@ -293,16 +296,17 @@ def resumed(entity: str, project: str, wandb_id: str, **init: Any) -> Iterator[A
             if wandb.run is not None:
                 with contextlib.suppress(Exception):
                     wandb.run.finish(exit_code=1)
-            _refused(None, one_line(error))
-            raise Failed(f"{one_line(error) or repr(error)}\n{tail(said.getvalue())}") from error
+            _stop_if_refused(None, one_line(error))
+            raise Failed(f"{one_line(error) or repr(error)}\n{tail(output.getvalue())}") from error
 
 
-def make_sweep(config: dict[str, Any], entity: str, project: str, runs: list[str], perhaps: bool) -> str:
-    """The id of a new sweep with these runs in it. perhaps: a killed upload may have made it already."""
+def make_sweep(config: dict[str, Any], entity: str, project: str, runs: list[str], perhaps_made: bool) -> str:
+    """The id of a new sweep with these runs in it. perhaps_made: a killed upload may have made it already."""
     import wandb
 
     with asking() as api:
-        for sweep in api.project(project, entity).sweeps() if perhaps else ():
+        known = api.project(project, entity).sweeps() if perhaps_made else ()
+        for sweep in known:
             # the client fills in the parameters' distributions
             if all(sweep.config.get(k) == v for k, v in config.items() if k != "parameters"):
                 return sweep.id
@@ -312,15 +316,15 @@ def make_sweep(config: dict[str, Any], entity: str, project: str, runs: list[str
 def add_to_sweep(sweep: dict[str, Any], file: Path, name: str, runs: list[str]) -> list[str]:
     """Those of the runs that are in the sweep now: its agents ran them, or W&B lets us add them.
 
-    sweep: the object in wandb-sweep.json, with the `runs` that it had.
+    sweep: what the file WANDB_SWEEP holds, with the `runs` that it had.
     """
     there = ask(sweep["entity"], sweep["project"], runs)
     own = [i for i in runs if i in there and there[i].sweep == sweep["id"]]
     if len(own) < len(runs):
         prior = [word for i in dict.fromkeys(sweep["runs"] + runs) for word in ("-R", i)]
         path = "/".join(sweep[k] for k in ("entity", "project", "id"))
-        told = client("sweep", "--update", path, "--name", name, *prior, str(file))
-        return runs if "Updating sweep with ID" in told else own
+        output = client("sweep", "--update", path, "--name", name, *prior, str(file))
+        return runs if "Updating sweep with ID" in output else own
     return own
 
 

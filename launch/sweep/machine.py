@@ -21,7 +21,8 @@ from research.common.folder import append_row, read_json, read_rows, write_json
 
 MOUNTS = Path("/proc/mounts")
 COMMAND_S, QUOTA_S = 10.0, 5.0  # how long a command may take
-SPACE, INODES, CLOCK_S = (5e9, 0.5e9), (20_000, 1_000), (-60, -3600)  # warn below, fail below; clocks: minus
+SPACE, INODES = (5e9, 0.5e9), (20_000, 1_000)  # bytes, files: warn below the first, fail below the second
+CLOCK_S = (60, 3600)  # seconds: warn above the first, fail above the second
 GPU_FREE = 2e9  # bytes; with less, somebody else is using it
 SLOW_MS = 200  # of a small durable write: each beat of a lease and each status is one
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}  # from good to bad
@@ -88,10 +89,11 @@ def room(path: Path) -> tuple[State, str]:
     """State and words for the free space and inodes where `path` lies or will lie."""
     disk = os.statvfs(existing(path))
     space = disk.f_bavail * disk.f_frsize
-    states, words = [level(space, SPACE)], f"{space / 1e9:,.1f} GB free"
+    states, found = [level(space, SPACE)], f"{space / 1e9:,.1f} GB free"
     if disk.f_files:  # else this file system does not count them
-        states, words = [*states, level(disk.f_favail, INODES)], f"{words}, {disk.f_favail:,} inodes free"
-    return max(states, key=list(COLOURS).index), words
+        states.append(level(disk.f_favail, INODES))
+        found += f", {disk.f_favail:,} inodes free"
+    return max(states, key=list(COLOURS).index), found
 
 
 def writable(path: Path) -> tuple[State, str]:
@@ -106,10 +108,13 @@ def writable(path: Path) -> tuple[State, str]:
 
 def clock(other: str, ahead: float) -> Line:
     """The line for a clock that is `ahead` seconds ahead of another one."""
-    state = level(-abs(ahead), CLOCK_S)
+    warn, fail = CLOCK_S
+    state = level(-abs(ahead), (-warn, -fail))
     found = f"this machine is {abs(ahead):,.0f} s {'ahead' if ahead > 0 else 'behind'}"
-    found += ": certificates, leases and curves over time go wrong" * (state != "ok")
-    found = "equal to a second or two" if abs(ahead) <= 2 else found
+    if abs(ahead) <= 2:
+        found = "equal to a second or two"
+    elif state != "ok":
+        found += ": certificates, leases and curves over time go wrong"
     return Line(f"clock vs {other}", state, found, "sudo timedatectl set-ntp true")
 
 
@@ -118,7 +123,11 @@ def folders() -> Iterator[Line]:
     from wandb import env
 
     quotas, unknown = read_quotas()
-    small = "its quota" if quotas else "small on clusters" if shutil.which("sinfo") else ""
+    small = ""  # why one should keep large files out of the home folder
+    if quotas:
+        small = "its quota"
+    elif shutil.which("sinfo"):
+        small = "small on clusters"
     places = {  # as wandb/env.py and sdk/wandb_setup.py have them; runs write to their own folder under --out
         "WANDB_DIR": Path(env.get_dir() or ".") / "wandb",
         "WANDB_CACHE_DIR": env.get_cache_dir(),
@@ -128,19 +137,21 @@ def folders() -> Iterator[Line]:
     }
     for name, path in places.items():
         path = path.expanduser().absolute()
-        state, words = writable(path)
+        state, found = writable(path)
         if state == "ok" and small and path.resolve().is_relative_to(Path.home().resolve()):
-            state, words = "warn", f"{words}; in the home folder ({small})"
-        words += "; only for `wandb sweep` and `wandb agent`" * (name == "WANDB_DIR")
-        yield Line(name, state, f"{path}: {words}", f"export {name}=<a folder on a large disk>")
+            state, found = "warn", f"{found}; in the home folder ({small})"
+        if name == "WANDB_DIR":
+            found += "; only for `wandb sweep` and `wandb agent`"
+        yield Line(name, state, f"{path}: {found}", f"export {name}=<a folder on a large disk>")
     for where, used, share in quotas:
         mend = "du -xh -d2 ~ | sort -h | tail; wandb artifact cache cleanup 1GB"
         found = f"{where}: {used}, {share:.0%} of the limit"
         yield Line("home quota", "warn" if share > 0.9 else "ok", found, mend)
-    if not quotas:
-        hangs = "no answer" in unknown
-        mend = "try df ~; tell whoever runs the file server of the home folders" * hangs
-        yield Line("home quota", "warn" if hangs else "skipped", f"not known: {unknown}", mend)
+    if not quotas and "no answer" in unknown:
+        mend = "try df ~; tell whoever runs the file server of the home folders"
+        yield Line("home quota", "warn", f"not known: {unknown}", mend)
+    elif not quotas:
+        yield Line("home quota", "skipped", f"not known: {unknown}")
 
 
 def read_quotas() -> tuple[list[tuple[str, str, float]], str]:
@@ -148,8 +159,10 @@ def read_quotas() -> tuple[list[tuple[str, str, float]], str]:
     found = []
     try:
         _, out, complaint = ask("quota", "-w", seconds=QUOTA_S)  # its code only says whether one is exceeded
-    except (FileNotFoundError, TimeoutError) as error:
-        return [], "no command `quota` here" if isinstance(error, FileNotFoundError) else str(error)
+    except FileNotFoundError:
+        return [], "no command `quota` here"
+    except TimeoutError as error:
+        return [], str(error)
     for where, *words in filter(None, map(str.split, out.splitlines())):
         # KiB, soft, hard, files, soft, hard; a * marks what is exceeded, a time of grace may stand between
         figures = [int(word.rstrip("*")) for word in words if re.fullmatch(r"\d+\*?", word)]
@@ -176,11 +189,11 @@ def gpu() -> Iterator[Line]:
                 torch.ones(2, device=f"cuda:{i}").sum().item()  # it answers, and torch has kernels for it
                 free, total = torch.cuda.mem_get_info(i)
                 state = "ok" if free > GPU_FREE else "warn"
-                words = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+                found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
             except RuntimeError as error:
-                state, words = "fail", str(error).partition("\n")[0]
+                state, found = "fail", str(error).partition("\n")[0]
             mend = "see nvidia-smi; leave it out with CUDA_VISIBLE_DEVICES, or install a torch built for it"
-            yield Line(f"GPU {i}", state, f"{torch.cuda.get_device_name(i)}: {words}{note}", mend)
+            yield Line(f"GPU {i}", state, f"{torch.cuda.get_device_name(i)}: {found}{note}", mend)
     elif listed and visible in ("", "-1", "NoDevFiles"):
         yield Line("GPU", "warn", f"{len(listed)} hidden{note}", "unset CUDA_VISIBLE_DEVICES")
     elif listed:
@@ -191,9 +204,12 @@ def gpu() -> Iterator[Line]:
             why = str(error).partition("\n")[0] if torch.version.cuda else why
         found = f"nvidia-smi lists {'; '.join(listed)}, but torch {torch.__version__} sees none: {why}{note}"
         yield Line("GPU", "fail", found, f"install a torch with CUDA for driver {driver}, or a newer driver")
+    elif torch.backends.mps.is_available():
+        yield Line("GPU", "ok", "MPS (Apple)")
+    elif complaint:
+        yield Line("GPU", "ok", f"no GPU: runs on the CPU (nvidia-smi: {complaint})")
     else:
-        cpu = "no GPU: runs on the CPU" + f" (nvidia-smi: {complaint})" * bool(complaint)
-        yield Line("GPU", "ok", "MPS (Apple)" if torch.backends.mps.is_available() else cpu)
+        yield Line("GPU", "ok", "no GPU: runs on the CPU")
 
 
 def slurm() -> Iterator[Line]:
@@ -208,11 +224,12 @@ def slurm() -> Iterator[Line]:
         yield Line("SLURM", "fail", f"sinfo: {complaint or 'no partitions'}", admins)
         return
     for name in dict.fromkeys(row[0] for row in rows):
-        mine = [row for row in rows if row[0] == name]  # one row for each kind of node
-        gres = ", ".join(sorted({row[4] for row in mine} - {"(null)"})) or "no gres"
-        found = f"{mine[0][1]}, at most {mine[0][2]}, {sum(int(row[3]) for row in mine)} nodes, {gres}"
-        found += ", default" * name.endswith("*")
-        state = "ok" if mine[0][1] == "up" else "warn"
+        own = [row for row in rows if row[0] == name]  # one row for each kind of node
+        gres = ", ".join(sorted({row[4] for row in own} - {"(null)"})) or "no gres"
+        found = f"{own[0][1]}, at most {own[0][2]}, {sum(int(row[3]) for row in own)} nodes, {gres}"
+        if name.endswith("*"):
+            found += ", default"
+        state = "ok" if own[0][1] == "up" else "warn"
         yield Line(f"partition {name.rstrip('*')}", state, found, "choose another one: --partition")
     if not any(row[0].endswith("*") for row in rows):
         yield Line("partitions", "warn", "none is the default", "give --partition")
@@ -260,7 +277,10 @@ def exercise(folder: Path) -> Iterator[Line]:
     for i in range(2):
         append_row(folder / "rows.jsonl", {"i": i})
     whole = list(read_rows(folder / "rows.jsonl")) == [{"i": 0}, {"i": 1}]
-    yield Line("append", "ok" if whole else "fail", "works" if whole else "rows are lost", away)
+    if whole:
+        yield Line("append", "ok", "works")
+    else:
+        yield Line("append", "fail", "rows are lost", away)
     try:
         os.link(file, folder / "lease.1")
         os.link(file, folder / "lease.1")
@@ -289,12 +309,18 @@ def pictures() -> Iterator[Line]:
     mend = "unset IMAGEIO_FFMPEG_EXE; pip install --force-reinstall imageio-ffmpeg"
     try:
         code, out, banner = ask(imageio_ffmpeg.get_ffmpeg_exe(), "-encoders")
-        good, words = code == 0 and "libx264" in out, banner.partition(" Copyright")[0]
+        works, found = code == 0 and "libx264" in out, banner.partition(" Copyright")[0]
     except (OSError, RuntimeError) as error:
-        good, words = False, str(error)
-    yield Line("ffmpeg", "ok" if good else "fail", words + ", without libx264" * (not good), mend)
+        works, found = False, str(error)
+    if works:
+        yield Line("ffmpeg", "ok", found)
+    else:
+        yield Line("ffmpeg", "fail", f"{found}, without libx264", mend)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "matplotlib")
     cache = Path(os.environ.get("MPLCONFIGDIR") or cache).expanduser()
-    state, words = writable(cache)
-    found = f"{cache}: {words}" + ": fonts are searched for in every run" * (state == "fail")
-    yield Line("matplotlib", "ok" if state == "ok" else "warn", found, "export MPLCONFIGDIR=<a folder>")
+    state, found = writable(cache)
+    if state == "fail":
+        found += ": fonts are searched for in every run"
+    yield Line(
+        "matplotlib", "ok" if state == "ok" else "warn", f"{cache}: {found}", "export MPLCONFIGDIR=<a folder>"
+    )

@@ -21,12 +21,7 @@ from research.common import lease as leases
 from research.common.checkpoints import Checkpoints
 from research.common.folder import CHECKPOINTS, DONE, STATUS, TRIALS, read_json, write_json
 from research.common.lease import Lease, Watch
-
-# What W&B's environment may say of one run: never meant for every run of a sweep.
-PER_RUN = [
-    f"WANDB_{name}"
-    for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "RESUME", "NAME", "TAGS", "NOTES", "JOB_TYPE")
-]
+from research.common.wandb_client import PER_RUN  # noqa: F401, the worker and the agent take it from here
 
 
 @dataclass(frozen=True)

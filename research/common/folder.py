@@ -31,6 +31,7 @@ SWEEP = "sweep.yaml"  # as it was when the sweep began
 TRIALS = "trials"  # trials/NNNN.json
 CODE = "code"  # a snapshot of the code, which the workers run
 SNAPSHOT = "snapshot.json"  # in it: commit, diff and source hash of the original
+REPORT = "report.html"  # where launch/report.py writes it unless told otherwise
 WANDB_SWEEP = "wandb-sweep.json"  # the W&B sweep that the folder belongs to: id, entity, project, url
 
 DONE = ("finished", "stopped", "diverged")  # the trial of such a run has its result

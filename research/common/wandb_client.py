@@ -10,6 +10,11 @@ from typing import Any
 
 from research.common.messages import console, escape
 
+# What W&B's environment may say of one run: never meant for every run of a sweep.
+PER_RUN = [
+    f"WANDB_{name}"
+    for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "RESUME", "NAME", "TAGS", "NOTES", "JOB_TYPE")
+]
 FINISH_S = "120"  # how long W&B may take for the rest at the end; WANDB_FINISH_TIMEOUT overrides it
 
 

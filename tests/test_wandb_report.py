@@ -5,17 +5,17 @@ import re
 import socket
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-import launch
-from launch import report
-from launch.results import read as collect
-from launch.results import wandb_report as publish
-from tests.test_report import make_run
+import launch.results
+from launch.results import wandb_report
+from launch.results.read import read_sweep
+from tests.test_report import call, make_run
 from tests.wandb_server import ENTITY, Project, Run, Server
 
 YAML = """\
@@ -88,7 +88,7 @@ def views_of(server, folder):
 def published(server, folder, capsys, *flags):
     """Publish; returns (workspace's URL, its view, report's URL, its view)."""
     before = set(server.views)
-    assert report.main([str(folder), "--publish", *flags]) == 0
+    assert call(folder, "--publish", *flags) == 0
     html, *lines = capsys.readouterr().out.splitlines()
     assert html == str(folder / "report.html") and len(lines) == 2
     made = {view.type: view for key, view in server.views.items() if key not in before}
@@ -208,9 +208,9 @@ def spec_of(view):
 
 def test_both_can_be_loaded_back(server, sweep, capsys):
     url, view, report_url, report_view = published(server, sweep, capsys)
-    place = publish.find(collect.read_sweep(sweep), sweep)
+    place = wandb_report.find(read_sweep(sweep), sweep)
     now = datetime.strptime(view.displayName.split(" · ")[1], "%Y-%m-%d %H:%M")
-    meant = publish.make_workspace(collect.read_sweep(sweep), place, now)
+    meant = wandb_report.make_workspace(read_sweep(sweep), place, now)
     loaded = ws.Workspace.from_url(url)
     assert (loaded.name, loaded.entity, loaded.project) == (meant.name, meant.entity, meant.project)
     assert loaded.runset_settings.filters == meant.runset_settings.filters.replace(
@@ -219,7 +219,7 @@ def test_both_can_be_loaded_back(server, sweep, capsys):
     assert loaded.settings == meant.settings
     assert spec_of(loaded) == json.loads(view.spec)  # nothing is lost on the way there and back
     assert without_ids(spec_of(meant)) == without_ids(json.loads(view.spec))
-    meant, loaded = publish.make_report(collect.read_sweep(sweep), place, now), wr.Report.from_url(report_url)
+    meant, loaded = wandb_report.make_report(read_sweep(sweep), place, now), wr.Report.from_url(report_url)
     assert (loaded.title, loaded.description, loaded.id) == (meant.title, meant.description, report_view.id)
     assert [type(block) for block in loaded.blocks] == [type(block) for block in meant.blocks]
     assert spec_of(loaded)["blocks"] == json.loads(report_view.spec)["blocks"]
@@ -288,7 +288,7 @@ def test_odd_sweeps(kind, server, tmp_path, capsys):
 
 def refused(folder, capsys, *flags):
     """Publish in vain; returns (exit code, its only line of error). The HTML is there all the same."""
-    code = report.main([str(folder), "--publish", *flags])
+    code = call(folder, "--publish", *flags)
     out, err = capsys.readouterr()
     assert out.splitlines()[:1] == [str(folder / "report.html")] and (folder / "report.html").exists()
     (line,) = [line for line in err.splitlines() if not line.startswith("wandb: ")]
@@ -308,7 +308,7 @@ def test_what_is_missing_is_told(server, sweep, capsys, monkeypatch):
     assert code == 2 and line.startswith("error: none of the 4 runs is in ") and "launch/upload.py" in line
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.delitem(sys.modules, "launch.results.wandb_report")
-    monkeypatch.delattr(launch, "publish")
+    monkeypatch.delattr(launch.results, "wandb_report")
     code, line = refused(sweep, capsys)
     assert code == 2 and re.search(r'pip install "wandb-workspaces>=[\d.]+"', line)
     assert server.views == before
@@ -345,7 +345,7 @@ def test_the_server_fails_in_between(server, sweep, capsys, monkeypatch):
     # 400 is final; after a 500 the client tries again, and may not end when it is told to
     monkeypatch.setattr(server, "fault", lambda what: 400 if what == "upsertView" else None)
     before = set(server.views)
-    assert report.main([str(sweep), "--publish"]) == 1
+    assert call(sweep, "--publish") == 1
     out, err = capsys.readouterr()
     (made,) = set(server.views) - before
     assert server.views[made].type == "project-view" and f"nw={server.views[made].name[3:-2]}" in out
@@ -353,22 +353,24 @@ def test_the_server_fails_in_between(server, sweep, capsys, monkeypatch):
 
 
 def test_paragraphs_of_a_header():
-    header = collect.read_sweep(publish.collect.Path(__file__).parents[1] / "sweeps").header
-    assert header == "" and publish.paragraphs(header) == {}
-    assert publish.paragraphs("About this.\n\nTime: 3 min\nQuestion  Is it so?  Yes.\n          Or not?") == {
+    header = read_sweep(Path(__file__).parents[1] / "sweeps").header
+    assert header == "" and wandb_report.paragraphs(header) == {}
+    assert wandb_report.paragraphs(
+        "About this.\n\nTime: 3 min\nQuestion  Is it so?  Yes.\n          Or not?"
+    ) == {
         "": ["About this."],
         "Time": ["3 min"],
         "Question": ["Is it so?  Yes. Or not?"],
     }
-    parts = publish.paragraphs(
+    parts = wandb_report.paragraphs(
         "Finding   One.\n  a = 1    b 2   c 3\n  a = 2    b 3   c 4\n          So.\n\nTwo."
     )
     assert parts == {"Finding": ["One.", ["a = 1 · b 2 · c 3", "a = 2 · b 3 · c 4"], "So.", "Two."]}
 
 
 def test_markdown_shows_text_as_it_is():
-    assert publish.plain("test/rec_nats <b> a|b `c` _d_ 2*3\n\nx") == (
+    assert wandb_report.plain("test/rec_nats <b> a|b `c` _d_ 2*3\n\nx") == (
         r"test/rec_nats \<b\> a\|b \`c\` \_d\_ 2\*3 x"
     )
     rows = [[str(i)] for i in range(200)]
-    assert publish.markdown_table(["i"], rows).endswith("| 99 |\n\nThe first 100 of 200.")
+    assert wandb_report.markdown_table(["i"], rows).endswith("| 99 |\n\nThe first 100 of 200.")

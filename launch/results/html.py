@@ -1,0 +1,78 @@
+"""The report of a sweep as one HTML file that holds its numbers, pictures and plotly itself."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from launch.results import read
+from launch.results.curves import curves
+from launch.results.media import pictures
+from launch.results.read import Sweep
+from launch.results.values import show, sort_key
+from launch.results.words import cell, command, label, what_was_run
+from research.common.folder import COMPLETE, REPORT, SOURCE_DIFF, SWEEP, write_bytes
+from research.common.messages import UserError
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+MAX_MB = 25.0  # of pictures
+
+
+def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> str:
+    """The report as HTML. planned: how many runs there will be; None: as far as the sweep's YAML tells."""
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
+    varied, df = sweep.varied, read.table(sweep)
+    order = sorted(range(len(df)), key=lambda i: [sort_key(sweep.runs[i].flags.get(f)) for f in varied])
+    best_first = df.sort_values("headline", ascending=df.attrs["goal"] != "maximize", kind="stable")
+    unwell = df[(df["status"] != "finished") | (df["reason"] != "")]
+    states = df["status"].value_counts().to_dict()
+    commands = []
+    for i in order:
+        run = sweep.runs[i]
+        commands.append((label(run, varied), command(run, sweep, varied), df["commit"][i]))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text("utf-8")).render(
+        sweep=sweep,
+        sweep_file=SWEEP,
+        diff_file=SOURCE_DIFF,
+        varied=varied,
+        attrs=df.attrs,
+        what=what_was_run(sweep, varied),
+        planned=read.expected(sweep) if planned is None else planned,
+        done=_done(sweep, states),
+        runs=best_first.drop(columns="reason"),
+        seeds=read.summarise_over_seeds(df),
+        now=datetime.now(UTC),
+        unwell=unwell[[*varied, "status", "step", "steps", "reason", "key"]],
+        cell=cell,
+        show=show,
+        states=states,
+        plotly=get_plotlyjs(),
+        curves=curves(sweep, varied, order, df.attrs["headline"]),
+        pictures=pictures(sweep, varied, order, max_mb),
+        commands=commands,
+    )
+
+
+def _done(sweep: Sweep, states: dict[str, int]) -> int:
+    """How many runs have their result; a stopped one has where the sweep itself stops runs early."""
+    done = [*COMPLETE, "stopped"] if sweep.spec.get("early_terminate") else COMPLETE
+    return sum(states.get(state, 0) for state in done)
+
+
+def write_report(
+    folder: Path | str, out: Path | str | None = None, max_mb: float = MAX_MB, planned: int | None = None
+) -> Path:
+    """Write the report of a sweep's folder (default: REPORT in it); returns its path.
+
+    UserError, one line, when the folder does not exist or holds no runs.
+    """
+    try:
+        sweep = read.read_sweep(folder)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from None
+    if not sweep.runs:
+        raise UserError(f"{folder}: holds no runs")
+    out = Path(out or sweep.folder / REPORT)
+    write_bytes(out, render(sweep, max_mb, planned).encode())
+    return out

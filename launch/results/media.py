@@ -1,0 +1,92 @@
+"""The pictures, videos and text samples of a sweep's runs, as the report's browser shows them."""
+
+import base64
+import hashlib
+import mimetypes
+from pathlib import Path
+from typing import Any
+
+from launch.results.curves import colours
+from launch.results.read import Sweep
+from launch.results.values import show
+from launch.results.words import label
+
+STEPS = 12  # with pictures embedded, per key and run, at most
+KINDS = {".html": "text", ".txt": "text", ".mp4": "video", ".webm": "video"}  # all else is an image
+
+
+def spread(steps: set[int], n: int) -> set[int]:
+    """At most n of the steps: the last, the first, those near a half, a quarter … of the last, and more."""
+    if len(steps) <= n:
+        return steps
+    ordered = sorted(steps)
+    last = ordered[-1]
+    halves = [last / 2**k for k in range(1, n)]
+    evenly = ordered[:: len(ordered) // n + 1]
+    chosen: dict[int, None] = {}  # in the order of their importance
+    for target in [last, ordered[0], *halves, *evenly]:
+        nearest = min(ordered, key=lambda step, target=target: abs(step - target))
+        chosen[nearest] = None
+    return set(list(chosen)[:n])
+
+
+def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -> dict[str, Any]:
+    """The picture browser's data: the files, each content once, and which of them a run shows at which step.
+
+    Fewer steps are embedded where there are more than STEPS, or `max_mb` is passed; `note` says so.
+    """
+    room = max_mb * 1e6 * 3 / 4  # base64: 4 for 3
+    keys = sorted({key for run in sweep.runs for key in run.media})
+    for limit in (STEPS, 6, 3, 1):
+        chosen = _chosen(sweep, keys, order, limit)
+        if sum(path.stat().st_size for *_, path in chosen) <= room:
+            break
+    blobs, seen, left_out = {}, {key: {} for key in keys}, 0
+    for key, i, step, path in chosen:
+        data = path.read_bytes()
+        name = hashlib.sha256(data).hexdigest()[:16]
+        if name not in blobs and len(data) > room:
+            left_out += 1
+            continue
+        if name not in blobs:
+            room -= len(data)
+            blobs[name] = {
+                "kind": KINDS.get(path.suffix, "image"),
+                "data": base64.b64encode(data).decode(),
+                "mime": mimetypes.guess_type(path.name)[0] or "image/png",
+            }
+        seen[key].setdefault(i, []).append([step, name])
+    note, shown = "", len(chosen) - left_out
+    total = sum(len(files) for run in sweep.runs for files in run.media.values())
+    if shown < total:
+        note += f"Pictures: {shown} of {total}. "
+    if left_out:
+        note += f"{left_out} did not fit into --max_mb={show(max_mb)}. "
+    runs = [
+        {
+            "label": label(run, varied),
+            "state": show(run.status["status"]),
+            "colour": colour,
+            "column": label(run, varied[:1]),
+            "row": label(run, varied[1:]) if varied[1:] else "",
+        }
+        for run, colour in zip(sweep.runs, colours(sweep, varied))
+    ]
+    return {
+        "keys": {key: files for key, files in seen.items() if files},
+        "blobs": blobs,
+        "runs": runs,
+        "order": order,
+        "note": note,
+    }
+
+
+def _chosen(sweep: Sweep, keys: list[str], order: list[int], limit: int) -> list[tuple[str, int, int, Path]]:
+    """(key, run's index, step, file) at no more than `limit` steps of each key, and each run's last file."""
+    found = []
+    for key in keys:
+        steps = spread({step for run in sweep.runs for step, _ in run.media.get(key, [])}, limit)
+        for i in order:
+            files = sweep.runs[i].media.get(key, [])
+            found += [(key, i, step, path) for step, path in files if step in steps or path == files[-1][1]]
+    return found

@@ -1,0 +1,27 @@
+"""How the value of a flag or a figure is written, and in which order values stand."""
+
+import json
+import math
+import numbers
+from typing import Any
+
+
+def show(value: Any, digits: int | None = None) -> str:
+    """A flag or figure as people write it: 4.0 as 4, NaN as nothing; `digits` are significant ones."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        text = repr(value) if digits is None else f"{value:.{digits}g}"
+        return text.removesuffix(".0")
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
+    return str(value)
+
+
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Numbers before words before None and NaN, so that a flag that takes 4 and None sorts too."""
+    if isinstance(value, numbers.Real) and not math.isnan(value):  # numpy's integers are no int
+        return 0, float(value), ""
+    text = show(value)
+    empty = text in ("None", "")
+    return 2 if empty else 1, 0.0, text

@@ -1,0 +1,71 @@
+"""How runs, their flags and their figures are written: captions, commands, the cells of a table."""
+
+import math
+import shlex
+
+from launch.results.read import Run, Sweep
+from launch.results.values import show, sort_key
+from research.common.folder import CONFIG
+from research.common.identity import ROOT
+
+
+def label(run: Run, varied: list[str]) -> str:
+    """How a run is called in captions: its varied flags, or its folder where nothing varies."""
+    return " · ".join(f"{f}={show(run.flags[f], 6)}" for f in varied if f in run.flags) or run.folder.name
+
+
+def what_was_run(sweep: Sweep, varied: list[str]) -> str:
+    """One line: the families, and what varied over which values."""
+    families = sorted({str(run.config["family"]) for run in sweep.runs if "family" in run.config})
+    over = []
+    for flag in varied:
+        values = {show(run.flags[flag], 6): run.flags[flag] for run in sweep.runs if flag in run.flags}
+        texts = [text for text, value in sorted(values.items(), key=lambda item: sort_key(item[1]))]
+        if len(texts) > 6:
+            texts = [texts[0], "…", texts[-1]]
+        over.append(f"{flag} ({', '.join(texts)})")
+    line = ", ".join(families)
+    if over:
+        line += f", {sweep.spec.get('method', 'runs')} over {' × '.join(over)}"
+    return line
+
+
+def command(run: Run, sweep: Sweep, varied: list[str]) -> str:
+    """The command line that makes this run again."""
+    family = run.config.get("family")
+    program = f"research/{family}.py" if family else str(sweep.spec.get("program", "?"))
+    flags = run.trial.get("flags") or {f: run.flags[f] for f in varied if f in run.flags}
+    if not run.trial and run.config:  # which flags were given is not known: its config.json holds all of them
+        base = ROOT if run.folder.is_relative_to(ROOT) else run.folder.parents[1]
+        flags = {"config": f"{run.folder.relative_to(base)}/{CONFIG}"} | flags
+    words = ["python", program]
+    for flag, value in flags.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{flag}={show(one)}" for one in values]
+    return shlex.join(words)
+
+
+def mean_sd(mean: float, sd: float) -> str:
+    """Mean ± sample standard deviation, both rounded to two digits of the deviation."""
+    if sd == 0:
+        return f"{show(mean, 4)} ± 0"
+    if math.isnan(mean) or not 0 < sd < math.inf:
+        return show(mean, 4)
+    digits = min(max(1 - math.floor(math.log10(sd)), 0), 8)
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+
+
+def cell(row: dict, name: str) -> tuple[str, float | None]:
+    """A table's cell: its text (a mean takes in its deviation) and the number to sort it by, if any."""
+    import pandas as pd
+
+    value = row[name]
+    if f"{name} sd" in row:
+        text = mean_sd(value, row[f"{name} sd"])
+    elif value is pd.NA:
+        text = ""
+    else:
+        is_figure = name == "headline" or "/" in name
+        text = show(value, 4 if is_figure else 6)
+    rank, number, _ = sort_key(value)
+    return text, number if rank == 0 else None
