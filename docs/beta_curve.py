@@ -24,15 +24,14 @@ from PIL import Image
 
 from data.synthetic import FACTOR_NAMES
 from research import bvae_faces
-from research.common.checkpoints import load_weights
 from research.common.commandline import main
 from research.common.identity import ROOT
 from research.common.messages import UserError, console
-from research.common.task import find_run, flags_of_run, start_task
 from research.draw import charts, pictures
 from research.measure.mutual_information import mig
-from research.tasks import bvae_faces as bvae_analysis
-from research.tasks import faces_rotation as bvae_rotation
+from research.tasks.bvae_faces import bench_of
+from research.tasks.faces_bench import Bench
+from research.tasks.faces_rotation import measure, turn_by_yaw
 
 RESULTS, PICTURES = ROOT / "sweeps" / "results", ROOT / "docs" / "pictures"
 TOLD = (
@@ -80,8 +79,8 @@ def collect(folder: Path) -> None:
     for i, run in enumerate(runs):
         console.print(f"{i + 1}/{len(runs)}  β = {run.flags['beta']:g}, seed {run.flags['seed']}")
         of, bench = {name: run.flags[name] for name in ("beta", "seed")}, _bench(run.folder)
-        turn = bvae_rotation.turn_by_yaw(bench)
-        told = turn.numbers | bvae_rotation.measure(bench, turn)
+        turn = turn_by_yaw(bench)
+        told = turn.numbers | measure(bench, turn)
         rotation.append(of | {name: float(told[name]) for name in TOLD})
         mu, logvar = bench.encode(bench.data.test)
         order, kl = bvae_faces.latent_order(mu, logvar, bench.cfg)
@@ -100,21 +99,16 @@ def collect(folder: Path) -> None:
         pictures.write_png(RESULTS / "bvae_beta_faces.png", np.concatenate(shown))
 
 
-def _bench(run: Path) -> bvae_analysis.Bench:
+def _bench(run: Path) -> Bench:
     """A run's model and data, as its tasks have them."""
-    cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled")
-    file, told = find_run(cfg, "bvae_faces")
-    cfg = flags_of_run(cfg, told)
-    task = start_task(cfg, file, told)
-    model = load_weights(cfg, bvae_faces.build(cfg, task.device), file).eval()
-    return bvae_analysis.Bench(cfg, model, bvae_faces.load_data(cfg), task)
+    return bench_of(bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled"))[0]
 
 
-def _faces(bench: bvae_analysis.Bench) -> np.ndarray:
+def _faces(bench: Bench) -> np.ndarray:
     """A row of 13 square tiles (S, 13 S, 3), in the order that `regions` names."""
     x, cfg = bench.data.test[:4], bench.cfg
-    z, turn = bench.encode(x)[0], bvae_rotation.turn_by_yaw(bench)
-    shift, scale = bvae_faces.shown_range(bench.model, bench.encode(bench.data.test[:500])[0], cfg)
+    z, turn = bench.encode(x)[0], turn_by_yaw(bench)
+    shift, scale = bench.shown_range(bench.encode(bench.data.test[:500])[0])
     random = bench.decode(shift + scale * torch.randn(4, cfg.latent_dim, generator=bench.task.rng()))
     turning = bench.decode(turn.at(z[:1], torch.linspace(-60, 60, 5))[0])
     return np.concatenate([*x.numpy()[:2], *bench.decode(z[:2]), *random, *turning], axis=1)

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from data import synthetic
-from research import bvae_faces as faces
 from research.common.flags import require
 from research.common.messages import console
 from research.draw import charts, pictures
 from research.measure import latents
-from research.tasks.bvae_faces import (
+from research.tasks.faces_bench import (
     N_FIT,
     N_FRAMES,
     N_TEST,
@@ -117,11 +116,11 @@ def turn_by_latent(bench: Bench, dim: int) -> Turn:
     """By one latent from −3 to 3; with β = 0 in standard deviations of the codes of test faces."""
     require(dim < bench.cfg.latent_dim, bench.cfg, "dim", f"below {bench.cfg.latent_dim}")
     mu, logvar = bench.encode(bench.data.test[:N_TEST])
-    shift, scale = faces.shown_range(bench.model, mu, bench.cfg)
+    shift, scale = bench.shown_range(mu)
     spread, axis = max(float(scale[dim]), 1e-12), torch.eye(bench.cfg.latent_dim)[dim]
-    kl = latents.kl_per_latent(mu, logvar)[dim] if bench.cfg.beta > 0 else None
+    kl = latents.kl_per_latent(mu, logvar)[dim] if bench.has_prior else None
     numbers = {"direction": f"latent {dim}", "variance": mu.var(0)[dim], "kl_nats": kl}
-    unit = "" if bench.cfg.beta > 0 else " sd"
+    unit = "" if bench.has_prior else " sd"
     how = f"along latent {dim}"
     return Turn(spread * axis, axis / spread, -float(shift[dim]) / spread, 3.0, unit, how, numbers)
 

@@ -47,7 +47,8 @@ def truth_bench(n=40, mix=None):
         task=task,
         name="truth",
         scale=1,
-        model=None,
+        has_prior=True,
+        shown_range=lambda mu: (torch.zeros_like(mu[0]), torch.ones_like(mu[0])),
         written=written,
     )
 
