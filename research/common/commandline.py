@@ -110,7 +110,8 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
     if "epochs" in given and "steps" in given and given["epochs"] != "None":
         raise UserError("--epochs stands instead of --steps: give one of the two")
     if given.get("config") not in (None, "None"):
-        tokens = _tokens_of_file(given["config"], given, hints) + tokens
+        in_part = getattr(config_class, "takes_config_in_part", False)
+        tokens = _tokens_of_file(given["config"], given, hints, in_part) + tokens
     style = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
     if "--help" in tokens:
         tyro.cli(grouped(config_class), args=["--help"], prog=prog, use_underscores=True, config=style)
@@ -132,8 +133,13 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None
 
 
-def _tokens_of_file(path: str, given: dict[str, str], hints: dict[str, Any]) -> list[str]:
-    """The flags kept in a run's config.json as tokens, less those given and those that name a place."""
+def _tokens_of_file(
+    path: str, given: dict[str, str], hints: dict[str, Any], in_part: bool = False
+) -> list[str]:
+    """The flags kept in a run's config.json as tokens, less those given and those that name a place.
+
+    in_part: those that the command lacks are passed over, not refused.
+    """
     try:
         flags = dict(json.loads(Path(path).read_text())["flags"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -144,11 +150,11 @@ def _tokens_of_file(path: str, given: dict[str, str], hints: dict[str, Any]) -> 
     if "steps" in given:
         skip.add("epochs")
     unknown = sorted(set(flags) - set(hints))
-    if unknown:
+    if unknown and not in_part:
         raise UserError(f"--config={path}: this script has no flag --{unknown[0]}")
     if flags.get("epochs") is not None and "epochs" not in skip:
         skip.add("steps")
-    return [f"--{k}={v}" for k, v in flags.items() if k not in skip]
+    return [f"--{k}={v}" for k, v in flags.items() if k in hints and k not in skip]
 
 
 def main(
