@@ -105,7 +105,7 @@ class Config(TextFlags, Decoding, RunFlags):
     samples: int = aside(1)
     """generate: how many texts"""
     strategy: Literal[STRATEGIES] = aside("top_p")
-    """generate: how the next character is chosen"""
+    """how the next character is chosen"""
     text: str | None = aside(None)
     """evaluate: a UTF-8 text file to score; default: the test part"""
 

@@ -81,22 +81,22 @@ EXPLAINED = {
 class Decoding:
     """How the next character is chosen. UserError, naming the flag, for what is impossible."""
 
-    HEADING = ("sampling", "how generate chooses the next character")
+    HEADING = ("sampling", "how the next character of a new text is chosen")
 
     strategy: Literal[STRATEGIES] = aside("temperature")
-    """generate: how the next character is chosen"""
+    """how the next character is chosen"""
     temperature: float = aside(1.0)
-    """generate: logits are divided by it"""
+    """logits are divided by it"""
     top_k: int = aside(10)
-    """generate: with top_k only so many characters, with contrastive so many candidates"""
+    """with top_k only so many characters, with contrastive so many candidates"""
     top_p: float = aside(0.9)
-    """generate: with top_p only the most probable that together have this probability"""
+    """with top_p only the most probable that together have this probability"""
     min_p: float = aside(0.05)
-    """generate: with min_p only characters at least this times as probable as the most probable"""
+    """with min_p only characters at least this times as probable as the most probable"""
     beam_width: int = aside(4)
-    """generate: with beam so many texts are followed at once"""
+    """with beam so many texts are followed at once"""
     alpha: float = aside(0.6)
-    """generate: with contrastive the weight of being unlike what stands there already"""
+    """with contrastive the weight of being unlike what stands there already"""
 
     def __post_init__(self):
         require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")

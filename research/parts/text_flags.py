@@ -12,7 +12,7 @@ from research.common.flags import require
 class TextFlags:
     """How a text is cut and what is changed in it before it is read."""
 
-    HEADING = ("text", "how the text is read; part of the run's key")
+    HEADING = ("text", "how a text is read")
 
     cut: Literal["stream", "lines"] = "stream"
     """windows anywhere in the text, or one sequence per line"""
