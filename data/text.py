@@ -13,7 +13,6 @@ Shapes: N characters, V = len(alphabet), S sequences, T characters of a given te
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
@@ -41,7 +40,8 @@ from data.characters import (
     unknown,
     whole,
 )
-from data.image_files import reason, write_whole
+from data.files import reason, write_whole
+from data.names import closest, did_you_mean, missing
 
 if TYPE_CHECKING:
     import pandas
@@ -70,9 +70,8 @@ NAMED_SETS = ("pydoc", "shakespeare")
 CUTS = ("stream", "lines")
 SONG_END = "\f"  # a character of its own, so that a model learns where songs end
 MIN_CHARACTERS = 1000  # of fewer, val would be a line
-MOST_VAL = (
-    10_000  # characters of val: enough to choose by, and what stands just before test is worth training on
-)
+# characters of val: enough to choose by, and what stands just before test is worth training on
+MOST_VAL = 10_000
 LARGE = 64 << 20  # bytes of a file; above, its ids are mapped from the cache and it is never whole in memory
 BLOCK = 4 << 20  # ids of a map looked at together
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -170,14 +169,12 @@ def _find(dataset: str, data_dir: Path) -> Path | None:
     if dataset == "pydoc":
         return None
     if dataset == "shakespeare":
-        get = f"get it with `python data/prepare.py shakespeare --data_dir={data_dir}`, or place by hand"
-        get += f" under {data_dir}: {LAYOUTS[dataset]}"
         if (path := place(data_dir)) is None:
-            raise DataError(f"--dataset=shakespeare is not there: {get}")
+            raise missing(dataset, data_dir, LAYOUTS[dataset])
         try:
             check_shakespeare(path)
         except (OSError, DataError) as e:
-            raise DataError(f"--dataset=shakespeare is damaged ({e}): {get}") from None
+            raise missing(dataset, data_dir, LAYOUTS[dataset], f"is damaged ({e})") from None
         return path
     file = os.path.expanduser(dataset)
     if os.path.isfile(file):
@@ -189,10 +186,9 @@ def _find(dataset: str, data_dir: Path) -> Path | None:
     parent, known = os.path.dirname(file), list(NAMED_SETS)
     if os.path.isdir(parent or "."):  # a mistyped path: look among its neighbours too
         known += [os.path.join(parent, name) for name in os.listdir(parent or ".")]
-    close = [n for text in (file, file.lower()) for n in difflib.get_close_matches(text, known, n=1)]
+    hint = did_you_mean(closest(known, file, file.lower()))
     raise DataError(
-        f"--dataset={dataset} is neither a named text ({', '.join(NAMED_SETS)}) nor an existing file"
-        + (f"; did you mean {close[0]}?" if close else "")
+        f"--dataset={dataset} is neither a named text ({', '.join(NAMED_SETS)}) nor an existing file{hint}"
     )
 
 
@@ -318,7 +314,7 @@ def _songs(
     """Alphabet, parts, table and report of a CSV. Which song goes where is arbitrary, but always the same."""
     mark = SONG_END if cut == "stream" else "\n"
     songs, report = lyrics.read(path, what)
-    songs, told = lyrics.clean(songs, what, cleaning, SONG_END, mark)
+    songs, cleaned = lyrics.clean(songs, what, cleaning, SONG_END, mark)
     if len(songs) < len(PARTS):
         raise DataError(f"{what} has {len(songs)} usable songs; at least {len(PARTS)} are needed")
     texts = [_marked(text, cut) for text in songs["lyrics"]]
@@ -334,7 +330,7 @@ def _songs(
     alphabet = "".join(sorted(set(whole)))  # some characters may be in dropped songs only
     ids = ids_of(whole, alphabet).astype(dtype_of(alphabet))
     ends = np.cumsum([0, *(lengths[rows].sum() for rows in rows_of.values())])
-    return alphabet, _parts(ids, _starts(ids, alphabet.index(mark)), ends), songs, report + told
+    return alphabet, _parts(ids, _starts(ids, alphabet.index(mark)), ends), songs, report + cleaned
 
 
 def _marked(text: str, cut: str) -> str:

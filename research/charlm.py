@@ -41,10 +41,11 @@ from research.common.run import Run
 from research.common.start import start_run
 from research.parts import charlm_pages as pages
 from research.parts.charlm_models import LSTM, TCN, Transformer
-from research.parts.charlm_sampling import STRATEGIES, Decoding, generate, statistics, writer
+from research.parts.charlm_sampling import DRAWN, STRATEGIES, Decoding, generate, statistics, writer
+from research.parts.text_flags import TEXT_FLAGS, TextFlags, load_text
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
-DATA_FLAGS = ("dataset", "data_dir", "cut", "normalize", "min_count", "scripts", "lower")
+DATA_FLAGS = ("dataset", "data_dir", *TEXT_FLAGS)  # what load_data depends on
 TASKS = ("train", "generate", "evaluate")
 IGNORED = -1  # target of what is no character: the rest of a row whose sequence is shorter
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
@@ -52,23 +53,13 @@ COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunFlags):
+class Config(TextFlags, Decoding, RunFlags):
     """Character language models: an LSTM, a TCN and a Transformer behind one loop."""
 
     task: Literal[TASKS] = aside("train")
     """train, or one of the tasks that read a --checkpoint and write beside it"""
     dataset: str = aside("pydoc")
     """pydoc (embedded), shakespeare, a UTF-8 text file, or a CSV of lyrics (artist, song, lyrics)"""
-    cut: Literal["stream", "lines"] = "stream"
-    """windows anywhere in the text, or one sequence per line"""
-    normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
-    """Unicode form the text is brought to; None: left as it is"""
-    min_count: int = 1
-    """characters that are rarer in the text are left out"""
-    scripts: str | None = None
-    """scripts whose letters are kept, separated by commas (latin,greek); None: all"""
-    lower: bool = False
-    """lower-case the text"""
     steps: int = 2000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 12
@@ -114,35 +105,14 @@ class Config(RunFlags):
     samples: int = aside(1)
     """generate: how many texts"""
     strategy: Literal[STRATEGIES] = aside("top_p")
-    """generate: how the next character is chosen"""
-    temperature: float = aside(1.0)
-    """generate: logits are divided by it"""
-    top_k: int = aside(10)
-    """generate: with top_k only so many characters, with contrastive so many candidates"""
-    top_p: float = aside(0.9)
-    """generate: with top_p only the most probable that together have this probability"""
-    min_p: float = aside(0.05)
-    """generate: with min_p only characters at least this times as probable as the most probable"""
-    beam_width: int = aside(4)
-    """generate: with beam so many texts are followed at once"""
-    alpha: float = aside(0.6)
-    """generate: with contrastive the weight of being unlike what stands there already"""
+    """how the next character is chosen"""
     text: str | None = aside(None)
     """evaluate: a UTF-8 text file to score; default: the test part"""
 
     def __post_init__(self):
-        super().__post_init__()
-        for name in (
-            "n_layers",
-            "n_heads",
-            "embed_dim",
-            "hidden_dim",
-            "seq_len",
-            "min_count",
-            "samples",
-            "top_k",
-            "beam_width",
-        ):
+        for flags in (RunFlags, TextFlags, Decoding):
+            flags.__post_init__(self)
+        for name in ("n_layers", "n_heads", "embed_dim", "hidden_dim", "seq_len", "samples"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         large_enough = self.parameters is None or self.parameters >= 1000
         require(large_enough, self, "parameters", "at least 1000")
@@ -155,14 +125,9 @@ class Config(RunFlags):
         require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
-        require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")
-        varies = self.samples == 1 or self.strategy not in ("greedy", "beam", "contrastive")
+        varies = self.samples == 1 or self.strategy in DRAWN
         require(varies, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same")
         require(self.chars >= 0, self, "chars", "at least 0")
-        require(self.temperature > 0, self, "temperature", "above 0; for the most probable take greedy")
-        require(0 < self.top_p <= 1, self, "top_p", "above 0, at most 1")
-        require(0 <= self.min_p <= 1, self, "min_p", "from 0 to 1")
-        require(0 <= self.alpha <= 1, self, "alpha", "from 0 to 1")
 
 
 # ------------------------------------------------------------------------------------------------ model
@@ -295,8 +260,7 @@ class Data:
 
 def load_data(cfg: Config) -> Data:
     """The text of `cfg`. Raises DataError when it is missing or unusable."""
-    flags = {name: getattr(cfg, name) for name in ("cut", "normalize", "min_count", "scripts", "lower")}
-    splits = text.load(cfg.dataset, cfg.data_dir, **flags)
+    splits = load_text(cfg)
     parts = {name: part_of(splits, name, cfg) for name in text.PARTS}
     return Data(splits, parts, range(len(parts["train"].pieces()[0])))
 

@@ -1,16 +1,17 @@
 """What is in a text, before anything learns it; and what a model that learned it writes, every way it can.
 
-Run     python research/charlm_corpus.py --task=explore --dataset=songs.csv
+Run     python research/charlm_corpus.py --dataset=songs.csv
         python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
-Tasks   explore   first rows, sizes, every artist, lengths, words and characters: tables in the terminal and
-                  as CSV, pictures, results.json, in <out>/<name, or corpus_<data set>>/explore/
-        compare   three songs (from OPENING, from the first line of a song, from nothing) by every strategy of
-                  research/parts/charlm_sampling.py, with figures and what each does, in <run>/compare/
+Tasks   explore   the default: first rows, sizes, every artist, lengths, words and characters: tables in the
+                  terminal and as CSV, pictures, results.json, in <out>/<name, or corpus_<data set>>/explore/
+        compare   three songs by every strategy, with a model: research/tasks/charlm_corpus.py
 Units   A text without songs is counted by lines that are not blank. Lengths are of lyrics as cleaned, in
         characters (line breaks included) and words; of lines without their line break.
+pandas is imported where it is used.
 """
 
-import html
+from __future__ import annotations
+
 import re
 import secrets
 import shutil
@@ -18,76 +19,97 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if not __package__:  # run as a script: import from this tree, which may be a snapshot of another
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from data import text
 from data.characters import whole, words_of
-from research import charlm as script
 from research.common.commandline import main
-from research.common.flags import require
+from research.common.flags import RunFlags, require
 from research.common.folder import RESULTS, write_bytes, write_json
 from research.common.messages import UserError, console, escape
-from research.common.start import pick_device
-from research.common.task import flags_of_run, start_task
 from research.common.wandb_client import connect, first_line, settings
 from research.common.wandb_mirror import send
 from research.draw import charts, pictures
-from research.parts import charlm_pages as pages
-from research.parts.charlm_sampling import EXPLAINED, STRATEGIES, generate, statistics, writer
-from research.tasks.charlm import decoding, known, load_model, prompt_of
+from research.parts.charlm_sampling import Decoding
+from research.parts.text_flags import TextFlags, load_text
 
-OPENING = "it's not a silly little moment"
+if TYPE_CHECKING:
+    import pandas as pd
+
 N_WORDS, N_CHARACTERS, N_ARTISTS, N_CLOUD = 20, 40, 100, 150  # most in a picture; the CSV files have all
 NAMES = {" ": "space", "\n": "newline", "\t": "tab", "\r": "carriage return", "\u00a0": "no-break space"}
 WORDS = (
     "Words are counted in lower case: runs of letters and digits, with the apostrophes within. Stop "
     "words are scikit-learn's ENGLISH_STOP_WORDS and their contractions."
 )
-FIGURES = (
-    "distinct_n: different runs of n words, as a share of all. repetition: characters in spans of 20 "
-    "that recur, as a share. copied: characters of the longest span in training text. known_words: "
-    "share of words that are in it."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(script.Config):
+class Config(TextFlags, Decoding):
     """What is in a text, and what a model that learned it writes by every strategy."""
+
+    takes_config_in_part = True  # --config may be that of a model's run, which has many flags more
 
     task: Literal["explore", "compare"] = "explore"
     """count the text of --dataset, or write songs with the model of --checkpoint"""
+    dataset: str = "pydoc"
+    """pydoc (embedded), shakespeare, a UTF-8 text file, or a CSV of lyrics (artist, song, lyrics)"""
+    data_dir: str = "data/store"
+    """where named sets and the cache of decoded data lie"""
+    out: str = "runs"
+    """folder that holds the run folders"""
+    name: str | None = None
+    """name of the folder in --out; default: corpus_<data set>, with compare the run's own"""
+    config: str | None = None
+    """start from the flags in this config.json, as far as they are flags here; flags given here win"""
     rows: int = 5
     """explore: songs or lines shown first"""
     top: int = 3
     """explore: most frequent words named"""
     stop_words: bool | Literal["both"] = "both"
     """explore: words with stop words (True), without (False), or both ways"""
+    checkpoint: str | None = None
+    """compare: a run folder, a checkpoint file or a W&B artifact"""
+    weights: Literal["best", "last"] = "best"
+    """compare: which weights of --checkpoint to take"""
     song: str | None = None
     """compare: song whose first line is continued; default: the first of the test part"""
     chars: int | None = None
     """compare: characters that follow each start; default: the mean length of a song, or 500 without songs"""
+    seed: int = 0
+    """seed of everything that is drawn"""
+    device: str = "auto"
+    """compare: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps"""
+    threads: int | None = None
+    """compare: CPU threads of torch; default: as torch chooses"""
+    wandb: Literal["online", "offline", "disabled"] | None = None
+    """default: what WANDB_MODE says, else online when logged in, else offline"""
+    project: str = "letters-and-latents"
+    """W&B project"""
+    entity: str | None = None
+    """W&B entity (user or team); default: yours"""
 
     def __post_init__(self):
-        flags = {field.name: getattr(self, field.name) for field in fields(script.Config)}
-        script.Config(**flags | {"task": "train", "chars": 0})  # refuses what is impossible there
+        for flags in (TextFlags, Decoding):
+            flags.__post_init__(self)
+        # refuses what is impossible in any command
+        RunFlags(name=self.name, seed=self.seed, device=self.device, threads=self.threads)
         for name in ("rows", "top", "chars"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, self, name, "at least 1")
-        require(self.task == "explore" or bool(self.checkpoint), self, "task", "used with --checkpoint=RUN")
+        has_checkpoint = self.task == "explore" or bool(self.checkpoint)
+        require(has_checkpoint, self, "task", "used with --checkpoint=RUN")
 
 
 # ------------------------------------------------------------------------------------------------ counting
@@ -124,7 +146,8 @@ def count(splits: text.TextSplits) -> Corpus:
     songs, words, characters, lengths = splits.songs, Counter(), Counter(), []
     for piece in pieces_of(splits):
         characters.update(piece)
-        for unit in piece.split("\n") if songs is None else [piece]:
+        units = piece.split("\n") if songs is None else [piece]
+        for unit in units:
             if unit.strip():
                 found = words_of(unit)
                 words.update(found)
@@ -140,6 +163,8 @@ def count(splits: text.TextSplits) -> Corpus:
 
 
 def _ranked(counts: Counter[str], what: str, number: str) -> pd.DataFrame:
+    import pandas as pd
+
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     table = pd.DataFrame(rows, columns=[what, number])
     return table.assign(share=table[number] / max(1, counts.total()))
@@ -180,8 +205,8 @@ def ranking(names: Iterable[str], sizes: Sequence[int], title: str, xlabel: str)
     names = [drawable(name) for name in names]
 
     def draw(ax: Any) -> None:
-        drawn = ax.barh(range(len(sizes)), sizes, color=charts.COLORS[0])
-        ax.bar_label(drawn, [f"{size:,}" for size in sizes], padding=3, fontsize=8)
+        bars = ax.barh(range(len(sizes)), sizes, color=charts.COLORS[0])
+        ax.bar_label(bars, [f"{size:,}" for size in sizes], padding=3, fontsize=8)
         ax.set_yticks(range(len(sizes)), names, fontsize=9)
         ax.set(ylim=(len(sizes) - 0.4, -0.6), xlabel=xlabel)
         ax.xaxis.set_major_formatter("{x:,.0f}")
@@ -198,9 +223,11 @@ def cloud(words: pd.DataFrame, seed: int) -> np.ndarray | None:
 
     path, glyphs = _font()
     sizes = {w: n for w, n in zip(words["word"], words["count"]) if glyphs.issuperset(map(ord, w))}
-    drawn = WordCloud(path, 1000, 600, background_color="white", max_words=N_CLOUD, random_state=seed)
-    drawn.color_func = lambda *_, random_state, **__: random_state.choice(charts.COLORS)
-    return drawn.generate_from_frequencies(sizes).to_array() if sizes else None
+    if not sizes:
+        return None
+    made = WordCloud(path, 1000, 600, background_color="white", max_words=N_CLOUD, random_state=seed)
+    made.color_func = lambda *_, random_state, **__: random_state.choice(charts.COLORS)
+    return made.generate_from_frequencies(sizes).to_array()
 
 
 def draw(corpus: Corpus, cfg: Config) -> dict[str, np.ndarray]:
@@ -222,7 +249,8 @@ def draw(corpus: Corpus, cfg: Config) -> dict[str, np.ndarray]:
     made["lengths"] = np.hstack(sides)
     if len(corpus.artists):
         some, n = corpus.artists.head(N_ARTISTS), len(corpus.artists)
-        title = f"Songs per artist of {name}{f', the first {N_ARTISTS} of {n:,}' if n > N_ARTISTS else ''}"
+        which = f", the first {N_ARTISTS} of {n:,}" if n > N_ARTISTS else ""
+        title = f"Songs per artist of {name}{which}"
         made["artists"] = ranking(some["artist"], some["songs"], title, "songs")
     return made
 
@@ -232,7 +260,7 @@ def draw(corpus: Corpus, cfg: Config) -> dict[str, np.ndarray]:
 
 def explore(cfg: Config) -> dict[str, Any]:
     """Count --dataset; returns what results.json says. Raises DataError where it is missing or unusable."""
-    splits = script.load_data(cfg).text
+    splits = load_text(cfg)
     for line in splits.report:
         console.print(escape(line))
     corpus = count(splits)
@@ -258,23 +286,26 @@ def explore(cfg: Config) -> dict[str, Any]:
 
 def sizes(splits: text.TextSplits, corpus: Corpus, cfg: Config) -> dict[str, Any]:
     """How much there is of what; of a table of songs its shape and bytes, as pandas tells them (deep)."""
-    told, per = {}, f"per_{corpus.unit}"
+    numbers: dict[str, Any] = {}
+    per = f"per_{corpus.unit}"
     if splits.songs is not None:
         table = splits.songs.drop(columns="part")  # which is ours, not the file's
-        told = dict(zip(("table_rows", "table_columns"), table.shape), n_artists=len(corpus.artists))
-        told["table_bytes_in_memory"] = int(table.memory_usage(deep=True).sum())
+        numbers = dict(zip(("table_rows", "table_columns"), table.shape), n_artists=len(corpus.artists))
+        numbers["table_bytes_in_memory"] = int(table.memory_usage(deep=True).sum())
     if cfg.dataset != "pydoc":
         kept = text.place(Path(cfg.data_dir)) if cfg.dataset == "shakespeare" else None
-        told["file_bytes"] = (kept or Path(cfg.dataset).expanduser()).stat().st_size
-    told[f"{corpus.unit}s"] = len(corpus.lengths)
+        numbers["file_bytes"] = (kept or Path(cfg.dataset).expanduser()).stat().st_size
+    numbers[f"{corpus.unit}s"] = len(corpus.lengths)
     for what, table, n in zip(("characters", "words"), (corpus.characters, corpus.words), corpus.lengths.T):
-        told |= {what: int(table["count"].sum()), f"different_{what}": len(table)}
-        told |= {f"mean_{what}_{per}": float(n.mean()), f"median_{what}_{per}": float(np.median(n))}
-    return told
+        numbers |= {what: int(table["count"].sum()), f"different_{what}": len(table)}
+        numbers |= {f"mean_{what}_{per}": float(n.mean()), f"median_{what}_{per}": float(np.median(n))}
+    return numbers
 
 
 def tell(splits: text.TextSplits, corpus: Corpus, numbers: Mapping[str, Any], cfg: Config) -> None:
     """Print what was counted."""
+    import pandas as pd
+
     if splits.songs is None:
         lines = [line for line in next(pieces_of(splits)).split("\n") if line.strip()]
         first = pd.DataFrame({"line": lines[: cfg.rows]})
@@ -334,80 +365,9 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
         if wandb_run.offline:
             console.print(escape(f"offline; to bring it to W&B: wandb sync {Path(wandb_run.dir).parent}"))
     except Exception as error:  # whatever W&B raises, the files are written
-        told = f"({first_line(error)}); {escape(str(folder))} holds everything"
-        console.print(f"[yellow]W&B did not take this task[/] {told}")
-
-
-# ------------------------------------------------------------------------------------------------ compare
-
-
-def compare(cfg: Config) -> dict[str, Any]:
-    """Write songs by every strategy; returns what results.json says. Raises UserError and DataError."""
-    device = pick_device(cfg.device)
-    model, alphabet, file, run_config = load_model(cfg, device)
-    cfg = flags_of_run(cfg, run_config)
-    splits = script.load_data(cfg).text
-    line, about = pick_song(cfg, splits)
-    mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())
-    n_chars, task = cfg.chars or mean, start_task(cfg, file, run_config)
-    training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
-    starts = [known(OPENING, cfg, alphabet, "the opening"), known(line, cfg, alphabet, about), ""]
-    every = [(start, strategy) for start in starts for strategy in STRATEGIES]
-    songs, pen = [], writer(model, cfg.cut, splits.alphabet)
-    for start, strategy in track(every, f"songs of {n_chars:,} characters", console=console, transient=True):
-        how, prompt = replace(decoding(cfg), strategy=strategy), prompt_of(start, alphabet, device)
-        song = text.decode(generate(pen, prompt, n_chars, how, task.rng())[0], alphabet)
-        songs.append({"start": start, "strategy": strategy, "text": song} | statistics(song, training))
-    used = ", ".join(f"{k} = {v:g}" for k, v in vars(decoding(cfg)).items() if k != "strategy")
-    notes = [f"The second start is the first line of {about}.", FIGURES, f"Used: {used}."]
-    notes += [f"{strategy}: {EXPLAINED[strategy]}" for strategy in STRATEGIES]
-    title = f"{cfg.model} on {splits.name}: {n_chars:,} characters by every strategy"
-    task.html("songs", lay_out(title, songs, notes))
-    results = {"model": cfg.model, "data": splits.name, "chars": n_chars, "song": about}
-    for strategy in STRATEGIES:
-        mine = [song for song in songs if song["strategy"] == strategy]
-        results |= {f"{strategy}/{k}": sum(s[k] for s in mine) / len(mine) for k in statistics("", "")}
-    task.numbers(results := results | {"starts": starts, "songs": songs})
-    task.finish()
-    return results
-
-
-def pick_song(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
-    """The first line of --song, and which it is; without songs, of the test part. Raises UserError."""
-    songs = splits.songs
-    if songs is None:
-        require(cfg.song is None, cfg, "song", f"None: {splits.name} has no songs")
-        lyrics, about = text.decode(splits.test, splits.alphabet), f"the test part of {splits.name}"
-        lyrics = lyrics.partition("\n")[2] or lyrics  # its first line may have begun in the part before
-    else:
-        names, wanted = songs["song"].str.strip().str.lower(), (cfg.song or "").strip().lower()
-        chosen = songs[songs["part"] == "test" if cfg.song is None else names == wanted]
-        if chosen.empty:
-            near = [*get_close_matches(wanted, names, n=5, cutoff=0.5), *(n for n in names if wanted in n)]
-            told = ", ".join(dict.fromkeys(songs["song"][names == name].iloc[0] for name in near[:5]))
-            raise UserError(f"--song={cfg.song}: no song of {splits.name}{told and f'; near are {told}'}")
-        song = chosen.iloc[0]
-        lyrics, about = song["lyrics"], f"{song['song']!r} by {song['artist']}, of the {song['part']} part"
-    return lyrics.strip().partition("\n")[0].strip(), about
-
-
-def lay_out(title: str, songs: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
-    """Print songs, each with its figures, and notes; returns a page of the same."""
-    figures, rows = list(statistics("", "")), []
-    table = Table("strategy", "text", title=Text(title), box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
-    for song in songs:
-        told, whole_text = [f"{song[name]:.3g}" for name in figures], song["start"] + song["text"]
-        left = [song["strategy"], *(f"{name:<11} {value:>5}" for name, value in zip(figures, told))]
-        table.add_row(Text("\n".join(left)), Text(whole_text))
-        start = pages.literal(song["start"] or "(nothing)", "given")
-        rows.append([start, song["strategy"], pages.literal(whole_text), *told])
-    Console().print(table)
-    body = pages.table(rows, ["start", "strategy", "text", *figures])
-    for note in notes:
-        Console().print(Text(f"{note}\n"))
-        body += f"<p>{html.escape(note)}</p>"
-    return pages.page(title, body)
+        rest = f"({first_line(error)}); {escape(str(folder))} holds everything"
+        console.print(f"[yellow]W&B did not take this task[/] {rest}")
 
 
 if __name__ == "__main__":
-    main(Config, lambda cfg: explore(cfg) if cfg.task == "explore" else compare(cfg))
+    main(Config, explore, tasks="research.tasks.charlm_corpus")

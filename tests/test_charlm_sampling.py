@@ -8,9 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.parts import charlm_sampling as S
+from research.common.messages import UserError
+from research.parts import charlm_sampling
 from research.parts.charlm_models import LSTM, TCN, Transformer
-from research.parts.charlm_sampling import DRAWN, EXPLAINED, STRATEGIES, Decoding, filtered, generate, reorder
+from research.parts.charlm_sampling import (
+    DRAWN,
+    EXPLAINED,
+    SPAN,
+    STRATEGIES,
+    Decoding,
+    filtered,
+    generate,
+    reorder,
+    statistics,
+    writer,
+)
 
 V = 7
 MODELS = {
@@ -25,11 +37,8 @@ EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 
 def build(name: str, vocab_size: int = V) -> torch.nn.Module:
     """A model of which every text differs; float64, so that no choice hangs on rounding."""
-    # most others loop at once
-    rng, model = (
-        torch.Generator().manual_seed(32),
-        MODELS[name](vocab_size).double(),
-    )
+    rng = torch.Generator().manual_seed(32)  # with most other seeds texts loop at once
+    model = MODELS[name](vocab_size).double()
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=rng, dtype=torch.float64)
     model.head.bias.data.zero_()  # it would favour the same character everywhere
@@ -48,7 +57,7 @@ def write(model, prompt, n, strategy, seed=0, on_char=None, **how) -> torch.Tens
 @torch.no_grad()
 def read_anew(model, tokens) -> tuple[torch.Tensor, torch.Tensor]:
     """tokens (1, T) → logits (V,) and the head's input (C,) at the last one, without any state kept."""
-    with S._head_inputs(model) as seen:
+    with charlm_sampling._head_inputs(model) as seen:
         if getattr(model, "pos", "") == "learned":  # `forward` cannot go beyond the table
             state = model.start(1, "cpu")
             for t in range(tokens.shape[1]):
@@ -172,7 +181,7 @@ def test_draws_are_as_frequent_as_they_are_probable(strategy):
 )
 def test_decoding_refuses_what_is_impossible(flag):
     ((name, value),) = flag.items()
-    with pytest.raises(AssertionError, match=f"{name}={value}"):
+    with pytest.raises(UserError, match=f"^--{name}={value}: must be "):
         Decoding(**flag)
 
 
@@ -289,7 +298,7 @@ def test_a_narrow_beam_keeps_the_best_beginnings(name, width):
 
 @EACH_MODEL
 def test_contrastive_search_is_equation_5(name, monkeypatch):
-    monkeypatch.setattr(S, "N_COMPARED", 4)
+    monkeypatch.setattr(charlm_sampling, "N_COMPARED", 4)
     model, prompt, alpha, k = build(name), ids(2, 3), 0.5, 4
     written = write(model, prompt, 10, "contrastive", alpha=alpha, top_k=k)
     for p, text in zip(prompt, written):
@@ -356,13 +365,13 @@ def test_every_strategy_is_explained():
 
 
 def test_statistics_known_values():
-    s = S.statistics("a b a b\na c", "x a b a y")
+    s = statistics("a b a b\na c", "x a b a y")
     assert s["distinct_1"] == 3 / 6
     assert s["distinct_2"] == 3 / 5  # ab ba ab ba ac
     assert s["distinct_3"] == 3 / 4  # aba bab aba bac
     assert s["repetition"] == 0
     assert s["copied"] == len("a b a ")
-    assert S.statistics("", "abc") == {
+    assert statistics("", "abc") == {
         "distinct_1": 1,
         "distinct_2": 1,
         "distinct_3": 1,
@@ -370,20 +379,20 @@ def test_statistics_known_values():
         "copied": 0,
         "known_words": 1,
     }
-    assert S.statistics("one", "")["copied"] == 0
-    assert S.statistics("The cat's\nmat, thee", "the mat - cats")["known_words"] == 2 / 4  # the, mat
-    assert S.statistics("The cat\u2019s", "THE CAT'S")["known_words"] == 1
-    assert S.statistics("- ...", "")["known_words"] == 1
-    assert S.statistics("the whole text", "in the whole texts")["copied"] == 14
+    assert statistics("one", "")["copied"] == 0
+    assert statistics("The cat's\nmat, thee", "the mat - cats")["known_words"] == 2 / 4  # the, mat
+    assert statistics("The cat\u2019s", "THE CAT'S")["known_words"] == 1
+    assert statistics("- ...", "")["known_words"] == 1
+    assert statistics("the whole text", "in the whole texts")["copied"] == 14
 
 
 def test_repetition_known_values():
     twenty = "abcdefghijklmnopqrst"
-    assert S.statistics(twenty + "-" + twenty, "")["repetition"] == 40 / 41
-    assert S.statistics(twenty[:19] + "-" + twenty[:19], "")["repetition"] == 0
-    assert S.statistics("." + twenty + "!,-" + twenty + "?", "")["repetition"] == 40 / 45
-    assert S.statistics("a" * 21, "")["repetition"] == 1  # overlapping spans are two as well
-    assert S.statistics("a" * 20, "")["repetition"] == 0
+    assert statistics(twenty + "-" + twenty, "")["repetition"] == 40 / 41
+    assert statistics(twenty[:19] + "-" + twenty[:19], "")["repetition"] == 0
+    assert statistics("." + twenty + "!,-" + twenty + "?", "")["repetition"] == 40 / 45
+    assert statistics("a" * 21, "")["repetition"] == 1  # overlapping spans are two as well
+    assert statistics("a" * 20, "")["repetition"] == 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -391,34 +400,35 @@ def test_repetition_known_values():
 def test_statistics_equal_those_of_the_definition(text, training):
     spans = {text[i:j] for i in range(len(text)) for j in range(i + 1, len(text) + 1)}
     copied = max((len(span) for span in spans if span in training), default=0)
-    assert S.statistics(text, training)["copied"] == copied
-    starts = range(len(text) - S.SPAN + 1)
+    assert statistics(text, training)["copied"] == copied
+    starts = range(len(text) - SPAN + 1)
     covered = {
         i + d
         for i, j in itertools.permutations(starts, 2)
-        if text[i : i + S.SPAN] == text[j : j + S.SPAN]
-        for d in range(S.SPAN)
+        if text[i : i + SPAN] == text[j : j + SPAN]
+        for d in range(SPAN)
     }
-    assert S.statistics(text, training)["repetition"] == len(covered) / max(len(text), 1)
+    assert statistics(text, training)["repetition"] == len(covered) / max(len(text), 1)
 
 
 # ------------------------------------------------------------------------------------------------ lines
 
 
 @pytest.mark.parametrize("kind", ["lstm", "tcn", "transformer"])
-@pytest.mark.parametrize("strategy", S.STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_model_of_lines_begins_anew_with_each(kind, strategy):
     """What it writes behind a line's end is what it writes behind that end alone, whatever stood before."""
     model, newline = line_model(kind), 3
-    pen, how = S.writer(model, "lines", "abc\ndefg"), S.Decoding(strategy=strategy, top_k=3, beam_width=3)
+    pen = writer(model, "lines", "abc\ndefg")
+    how = Decoding(strategy=strategy, top_k=3, beam_width=3)
     rows = torch.tensor([[5, 6, newline, 1], [2, newline, newline, 1], [0, 1, 2, newline]])
-    one = torch.cat([S.generate(pen, row[None], 12, how, rng(i)) for i, row in enumerate(rows)])
+    one = torch.cat([generate(pen, row[None], 12, how, rng(i)) for i, row in enumerate(rows)])
     alone = [torch.tensor([[newline, 1]]), torch.tensor([[newline, 1]]), torch.tensor([[newline]])]
-    same = torch.cat([S.generate(pen, row, 12, how, rng(i)) for i, row in enumerate(alone)])
+    same = torch.cat([generate(pen, row, 12, how, rng(i)) for i, row in enumerate(alone)])
     assert torch.equal(one, same)
-    if strategy not in S.DRAWN:  # drawn ones share a generator
-        assert torch.equal(S.generate(pen, rows, 12, how, rng(0)), one)
-    assert S.writer(model, "stream", "abc\ndefg") is model
+    if strategy not in DRAWN:  # drawn ones share a generator
+        assert torch.equal(generate(pen, rows, 12, how, rng(0)), one)
+    assert writer(model, "stream", "abc\ndefg") is model
 
 
 @pytest.mark.parametrize("kind", ["lstm", "tcn", "transformer"])
@@ -426,7 +436,10 @@ def test_a_model_of_lines_begins_anew_with_each(kind, strategy):
 def test_lines_are_told_as_in_training(kind):
     """Each character from those of its own line and the end of the line before, all read at once."""
     model, newline = line_model(kind), 3
-    pen, text = S.writer(model, "lines", "abc\ndefg"), torch.randint(8, (1, 40), generator=rng(1))
+    pen, text = (
+        writer(model, "lines", "abc\ndefg"),
+        torch.randint(8, (1, 40), generator=rng(1)),
+    )
     text[0, ::7] = newline
     logits, state = pen.read(text[:, :2], pen.start(1, "cpu"))
     for i in range(2, 40):

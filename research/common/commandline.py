@@ -5,7 +5,6 @@ is accepted where the type allows it.
 """
 
 import contextlib
-import difflib
 import errno
 import importlib
 import io
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from data import DataError
+from data.names import closest, did_you_mean
 from research.common.help import grouped
 from research.common.messages import UserError, console, escape
 
@@ -77,8 +77,8 @@ def _tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: s
         if name.startswith("_wandb"):  # a requeued run of a W&B agent can carry one of these
             continue
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.6)
-            hint = f"; did you mean --{near[0]}?" if near else f" (see {prog} --help)"
+            near = closest(hints, name)
+            hint = did_you_mean(f"--{near}") if near else f" (see {prog} --help)"
             raise UserError(f"unknown flag --{name}{hint}")
         if not equals:
             boolean = bool in _kinds(hints[name])
@@ -110,7 +110,8 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
     if "epochs" in given and "steps" in given and given["epochs"] != "None":
         raise UserError("--epochs stands instead of --steps: give one of the two")
     if given.get("config") not in (None, "None"):
-        tokens = _tokens_of_file(given["config"], given, hints) + tokens
+        in_part = getattr(config_class, "takes_config_in_part", False)
+        tokens = _tokens_of_file(given["config"], given, hints, in_part) + tokens
     style = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
     if "--help" in tokens:
         tyro.cli(grouped(config_class), args=["--help"], prog=prog, use_underscores=True, config=style)
@@ -127,13 +128,17 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         value = next((t.partition("=")[2] for t in reversed(tokens) if t.startswith(f"--{flag[1]}=")), "")
         if not any(t.startswith(f"--{flag[1]}=") for t in tokens):
             raise UserError(f"--{flag[1]} is required (see {prog} --help)") from None
-        near = difflib.get_close_matches(value, _choices(hints[flag[1]]), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(closest(_choices(hints[flag[1]]), value))
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None
 
 
-def _tokens_of_file(path: str, given: dict[str, str], hints: dict[str, Any]) -> list[str]:
-    """The flags kept in a run's config.json as tokens, less those given and those that name a place."""
+def _tokens_of_file(
+    path: str, given: dict[str, str], hints: dict[str, Any], in_part: bool = False
+) -> list[str]:
+    """The flags kept in a run's config.json as tokens, less those given and those that name a place.
+
+    in_part: those that the command lacks are passed over, not refused.
+    """
     try:
         flags = dict(json.loads(Path(path).read_text())["flags"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -144,11 +149,11 @@ def _tokens_of_file(path: str, given: dict[str, str], hints: dict[str, Any]) -> 
     if "steps" in given:
         skip.add("epochs")
     unknown = sorted(set(flags) - set(hints))
-    if unknown:
+    if unknown and not in_part:
         raise UserError(f"--config={path}: this script has no flag --{unknown[0]}")
     if flags.get("epochs") is not None and "epochs" not in skip:
         skip.add("steps")
-    return [f"--{k}={v}" for k, v in flags.items() if k not in skip]
+    return [f"--{k}={v}" for k, v in flags.items() if k in hints and k not in skip]
 
 
 def main(

@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.characters import words_of
+from research.common.flags import aside, require
 from research.parts.charlm_models import AttentionState, ConvState, RingCache
 
 STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
@@ -77,31 +79,33 @@ EXPLAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How the next character is chosen."""
+    """How the next character is chosen. UserError, naming the flag, for what is impossible."""
 
-    strategy: str = "temperature"
-    """one of STRATEGIES"""
-    temperature: float = 1.0
-    """of temperature, top_k, top_p and min_p: logits are divided by it before anything else, > 0"""
-    top_k: int = 10
-    """of top_k: so many characters may be drawn; of contrastive: candidates; at least 1"""
-    top_p: float = 0.9
-    """of top_p: probability of the nucleus, in (0, 1]"""
-    min_p: float = 0.05
-    """of min_p: least probability of a character, as a share of the largest one, in [0, 1]"""
-    beam_width: int = 4
-    """of beam: hypotheses kept of each text, at least 1"""
-    alpha: float = 0.6
-    """of contrastive: weight of the degeneration penalty, in [0, 1]"""
+    HEADING = ("sampling", "how the next character of a new text is chosen")
 
-    def __post_init__(self) -> None:
-        assert self.strategy in STRATEGIES, f"strategy={self.strategy} is none of {', '.join(STRATEGIES)}"
-        assert self.temperature > 0, f"temperature={self.temperature}, but it must be > 0"
-        assert self.top_k >= 1, f"top_k={self.top_k}, but it must be at least 1"
-        assert 0 < self.top_p <= 1, f"top_p={self.top_p} is not in (0, 1]"
-        assert 0 <= self.min_p <= 1, f"min_p={self.min_p} is not in [0, 1]"
-        assert self.beam_width >= 1, f"beam_width={self.beam_width}, but it must be at least 1"
-        assert 0 <= self.alpha <= 1, f"alpha={self.alpha} is not in [0, 1]"
+    strategy: Literal[STRATEGIES] = aside("temperature")
+    """how the next character is chosen"""
+    temperature: float = aside(1.0)
+    """logits are divided by it"""
+    top_k: int = aside(10)
+    """with top_k only so many characters, with contrastive so many candidates"""
+    top_p: float = aside(0.9)
+    """with top_p only the most probable that together have this probability"""
+    min_p: float = aside(0.05)
+    """with min_p only characters at least this times as probable as the most probable"""
+    beam_width: int = aside(4)
+    """with beam so many texts are followed at once"""
+    alpha: float = aside(0.6)
+    """with contrastive the weight of being unlike what stands there already"""
+
+    def __post_init__(self):
+        require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")
+        require(self.temperature > 0, self, "temperature", "above 0; for the most probable take greedy")
+        require(self.top_k >= 1, self, "top_k", "at least 1")
+        require(0 < self.top_p <= 1, self, "top_p", "above 0, at most 1")
+        require(0 <= self.min_p <= 1, self, "min_p", "from 0 to 1")
+        require(self.beam_width >= 1, self, "beam_width", "at least 1")
+        require(0 <= self.alpha <= 1, self, "alpha", "from 0 to 1")
 
 
 # ------------------------------------------------------------------------------------------------ choosing
@@ -192,8 +196,8 @@ class LineModel:
 
     def read(self, tokens: Tensor, state: LineStates) -> tuple[Tensor, LineStates]:
         """tokens (B, T) → logits (B, V) of what follows, state."""
-        told = [self._one(row[None], one) for row, one in zip(tokens, state.each, strict=True)]
-        return torch.cat([logits for logits, _ in told]), LineStates([one for _, one in told])
+        read = [self._one(row[None], one) for row, one in zip(tokens, state.each, strict=True)]
+        return torch.cat([logits for logits, _ in read]), LineStates([one for _, one in read])
 
     def step(self, token: Tensor, state: LineStates) -> tuple[Tensor, LineStates]:
         """token (B,) → logits (B, V) of what follows, state."""
@@ -230,9 +234,8 @@ def generate(
     rng: generator of the CPU; greedy, beam and contrastive draw nothing from it. on_char gets the ids (B,) of
     each character as it is chosen; of beam, which may change its mind until the end, all of them then.
     """
-    assert prompt.ndim == 2 and prompt.shape[1] >= 1, (
-        f"prompt of shape {tuple(prompt.shape)}, not (B, at least 1)"
-    )
+    shape = tuple(prompt.shape)
+    assert len(shape) == 2 and shape[1] >= 1, f"prompt of shape {shape}, not (B, at least 1)"
     assert n_chars >= 0, f"n_chars={n_chars}, but it must be at least 0"
     assert rng.device.type == "cpu", f"a generator of {rng.device}, but draws are made on the cpu"
     on_char = on_char or (lambda _: None)
@@ -322,8 +325,8 @@ def statistics(text: str, training_text: str) -> dict[str, float]:
     words = text.split()
     grams = {n: list(zip(*(words[i:] for i in range(n)), strict=False)) for n in (1, 2, 3)}
     distinct = {f"distinct_{n}": len(set(g)) / len(g) if g else 1.0 for n, g in grams.items()}
-    told, known = words_of(text), _vocabulary(training_text)
-    share = sum(word in known for word in told) / len(told) if told else 1.0
+    found, known = words_of(text), _vocabulary(training_text)
+    share = sum(word in known for word in found) / len(found) if found else 1.0
     copied = float(_copied(text, training_text))
     return distinct | {"repetition": _repetition(text), "copied": copied, "known_words": share}
 

@@ -13,119 +13,56 @@ Shapes  D latents, S image size; codes (…, D) lie on the CPU, where draws and 
         Every picture shows sigmoid(x_logits). RMSE is over pixels in [0, 1].
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data import image_files, images
-from research import bvae_faces as faces
+from research import bvae_faces as script
 from research.common.checkpoints import load_weights
 from research.common.flags import require
-from research.common.messages import UserError
-from research.common.task import Task, find_run, flags_of_run, start_task
+from research.common.task import find_run, flags_of_run, start_task
 from research.draw import charts, pictures
 from research.measure import latents
-from research.measure import mutual_information as metrics
+from research.measure import mutual_information as information
 from research.measure.disentanglement import disentanglement
+from research.tasks.faces_bench import (
+    N_FIT,
+    N_FRAMES,
+    N_TEST,
+    Bench,
+    Face,
+    animate,
+    pick_face,
+    rmse,
+    signed,
+    stack,
+)
+from research.tasks.faces_rotation import rotate
 
-N_FIT, N_TEST = 5000, 2000  # at most so many training faces for a fit, test faces for statistics
 N_REPEATS = 5  # of the jackknife: 11 times the scores, a quarter of a minute
 N_SHOWN = 16  # latents in a composed picture; the numbers have all
-N_FRAMES = 49  # of the way there, 8 k + 1: nine of them are in the strip
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What each task works with. cfg: with the flags of the checkpoint's model and data."""
-
-    cfg: faces.Config
-    model: faces.VAE
-    data: images.ImageSplits
-    task: Task
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 pictures (N, S, S, 3) → mu, logvar (N, D) on the CPU."""
-        mu, logvar = faces.encode_all(self.model, x, self.task.device)
-        return mu.cpu(), logvar.cpu()
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> np.ndarray:
-        """Codes (…, D) → uint8 pictures (…, S, S, 3)."""
-        parts = z.reshape(-1, z.shape[-1]).to(self.task.device).split(250)
-        shown = np.concatenate([pictures.to_uint8(torch.sigmoid(self.model.decode(part))) for part in parts])
-        return shown.reshape(*z.shape[:-1], *shown.shape[1:])
-
-    @property
-    def scale(self) -> int:
-        """How often a tile is enlarged so that it is at least 64 pixels wide."""
-        return max(1, 64 // self.cfg.image_size)
-
-    def row(self, images: Sequence[np.ndarray], labels: list[str], title: str | None = None) -> np.ndarray:
-        """Pictures (S, S, 3) in one row, large, with a label above each."""
-        return pictures.strip(np.stack(images), labels, title, 2 * self.scale)
-
-    @property
-    def name(self) -> str:
-        """The model and its data, for titles."""
-        return f"β\u00a0=\u00a0{self.cfg.beta:g}, {self.data.name}"  # not to be broken
-
-
-class Face(NamedTuple):
-    """A face to work on. x: uint8 (1, S, S, 3); index: into the test part, None for a picture file."""
-
-    x: Tensor
-    label: str
-    index: int | None
-
-
-def pick_face(bench: Bench, default: int, which: str = "") -> Face:
-    """The face of --image<which> or --index<which>, or the `default`-th one of the test part.
-
-    UserError naming the flag: a file that can't be read, a number beyond the test part.
-    """
-    cfg, n = bench.cfg, len(bench.data.test)
-    path, index = getattr(cfg, f"image{which}"), getattr(cfg, f"index{which}")
-    if path is not None:
-        try:
-            x = image_files.decode(path, cfg.image_size)
-        except Exception as error:  # Pillow's readers raise nearly any type on damaged bytes
-            raise UserError(f"--image{which}={path}: {image_files.reason(error)}") from None
-        return Face(torch.from_numpy(x[None].copy()), f"your face{f' {which}' if which else ''}", None)
-    require(index is None or 0 <= index < n, cfg, f"index{which}", f"from 0 to {n - 1}, the test part")
-    index = default if index is None else index
-    return Face(bench.data.test[index : index + 1], f"test face {index}", index)
-
-
-def rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Root mean square difference of uint8 pictures (…, S, S, 3), over pixels in [0, 1]: (…)."""
-    return np.sqrt(np.square((a.astype(np.float64) - b) / 255).mean((-3, -2, -1)))
-
-
-def stack(parts: Sequence[np.ndarray], axis: int, gap: int = 20) -> np.ndarray:
-    """Pictures (H, W, 3) one below the other (axis 0) or side by side (1), on white."""
-    extent = max(part.shape[1 - axis] for part in parts)
-    pads = [[(gap if i else 0, 0), (0, extent - part.shape[1 - axis])] for i, part in enumerate(parts)]
-    whole = [
-        np.pad(part, [*pad[:: 1 - 2 * axis], (0, 0)], constant_values=255) for part, pad in zip(parts, pads)
-    ]
-    return np.concatenate(whole, axis)
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A number whose width does not depend on its sign, so that titles of a video stay where they are."""
-    value = round(value, digits)
-    return ("−" if value < 0 else "+" if value else "±") + f"{abs(value):.{digits}f}"
-
-
-def animate(bench: Bench, name: str, frames: Sequence[np.ndarray], loop: bool = False) -> None:
-    """Write frames (H, W, 3) as a GIF and, twice as large, as MP4; there and back unless they are a loop."""
-    shown = list(frames) if loop else pictures.ping_pong(list(frames))
-    bench.task.video(name, shown, fps=24, upscale=2)
-    bench.task.gif(name, shown[::2], fps=12)  # half the frames: a GIF is large
+def bench_of(cfg: script.Config) -> tuple[Bench, dict[str, Any]]:
+    """The model of --checkpoint with its data, and its run's config.json. Raises UserError and DataError."""
+    file, run_config = find_run(cfg, "bvae_faces")
+    cfg = flags_of_run(cfg, run_config)
+    task = start_task(cfg, file, run_config)
+    model = load_weights(cfg, script.build(cfg, task.device), file).eval()
+    data = script.load_data(cfg)
+    bench = Bench(
+        cfg,
+        data,
+        task,
+        name=f"β\u00a0=\u00a0{cfg.beta:g}, {data.name}",  # not to be broken
+        encoder=lambda x: script.encode_all(model, x, task.device),
+        decoder=lambda z: torch.sigmoid(model.decode(z)),
+        shown_range=lambda mu: script.shown_range(model, mu, cfg),
+        has_prior=cfg.beta > 0,
+    )
+    return bench, run_config
 
 
 # ------------------------------------------------------------------------------------------------ random
@@ -142,13 +79,14 @@ def random_generation(bench: Bench) -> dict[str, Any]:
     training faces; tile by tile from the same noise. A decoder knows the codes of q(z): the farther that is
     from N(0, I), the worse the samples of the prior. The video wanders through 16 of each.
     """
-    cfg = bench.cfg
     mu, logvar = bench.encode(bench.data.train[:N_FIT])
-    fit = latents.fit_aggregate(mu, logvar if cfg.beta > 0 else None)
+    fit = latents.fit_aggregate(mu, logvar if bench.has_prior else None)
+    fitted_to = f"{'q(z|x)' if bench.has_prior else 'the codes'} of {len(mu):,} training faces"
+    of_prior = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
+    of_aggregate = latents.sample_aggregate(fit, 64, bench.task.rng())
     codes = {  # by their title
-        "prior: z ~ N(0, I)": torch.randn(64, cfg.latent_dim, generator=bench.task.rng()),
-        f"aggregate posterior: z ~ N(mean, cov), fitted to {'q(z|x)' if cfg.beta > 0 else 'the codes'} of "
-        f"{len(mu):,} training faces": latents.sample_aggregate(fit, 64, bench.task.rng()),
+        "prior: z ~ N(0, I)": of_prior,
+        f"aggregate posterior: z ~ N(mean, cov), fitted to {fitted_to}": of_aggregate,
     }
     panels = [
         pictures.grid(bench.decode(z), 8, title=f"{name}\n{bench.name}", scale=bench.scale)
@@ -186,8 +124,8 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
     """
     cfg, data = bench.cfg, bench.data
     mu, logvar = bench.encode(data.test[:N_TEST])
-    order, value = faces.latent_order(mu, logvar, cfg)
-    kl = value if cfg.beta > 0 else None
+    order, value = script.latent_order(mu, logvar, cfg)
+    kl = value if bench.has_prior else None
     results: dict[str, Any] = {
         "n_test": len(mu),
         "active_units": int(latents.active_units(mu).sum()),
@@ -202,10 +140,10 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
     rows = [f"{name}  {'var' if kl is None else 'KL'} {v:.2f}" for name, v in zip(names, values)]
     carried = [""] * len(rows)
     if data.factors is not None:
-        found = metrics.mig(mu.numpy(), data.factors["test"][: len(mu)])
+        found = information.mig(mu.numpy(), data.factors["test"][: len(mu)])
         mi, entropy = found.mi[order.numpy()], found.factor_entropy
         share = np.divide(mi, entropy, out=np.full_like(mi, np.nan), where=entropy > 0)
-        main = metrics.main_factors(mi, entropy, data.factor_names)
+        main = information.main_factors(mi, entropy, data.factor_names)
         carried = [f"{name} {part:.0%}" if name else "" for name, part in main]
         results |= {
             "mig": found.score,
@@ -216,13 +154,12 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
             "mi_nats": mi,
             "mi_share": share,
         } | scores(bench, mu, logvar)
-        title = (
-            f"Share of each factor that a latent tells, I(z; v) / H(v); {bench.name}, MIG {found.score:.3f}"
-        )
+        title = "Share of each factor that a latent tells, I(z; v) / H(v)"
+        title = f"{title}; {bench.name}, MIG {found.score:.3f}"
         bench.task.picture("factors", charts.heatmap(share, rows, data.factor_names, title))
     given = cfg.image is not None or cfg.index is not None
     chosen = [pick_face(bench, i) for i in range(1 if given else min(3, len(data.test)))]
-    traversals(bench, chosen, order[:N_SHOWN], faces.shown_range(bench.model, mu, cfg), rows, carried)
+    traversals(bench, chosen, order[:N_SHOWN], bench.shown_range(mu), rows, carried)
     return results | {"faces": [face.label for face in chosen]}
 
 
@@ -231,18 +168,18 @@ def scores(bench: Bench, mu: Tensor, logvar: Tensor) -> dict[str, Any]:
     first N test faces; and MIG of codes that are drawn from q(z|x), as Chen et al. 2018 define it.
     """
     truth = bench.data.factors["test"][: len(mu)]
-    shift, scale = faces.shown_range(bench.model, mu, bench.cfg)
+    shift, scale = bench.shown_range(mu)
     codes = ((mu - shift) / scale.clamp(min=1e-12)).numpy()
     names = list(disentanglement(codes, truth))
-    score, low, high = metrics.jackknife(
+    score, low, high = information.jackknife(
         lambda z, v: list(disentanglement(z, v).values()), codes, truth, n_repeats=N_REPEATS
     )
-    told: dict[str, Any] = dict(zip(names, score, strict=True))
-    told["intervals"] = {name: [a, b] for name, a, b in zip(names, low, high, strict=True)}
-    if bench.cfg.beta > 0:
-        drawn = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=bench.task.rng())
-        told["mig_of_draws"] = metrics.mig(drawn.numpy(), truth).score
-    return told
+    results: dict[str, Any] = dict(zip(names, score, strict=True))
+    results["intervals"] = {name: [a, b] for name, a, b in zip(names, low, high, strict=True)}
+    if bench.has_prior:
+        z = mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=bench.task.rng())
+        results["mig_of_draws"] = information.mig(z.numpy(), truth).score
+    return results
 
 
 def traversals(
@@ -252,9 +189,9 @@ def traversals(
     video in which all latents move at once. rows, carried: what to say of each latent.
     """
     z, (shift, scale) = bench.encode(torch.cat([face.x for face in chosen]))[0], shown
-    unit = "" if bench.cfg.beta > 0 else " sd"
+    unit = "" if bench.has_prior else " sd"
     which = f"the {len(top)} most informative of" if len(top) < len(rows) else "all"
-    by = "KL" if bench.cfg.beta > 0 else "variance"
+    by = "KL" if bench.has_prior else "variance"
     which = f"{which} {len(rows)} latents, sorted by {by}; {bench.name}"
 
     def moved(values: Tensor) -> np.ndarray:  # (faces, R, C, S, S, 3)
@@ -273,20 +210,14 @@ def traversals(
 
     values, frames = torch.linspace(-3, 3, N_FRAMES // 3 * 2 - 1), []
     labels = [f"{row.split()[0]}\n{what}".strip() for row, what in zip(rows, carried)][: len(top)]
+    names = [face.label for face in chosen]
     for v, tiles in zip(values.tolist(), moved(values).transpose(2, 0, 1, 3, 4, 5), strict=True):
         title = f"One latent changed to {signed(v)}{unit} in each column: {which}"
-        halves = [  # tiles: (faces, R, S, S, 3)
-            pictures.grid(
-                tiles[:, at : at + 8],
-                None,
-                [face.label for face in chosen],
-                labels[at : at + 8],
-                None if at else title,
-                bench.scale,
-                pad=8,
-            )
-            for at in range(0, len(top), 8)
-        ]
+        halves = []  # eight latents each; tiles: (faces, R, S, S, 3)
+        for at in range(0, len(top), 8):
+            shown_tiles, columns = tiles[:, at : at + 8], labels[at : at + 8]
+            heading = title if at == 0 else None
+            halves.append(pictures.grid(shown_tiles, None, names, columns, heading, bench.scale, pad=8))
         frames.append(stack(halves, 0))
     animate(bench, "sweep", frames)
 
@@ -303,11 +234,11 @@ def interpolate(bench: Bench) -> dict[str, Any]:
         chosen = [n for n in ("image", "index", "image2", "index2") if getattr(cfg, n) is not None]
         require(not chosen, cfg, "random", f"used without --{chosen[0] if chosen else ''}")
         z0, z1 = torch.randn(2, cfg.latent_dim, generator=bench.task.rng())
-        codes, drawn = latents.slerp(z0, z1, ratios), "N(0, I)"
-        if cfg.beta == 0:  # no prior: noise of the codes' own mean and spread
-            shift, scale = faces.shown_range(bench.model, bench.encode(bench.data.test[:N_TEST])[0], cfg)
-            codes, drawn = shift + scale * codes, "N(mean, sd²) of the codes"
-        way, title = "spherical", f"Between two z ~ {drawn}, along the great arc (spherical)"
+        codes, distribution = latents.slerp(z0, z1, ratios), "N(0, I)"
+        if not bench.has_prior:  # no prior: noise of the codes' own mean and spread
+            shift, scale = bench.shown_range(bench.encode(bench.data.test[:N_TEST])[0])
+            codes, distribution = shift + scale * codes, "N(mean, sd²) of the codes"
+        way, title = "spherical", f"Between two z ~ {distribution}, along the great arc (spherical)"
     else:
         ends = [pick_face(bench, 0), pick_face(bench, 1, "2")]
         z0, z1 = bench.encode(torch.cat([face.x for face in ends]))[0]
@@ -340,24 +271,18 @@ def interpolate(bench: Bench) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------ entry
 
-RUNS = {task.__name__: task for task in (random_generation, latent_analysis, interpolate)}
+RUNS = {task.__name__: task for task in (random_generation, latent_analysis, rotate, interpolate)}
 
 
-def run(cfg: faces.Config) -> dict[str, Any]:
+def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
-    file, run_config = find_run(cfg, "bvae_faces")
-    cfg = flags_of_run(cfg, run_config)
-    task = start_task(cfg, file, run_config)
-    model = load_weights(cfg, faces.build(cfg, task.device), file).eval()
-    bench = Bench(cfg, model, faces.load_data(cfg), task)
-    results = {"beta": cfg.beta, "data": bench.data.name, "data_hash": bench.data.content_hash}
-    if cfg.task == "rotate":
-        from research.tasks.faces_rotation import rotate
-
-        told = rotate(bench)
-    else:
-        told = RUNS[cfg.task](bench)
-    results |= {"trained_on_data_hash": run_config.get("data_hash")} | told
-    task.numbers(results)
-    task.finish()
+    bench, run_config = bench_of(cfg)
+    results = {
+        "beta": bench.cfg.beta,
+        "data": bench.data.name,
+        "data_hash": bench.data.content_hash,
+        "trained_on_data_hash": run_config.get("data_hash"),
+    } | RUNS[cfg.task](bench)
+    bench.task.numbers(results)
+    bench.task.finish()
     return results

@@ -11,7 +11,6 @@ Python  from research.tasks.charlm import generate_lyrics
         generate_lyrics("To be", 200, checkpoint="runs/<run>")
 """
 
-import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -30,6 +29,7 @@ from research.common.start import pick_device
 from research.common.task import Task, find_run, flags_of_run, start_task
 from research.parts import charlm_pages as pages
 from research.parts.charlm_sampling import Decoding, generate, statistics, writer
+from research.parts.text_flags import load_text
 
 N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown, and their characters that are given
 LINE_LIMIT = 200  # characters of a line that are shown: some texts have a chapter in one
@@ -48,16 +48,14 @@ def load_model(cfg: script.Config, device: torch.device) -> tuple[nn.Module, str
 
 def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
     """`given` as the run's --normalize and --lower have it, without the characters that the model has never
-    seen, which are told.
+    seen; how many those are is printed.
     """
     given = Cleaning(cfg.normalize, cfg.lower).rewrite(given)
     if strange := text.unknown(given, alphabet):
-        shown, some = " ".join(map(repr, strange[:20])), " ..." if len(strange) > 20 else ""
+        shown = " ".join(map(repr, strange[:20])) + (" ..." if len(strange) > 20 else "")
         n = sum(c in strange for c in given)
-        console.print(
-            f"[yellow]{escape(what)}: {n:,} characters left out[/], the model has never seen "
-            f"{escape(shown)}{some}"
-        )
+        left_out = f"[yellow]{escape(what)}: {n:,} characters left out[/]"
+        console.print(f"{left_out}, the model has never seen {escape(shown)}")
     return "".join(c for c in given if c in alphabet)
 
 
@@ -65,11 +63,6 @@ def prompt_of(given: str, alphabet: str, device: torch.device) -> Tensor:
     """Tokens (1, P) that the model reads first: of an empty text the end of the line, or song, before it."""
     begin = next((c for c in (text.SONG_END, "\n", " ") if c in alphabet), alphabet[0])
     return text.encode(given or begin, alphabet).long()[None].to(device)
-
-
-def decoding(cfg: script.Config) -> Decoding:
-    """How --strategy and its flags choose the next character."""
-    return Decoding(**{field.name: getattr(cfg, field.name) for field in dataclasses.fields(Decoding)})
 
 
 def generate_lyrics(
@@ -98,7 +91,7 @@ def generate_lyrics(
     cfg = flags_of_run(cfg, run_config)
     prompt = prompt_of(known(starting_string, cfg, alphabet, "starting_string"), alphabet, device)
     pen = writer(model, cfg.cut, alphabet)
-    made = generate(pen, prompt, char_count, decoding(cfg), make_rng(seed, 0, "pictures"))
+    made = generate(pen, prompt, char_count, cfg, make_rng(seed, 0, "pictures"))
     return starting_string + text.decode(made[0], alphabet)
 
 
@@ -114,15 +107,17 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
         sys.stdout.write(text.decode(ids, alphabet))
         sys.stdout.flush()
 
+    # a single text is shown while it is made, several of them at the end
     alone = cfg.samples == 1
     if alone:
         sys.stdout.write(given)
     pen = writer(model, cfg.cut, alphabet)
-    made = generate(pen, prompt, cfg.chars, decoding(cfg), task.rng(), show if alone else None)
+    made = generate(pen, prompt, cfg.chars, cfg, task.rng(), show if alone else None)
     texts = [given + text.decode(row, alphabet) for row in made]
     print("" if alone else "\n\n".join(f"--- {i}\n{t}" for i, t in enumerate(texts, 1)))
+
     try:
-        splits = script.load_data(cfg).text
+        splits = load_text(cfg)
         training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
     except DataError as error:
         console.print(f"[yellow]what is copied from the training text is not known[/]: {escape(str(error))}")
@@ -132,6 +127,7 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
         for row in figures:
             row.pop("copied")
             row.pop("known_words")
+
     rows = [
         [str(i), pages.literal(t), *(f"{v:.3g}" for v in f.values())]
         for i, (t, f) in enumerate(zip(texts, figures, strict=True), 1)
@@ -146,44 +142,61 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
 # ------------------------------------------------------------------------------------------------ evaluate
 
 
+def held_out_part(cfg: script.Config, alphabet: str, trained_on: str | None) -> tuple[script.Part, str]:
+    """The test part of the text, and what it is."""
+    splits = load_text(cfg)
+    if splits.alphabet != alphabet:
+        raise UserError(
+            f"--dataset={cfg.dataset}: not the text that the model learned; with --text=FILE "
+            "any text can be scored"
+        )
+    name = f"test part of {splits.name}"
+    if splits.content_hash != trained_on:
+        console.print(
+            f"[yellow]{escape(name)}: not the text of the training[/], which may have had this part"
+        )
+    return script.part_of(splits, "test", cfg), name
+
+
+def part_of_file(cfg: script.Config, alphabet: str) -> tuple[script.Part, str]:
+    """The text in --text=FILE as the model can read it, and the file's name."""
+    what = f"--text={cfg.text}"
+    try:
+        given = "".join(read_chunks(Path(cfg.text), what))
+    except OSError as error:
+        raise DataError(f"{what} cannot be read: {error.strerror}") from None
+    whole = known(given, cfg, alphabet, what)
+    if len(whole) < 2:
+        raise UserError(f"{what}: must have at least two characters that the model knows")
+    ends = [len(whole)]
+    if cfg.cut == "lines":
+        lines = [line + "\n" for line in whole.split("\n") if line.strip()]
+        whole, ends = "".join(lines), torch.tensor([len(line) for line in lines]).cumsum(0).tolist()
+    part = script.rows_of(text.encode(whole, alphabet), torch.tensor([0, *ends]), cfg)
+    return part, Path(cfg.text).name
+
+
+def lines_to_show(cfg: script.Config, part: script.Part, alphabet: str) -> list[str]:
+    """At most N_LINES lines, spread over the first million characters, that are longer than their prompt."""
+    if cfg.pos == "learned" and cfg.seq_len <= LINE_PROMPT + 8:
+        return []  # the table of positions has no room for a prompt and more
+    lines = [line + "\n" for line in text.decode(part.ids[:1_000_000], alphabet).split("\n")[1:-1]]
+    lines = [line[:LINE_LIMIT] for line in lines if len(line) > LINE_PROMPT + 8]
+    return lines[:: max(1, len(lines) // N_LINES)][:N_LINES]
+
+
 def score(
     cfg: script.Config, model: nn.Module, alphabet: str, task: Task, trained_on: str | None
 ) -> dict[str, Any]:
     """Bits per character of the test part, or of --text by the same windows; held-out lines, marked."""
     if cfg.text is None:
-        splits = script.load_data(cfg).text
-        if splits.alphabet != alphabet:
-            raise UserError(
-                f"--dataset={cfg.dataset}: not the text that the model learned; with --text=FILE "
-                "any text can be scored"
-            )
-        part, name = script.part_of(splits, "test", cfg), f"test part of {splits.name}"
-        if splits.content_hash != trained_on:
-            console.print(
-                f"[yellow]{escape(name)}: not the text of the training[/], which may have had this part"
-            )
+        part, name = held_out_part(cfg, alphabet, trained_on)
     else:
-        try:
-            given = "".join(read_chunks(Path(cfg.text), f"--text={cfg.text}"))
-        except OSError as error:
-            raise DataError(f"--text={cfg.text} cannot be read: {error.strerror}") from None
-        whole = known(given, cfg, alphabet, f"--text={cfg.text}")
-        if len(whole) < 2:
-            raise UserError(f"--text={cfg.text}: must have at least two characters that the model knows")
-        ends = [len(whole)]
-        if cfg.cut == "lines":
-            lines = [line + "\n" for line in whole.split("\n") if line.strip()]
-            whole, ends = "".join(lines), torch.tensor([len(line) for line in lines]).cumsum(0).tolist()
-        part = script.rows_of(text.encode(whole, alphabet), torch.tensor([0, *ends]), cfg)
-        name = Path(cfg.text).name
-    told = script.evaluate(model, part, "text", cfg, task.device)
-    lines = [line + "\n" for line in text.decode(part.ids[:1_000_000], alphabet).split("\n")[1:-1]]
-    if cfg.pos == "learned" and cfg.seq_len <= LINE_PROMPT + 8:
-        lines = []  # the table of positions has no room for a prompt and more
-    lines = [line[:LINE_LIMIT] for line in lines if len(line) > LINE_PROMPT + 8]
-    lines = lines[:: max(1, len(lines) // N_LINES)][:N_LINES]
+        part, name = part_of_file(cfg, alphabet)
+    scored = script.evaluate(model, part, "text", cfg, task.device)
+
     rows, right, pen = [], [], writer(model, cfg.cut, alphabet)
-    for line in lines:
+    for line in lines_to_show(cfg, part, alphabet):
         ids = text.encode(line, alphabet).long()[None].to(task.device)
         n = LINE_PROMPT
         with torch.no_grad():
@@ -204,9 +217,9 @@ def score(
     return {
         "text": name,
         "characters": int(part.lengths.sum()),
-        "loss": told["text/loss"],
-        "bpc": told["text/bpc"],
-        "perplexity": math.exp(told["text/loss"]),
+        "loss": scored["text/loss"],
+        "bpc": scored["text/bpc"],
+        "perplexity": math.exp(scored["text/loss"]),
         "lines_right": sum(right) / len(right) if right else None,
     }
 

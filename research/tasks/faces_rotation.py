@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from data import synthetic
-from research import bvae_faces as faces
 from research.common.flags import require
 from research.common.messages import console
 from research.draw import charts, pictures
 from research.measure import latents
-from research.tasks.bvae_faces import (
+from research.tasks.faces_bench import (
     N_FIT,
     N_FRAMES,
     N_TEST,
@@ -108,20 +107,19 @@ def turn_by_mirror(bench: Bench) -> Turn:
         "step": direction * spread,
     }
     how = f"along the direction in which mirroring moves the codes ({share:.0%} of their differences)"
-    return Turn(
-        direction * spread, reading, -centre / spread if spread > 0 else 0.0, 2.0, " sd", how, numbers
-    )
+    intercept = -centre / spread if spread > 0 else 0.0
+    return Turn(direction * spread, reading, intercept, 2.0, " sd", how, numbers)
 
 
 def turn_by_latent(bench: Bench, dim: int) -> Turn:
     """By one latent from −3 to 3; with β = 0 in standard deviations of the codes of test faces."""
     require(dim < bench.cfg.latent_dim, bench.cfg, "dim", f"below {bench.cfg.latent_dim}")
     mu, logvar = bench.encode(bench.data.test[:N_TEST])
-    shift, scale = faces.shown_range(bench.model, mu, bench.cfg)
+    shift, scale = bench.shown_range(mu)
     spread, axis = max(float(scale[dim]), 1e-12), torch.eye(bench.cfg.latent_dim)[dim]
-    kl = latents.kl_per_latent(mu, logvar)[dim] if bench.cfg.beta > 0 else None
+    kl = latents.kl_per_latent(mu, logvar)[dim] if bench.has_prior else None
     numbers = {"direction": f"latent {dim}", "variance": mu.var(0)[dim], "kl_nats": kl}
-    unit = "" if bench.cfg.beta > 0 else " sd"
+    unit = "" if bench.has_prior else " sd"
     how = f"along latent {dim}"
     return Turn(spread * axis, axis / spread, -float(shift[dim]) / spread, 3.0, unit, how, numbers)
 
@@ -216,9 +214,8 @@ def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
     tiles = np.stack([unturned[:shown], opposite[:shown], mirrored[:shown]]).reshape(-1, *unturned.shape[1:])
     rows = ["decoded", "turned to the opposite", "mirrored"]
     share = 1 - after.sum() / before.sum() if before.sum() > 0 else float("nan")
-    title = (
-        f"Mirror test: {share:.0%} of the difference to the mirror image is gone; {turn.how}; {bench.name}"
-    )
+    title = f"Mirror test: {share:.0%} of the difference to the mirror image is gone"
+    title = f"{title}; {turn.how}; {bench.name}"
     bench.task.picture("mirror_test", pictures.grid(tiles, shown, rows, None, title, bench.scale))
     return {"mirror_share": share, "n_mirrored": len(z)}
 

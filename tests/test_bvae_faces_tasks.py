@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from data import DataError, synthetic
-from research import bvae_faces as faces
+from research import bvae_faces
 from research.common.messages import UserError
-from research.common.task import find_run, start_task
+from research.common.task import find_run, flags_of_run, start_task
 from research.measure.latents import Aggregate
 from research.parts import face_reader
-from research.tasks import bvae_faces as A
-from research.tasks import faces_rotation as rotation
+from research.tasks import bvae_faces as tasks
+from research.tasks import faces_bench, faces_rotation
 
 SMALL = {"image_size": 32, "width": 4, "depth": 3, "hidden_dim": 16, "batch_size": 16, "steps": 5}
 SMALL |= {"eval_every": 5, "sample_every": 5, "device": "cpu", "wandb": "disabled"}
@@ -53,29 +53,31 @@ def place(tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(place / f"photos/{i}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "N_IMAGES", 400)
-        patch.setattr(A, "N_FRAMES", 9)
-        patch.setattr(A, "N_REPEATS", 1)
-        patch.setattr(rotation, "N_FRAMES", 9)
-        patch.setattr(rotation, "N_FACES", 8)
+        patch.setattr(tasks, "N_FRAMES", 9)
+        patch.setattr(tasks, "N_REPEATS", 1)
+        patch.setattr(faces_rotation, "N_FRAMES", 9)
+        patch.setattr(faces_rotation, "N_FACES", 8)
         patch.setattr(face_reader, "STEPS", 3)  # reads nothing: tests/test_face_reader.py has one that does
         for name in ("training_pictures", "interpolation"):  # of no interest here
-            patch.setattr(faces, name, lambda *args: {})
+            patch.setattr(bvae_faces, name, lambda *args: {})
         common = SMALL | {"data_dir": str(place / "store"), "out": str(place / "runs")}
-        faces.train(faces.Config(**common, name="b4", beta=4, latent_dim=20))
-        faces.train(faces.Config(**common, name="b0", beta=0, latent_dim=6))
-        faces.train(faces.Config(**common, name="photos", latent_dim=6, dataset=str(place / "photos")))
+        bvae_faces.train(bvae_faces.Config(**common, name="b4", beta=4, latent_dim=20))
+        bvae_faces.train(bvae_faces.Config(**common, name="b0", beta=0, latent_dim=6))
+        bvae_faces.train(
+            bvae_faces.Config(**common, name="photos", latent_dim=6, dataset=str(place / "photos"))
+        )
         yield place
 
 
 def do(place, task, run="b4", **flags):
-    """Run a task through the script's own entry; returns its folder and what results.json says."""
-    faces.run_task(config(place, task, run, **flags))
+    """Run a task; returns its folder and what results.json says."""
+    tasks.run(config(place, task, run, **flags))
     folder = place / "runs" / run / task
     return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
 
 
 def config(place, task, run="b4", **flags):
-    return faces.Config(
+    return bvae_faces.Config(
         **{"task": task, "checkpoint": str(place / "runs" / run), "wandb": "disabled", "device": "cpu"}
         | flags
     )
@@ -95,12 +97,12 @@ def check_files(folder, task, missing=()):
 @pytest.mark.parametrize("run", ["b4", "b0"])
 def test_tasks_write_their_files_and_leave_the_training_run_alone(place, task, run):
     before = {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")}
-    folder, told = do(place, task, run)
+    folder, results = do(place, task, run)
     check_files(folder, task)
-    assert told["task"] == task
-    assert told["beta"] == (4 if run == "b4" else 0)
-    assert set(told["files"]) == FILES[task]
-    assert told["data_hash"] == told["trained_on_data_hash"]
+    assert results["task"] == task
+    assert results["beta"] == (4 if run == "b4" else 0)
+    assert set(results["files"]) == FILES[task]
+    assert results["data_hash"] == results["trained_on_data_hash"]
     assert {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")} == before
     assert not (place / "runs" / run / "wandb").exists()
 
@@ -117,36 +119,28 @@ def test_the_divergence_of_the_aggregate_from_the_prior():
     normal = torch.distributions.MultivariateNormal
     p = normal(torch.zeros(2).double(), torch.eye(2).double())
     expected = torch.distributions.kl_divergence(normal(q.mean, q.cov), p)
-    assert A.kl_to_prior(q) == pytest.approx(float(expected))
-    assert A.kl_to_prior(Aggregate(torch.zeros(3), torch.eye(3))) == pytest.approx(0, abs=1e-6)
-    assert A.kl_to_prior(Aggregate(torch.zeros(2), torch.diag(torch.tensor([1.0, 0.0])))) == float("inf")
+    assert tasks.kl_to_prior(q) == pytest.approx(float(expected))
+    assert tasks.kl_to_prior(Aggregate(torch.zeros(3), torch.eye(3))) == pytest.approx(0, abs=1e-6)
+    assert tasks.kl_to_prior(Aggregate(torch.zeros(2), torch.diag(torch.tensor([1.0, 0.0])))) == float("inf")
 
 
 def test_latents_are_sorted_and_all_in_the_numbers(place):
-    _, told = do(place, "latent_analysis", index=39)
-    assert sorted(told["latents_sorted"]) == list(range(20))
-    assert told["kl_nats_per_latent"] == sorted(told["kl_nats_per_latent"], reverse=True)
-    assert told["kl_nats"] == pytest.approx(sum(told["kl_nats_per_latent"]), rel=1e-5)
-    assert np.shape(told["mi_nats"]) == np.shape(told["mi_share"]) == (20, len(synthetic.FACTOR_NAMES))
-    gaps = [v for v in told["mig_per_factor"].values() if v is not None]
-    assert told["mig"] == pytest.approx(np.mean(gaps))
+    _, results = do(place, "latent_analysis", index=39)
+    assert sorted(results["latents_sorted"]) == list(range(20))
+    assert results["kl_nats_per_latent"] == sorted(results["kl_nats_per_latent"], reverse=True)
+    assert results["kl_nats"] == pytest.approx(sum(results["kl_nats_per_latent"]), rel=1e-5)
+    assert np.shape(results["mi_nats"]) == np.shape(results["mi_share"]) == (20, len(synthetic.FACTOR_NAMES))
+    gaps = [v for v in results["mig_per_factor"].values() if v is not None]
+    assert results["mig"] == pytest.approx(np.mean(gaps))
     names = {"mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "sap", "factor_vae"}
-    assert set(told["intervals"]) == names
-    assert all(low <= told[name] <= high for name, (low, high) in told["intervals"].items())
-    assert 0 <= told["mig_of_draws"] <= 1
-    assert told["faces"] == ["test face 39"]
-
-
-def make_bench(place, run="b4"):
-    cfg = config(place, "rotate", run)
-    file, run_config = find_run(cfg, "bvae_faces")
-    cfg = A.flags_of_run(cfg, run_config)
-    task = start_task(cfg, file, run_config)
-    return A.Bench(cfg, A.load_weights(cfg, faces.build(cfg, task.device), file), faces.load_data(cfg), task)
+    assert set(results["intervals"]) == names
+    assert all(low <= results[name] <= high for name, (low, high) in results["intervals"].items())
+    assert 0 <= results["mig_of_draws"] <= 1
+    assert results["faces"] == ["test face 39"]
 
 
 def test_yaw_steps_go_where_codes_go(place, monkeypatch):
-    bench = make_bench(place)
+    bench, _ = tasks.bench_of(config(place, "rotate"))
     yaw = {len(getattr(bench.data, p)): bench.data.factors[p][:, 0] for p in ("train", "test")}
 
     def encode(self, x):
@@ -157,24 +151,28 @@ def test_yaw_steps_go_where_codes_go(place, monkeypatch):
         mu[:, 1] = angle / 3000  # tells the yaw best, and hardly moves
         return mu, torch.zeros_like(mu)
 
-    monkeypatch.setattr(A.Bench, "encode", encode)
+    monkeypatch.setattr(faces_bench.Bench, "encode", encode)
     z = torch.zeros(20)
     z[0] = 1.0
-    turn = rotation.turn_by_yaw(bench)
+    turn = faces_rotation.turn_by_yaw(bench)
     assert turn.step[0] * 30 == pytest.approx(1, rel=0.05)  # the latent moves as it does over the data
     assert turn.own(z[None]) == pytest.approx(30, abs=3)
     assert turn.numbers["r2_test"] > 0.95
 
 
 def test_rotation_says_what_it_went_along(place):
-    folder, told = do(place, "rotate", index=3)
-    assert told["unit"] == "°"
-    assert told["values"][0] == -60 and told["values"][-1] == 60
-    assert len(told["rmse_to_the_unturned_face"]) == len(told["rmse_to_the_face_rendered_at_that_yaw"]) == 9
-    assert "r2_test" in told
-    folder, told = do(place, "rotate", dim=19)
-    assert told["direction"] == "latent 19"
-    assert told["values"][-1] == 3
+    folder, results = do(place, "rotate", index=3)
+    assert results["unit"] == "°"
+    assert results["values"][0] == -60 and results["values"][-1] == 60
+    assert (
+        len(results["rmse_to_the_unturned_face"])
+        == len(results["rmse_to_the_face_rendered_at_that_yaw"])
+        == 9
+    )
+    assert "r2_test" in results
+    folder, results = do(place, "rotate", dim=19)
+    assert results["direction"] == "latent 19"
+    assert results["values"][-1] == 3
     check_files(folder, "rotate")
 
 
@@ -187,37 +185,37 @@ def test_the_evidence_of_a_sweep_is_what_its_tasks_measure(place, tmp_path, monk
     beta_curve.collect(tmp_path / "bvae_beta")
     rotation, latents = (pd.read_csv(tmp_path / f"bvae_beta_{n}.csv") for n in ("rotation", "latents"))
     _, turned = do(place, "rotate")
-    _, told = do(place, "latent_analysis")
+    _, results = do(place, "latent_analysis")
     assert rotation["beta"].tolist() == [0, 4]
-    for name in beta_curve.TOLD:
+    for name in beta_curve.ROTATION:
         assert rotation[name][1] == pytest.approx(turned[name], rel=1e-3, abs=1e-3)
     ours = latents[latents["beta"] == 4]
-    assert ours["latent"].tolist() == told["latents_sorted"]
-    shares = np.array(told["mi_share"], float)
+    assert ours["latent"].tolist() == results["latents_sorted"]
+    shares = np.array(results["mi_share"], float)
     np.testing.assert_allclose(ours[list(synthetic.FACTOR_NAMES)], shares, rtol=1e-3, atol=1e-4)
     assert Image.open(tmp_path / "bvae_beta_faces.png").size == (13 * 32, 2 * 32)
 
 
 def test_photos_turn_along_the_mirror_direction(place):
-    folder, told = do(place, "rotate", "photos")
+    folder, results = do(place, "rotate", "photos")
     check_files(folder, "rotate", ["yaw_read.png", "others.png"])
-    assert "mirror" in told["direction"] and "yaw_span_degrees" not in told
-    assert 0 <= told["share_explained"] <= 1
-    folder, told = do(place, "latent_analysis", "photos")
+    assert "mirror" in results["direction"] and "yaw_span_degrees" not in results
+    assert 0 <= results["share_explained"] <= 1
+    folder, results = do(place, "latent_analysis", "photos")
     check_files(folder, "latent_analysis", ["factors.png"])
-    assert "mig" not in told
+    assert "mig" not in results
 
 
 def test_faces_from_files_and_random_codes(place):
     picture = place / "photos/0.png"
-    _, told = do(place, "interpolate", image=str(picture), index2=2)
-    assert (told["from"], told["to"], told["way"]) == ("your face", "test face 2", "linear")
-    assert told["rmse_to_first"][0] == told["rmse_to_last"][-1] == 0
+    _, results = do(place, "interpolate", image=str(picture), index2=2)
+    assert (results["from"], results["to"], results["way"]) == ("your face", "test face 2", "linear")
+    assert results["rmse_to_first"][0] == results["rmse_to_last"][-1] == 0
     for run in ("b4", "b0"):
-        _, told = do(place, "interpolate", run, random=True)
-        assert told["way"] == "spherical"
+        _, results = do(place, "interpolate", run, random=True)
+        assert results["way"] == "spherical"
         _, other = do(place, "interpolate", run, random=True, seed=1)
-        assert other["code_norms"] != told["code_norms"]
+        assert other["code_norms"] != results["code_norms"]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +233,7 @@ def test_faces_from_files_and_random_codes(place):
 )
 def test_what_is_not_there_is_refused_in_one_line(place, task, flags, message):
     with pytest.raises(UserError, match=message) as error:
-        faces.run_task(config(place, task, **flags))
+        tasks.run(config(place, task, **flags))
     assert "\n" not in str(error.value)
 
 
@@ -243,34 +241,34 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(place / "runs/b4", run, ignore=shutil.ignore_patterns(*FILES))
     kept = json.loads((run / "config.json").read_text())
-    cfg = faces.Config(task="rotate", checkpoint=str(run), wandb="disabled", device="cpu")
+    cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), wandb="disabled", device="cpu")
     for change, message in (
         ({"family": "gan_faces"}, "must be a run of bvae_faces; this one is of gan_faces"),
         ({"flags": kept["flags"] | {"hidden_dim": 17}}, "no weights of this model"),
-        ({"flags": {}}, "must be of a run that tells its --width"),
+        ({"flags": {k: v for k, v in kept["flags"].items() if k != "width"}}, "run that tells its --width"),
     ):
         (run / "config.json").write_text(json.dumps(kept | change))
         with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):
-            faces.run_task(cfg)
+            tasks.run(cfg)
     (run / "config.json").unlink()
     with pytest.raises(UserError, match=r"^--checkpoint=.*no readable config\.json"):
-        faces.run_task(cfg)
+        tasks.run(cfg)
     (run / "config.json").write_text(json.dumps(kept))
     next((run / "checkpoints").glob("best_*.pt")).write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"^--checkpoint=.*not a readable checkpoint"):
-        faces.run_task(cfg)
+        tasks.run(cfg)
     assert not (run / "rotate").exists()
 
 
 def test_data_comes_from_the_run_unless_it_is_given(place, tmp_path):
     cfg = config(place, "rotate")
     _, run_config = find_run(cfg, "bvae_faces")
-    assert A.flags_of_run(cfg, run_config).data_dir == str(place / "store")
+    assert flags_of_run(cfg, run_config).data_dir == str(place / "store")
     other = dataclasses.replace(cfg, dataset=str(place / "photos"), data_dir=str(tmp_path), width=99)
-    merged = A.flags_of_run(other, run_config)
+    merged = flags_of_run(other, run_config)
     assert (merged.dataset, merged.data_dir, merged.width) == (str(place / "photos"), str(tmp_path), 4)
     with pytest.raises(DataError, match="--dataset=no/such"):
-        faces.run_task(dataclasses.replace(cfg, dataset="no/such"))
+        tasks.run(dataclasses.replace(cfg, dataset="no/such"))
 
 
 def test_a_file_outside_of_a_run_writes_below_out(place, tmp_path):
@@ -293,7 +291,7 @@ def test_a_file_outside_of_a_run_writes_below_out(place, tmp_path):
 def small_task(place, tmp_path, **flags):
     run = tmp_path / "run"
     shutil.copytree(place / "runs/b4", run, ignore=shutil.ignore_patterns(*FILES))
-    cfg = faces.Config(task="rotate", checkpoint=str(run), device="cpu", **flags)
+    cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), device="cpu", **flags)
     task = start_task(cfg, *find_run(cfg, "bvae_faces"))
     task.picture("strip", np.zeros((8, 8, 3), np.uint8))
     task.numbers({"a": torch.tensor(1.5), "b": float("nan"), "c": {"d": np.arange(2)}, "e": [float("inf")]})
@@ -303,9 +301,9 @@ def small_task(place, tmp_path, **flags):
 def test_results_are_plain(place, tmp_path):
     task = small_task(place, tmp_path, wandb="disabled")
     task.finish()
-    told = json.loads((task.folder / "results.json").read_text(), parse_constant=pytest.fail)
-    assert (told["a"], told["b"], told["c"], told["e"]) == (1.5, None, {"d": [0, 1]}, [None])
-    assert told["files"] == ["strip.png"]
+    results = json.loads((task.folder / "results.json").read_text(), parse_constant=pytest.fail)
+    assert (results["a"], results["b"], results["c"], results["e"]) == (1.5, None, {"d": [0, 1]}, [None])
+    assert results["files"] == ["strip.png"]
     assert {path.name for path in task.folder.iterdir()} == {"strip.png", "results.json"}
 
 

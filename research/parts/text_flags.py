@@ -1,0 +1,37 @@
+"""How a text is read: the flags of every command that takes one, and the text that they ask for."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from data import text
+from research.common.flags import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFlags:
+    """How a text is cut and what is changed in it before it is read."""
+
+    HEADING = ("text", "how a text is read")
+
+    cut: Literal["stream", "lines"] = "stream"
+    """windows anywhere in the text, or one sequence per line"""
+    normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
+    """Unicode form the text is brought to; None: left as it is"""
+    min_count: int = 1
+    """characters that are rarer in the text are left out"""
+    scripts: str | None = None
+    """scripts whose letters are kept, separated by commas (latin,greek); None: all"""
+    lower: bool = False
+    """lower-case the text"""
+
+    def __post_init__(self):
+        require(self.min_count >= 1, self, "min_count", "at least 1")
+
+
+TEXT_FLAGS = tuple(field.name for field in dataclasses.fields(TextFlags))
+
+
+def load_text(cfg: Any) -> text.TextSplits:
+    """The text of --dataset as the flags of `cfg` ask for it. Raises DataError: missing or unusable."""
+    return text.load(cfg.dataset, cfg.data_dir, **{name: getattr(cfg, name) for name in TEXT_FLAGS})
