@@ -52,11 +52,11 @@ def engine_says(spec: dict, histories: list[list]) -> dict[int, bool]:
 )
 def test_each_runs_decision_is_that_of_the_engine_on_all_runs(histories, rule, goal):
     spec = {"metric": {"name": "val/mig", "goal": goal}, "early_terminate": rule}
-    told = engine_says(spec, histories)
+    stopped = engine_says(spec, histories)
     for i, own in enumerate(histories):
         others = {k: history for k, history in enumerate(histories) if k != i}
         found = early_stop.decide(spec, own, others)
-        assert found["stop"] == told[i]
+        assert found["stop"] == stopped[i]
         again = early_stop.recompute(
             spec,
             found | {"evaluation": len(own)},

@@ -97,14 +97,14 @@ def storm(at: Place, file: str, kills: int, every_s: float, seed: int) -> Counte
             at.fork(log, file, "--confirm=2", *more),
             time.monotonic() + rng.uniform(0, 2 * every_s),
         )
-        while (told := os.waitpid(local, os.WNOHANG)) == (0, 0):
+        while (ended := os.waitpid(local, os.WNOHANG)) == (0, 0):
             assert time.monotonic() < end, log.read_text()[-3000:]
             if killed.total() < kills and time.monotonic() > due:
                 if kind := kill_one(rng, folder, local):
                     killed[kind] += 1
                 due = time.monotonic() + rng.uniform(0, 2 * every_s)
             time.sleep(0.02)
-        code = os.waitstatus_to_exitcode(told[1])
+        code = os.waitstatus_to_exitcode(ended[1])
         assert code in (0, 1, 75, -signal.SIGKILL), log.read_text()[-3000:]
         if code == 0:
             return killed

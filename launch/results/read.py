@@ -170,6 +170,20 @@ def read_sweep(folder: Path | str) -> Sweep:
     )
 
 
+def expected(sweep: Sweep) -> int:
+    """How many runs the sweep means to have, as far as its YAML tells: the size of its grid, at most its
+    run_cap; never fewer than there are.
+    """
+    known = len(sweep.runs) + len(sweep.open_trials)
+    limits = []
+    if sweep.spec.get("method") == "grid":
+        parameters = (sweep.spec.get("parameters") or {}).values()
+        limits.append(math.prod(len(parameter.get("values", "1")) for parameter in parameters))
+    if isinstance(sweep.spec.get("run_cap"), int):
+        limits.append(sweep.spec["run_cap"])
+    return max(known, min(limits, default=known))
+
+
 def varied_flags(runs: Iterable[Run], order: Iterable[str] = (), trials: Iterable[dict] = ()) -> list[str]:
     """Flags whose values differ between runs (and open trials), those in `order` first, `seed` last.
 
