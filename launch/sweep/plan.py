@@ -221,7 +221,7 @@ def _refuse_metric(sweep: Sweep) -> None:
         return
     _, configs = checked_points(sweep)
     headlines = dict.fromkeys(sweep.script.headline(cfg) for cfg in configs)
-    if None in headlines:  # a script that does not say
+    if not headlines or None in headlines:  # a script that does not say
         return
     if any(name in (headline, f"{headline}_best") for headline in headlines):
         return
