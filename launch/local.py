@@ -8,7 +8,6 @@ The same command again goes on where it stopped: Ctrl-C once makes the workers s
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -30,27 +29,15 @@ from rich.table import Table
 
 from launch.results import html
 from launch.results import read as collect
-from launch.sweep import agent, begin, plan
+from launch.sweep import begin, plan
 from launch.sweep.early_stop import is_early
-from launch.sweep.proposer import Proposer, ask_to_confirm
+from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, Queue, Trial
 from launch.sweep.worker import last_line
 from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
-from research.common.flags import RunFlags
-from research.common.folder import (
-    CODE,
-    ENDED,
-    METRICS,
-    OUTPUT,
-    TIMES,
-    TRIALS,
-    WANDB_SWEEP,
-    read_json,
-    write_json,
-)
+from research.common.folder import CODE, ENDED, METRICS, OUTPUT, TIMES
 from research.common.messages import UserError, console, escape
-from research.common.wandb_client import first_line
 
 REFRESH_S = 1.0
 MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
@@ -147,7 +134,7 @@ class Local:
         """Keep the workers going until nothing is open, and show what happens."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.stop)
-        for i in range(min(len(self.slots), n_open(self.queue, self.planned))):
+        for i in range(min(len(self.slots), begin.n_open(self.queue, self.planned))):
             self.start_worker(i)
         shown: dict[str, str] = {}
         live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -260,11 +247,6 @@ class Local:
         return [state, f"{step}/{steps}", headline, speed, left]
 
 
-def n_open(queue: Queue, planned: int) -> int:
-    """Trials that are neither done nor failed, those that are yet to be made included."""
-    return sum(1 for _ in queue.open_trials()) + max(0, planned - len(queue.trials()))
-
-
 def _tail(path: Path) -> dict[str, Any]:
     """The last whole row of a .jsonl file, from its last 8 KB."""
     with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as f:
@@ -273,85 +255,13 @@ def _tail(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _log_in(folder: Path, fresh: bool) -> None:
-    """Refuse, before anything is written, what W&B could not direct. Raises UserError."""
-    if (folder / TRIALS).exists() and not fresh:
-        known = (folder / WANDB_SWEEP).exists()
-        told = "it was uploaded" if known else "launch/upload.py brings it to W&B"
-        raise UserError(f"{folder} holds a sweep begun without W&B ({told}): choose another --name")
-    os.environ.pop("WANDB_MODE", None)  # --wandb=online was asked for
-    import wandb
-
-    try:
-        logged_in = wandb.login(prompt=False)
-    except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
-        raise UserError(f"--wandb=online: no W&B ({first_line(error)}); or --wandb=offline") from None
-    if not logged_in:
-        raise UserError("--wandb=online: not logged in; wandb login, or --wandb=offline")
-
-
-def _wandb_sweep(flags: Flags, sweep: plan.Sweep, folder: Path) -> Queue:
-    """Make (once) the W&B sweep of a sweep folder; its runs, as trials. Raises UserError when W&B refuses."""
-    kept = read_json(folder / WANDB_SWEEP)
-    if kept is None:
-        import wandb
-
-        content = sweep.content | {"name": folder.name, "command": agent.command_of(sweep.program)}
-        project = flags.project or content.get("project") or RunFlags.project
-        try:
-            entity = flags.entity or content.get("entity") or wandb.Api().default_entity
-            with contextlib.redirect_stdout(sys.stderr):
-                ident = wandb.sweep(content, entity=entity, project=project)
-        except (wandb.errors.Error, ValueError, OSError) as error:
-            raise UserError(f"--wandb=online: no sweep at W&B ({first_line(error)})") from None
-        url = wandb.util.app_url(wandb.Api().settings["base_url"]) + f"/{entity}/{project}/sweeps/{ident}"
-        wandb.teardown()
-        kept = {"id": ident, "entity": entity, "project": project, "url": url}
-        write_json(folder / WANDB_SWEEP, kept)
-    console.print(f"W&B sweep: {kept['url']}")
-    return agent.Runs(folder, sweep.content["parameters"])
-
-
-def folder_of(flags: Any, sweep: plan.Sweep) -> Path:
-    """The sweep's folder: --out and --name, or the YAML's name, with --set also a hash."""
-    name = flags.name or sweep.path.stem
-    if flags.set and not flags.name:
-        name += "-" + hashlib.sha256(json.dumps(sweep.content, sort_keys=True).encode()).hexdigest()[:6]
-    return Path(flags.out) / name
-
-
-def prepare(flags: Any, sweep: plan.Sweep) -> tuple[Queue, int]:
-    """Freeze a sweep's folder as the flags say (those of this script or launch/slurm.py's); its trials, and
-    how many it means to have. Raises UserError.
-    """
-    online, folder = flags.wandb == "online", folder_of(flags, sweep)
-    if not online and (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists():
-        raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
-    code = folder / CODE
-    if code.exists() and not flags.fresh and not (code / "launch" / "sweep" / "worker.py").exists():
-        raise UserError(
-            f"{folder}: its snapshot of the code is older than this launcher can run: --fresh sets "
-            "it aside and starts anew"
-        )
-    if online:
-        _log_in(folder, flags.fresh)
-    queue = plan.freeze(sweep, folder, flags.fresh, flags.reuse, online)
-    if online:
-        queue = _wandb_sweep(flags, sweep, folder)
-    elif flags.retry:
-        console.print(f"{queue.retry_failed(leases.Watch())} failed trials are open again")
-    if flags.confirm:
-        ask_to_confirm(folder, flags.confirm)
-    return queue, begin.planned(folder)
-
-
 def run(flags: Flags) -> None:
     sweep = plan.read(flags.sweep, flags.set, flags.wandb == "online", flags.confirm)
-    queue, planned = prepare(flags, sweep)
+    queue, planned = begin.prepare(flags, sweep)
     folder, local = queue.folder, Local(flags, sweep, queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {planned} trials, {n_open(queue, planned)} of them open, "
+        f"[bold]{escape(str(folder))}[/]: {planned} trials, {begin.n_open(queue, planned)} of them open, "
         f"{len(local.slots)} workers; varied: {shown or 'nothing'}"
     )
     local.run()
@@ -370,7 +280,7 @@ def run(flags: Flags) -> None:
     if any(state == "failed" for state in states):
         console.print("some trials failed; --retry runs them again")
         sys.exit(1)
-    if n_open(queue, local.planned):
+    if begin.n_open(queue, local.planned):
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
     if blind:

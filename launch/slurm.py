@@ -27,7 +27,6 @@ if not __package__:  # run as a script: import from this tree
 import tyro
 import yaml
 
-from launch import local
 from launch.results import read as collect
 from launch.sweep import agent, begin, plan, sbatch
 from launch.sweep.early_stop import is_early
@@ -199,7 +198,7 @@ def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
     new = plan.runs_of(sweep, points) - plan.runs_of(sweep, taken)
     planned = proposer.planned(max(proposer.size(), len(taken) + len(new)))
     failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
-    return planned, local.n_open(queue, planned) + failed * flags.retry
+    return planned, begin.n_open(queue, planned) + failed * flags.retry
 
 
 def submit(flags: Flags) -> None:
@@ -214,7 +213,7 @@ def submit(flags: Flags) -> None:
         checked, size = False, 1001
         console.print(f"[yellow]not checked against a cluster:[/] {escape(str(error))}")
     sweep = plan.read(flags.sweep, flags.set, online, flags.confirm)
-    folder = local.folder_of(flags, sweep)
+    folder = begin.folder_of(flags, sweep)
     there = [t for t in in_queue(folder) if t["state"] in ALIVE] if checked else []
     held = [t for t in there if t["state"] == "PENDING" and "held" in t["reason"].lower()]
     there = [t for t in there if t not in held]
@@ -227,8 +226,8 @@ def submit(flags: Flags) -> None:
     if flags.dry_run:
         planned, still = foresee(flags, sweep, folder)
     else:
-        queue, planned = local.prepare(flags, sweep)
-        still = local.n_open(queue, planned)
+        queue, planned = begin.prepare(flags, sweep)
+        still = begin.n_open(queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
     console.print(
         f"[bold]{escape(str(folder))}[/]: {planned} trials, {still} of them open; "
@@ -271,7 +270,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
     folder = Path(flags.sweep)
     if not folder.is_dir():
         if flags.set and not flags.name:
-            folder = local.folder_of(flags, plan.read(flags.sweep, flags.set, flags.wandb == "online"))
+            folder = begin.folder_of(flags, plan.read(flags.sweep, flags.set, flags.wandb == "online"))
         else:
             folder = Path(flags.out) / (flags.name or folder.stem)
     try:
@@ -282,7 +281,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
     online = (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists()
     queue = agent.Runs(folder, spec["parameters"]) if online else Queue(folder)
     known = collect.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
-    return folder, queue, collect.expected(known) if online else begin.planned(folder)
+    return folder, queue, begin.planned(folder, known)
 
 
 def state_of(folder: Path, status: str, watch: leases.Watch, running: set[str]) -> tuple[str, dict]:

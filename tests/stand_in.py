@@ -1,7 +1,7 @@
 """A training script for tests of sweeps: no torch, a known loss. Copied to research/ of a project.
 
 It keeps a run folder as research/common/run.py does: lease, status, rows, checkpoints, the `stop` file,
-SIGTERM. Its headline="val/loss" at `step` is (x - 0.37)² + 0.1 for kind b + (0.2 + x) / (1 + step), least at
+SIGTERM. Its headline, val/loss, at `step` is (x - 0.37)² + 0.1 for kind b + (0.2 + x) / (1 + step), least at
 x = 0.37; above x = 0.97 it is not finite from step 8 on, and with --fail_below it crashes for smaller x.
 """
 
@@ -24,7 +24,6 @@ from research.common.messages import UserError
 
 KEY_VERSION = 1
 DATA_FLAGS = ("dataset", "data_dir")
-HEADLINE = {"headline": "val/loss", "goal": "minimize"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,10 @@ def load_data(cfg: Config) -> Data:
     return Data()
 
 
+def headline(cfg: Config) -> tuple[str, str]:
+    return "val/loss", "minimize"
+
+
 def loss(cfg: Config, step: int) -> float:
     value = (cfg.x - 0.37) ** 2 + 0.1 * (cfg.kind == "b") + (0.2 + cfg.x) / (1 + step) + 0.001 * cfg.seed
     return float("nan") if cfg.x > 0.97 and step >= 8 else value
@@ -64,17 +67,16 @@ def train(cfg: Config) -> None:
         sys.exit(EXIT_PREEMPTED)
     (folder / "stop").unlink(missing_ok=True)
     kept = read_json(folder / "status.json") or {"segments": []}
-    flags = asdict(cfg)
-    write_json(
-        folder / "config.json", {"family": "stand_in", "key": key, "flags": flags, "wandb_id": key} | HEADLINE
-    )
+    name, goal = headline(cfg)
+    config = {"family": "stand_in", "key": key, "flags": asdict(cfg), "wandb_id": key}
+    write_json(folder / "config.json", config | {"headline": name, "goal": goal})
     state = read_json(folder / "checkpoint.json") or {"step": 0, "best": None, "worst": None}
     step, best, worst = state["step"], state["best"], state["worst"]
     rows = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] < step]
     write_bytes(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def tell(status: str, reason: str | None = None) -> None:
-        headline = worst if status == "diverged" else best
+        value = worst if status == "diverged" else best
         segments = [*kept["segments"], {"from_step": state["step"]}]
         write_json(
             folder / "status.json",
@@ -83,7 +85,7 @@ def train(cfg: Config) -> None:
                 "reason": reason,
                 "step": step,
                 "steps": cfg.steps,
-                "headline": headline,
+                "headline": value,
                 "segments": segments,
             },
         )

@@ -1,4 +1,4 @@
-"""Bayesian search without a controller: proposals that can be made again, one proposer; and --confirm."""
+"""Trials made while a sweep runs: proposals that can be made again, one proposer; and --confirm."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from data import DataError
-from launch.sweep import bayes, plan, proposer, worker
+from launch.sweep import bayes, program, proposer, worker
 from launch.sweep.history import Histories
 from launch.sweep.points import seed_engine
 from launch.sweep.proposer import Proposer
@@ -38,7 +38,6 @@ SPEC = {
     "metric": METRIC,
     "parameters": PARAMETERS,
 }
-LOG = {"distribution": "log_uniform_values"}
 FORK = multiprocessing.get_context("fork")
 
 
@@ -134,11 +133,11 @@ def test_runs_without_a_value_count_as_the_worst_or_not_at_all():
     lost = [(point, state, None) for state in ("failed", "diverged", "stopped")]
     assert bayes.propose(SPEC, 3, 0, lost) == bayes.propose(SPEC, 3, 0, [])
     good = [(point | {"x": x}, "finished", x) for x in (0.2, 0.6)]
-    told = [(point, state, 0.6) for state in ("finished", "finished", "finished")]
-    assert bayes.propose(SPEC, 5, 0, lost + good) == bayes.propose(SPEC, 5, 0, told + good)
+    worst = [(point, "finished", 0.6)] * 3
+    assert bayes.propose(SPEC, 5, 0, lost + good) == bayes.propose(SPEC, 5, 0, worst + good)
     up = SPEC | {"metric": METRIC | {"goal": "maximize"}}
-    told = [(point, state, 0.2) for state in ("finished", "finished", "finished")]
-    assert bayes.propose(up, 5, 0, lost + good) == bayes.propose(up, 5, 0, told + good)
+    worst = [(point, "finished", 0.2)] * 3
+    assert bayes.propose(up, 5, 0, lost + good) == bayes.propose(up, 5, 0, worst + good)
 
 
 def test_what_a_run_counts_for(folder):
@@ -284,9 +283,7 @@ def test_what_is_wrong_with_data_or_a_checkpoint_is_told_and_ends_no_search(fold
         with pytest.raises(DataError, match="no disk"):
             Proposer(queue, SPEC).make(leases.Watch())
     with monkeypatch.context() as patch:
-        patch.setattr(
-            proposer, "run_key", lambda *_: (_ for _ in ()).throw(UserError("--checkpoint=x: none"))
-        )
+        patch.setattr(program, "run_key", lambda *_: (_ for _ in ()).throw(UserError("--checkpoint=x: none")))
         with pytest.raises(UserError, match="--checkpoint=x"):
             Proposer(queue, SPEC).make(leases.Watch())
     assert Proposer(queue, SPEC).exhausted is None and Proposer(queue, SPEC).make(leases.Watch())
@@ -328,7 +325,7 @@ def test_failed_and_diverged_runs_do_not_stop_the_search(folder):
 
 
 def test_a_metric_that_is_never_logged_ends_the_search(folder):
-    """What the code names it need not log: test/sap, but no val/sap."""
+    """What stands below val/ is taken when the sweep is read; whether it is logged, only a run can tell."""
     spec = SPEC | {"metric": {"name": "val/sap", "goal": "maximize"}}
     queue, line = Queue(folder), "0000 logged no val/sap; it logs val/loss_best"
     search = Proposer(queue, spec)
@@ -359,70 +356,6 @@ def test_a_grid_tells_of_a_metric_that_it_needs(folder, more, needed):
         "confirm" in more
     )
     assert Proposer(queue, {"method": "grid", "metric": "val/sap"}).blind() is None
-
-
-# ---- grids -----------------------------------------------------------------------------------------------
-
-
-def grid(path: Path, parameters: dict, **more) -> plan.Sweep:
-    content = {"program": "tests/stand_in.py", "method": "grid", "parameters": parameters, **more}
-    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
-    return plan.read(str(path))
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [{"x": {"values": [0.5, 0.5]}}, {"log_every": {"values": [10, 50]}}, {"threads": {"values": [1, 2]}}],
-)
-@pytest.mark.parametrize("metric", [None, METRIC])
-def test_a_grid_of_fewer_runs_than_points_ends(tmp_path, parameters, metric):
-    sweep = grid(tmp_path / "grid.yaml", parameters, metric=metric)
-    for _ in range(2):
-        queue = plan.freeze(sweep, tmp_path / "runs", False, False)
-        search = Proposer(queue, sweep.content)
-        assert (len(queue.trials()), search.planned(), search.wanted()) == (1, 1, False)
-    assert len(plan.runs_of(sweep, plan.points_of(sweep, []))) == 1
-
-
-def test_a_grid_whose_making_was_killed_is_filled_in_by_the_same_command(tmp_path, monkeypatch):
-    sweep, real, made = grid(tmp_path / "grid.yaml", {"x": {"values": [0.1, 0.2, 0.3]}}), Queue.add, []
-
-    def killed(self, *args):
-        if made:
-            raise KeyboardInterrupt
-        made.append(real(self, *args))
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Queue, "add", killed)
-        plan.freeze(sweep, tmp_path / "runs", False, False)
-    queue = Queue(tmp_path / "runs")
-    search = Proposer(queue, sweep.content)  # a worker that came back meanwhile
-    assert len(queue.trials()) == 1 and not search.wanted() and search.make(leases.Watch())
-    assert len(queue.trials()) == 1
-    assert len(plan.freeze(sweep, tmp_path / "runs", False, False).trials()) == 3
-
-
-def test_a_grid_with_confirming_trials_does_not_grow_over_seed(tmp_path):
-    path, folder = tmp_path / "grid.yaml", tmp_path / "runs"
-    queue = plan.freeze(
-        grid(path, {"x": {"values": [0.1]}, "seed": {"values": [0]}}, metric=METRIC), folder, False, False
-    )
-    ended(queue, queue.trials()[0], [0.5])
-    proposer.ask_to_confirm(folder, 1)
-    confirm_all(0, folder)
-    before = sorted(folder.rglob("*"))
-    grown = grid(path, {"x": {"values": [0.1]}, "seed": {"values": [0, 1]}}, metric=METRIC)
-    with pytest.raises(UserError, match="a grid that varies seed needs another --name"):
-        plan.freeze(grown, folder, False, False)
-    assert (
-        sorted(folder.rglob("*")) == before and yaml.safe_load((folder / "sweep.yaml").read_text()) != grown
-    )
-    wider = grid(path, {"x": {"values": [0.1, 0.2]}, "seed": {"values": [0]}}, metric=METRIC)
-    assert [t.confirms is None for t in plan.freeze(wider, folder, False, False).trials()] == [
-        True,
-        False,
-        True,
-    ]
 
 
 # ---- --confirm -----------------------------------------------------------------------------------------
@@ -463,8 +396,8 @@ def test_the_best_finished_trial_is_confirmed_once(tmp_path, method):
     assert len({trial.key for trial in queue.trials()}) == 6
     assert Proposer(Queue(tmp_path), spec).planned() == 6 and not search.wanted()
     ended(queue, more[0], [0.001])  # luckier, but no candidate
-    (told,) = search.confirmed()
-    assert search.best().key == "key1" and told == (queue.trials()[1], [0.001], {"open": 1})
+    (confirmed,) = search.confirmed()
+    assert search.best().key == "key1" and confirmed == (queue.trials()[1], [0.001], {"open": 1})
     proposer.ask_to_confirm(tmp_path, 1)
     assert search.planned() == 6
     proposer.ask_to_confirm(tmp_path, 3)
@@ -480,9 +413,9 @@ def test_how_the_further_seeds_ended(folder):
     for seed, status in ends.items():
         trial = queue.add({"seed": seed}, f"key{seed}", confirms="key")
         ended(queue, trial, [0.5] if seed < 4 else [None], status)
-    (told,) = Proposer(queue, spec).confirmed()
+    (confirmed,) = Proposer(queue, spec).confirmed()
     others = {"diverged": 1, "failed": 1, "without val/loss_best": 1}
-    assert told == (queue.trials()[0], [0.5], others)
+    assert confirmed == (queue.trials()[0], [0.5], others)
 
 
 def test_an_overtaken_worker_confirms_nothing(tmp_path, monkeypatch):
@@ -514,9 +447,9 @@ def test_a_trial_that_ends_while_a_worker_looks_is_still_confirmed(tmp_path, mon
     real = Proposer.wanted
 
     def ends_now(self):
-        told = real(self)
+        wanted = real(self)
         ended(queue, trial, [0.3])
-        return told
+        return wanted
 
     def train(self, trial, lease):
         ended(self.queue, trial, [0.4])
@@ -539,108 +472,3 @@ def test_without_a_finished_trial_nothing_is_confirmed(folder):
     proposer.ask_to_confirm(folder, 2)
     search = Proposer(queue, spec)
     assert not search.wanted() and search.planned() == 2 and search.confirmed() == []
-
-
-# ---- what is refused -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"metric": None}, "a bayes sweep needs metric"),
-        ({"metric": {"name": "val/mse_best"}}, "a bayes sweep needs metric"),
-        ({"metric": {"name": "val/mse_best", "goal": "lower"}}, "goal: lower: must be minimize or maximize"),
-        ({"metric": {"name": "val/mse_best", "goal": "minimize", "target": 0.1}}, "target is not followed"),
-        ({"metric": {"name": "val/mse_bets", "goal": "minimize"}}, "its headline is val/mse_best"),
-        ({"metric": {"name": "val/mig_best", "goal": "maximize"}}, "its headline is val/mse_best"),
-        ({"metric": {"name": "test/mse", "goal": "minimize"}}, "logs no test/mse"),
-        ({"run_cap": None}, "a bayes sweep needs run_cap"),
-        ({"run_cap": 0}, "a bayes sweep needs run_cap"),
-        ({"beta": {"min": 4.0, "max": 1.0}}, "min 4.0 is not less than max 1.0"),
-        ({"beta": {"min": 0.5}}, "invalid hyperparameter configuration: beta"),
-        ({"beta": {"values": [1, 2], "probabilities": [0.5, 0.5]}}, "beta: probabilities"),
-        ({"beta": {"distribution": "log_uniform", "min": -3.0, "max": 1.0}}, "log_uniform_values"),
-        ({"beta": {"value": 1}}, "Need at least one searchable parameter"),
-        ({"beta": {"min": -1.0, "max": 4.0}}, "--beta=-1.0: must be"),
-        ({"beta": {"distribution": "normal", "mu": 0.5, "sigma": 1.0}}, "--beta=-"),
-        ({"latent_dim": {"min": 2.0, "max": 8.0}}, "must be a whole number"),
-        ({"latent_dim": {"distribution": "q_uniform", "min": 1, "max": 8, "q": 4}}, "--latent_dim=0"),
-        ({"image_size": {"min": 32, "max": 128}}, "--image_size="),
-        ({"seed": {"values": [0, 1]}}, "parameter seed: a bayes sweep needs one value"),
-        ({"confirm": 2, "seed": {"min": 0, "max": 9}, "method": "random"}, "the sweep varies seed"),
-        ({"confirm": 2, "seed": {"value": 2**31 - 2}}, "seed 2147483646 and 2 more: must be at most"),
-        ({"metric": {"name": "val/", "goal": "minimize"}}, "logs no val/;"),
-        ({"metric": {"name": "val/a/mig", "goal": "minimize"}}, "logs no val/a/mig;"),
-        ({"seed": 3}, "parameter seed: 3: written as seed: {value: 3}"),
-        ({"seed": {"values": 0}}, "parameter seed: values: 0: must be a list of at least one value"),
-        ({"seed": {"values": None}, "method": "grid"}, "values: None: must be a list of at least one value"),
-        ({"seed": {"values": []}, "method": "grid"}, "values: []: must be a list of at least one value"),
-        ({3: {"value": 1}}, "parameter 3 is no flag"),
-        ({"confirm": 2, "seed": {"values": [0, 1]}, "method": "grid"}, "--confirm=2: the sweep varies seed"),
-        ({"confirm": 2, "metric": None, "method": "grid"}, "--confirm=2 needs metric"),
-        ({"early_terminate": {"type": "hyperband"}, "method": "grid"}, "give min_iter, or max_iter and s"),
-    ],
-)
-def test_refused_in_one_line_before_anything_is_written(tmp_path, change, part):
-    content = {
-        "program": "research/bvae_faces.py",
-        "method": "bayes",
-        "run_cap": 4,
-        "metric": {"name": "val/mse_best", "goal": "minimize"},
-        "parameters": {},
-    }
-    for name, value in change.items():
-        at_top = name in ("metric", "run_cap", "method", "early_terminate")
-        (content if at_top else content["parameters"])[name] = value
-    confirm = content["parameters"].pop("confirm", None)
-    content = {k: v for k, v in content.items() if v is not None}
-    if "beta" not in content["parameters"] and content["method"] != "grid":
-        content["parameters"]["beta"] = {"min": 0.0, "max": 9.0}
-    path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError) as refused:
-        plan.freeze(plan.read(str(path), confirm=confirm), tmp_path / "runs", False, False)
-    assert part in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_random_sweep_may_take_several_seeds(tmp_path):
-    sweep = grid(tmp_path / "s.yaml", {"seed": {"values": [0, 1]}}, method="random", run_cap=9)
-    assert len(plan.freeze(sweep, tmp_path / "runs", False, False).trials()) == 2
-
-
-@pytest.mark.parametrize("metric", ["val/mse_best", "val/mse", "val/kl_nats", "train/loss"])
-def test_metrics_that_the_script_logs_are_taken(tmp_path, metric):
-    content = {
-        "program": "research/bvae_faces.py",
-        "method": "bayes",
-        "run_cap": 4,
-        "metric": {"name": metric, "goal": "minimize"},
-        "parameters": {
-            "beta": {"min": 0.0, "max": 9.0},
-            "seed": {"value": 3},
-            "learning_rate": LOG | {"min": 0.0001, "max": 0.1},
-            "latent_dim": {"distribution": "q_uniform", "min": 2, "max": 8, "q": 2},
-            "image_size": {"values": [32, 64]},
-        },
-    }
-    path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump(content))
-    points, configs = plan.checked_points(plan.read(str(path), confirm=2))
-    assert (
-        points == []
-        and {cfg.image_size for cfg in configs} == {32, 64}
-        and {cfg.seed for cfg in configs} == {3}
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "part"),
-    [
-        ({"confirm": 0}, "--confirm=0: must be at least 1"),
-        ({"confirm": 2, "wandb": "online"}, "--confirm=2: not with --wandb=online"),
-    ],
-)
-def test_confirm_flags_that_are_refused(flags, part):
-    with pytest.raises(UserError, match=part):
-        plan.SweepFlags(sweep="x.yaml", **flags)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from launch.sweep import early_stop
 from launch.sweep.history import Histories, metric_refusal
 from launch.sweep.queue import Queue
 from research.common import lease as leases
-from research.common.folder import append_row, write_bytes, write_json
+from research.common.folder import HYPERBAND, append_row, write_bytes, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
 SPEC = {
@@ -52,11 +51,11 @@ def engine_says(spec: dict, histories: list[list]) -> dict[int, bool]:
 )
 def test_each_runs_decision_is_that_of_the_engine_on_all_runs(histories, rule, goal):
     spec = {"metric": {"name": "val/mig", "goal": goal}, "early_terminate": rule}
-    told = engine_says(spec, histories)
+    stopped = engine_says(spec, histories)
     for i, own in enumerate(histories):
         others = {k: history for k, history in enumerate(histories) if k != i}
         found = early_stop.decide(spec, own, others)
-        assert found["stop"] == told[i]
+        assert found["stop"] == stopped[i]
         again = early_stop.recompute(
             spec,
             found | {"evaluation": len(own)},
@@ -159,9 +158,7 @@ def test_what_was_decided_on_stands_in_for_rows_that_are_about_to_come_again(que
     histories, trial = Histories(queue, SPEC), queue.trials()[0]
     logged(queue, 0, [3.0])
     for n, value in enumerate((3.0, 2.0, 1.0), 1):
-        append_row(
-            queue.run_folder(trial) / early_stop.DECISIONS, {"evaluation": n, "step": n, "value": value}
-        )
+        append_row(queue.run_folder(trial) / HYPERBAND, {"evaluation": n, "step": n, "value": value})
     assert histories.of(trial) == [3.0, 2.0, 1.0] and histories.logged(trial) == [(0, 3.0)]
     logged(queue, 0, [2.0, 1.0, 0.5], start=1)
     assert histories.of(trial) == [3.0, 2.0, 1.0, 0.5]
@@ -249,7 +246,7 @@ def test_a_torn_decision_is_taken_again(queue):
     logged(queue, 0, [1.0, 0.5])
     one = watcher(queue, 0)
     one.look()
-    path = one.folder / early_stop.DECISIONS
+    path = one.folder / HYPERBAND
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
     one.lease.update(released="died")
@@ -275,10 +272,10 @@ def test_a_decision_whose_writing_failed_is_taken_again(queue, monkeypatch):
             with pytest.raises(OSError):
                 one.look()
     one.look()
-    rows = (one.folder / early_stop.DECISIONS).read_text().splitlines()
+    rows = (one.folder / HYPERBAND).read_text().splitlines()
     assert [json.loads(row)["evaluation"] for row in rows] == [1, 2, 3]
     lines = [rows[0], rows[1][:30] + rows[1], rows[2]]  # as such a file was left before
-    (one.folder / early_stop.DECISIONS).write_text("\n".join(lines) + "\n")
+    (one.folder / HYPERBAND).write_text("\n".join(lines) + "\n")
     one.lease.update(released="died")
     logged(queue, 0, [0.3], start=3)
     watcher(queue, 0).look()
@@ -289,7 +286,7 @@ def test_mending_the_decisions_loses_none_of_them(queue, monkeypatch):
     logged(queue, 0, [1.0, 0.5, 0.4])
     one = watcher(queue, 0)
     one.look()
-    path = one.folder / early_stop.DECISIONS
+    path = one.folder / HYPERBAND
     path.write_bytes(path.read_bytes()[:-9])
     one.lease.update(released="died")
     monkeypatch.setattr(early_stop, "write_bytes", lambda *_: 1 / 0)  # killed at this very moment
@@ -317,7 +314,7 @@ def test_who_loses_the_run_while_deciding_writes_nothing(queue, monkeypatch):
 
     monkeypatch.setattr(early_stop, "decide", slow)
     one.look()
-    assert early_stop.decisions(one.folder) == [] and not (one.folder / early_stop.DECISIONS).exists()
+    assert early_stop.decisions(one.folder) == [] and not (one.folder / HYPERBAND).exists()
 
 
 def test_of_two_that_decide_at_once_the_first_counts_for_both(queue):
@@ -332,7 +329,7 @@ def test_of_two_that_decide_at_once_the_first_counts_for_both(queue):
     one.look()
     made = early_stop.decisions(one.folder)
     other.look()  # has read nothing of it
-    rows = (one.folder / early_stop.DECISIONS).read_text().splitlines()
+    rows = (one.folder / HYPERBAND).read_text().splitlines()
     assert len(rows) == 3 and early_stop.decisions(one.folder) == made and len(made) == 2
     assert (other._decided, other._stop) == (one._decided, one._stop) == (2, None)
 
@@ -345,13 +342,6 @@ def test_confirming_trials_and_failures_do_not_disturb(queue):
     logged(queue, 0, [1.0, 0.5])
     one.look()
     assert [d.get("among") for d in early_stop.decisions(one.folder)] == [None, []]
-
-
-def test_the_stop_file_is_the_trainings_own():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from research.common.run import STOP_FILE
-    assert early_stop.STOP_FILE == STOP_FILE
 
 
 @pytest.mark.parametrize(

@@ -186,26 +186,6 @@ def test_refused_in_one_line_with_nothing_written(place, args, change, parts):
     assert {k: v for k, v in after.items() if not k.startswith("store")} == before  # the cache is no result
 
 
-def test_a_snapshot_that_is_older_than_confirm_is_refused(tmp_path, monkeypatch):
-    """Its workers would never make the trials that confirm."""
-    from launch import local
-    from launch.sweep import plan
-    from research.common.messages import UserError
-
-    monkeypatch.chdir(tmp_path)
-    sweep = plan.read(str(write_sweep(tmp_path / "tiny.yaml")))
-    (tmp_path / "runs/tiny/code/launch").mkdir(parents=True)
-    monkeypatch.setattr(plan, "freeze", lambda *_: 1 / 0)
-    with pytest.raises(UserError, match=r"--confirm=2: the snapshot of the code in runs/tiny is older"):
-        local.prepare(local.Flags(sweep="tiny.yaml", confirm=2), sweep)
-    for more in ({"confirm": 2, "fresh": True}, {}):
-        with pytest.raises(ZeroDivisionError):
-            local.prepare(local.Flags(sweep="tiny.yaml", **more), sweep)
-    (tmp_path / "runs/tiny/code/launch/proposer.py").touch()
-    with pytest.raises(ZeroDivisionError):
-        local.prepare(local.Flags(sweep="tiny.yaml", confirm=2), sweep)
-
-
 def local_of(tmp_path: Path):
     from launch import local
     from launch.sweep import plan

@@ -66,11 +66,11 @@ def in_processes(n: int, target, *args) -> list:
     started = [FORK.Process(target=body, args=(i,)) for i in range(n)]
     for process in started:
         process.start()
-    told = dict(results.get() for _ in started)
+    returned = dict(results.get() for _ in started)
     for process in started:
         process.join()
         assert process.exitcode == 0
-    return [told[i] for i in range(n)]
+    return [returned[i] for i in range(n)]
 
 
 # ---- points --------------------------------------------------------------------------------------------
@@ -124,10 +124,10 @@ def test_random_points_that_are_taken_are_left_out():
 
 
 def test_random_search_does_not_repeat_a_discrete_point():
-    few = {"method": "random", "run_cap": 30, "parameters": {"seed": {"values": [0, 1, 2]}}}
-    made = list(points(few, []))
+    spec = {"method": "random", "run_cap": 30, "parameters": {"seed": {"values": [0, 1, 2]}}}
+    made = list(points(spec, []))
     assert sorted(point["seed"] for point in made) == [0, 1, 2]
-    assert list(points(few, made[:1])) == made[1:]
+    assert list(points(spec, made[:1])) == made[1:]
 
 
 def test_as_args():
@@ -215,9 +215,9 @@ def claim_all(i: int, folder: Path) -> list[str]:
 
 def test_claims_are_exclusive_among_processes(tmp_path):
     queue_of(tmp_path, 40)
-    told = in_processes(4, claim_all, tmp_path)
-    assert sorted(key for keys in told for key in keys) == sorted(f"key{i}" for i in range(40))
-    assert sum(bool(keys) for keys in told) >= 2, "the test means nothing unless several took part"
+    claimed = in_processes(4, claim_all, tmp_path)
+    assert sorted(key for keys in claimed for key in keys) == sorted(f"key{i}" for i in range(40))
+    assert len([keys for keys in claimed if keys]) >= 2, "the test means nothing unless several took part"
 
 
 def test_a_held_trial_is_not_given_away(tmp_path):

@@ -20,7 +20,7 @@ from launch.sweep.history import Histories
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, Queue
 from research.common import lease as leases
-from research.common.folder import read_json
+from research.common.folder import HYPERBAND, read_json
 from tests.soak_kills import children
 from tests.test_local import ROOT, SWEEP, Place
 from tests.test_local import place as place  # a fixture
@@ -97,14 +97,14 @@ def storm(at: Place, file: str, kills: int, every_s: float, seed: int) -> Counte
             at.fork(log, file, "--confirm=2", *more),
             time.monotonic() + rng.uniform(0, 2 * every_s),
         )
-        while (told := os.waitpid(local, os.WNOHANG)) == (0, 0):
+        while (ended := os.waitpid(local, os.WNOHANG)) == (0, 0):
             assert time.monotonic() < end, log.read_text()[-3000:]
             if killed.total() < kills and time.monotonic() > due:
                 if kind := kill_one(rng, folder, local):
                     killed[kind] += 1
                 due = time.monotonic() + rng.uniform(0, 2 * every_s)
             time.sleep(0.02)
-        code = os.waitstatus_to_exitcode(told[1])
+        code = os.waitstatus_to_exitcode(ended[1])
         assert code in (0, 1, 75, -signal.SIGKILL), log.read_text()[-3000:]
         if code == 0:
             return killed
@@ -161,7 +161,7 @@ def check(folder: Path, spec: dict, cap: int, confirm: int) -> Counter:
     assert [(trial.confirms, trial.flags["seed"]) for trial in more] == [
         (best.key, best.flags["seed"] + k) for k in range(1, confirm + 1)
     ]
-    assert all(not (queue.run_folder(t) / early_stop.DECISIONS).exists() for t in more)
+    assert all(not (queue.run_folder(t) / HYPERBAND).exists() for t in more)
     return counts
 
 
@@ -184,10 +184,10 @@ def test_a_search_that_is_killed_and_continued(place, capsys):
 
 
 def test_sweeps_that_had_no_end(place):
-    """A grid of fewer runs than points; a metric that is never logged, though the code has that word."""
+    """A grid of fewer runs than points; a metric that is never logged."""
     shutil.copy(ROOT / "tests" / "stand_in.py", place.project / "research")
-    few = {"x": {"values": [0.5, 0.5]}, "log_every": {"values": [10, 50]}, "steps": {"value": 6}}
-    content = {"program": "research/stand_in.py", "method": "grid", "parameters": few}
+    parameters = {"x": {"values": [0.5, 0.5]}, "log_every": {"values": [10, 50]}, "steps": {"value": 6}}
+    content = {"program": "research/stand_in.py", "method": "grid", "parameters": parameters}
     (place.folder / "few.yaml").write_text(yaml.safe_dump(content))
     code, text = place.forked("few.yaml")
     assert code == 0 and "1 trials, 1 of them open" in text and "ended with" not in text, text

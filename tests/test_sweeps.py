@@ -3,6 +3,8 @@
 import importlib
 import math
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import get_type_hints
@@ -12,12 +14,13 @@ import pytest
 import yaml
 
 from data import digits, images, text
-from launch.results import read as collect
-from launch.sweep import bayes, plan
+from launch.results import read
+from launch.sweep import bayes, begin, plan
 from launch.sweep.points import as_args, points
 from research import seq2seq_arith
 from research.common.commandline import parse
 from research.common.identity import run_key
+from research.common.messages import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -79,16 +82,16 @@ def finding_lines(df: pd.DataFrame, figures: dict[str, int]) -> list[str]:
         df = df.assign(seed=0)
     if len(df.groupby("seed")) > 1 and (df["seed"] == CHOSEN_WITH).sum() > len(df) / 2:
         df = df[df["seed"] != CHOSEN_WITH]  # the runs that confirm a search: its own choice is biased
-    summary = collect.summarise_over_seeds(df)
-    flags = [name for name in collect.flag_columns(df) if name != "seed"]
+    summary = read.summarise_over_seeds(df)
+    flags = [name for name in read.flag_columns(df) if name != "seed"]
     for row in summary.to_dict("records"):
-        setting = ", ".join(f"{SIGNS.get(f, f)} = {collect.show(row[f], 4)}" for f in flags)
-        told = [
+        setting = ", ".join(f"{SIGNS.get(f, f)} = {read.show(row[f], 4)}" for f in flags)
+        figures_of_row = [
             f"{name} {row[name]:.{digits}f}" + ("" if alone else f" ± {row[f'{name} sd']:.{digits}f}")
             for name, digits in figures.items()
             if not math.isnan(row[name])
         ]
-        lines.append(f"#   {setting}    " + "   ".join(told) + ("   (one seed)" if alone else ""))
+        lines.append(f"#   {setting}    " + "   ".join(figures_of_row) + ("   (one seed)" if alone else ""))
     return lines
 
 
@@ -148,7 +151,7 @@ def test_trials_on_other_data_are_planned_with_the_hash_of_their_own(tmp_path, m
     path = ROOT / "sweeps" / "seq2seq_tricks.yaml"
     monkeypatch.chdir(ROOT)
     sweep = plan.read(str(path), ("train_fraction=[0.5, 0.1]", "reverse=[true]", "weight_decay=[0.01]"))
-    queue = plan.freeze(sweep, tmp_path / "runs", False, False)
+    queue = begin.freeze(sweep, tmp_path / "runs", False, False)
     trials = queue.trials()
     cfgs = [seq2seq_arith.Config(**trial.flags) for trial in trials]
     data = [seq2seq_arith.load_data(cfg).content_hash for cfg in cfgs]
@@ -198,10 +201,11 @@ def test_numbers_are_numbers_to_yaml(path):
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_the_metric_is_one_that_the_script_logs(path):
-    headline, goal = HEADLINES[family(path)]
-    metric, source = content(path)["metric"], (ROOT / content(path)["program"]).read_text()
-    # binarised pixels add to the name
-    assert re.search(rf'headline="{headline}"[^,]*, goal="{goal}"', source)
+    script, metric = importlib.import_module(f"research.{family(path)}"), content(path)["metric"]
+    assert script.headline(script.Config()) == HEADLINES[family(path)]
+    made = {script.headline(parse(script.Config, as_args(point))) for point in planned(path)}
+    assert len(made) == 1  # else its runs could not be compared
+    headline, goal = made.pop()
     if metric["name"] != f"{headline}_best":  # a sweep may look for something else than the script does
         assert f"`{metric['name']}`" in (ROOT / "docs" / "METRICS.md").read_text()
         assert metric["name"].startswith("val/") and metric["goal"] in ("minimize", "maximize")
@@ -210,9 +214,28 @@ def test_the_metric_is_one_that_the_script_logs(path):
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_a_launcher_takes_it_and_would_confirm_its_best_trial(path):
+    varied = content(path)["parameters"].get("seed", {"value": 0})
+    alone = len(varied.get("values", [0])) == 1
+    sweep = plan.read(str(path), confirm=2 if alone else None)
+    assert sweep.content == content(path) and sweep.text == path.read_text()
+    if not alone:
+        with pytest.raises(UserError, match="the sweep varies seed itself"):
+            plan.read(str(path), confirm=2)
+
+
+def test_importing_what_reads_a_sweep_imports_nothing_slow():
+    """A launcher's --help and a look at a sweep folder wait for none of these."""
+    slow = ("torch", "pandas", "plotly", "jsonschema", "sweeps", "wandb", "matplotlib")
+    code = f"import sys, launch.sweep.begin; sys.exit(', '.join(n for n in {slow} if n in sys.modules) or 0)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_the_size_in_the_header(path):
-    told, spec = re.search(r"(?m)^# Size +(.*)$", header(path))[1], content(path)
-    assert f"{len(planned(path)) if spec['method'] == 'grid' else spec['run_cap']} runs" in told
+    size, spec = re.search(r"(?m)^# Size +(.*)$", header(path))[1], content(path)
+    assert f"{len(planned(path)) if spec['method'] == 'grid' else spec['run_cap']} runs" in size
     if spec["method"] != "grid":
         assert spec["parameters"]["seed"] == {"value": CHOSEN_WITH}  # else bayes optimises it
 
@@ -229,7 +252,7 @@ def test_the_header_tells_what_its_results_prove(path):
         return
     df = pd.read_csv(csv)
     if spec["method"] == "grid":
-        made, varied = planned(path), collect.flag_columns(df)
+        made, varied = planned(path), read.flag_columns(df)
         assert set(df["status"]) <= {"finished", "diverged"} and len(df) == len(made)
         if not (df["status"] == "finished").all():
             assert "diverged" in text, "a run that diverged is part of the finding"

@@ -14,6 +14,8 @@ from research.common.folder import ENDED, read_json
 
 ENGINE_TRIES = 10  # for a point that is new; where parameters are discrete the engine likes to repeat one
 RANDOM_TRIES = 300  # after that: points drawn at random
+# Distributions that keep to their min and max; quantised ones may lie outside, as the engine rounds.
+WITHIN_LIMITS = ("param_uniform", "param_int_uniform", "param_loguniform_v2", "param_inv_loguniform_v2")
 AS_ENGINE = {"stopped": "finished", "diverged": "finished"}  # else the states have the engine's own names
 Seen = list[tuple[dict[str, Any], str, float | None]]  # flags, state and value of each trial, by index
 
@@ -37,10 +39,8 @@ def refusal(content: dict[str, Any]) -> str | None:
             config = {k: content[k] for k in ("method", "metric", "parameters", "run_cap")}
             wrong = schema_violations_from_proposed_config(config)
             if not wrong:  # what its schema lets pass it may still not be able to learn from
-                first = propose(content, 0, 0, [])
-                propose(
-                    content, 2, 0, [(first, "finished", 0.0), (propose(content, 1, 0, []), "failed", 1.0)]
-                )
+                first, second = propose(content, 0, 0, []), propose(content, 1, 0, [])
+                propose(content, 2, 0, [(first, "finished", 0.0), (second, "failed", 1.0)])
         except Exception as error:  # of many kinds, for what a user can write into a YAML
             wrong = [f"{type(error).__name__}: {error}"]
     return f"refused by W&B's engine: {' '.join(wrong[0].split())}" if wrong else None
@@ -59,17 +59,13 @@ def probes(parameters: dict[str, Any]) -> list[dict[str, Any]]:
             elif "values" in given:
                 tried += [(name, value) for value in given["values"]]
             else:
-                drawn = HyperParameter(name, given)
-                exact = drawn.type in (
-                    "param_uniform",
-                    "param_int_uniform",
-                    "param_loguniform_v2",
-                    "param_inv_loguniform_v2",
-                )
-                # quantised ones may lie outside of min and max: the engine rounds
-                margin = 1e-9 if drawn.type.startswith("param_q") else 1e-3
-                ends = (given["min"], given["max"]) if exact else map(drawn.ppf, (margin, 1 - margin))
-                tried += [(name, plain(value)) for value in (*ends, drawn.ppf(0.382))]
+                parameter = HyperParameter(name, given)
+                if parameter.type in WITHIN_LIMITS:
+                    least, most = given["min"], given["max"]
+                else:
+                    margin = 1e-9 if parameter.type.startswith("param_q") else 1e-3
+                    least, most = parameter.ppf(margin), parameter.ppf(1 - margin)
+                tried += [(name, plain(value)) for value in (least, most, parameter.ppf(0.382))]
     return [fixed | {name: value} for name, value in tried]
 
 
@@ -86,8 +82,8 @@ def propose(spec: dict[str, Any], index: int, attempt: int, seen: Seen) -> dict[
         for flags, state, value in seen:
             if state in ENDED and value is None:
                 value = worst
-                if value is None:  # the engine would take 0.0, which may be better than any real value
-                    continue
+            if state in ENDED and value is None:
+                continue  # the engine would take 0.0, which may be better than any real value
             runs.append(
                 SweepRun(
                     config={name: {"value": v} for name, v in flags.items()},
@@ -110,8 +106,8 @@ def look(queue: Queue, histories: Histories, spec: dict[str, Any]) -> list[tuple
     for trial in queue.chosen():
         status = queue.status(trial)
         state = {"open": "pending", "preempted": "running"}.get(status["status"], status["status"])
-        told = state in ENDED or (state == "running" and while_running)
-        found.append((trial, state, histories.value(trial, status) if told else None))
+        counts = state in ENDED or (state == "running" and while_running)
+        found.append((trial, state, histories.value(trial, status) if counts else None))
     return found
 
 

@@ -63,21 +63,25 @@ def decide(spec: dict[str, Any], own: list[float], others: dict[int, list[float]
         rest = [as_run(RunState.finished, history) for history in others.values()]
         stop = engine.hyperband_stop_runs([run, *rest], config)
         filled = engine.hyperband_baseline_validate_and_fill(config)
-    info, sign = run.early_terminate_info, -1 if filled["metric"]["goal"] == "maximize" else 1
+    info, maximize = run.early_terminate_info, filled["metric"]["goal"] == "maximize"
     reached = [i for i, band in enumerate(info["bands"]) if band <= len(own)]
     if not reached:
         return {"band": None, "stop": False}
-    band, threshold = info["bands"][reached[-1]], sign * info["thresholds"][reached[-1]]
-    strict = filled["early_terminate"]["strict"]
-    compared = own[band - 1] if strict else sign * min(sign * value for value in own)
+    band, threshold = info["bands"][reached[-1]], info["thresholds"][reached[-1]]
+    if maximize:  # the engine minimizes the negative
+        threshold = -threshold
+    if filled["early_terminate"]["strict"]:
+        compared = own[band - 1]
+    else:
+        compared = max(own) if maximize else min(own)
     among = [index for index, history in others.items() if len(history) >= band]
     return {"band": band, "compared": compared, "threshold": threshold, "among": among, "stop": bool(stop)}
 
 
 def recompute(spec: dict[str, Any], made: dict[str, Any], own: list[float], others: dict[int, list[float]]):
     """A kept decision, taken again from histories of now: `own` and those of the trials in `among`."""
-    then = {index: others[index][: made["band"]] for index in made.get("among", ())}
-    return decide(spec, own[: made["evaluation"]], then)
+    others_then = {index: others[index][: made["band"]] for index in made.get("among", ())}
+    return decide(spec, own[: made["evaluation"]], others_then)
 
 
 class Watcher:
@@ -151,6 +155,6 @@ def decisions(folder: Path) -> list[dict[str, Any]]:
     """The decisions on a run, in order; of one evaluation only the first that was written."""
     kept: list[dict[str, Any]] = []
     for row in read_rows(folder / HYPERBAND):
-        after = not kept or (row["evaluation"] > kept[-1]["evaluation"] and not kept[-1]["stop"])
-        kept += [row] if after else []
+        if not kept or (row["evaluation"] > kept[-1]["evaluation"] and not kept[-1]["stop"]):
+            kept.append(row)
     return kept

@@ -30,7 +30,10 @@ class Histories:
 
     def __init__(self, queue: Queue, spec: dict[str, Any]):
         self.queue, self.metric = queue, spec["metric"]["name"]
-        self.best, self.worst = (max, min) if spec["metric"].get("goal") == "maximize" else (min, max)
+        if spec["metric"].get("goal") == "maximize":
+            self.best, self.worst = max, min  # of some values
+        else:
+            self.best, self.worst = min, max
         self._files: dict[Path, _File] = {}
 
     def logged(self, trial: Trial) -> list[tuple[int, float]]:
@@ -63,7 +66,8 @@ class Histories:
         return self.worst(self.of(trial), default=None)
 
     def _read(self, path: Path, name: str) -> list[tuple[int, float]]:
-        kept, mark = self._files.setdefault(path, _File()), json.dumps(name).encode()
+        kept = self._files.setdefault(path, _File())
+        quoted = json.dumps(name).encode()  # most rows lack it, and need not be parsed
         try:
             stat = path.stat()
             if (stat.st_ino, stat.st_size) == (kept.inode, kept.read):
@@ -73,16 +77,17 @@ class Histories:
                 if stat.st_ino != kept.inode or stat.st_size < kept.read:  # a resumed run wrote its log anew
                     kept = self._files[path] = _File(stat.st_ino)
                 f.seek(kept.read)
-                whole = f.read().rpartition(b"\n")[0]
+                data = f.read()
         except OSError:  # not there yet; or the network file system is replacing it
             return kept.found
-        for line in whole.split(b"\n") if whole else ():
+        whole = data[: data.rfind(b"\n") + 1]  # less a line that is being written
+        for line in whole.split(b"\n"):
             with contextlib.suppress(ValueError):  # a line damaged by a power cut
-                row = json.loads(line) if mark in line else {}
+                row = json.loads(line) if quoted in line else {}
                 value = row.get(name)
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     kept.found.append((row["step"], value))
-        kept.read += len(whole) + 1 if whole else 0
+        kept.read += len(whole)
         return kept.found
 
 

@@ -1,38 +1,24 @@
-"""From a sweep YAML to a sweep folder: read, check every point against the flags, freeze, snapshot."""
+"""A sweep YAML as it is read: changed by --set, refused in one line, each of its points through the flags."""
 
 import contextlib
 import dataclasses
 import difflib
-import importlib
-import inspect
-import os
 import re
-import shutil
-import time
-import typing
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import tyro
 import yaml
-from jsonschema import ValidationError  # comes with W&B's engine, which raises it
 
 from launch.sweep import bayes, early_stop
 from launch.sweep.history import metric_refusal
 from launch.sweep.points import as_args, points
-from launch.sweep.proposer import CONFIRM, keep_data_hashes
-from launch.sweep.queue import Queue
-from research.common import identity
-from research.common import lease as leases
-from research.common.commandline import parse
-from research.common.folder import CODE, SNAPSHOT, SWEEP, TRIALS, read_json, write_bytes, write_json
-from research.common.identity import run_key
-from research.common.messages import UserError, console, escape
+from launch.sweep.program import Program
+from research.common.messages import UserError
 
-COPIED = ("research", "data", "launch")
-LISTED = 20  # a refusal shows at most so many lines of a changed YAML
+METHODS = ("grid", "random", "bayes")
+MAX_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,20 +63,33 @@ class SweepFlags:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep YAML as read: its text (with the header), its content, and the script's module."""
+    """A sweep YAML as read: its text (with the header), its content, and the script that it runs."""
 
     path: Path
     text: str
     content: dict[str, Any]
-    module: ModuleType
+    script: Program
+    _configs: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def program(self) -> str:
-        return self.content["program"]
+        """The script's file, relative to the root of the code."""
+        return self.script.path
 
-    @property
-    def family(self) -> str:
-        return Path(self.program).stem
+    def config(self, flags: dict[str, Any]) -> Any:
+        """The script's Config at one point, through its real parser, once. Raises UserError."""
+        args = tuple(as_args(flags))
+        if (
+            args not in self._configs
+        ):  # parsing takes some 20 ms, and a large grid is asked for more than once
+            try:
+                self._configs[args] = self.script.config(flags)
+            except UserError as error:
+                raise UserError(f"--sweep={self.path}: {error}") from None
+        return self._configs[args]
+
+
+# ---- reading -------------------------------------------------------------------------------------------
 
 
 def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm: int | None = None) -> Sweep:
@@ -98,6 +97,21 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
 
     online: W&B's server will direct the sweep, and check what concerns it; confirm: seeds asked for on top.
     """
+    text, content = _load(path)
+    for change in changes:
+        name, value = _parsed(change)
+        content["parameters"][name] = {"values": value} if isinstance(value, list) else {"value": value}
+    _refuse(path, content, online, confirm)
+    if changes:
+        text = _changed_text(path, text, content, changes)
+    sweep = Sweep(Path(path), text, content, Program(content["program"]))
+    if confirm or (not online and (content["method"] == "bayes" or "early_terminate" in content)):
+        _refuse_metric(sweep)
+    return sweep
+
+
+def _load(path: str) -> tuple[str, dict[str, Any]]:
+    """A sweep YAML: its text and its content."""
     try:
         text = Path(path).read_text()
         content = yaml.safe_load(text)
@@ -107,61 +121,81 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
         raise UserError(f"--sweep={path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         raise UserError(f"--sweep={path}: not a W&B sweep; it needs program, method and parameters")
+    return text, content
+
+
+def _parsed(change: str) -> tuple[str, Any]:
+    """The flag and the value that one --set gives."""
+    name, equals, value = change.partition("=")
+    if not equals:
+        raise UserError(f"--set={change}: written as --set flag=value, or --set 'flag=[value, value]'")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set={change}: its value is not readable as YAML") from None
+
+
+def _changed_text(path: str, text: str, content: dict[str, Any], changes: tuple[str, ...]) -> str:
+    """The YAML of a sweep that --set has changed.
+
+    Of its header only the question still holds: the first paragraph, up to the next labelled line.
+    """
+    question = re.match(r"#.*\n(?:#(?! \w+  ).*\n)*", text)
+    note = f"# Changed   {', '.join(changes)}: what {path} tells of size and findings does not hold here\n"
+    return (question[0] if question else "") + note + yaml.safe_dump(content, sort_keys=False)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------
+
+
+def _refuse(path: str, content: dict[str, Any], online: bool = False, confirm: int | None = None) -> None:
+    """Raise UserError, one line, for a sweep that can't be run as it is asked for.
+
+    The script is imported, which takes seconds, only for a YAML that is otherwise whole.
+    """
     program = content.get("program")
-    if not isinstance(program, str) or not (identity.ROOT / program).is_file():
-        raise UserError(f"--sweep={path}: program: {program} is no script like research/bvae_faces.py")
-    method = content.get("method")
-    if method not in ("grid", "random", "bayes"):
-        raise UserError(f"--sweep={path}: method: {method} is not run here; allowed: grid, random, bayes")
-    cap = content.get("run_cap")
+    script = Program(program) if isinstance(program, str) else None
+    no_script = f"--sweep={path}: program: {program} is no script like research/bvae_faces.py"
+    if script is None or not script.is_file():
+        raise UserError(no_script)
+    if content.get("method") not in METHODS:
+        raise UserError(
+            f"--sweep={path}: method: {content.get('method')} is not run here; allowed: {', '.join(METHODS)}"
+        )
+    method, cap = content["method"], content.get("run_cap")
     if method != "grid" and (not isinstance(cap, int) or cap < 1):
         raise UserError(f"--sweep={path}: a {method} sweep needs run_cap, the number of its trials")
-    module = importlib.import_module(program.removesuffix(".py").replace("/", "."))
-    if not hasattr(module, "Config"):
-        raise UserError(f"--sweep={path}: program: {program} is no script like research/bvae_faces.py")
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise UserError(f"--set={change}: written as --set flag=value, or --set 'flag=[value, value]'")
-        try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set={change}: its value is not readable as YAML") from None
-        content["parameters"][name] = {"values": value} if isinstance(value, list) else {"value": value}
-    flags = typing.get_type_hints(module.Config)
+    if not script.is_training_script():
+        raise UserError(no_script)
     for name, given in content["parameters"].items():
-        if name not in flags:
-            near = difflib.get_close_matches(str(name), flags, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"--sweep={path}: parameter {name} is no flag of {program}{hint}")
-        if not isinstance(given, dict):
-            told = f"{given}: written as {name}: {{value: {given}}}"
-            raise UserError(f"--sweep={path}: parameter {name}: {told}")
-        if "values" in given and not (isinstance(given["values"], list) and given["values"]):
-            told = f"values: {given['values']}: must be a list of at least one value"
-            raise UserError(f"--sweep={path}: parameter {name}: {told}")
-    why = _seed_refusal(content, module, confirm)
-    if not online and "early_terminate" in content:
-        why = why or early_stop.refusal(content) or _unlogged(content, module)
-    if not online and method == "bayes":
-        why = why or bayes.refusal(content) or _unlogged(content, module)
-    if confirm:
-        why = why or metric_refusal(content, f"--confirm={confirm}") or _unlogged(content, module)
-    if why:
+        if why := _parameter_refusal(name, given, script):
+            raise UserError(f"--sweep={path}: parameter {name}{why}")
+    if why := seed_refusal(content, script, confirm):
         raise UserError(f"--sweep={path}: {why}")
-    if changes:
-        # of the header only the question still holds: its first paragraph, up to the next labelled line
-        question = re.match(r"#.*\n(?:#(?! \w+  ).*\n)*", text)
-        note = (
-            f"# Changed   {', '.join(changes)}: what {path} tells of size and findings does not hold here\n"
-        )
-        text = (question[0] if question else "") + note + yaml.safe_dump(content, sort_keys=False)
-    return Sweep(Path(path), text, content, module)
+    if not online and "early_terminate" in content and (why := early_stop.refusal(content)):
+        raise UserError(f"--sweep={path}: {why}")
+    if not online and method == "bayes" and (why := bayes.refusal(content)):
+        raise UserError(f"--sweep={path}: {why}")
+    if confirm and (why := metric_refusal(content, f"--confirm={confirm}")):
+        raise UserError(f"--sweep={path}: {why}")
 
 
-def _seed_refusal(content: dict[str, Any], module: ModuleType, confirm: int | None) -> str | None:
+def _parameter_refusal(name: str, given: Any, script: Program) -> str | None:
+    """Why a parameter is none that the script can be given, as words that follow its name; None if it is."""
+    if name not in script.flags:
+        near = difflib.get_close_matches(str(name), script.flags, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f" is no flag of {script.path}{hint}"
+    if not isinstance(given, dict):
+        return f": {given}: written as {name}: {{value: {given}}}"
+    if "values" in given and not (isinstance(given["values"], list) and given["values"]):
+        return f": values: {given['values']}: must be a list of at least one value"
+    return None
+
+
+def seed_refusal(content: dict[str, Any], script: Program, confirm: int | None) -> str | None:
     """Why the sweep's seeds are not as its method, or --confirm, needs them; None when they are."""
-    given = content["parameters"].get("seed", {"value": getattr(module.Config, "seed", 0)})
+    given = content["parameters"].get("seed", {"value": script.default("seed")})
     values = [given["value"]] if "value" in given else given.get("values", ())
     if len(values) != 1:
         if content["method"] == "bayes":
@@ -171,76 +205,36 @@ def _seed_refusal(content: dict[str, Any], module: ModuleType, confirm: int | No
             )
         return f"--confirm={confirm}: the sweep varies seed itself" if confirm else None
     with contextlib.suppress(ValueError, TypeError):  # no number: the script's parser refuses it
-        if confirm and int(values[0]) + confirm >= 2**31:
-            return f"--confirm={confirm}: seed {values[0]} and {confirm} more: must be at most {2**31 - 1}"
+        if confirm and int(values[0]) + confirm > MAX_SEED:
+            return f"--confirm={confirm}: seed {values[0]} and {confirm} more: must be at most {MAX_SEED}"
     return None
 
 
-def _unlogged(content: dict[str, Any], module: ModuleType) -> str | None:
-    """Why the script can't be logging the sweep's metric; None when its code may name it: whether it does log
-    it, only a run can tell (Proposer.blind).
+def _refuse_metric(sweep: Sweep) -> None:
+    """Raise UserError for a metric of which it is known that no run logs it while it trains.
+
+    Every script logs its headline on the validation part, and of that alone a running best; figures of the
+    test part come once, at the end. What else there is below train/ and val/, only a run can tell: see
+    `Proposer.blind`. A sweep may vary what its runs are judged by: one of them is enough.
     """
-    name, program = content["metric"]["name"], content["program"]
-    headline = re.search(r'headline="([^"]+)"', inspect.getsource(module))
-    if headline is None or name in (headline[1], f"{headline[1]}_best"):
-        return None
-    part, _, last = name.partition("/")
-    word = re.compile(rf"\b{re.escape(last)}\b")
-    sources = identity.source_files(Path(program).stem)
-    plain = part in ("train", "val") and last and not last.endswith("_best")
-    if plain and any(word.search(path.read_text()) for path in sources):
-        return None
-    return f"metric: {program} logs no {name}; its headline is {headline[1]}_best"
+    name = sweep.content["metric"]["name"]
+    part, _, figure = name.partition("/")
+    if part in ("train", "val") and figure and not figure.endswith("_best"):
+        return
+    _, configs = checked_points(sweep)
+    headlines = dict.fromkeys(sweep.script.headline(cfg) for cfg in configs)
+    if not headlines or None in headlines:  # a script that does not say
+        return
+    if any(name in (headline, f"{headline}_best") for headline in headlines):
+        return
+    known = " or ".join(f"{headline}_best" for headline in headlines)
+    raise UserError(
+        f"--sweep={sweep.path}: metric: {sweep.program} logs no {name}; its headline is {known}; "
+        "other figures that it logs as train/... or val/... may stand there too"
+    )
 
 
-def flags_of(sweep: Sweep, flags: dict[str, Any]) -> Any:
-    """The script's Config at one point, through its real parser. Raises UserError."""
-    try:
-        return parse(sweep.module.Config, as_args(flags))
-    except UserError as error:
-        raise UserError(f"--sweep={sweep.path}: {error}") from None
-
-
-def freeze(sweep: Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = False) -> Queue:
-    """Make or find the sweep folder of `sweep`, with its snapshot and (unless `online` or bayes) its trials.
-
-    Raises UserError when the folder holds another sweep (a grid may grow), or this one made by other code and
-    neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
-    """
-    planned, configs = checked_points(sweep)  # refused before anything is written
-    # made or decoded here once, so that the workers find it in the cache
-    by_data = {data_flags(sweep.module, cfg): cfg for cfg in configs}
-    data_hashes = {key: sweep.module.load_data(cfg).content_hash for key, cfg in by_data.items()}
-    if fresh and folder.exists():
-        _set_aside(folder)
-    source = identity.source_hash(sweep.family)
-    kept = read_json(folder / CODE / SNAPSHOT)
-    if kept and kept["source"] != source and not reuse:
-        raise UserError(
-            f"{folder} was started with other code ({kept['source']}, now {source}): --fresh sets it aside "
-            "and starts anew, --reuse goes on with its own snapshot of the code"
-        )
-    frozen = folder / SWEEP
-    if frozen.exists():
-        _refuse_other(sweep, frozen, planned)
-    if (folder / CONFIRM).exists() and _seed_refusal(sweep.content, sweep.module, 1):
-        raise UserError(
-            f"{folder}: --confirm runs its best trial with further seeds: a grid that varies "
-            "seed needs another --name"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    _snapshot(folder, source)
-    write_bytes(frozen, sweep.text.encode())
-    queue = Queue(folder)
-    if online:
-        return queue
-    (folder / TRIALS).mkdir(exist_ok=True)  # a folder that W&B directs has none
-    keep_data_hashes(folder, data_hashes)
-    for point in points_of(sweep, [trial.flags for trial in queue.chosen()]):
-        cfg = flags_of(sweep, point)
-        data_hash = data_hashes[data_flags(sweep.module, cfg)]
-        queue.add(point, run_key(sweep.family, sweep.module.KEY_VERSION, cfg, data_hash))
-    return queue
+# ---- points --------------------------------------------------------------------------------------------
 
 
 def checked_points(sweep: Sweep) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -248,21 +242,15 @@ def checked_points(sweep: Sweep) -> tuple[list[dict[str, Any]], list[Any]]:
 
     bayes has no points before there are results: there the Configs are those of each flag's limits.
     """
-    tried = planned = points_of(sweep, [])
-    if sweep.content["method"] == "bayes":
-        try:
-            tried = bayes.probes(sweep.content["parameters"])
-        except (
-            ValueError,
-            TypeError,
-            ValidationError,
-        ) as error:  # not met offline: `read` has asked the engine
-            raise UserError(f"--sweep={sweep.path}: {' '.join(str(error).split())}") from None
-    return planned, [flags_of(sweep, point) for point in tried]
+    planned = points_of(sweep, [])
+    tried = _probes(sweep) if sweep.content["method"] == "bayes" else planned
+    return planned, [sweep.config(point) for point in tried]
 
 
 def points_of(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The points to be made now, those in `taken` left out; none for bayes, whose workers propose them."""
+    from jsonschema import ValidationError  # comes with W&B's engine, which raises it
+
     if sweep.content["method"] == "bayes":
         return []
     with warnings.catch_warnings():
@@ -274,77 +262,16 @@ def points_of(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]
             raise UserError(f"--sweep={sweep.path}: refused by W&B's engine: {why}") from None
 
 
+def _probes(sweep: Sweep) -> list[dict[str, Any]]:
+    from jsonschema import ValidationError
+
+    try:
+        return bayes.probes(sweep.content["parameters"])
+    except (ValueError, TypeError, ValidationError) as error:  # only online: else `read` has asked the engine
+        raise UserError(f"--sweep={sweep.path}: {' '.join(str(error).split())}") from None
+
+
 def runs_of(sweep: Sweep, points: list[dict[str, Any]]) -> set[str]:
     """What tells the runs of these points apart, without a look at the data: one for each trial."""
-    family, version, found = sweep.family, sweep.module.KEY_VERSION, set()
-    for cfg in (flags_of(sweep, point) for point in points):
-        found.add(run_key(family, version, cfg, str(data_flags(sweep.module, cfg))))
-    return found
-
-
-def data_flags(module: Any, cfg: Any) -> tuple[Any, ...]:
-    """The flags of `cfg` on which the data of the script depend: where they are equal, so are the data."""
-    return tuple(getattr(cfg, name) for name in module.DATA_FLAGS)
-
-
-def _refuse_other(sweep: Sweep, frozen: Path, planned: list[dict[str, Any]]) -> None:
-    """Only a grid may change, and only grow; comments may change."""
-    old = yaml.safe_load(frozen.read_text())
-    if old == sweep.content:
-        return
-    rest = {k: v for k, v in old.items() if k != "parameters"}
-    same_rest = rest == {k: v for k, v in sweep.content.items() if k != "parameters"}
-    if same_rest and sweep.content["method"] == "grid":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if all(point in planned for point in points(old, [])):
-                return
-    old_text, new_text = (yaml.safe_dump(c, sort_keys=True).splitlines() for c in (old, sweep.content))
-    lines = [
-        x
-        for x in difflib.unified_diff(old_text, new_text, lineterm="", n=0)
-        if not x.startswith(("---", "+++", "@"))
-    ]
-    shown = "; ".join(" ".join(line.split()) for line in lines[:LISTED])
-    raise UserError(
-        f"{frozen.parent} holds another sweep ({shown}): a grid may grow; "
-        "anything else needs another --name, or --fresh"
-    )
-
-
-def _snapshot(folder: Path, source: str) -> None:
-    """Copy the code into the sweep folder, once: what the workers run, whatever is edited meanwhile."""
-    target = folder / CODE
-    if target.exists():
-        return
-    tmp = folder / f".{CODE}.{os.getpid()}"
-    for name in COPIED:
-        for path in (identity.ROOT / name).rglob("*"):
-            relative = path.relative_to(identity.ROOT)
-            if (
-                path.suffix in (".py", ".j2")
-                and "__pycache__" not in relative.parts
-                and "store" not in relative.parts
-            ):
-                (tmp / relative).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, tmp / relative)
-    write_json(tmp / SNAPSHOT, identity.git_state() | {"source": source})
-    try:
-        tmp.rename(target)
-    except OSError:  # another process was quicker
-        if not target.exists():
-            raise
-        shutil.rmtree(tmp)
-
-
-def _set_aside(folder: Path) -> None:
-    """--fresh: give the old sweep folder another name, unless somebody is working in it."""
-    watch = leases.Watch()
-    for run in folder.glob("*/lease.1"):
-        n, info = leases.newest(run.parent)
-        if not watch.stale(run.parent, n, info):
-            where = f"process {info['pid']} on {info['host']}" if info else "another process"
-            raise UserError(f"--fresh: {run.parent} is being trained by {where}; stop it first")
-    old = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
-    folder.rename(old)
-    console.print(f"{escape(str(folder))}: the old sweep is now {escape(old.name)}")
+    configs = [sweep.config(point) for point in points]
+    return {sweep.script.key(cfg, str(sweep.script.data_flags(cfg))) for cfg in configs}

@@ -19,7 +19,7 @@ def points(sweep: dict[str, Any], taken: list[dict[str, Any]]) -> Iterator[dict[
 
     config = {k: sweep[k] for k in ("method", "metric", "parameters") if k in sweep}
     seen, cap = [as_run(flags) for flags in taken], sweep.get("run_cap", float("inf"))
-    drawn = set()
+    yielded = set()
     index = len(taken) if sweep["method"] == "grid" else 0
     while index < cap:
         if sweep["method"] == "random":
@@ -32,8 +32,8 @@ def points(sweep: dict[str, Any], taken: list[dict[str, Any]]) -> Iterator[dict[
         if sweep["method"] == "grid":
             seen.append(as_run(flags))
         fingerprint = json.dumps(flags, sort_keys=True)
-        if fingerprint not in drawn and flags not in taken:  # random search repeats discrete points
-            drawn.add(fingerprint)
+        if fingerprint not in yielded and flags not in taken:  # random search repeats discrete points
+            yielded.add(fingerprint)
             yield flags
 
 
@@ -43,7 +43,8 @@ def seed_engine(parameters: dict[str, Any], index: int, attempt: int = 0) -> Non
 
     import numpy as np
 
-    text = json.dumps([parameters, index] + [attempt] * (attempt > 0), sort_keys=True)
+    drawn_for = [parameters, index] if attempt == 0 else [parameters, index, attempt]
+    text = json.dumps(drawn_for, sort_keys=True)
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
     random.seed(seed)
     np.random.seed(seed)

@@ -5,25 +5,21 @@ worker is killed, another takes over. A trial file is made whole and at one inde
 twice even by two that both believe to hold the lease.
 """
 
-import importlib
-import json
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from launch.sweep import bayes
 from launch.sweep.history import Histories
-from launch.sweep.points import as_args
+from launch.sweep.program import DataHashes, Program
 from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
-from research.common.commandline import parse
 from research.common.folder import read_json, write_json
-from research.common.identity import run_key
 from research.common.messages import UserError, console, escape
 
 FOLDER = "proposer"  # in the sweep folder: leases, and how a search ended
 CONFIRM = "confirm.json"  # over how many further seeds the best trial is to be run again
-DATA = "data.json"  # content hash of each data set that the sweep's flags name
 BLIND = 3  # a bayes sweep ends when so many trials have finished and none has logged its metric
 
 
@@ -32,19 +28,18 @@ class Proposer:
 
     def __init__(self, queue: Queue, spec: dict[str, Any], confirm: int | None = None):
         self.queue, self.spec = queue, spec
-        self.lazy = spec.get("method") == "bayes"
+        self.searches = spec.get("method") == "bayes"  # its points are made while it runs
         named = isinstance(spec.get("metric"), dict) and spec["metric"].get("name")
         self.histories = Histories(queue, spec) if named else None
         self._asked = confirm or 0
         self._sighted = False  # a value of the metric was seen
-        self._known_hashes: dict[str, str] = {}
 
     # ---------------------------------------------------------------------------------- how many
 
     @property
     def exhausted(self) -> str | None:
         """Why a bayes sweep ended before its run_cap; None when it did not."""
-        if not self.lazy:
+        if not self.searches:
             return None
         kept = read_json(self.queue.folder / FOLDER / "exhausted.json") or {}
         return kept.get("reason") or self.blind(min(BLIND, self.spec["run_cap"]))
@@ -55,19 +50,21 @@ class Proposer:
         """
         if self._sighted or self.histories is None:
             return None
-        if not (self.lazy or "early_terminate" in self.spec or self.to_confirm):
+        if not (self.searches or "early_terminate" in self.spec or self.to_confirm):
             return None
-        finished = []
+        finished: list[Trial] = []
         for trial in self.queue.chosen():
             status = self.queue.status(trial)["status"]  # before its log, which may come to its end meanwhile
             if self.histories.of(trial):
                 self._sighted = True
                 return None
-            finished += [trial] * (status == "finished")
+            if status == "finished":
+                finished.append(trial)
         if len(finished) < after:
             return None
-        there = ", ".join(self.histories.names(finished[0])) or "nothing like it"
-        return f"{finished[0].index:04d} logged no {self.histories.metric}; it logs {there}"
+        first = finished[0]
+        logged = ", ".join(self.histories.names(first)) or "nothing like it"
+        return f"{first.index:04d} logged no {self.histories.metric}; it logs {logged}"
 
     @property
     def to_confirm(self) -> int:
@@ -81,7 +78,7 @@ class Proposer:
         where these repeat, or differ only in flags that change no numbers.
         """
         made = len(self.queue.chosen())
-        return made if not self.lazy or self.exhausted else max(made, self.spec["run_cap"])
+        return made if not self.searches or self.exhausted else max(made, self.spec["run_cap"])
 
     def planned(self, size: int | None = None) -> int:
         """How many trials there will be, those that confirm included. size: of the method, if known."""
@@ -92,9 +89,11 @@ class Proposer:
     def _seeds_left(self, size: int) -> int:
         if not self.to_confirm:
             return 0
-        if (best := self.best()) is None:
+        best = self.best()
+        if best is None:
             return 0 if self._settled(size) else self.to_confirm
-        return max(0, self.to_confirm - sum(trial.confirms == best.key for trial in self.queue.trials()))
+        confirming = [trial for trial in self.queue.trials() if trial.confirms == best.key]
+        return max(0, self.to_confirm - len(confirming))
 
     def _settled(self, size: int) -> bool:
         """Whether every trial that the method makes has come to an end."""
@@ -102,20 +101,25 @@ class Proposer:
 
     def best(self) -> Trial | None:
         """The finished trial with the best value of the metric, confirming ones aside."""
-        sign, found = -1 if self.spec["metric"]["goal"] == "maximize" else 1, []
+        finished = []
         for trial in self.queue.chosen():
             status = self.queue.status(trial)
-            value = self.histories.value(trial, status) if status["status"] == "finished" else None
-            if value is not None:
-                found.append((sign * value, trial.index, trial))
-        return min(found)[2] if found else None
+            if status["status"] == "finished":
+                finished.append((trial, self.histories.value(trial, status)))
+        valued = [(trial, value) for trial, value in finished if value is not None]
+        if not valued:
+            return None
+        best, _ = self.histories.best(valued, key=lambda pair: pair[1])  # of equal ones the first
+        return best
 
     def confirmed(self) -> list[tuple[Trial, list[float], Counter[str]]]:
         """Each trial that was run over further seeds, the values that these reached where they finished, and
         how many of the others are in which state.
         """
         found: dict[str, tuple[list[float], Counter[str]]] = {}
-        for trial in (trial for trial in self.queue.trials() if trial.confirms):
+        for trial in self.queue.trials():
+            if trial.confirms is None:
+                continue
             values, others = found.setdefault(trial.confirms, ([], Counter()))
             status = self.queue.status(trial)
             value = self.histories.value(trial, status)
@@ -151,7 +155,7 @@ class Proposer:
         try:
             lease.start_beating()
             if self.wanted():  # still: it may have been made until the lease was ours
-                if self.lazy and len(self.queue.chosen()) < self.size():
+                if self.searches and len(self.queue.chosen()) < self.size():
                     self._propose(lease)
                 elif best := self.best():
                     self._confirm(best, lease)
@@ -174,11 +178,12 @@ class Proposer:
                 console.print(f"trial {index:04d}, attempt {attempt}{escape(refused)}")
                 continue
             try:
-                cfg = self._config(flags)
+                cfg = self.program.config(flags)
             except UserError as error:  # flags that don't go together: each alone was checked
                 refused = f"; the last one refused: {error}"
                 continue
-            if (key := self._key(cfg)) not in known:  # raises what is wrong with the data or a checkpoint
+            key = self._key(cfg)  # raises what is wrong with the data or a checkpoint
+            if key not in known:
                 kept = {"attempt": attempt, "seen": [[t.key, state, value] for t, state, value in seen]}
                 self.queue.add(flags, key, at=index, **kept)
                 return
@@ -189,47 +194,24 @@ class Proposer:
 
     def _confirm(self, best: Trial, lease: leases.Lease) -> None:
         """The best trial over further seeds, those that are missing."""
-        seed = self._config(best.flags).seed
+        seed = self.program.config(best.flags).seed
         for k in range(1, self.to_confirm + 1):
             flags = best.flags | {"seed": seed + k}
-            key = self._key(self._config(flags))
+            key = self._key(self.program.config(flags))
             if not lease.check():  # another makes them, and may know of a better one
                 return
             self.queue.add(flags, key, confirms=best.key)
 
-    def _module(self) -> Any:
-        """The training script: imported only where trials are made."""
-        return importlib.import_module(self.spec["program"].removesuffix(".py").replace("/", "."))
+    @functools.cached_property
+    def program(self) -> Program:
+        return Program(self.spec["program"])
 
-    def _config(self, flags: dict[str, Any]) -> Any:
-        """The script's flags at a point. Raises UserError for those that it refuses."""
-        return parse(self._module().Config, as_args(flags))
+    @functools.cached_property
+    def _data_hashes(self) -> DataHashes:
+        return DataHashes(self.program, self.queue.folder)
 
     def _key(self, cfg: Any) -> str:
-        module = self._module()
-        family = Path(self.spec["program"]).stem
-        return run_key(family, module.KEY_VERSION, cfg, self._data_hash(module, cfg))
-
-    def _data_hash(self, module: Any, cfg: Any) -> str:
-        from launch.sweep import plan
-
-        name = data_name(plan.data_flags(module, cfg))
-        if name not in self._known_hashes:
-            kept = read_json(self.queue.folder / DATA) or {}
-            self._known_hashes[name] = kept.get(name) or module.load_data(cfg).content_hash
-        return self._known_hashes[name]
-
-
-def data_name(flags: tuple[Any, ...]) -> str:
-    return json.dumps(flags)
-
-
-def keep_data_hashes(folder: Path, hashes: dict[tuple[Any, ...], str]) -> None:
-    """Keep what freezing a sweep found, so that workers need not load the data to know a run's key."""
-    kept = read_json(folder / DATA) or {}
-    new = kept | {data_name(flags): value for flags, value in hashes.items()}
-    if new != kept:
-        write_json(folder / DATA, new)
+        return self.program.key(cfg, self._data_hashes.of(cfg))
 
 
 def ask_to_confirm(folder: Path, seeds: int) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,9 @@ class Queue:
         """Names of the flags whose values differ between the trials known so far."""
         trials = list(self._trials.values()) or self.trials()  # workers ask for every trial they train
         if self._varied[0] != len(trials):
-            names = {name: None for trial in trials for name in trial.flags}
-            varied = [n for n in names if len({json.dumps(trial.flags.get(n)) for trial in trials}) > 1]
-            self._varied = len(trials), varied
+            names = dict.fromkeys(name for trial in trials for name in trial.flags)
+            values = {name: {json.dumps(trial.flags.get(name)) for trial in trials} for name in names}
+            self._varied = len(trials), [name for name in names if len(values[name]) > 1]
         return self._varied[1]
 
     def add(self, flags: dict[str, Any], key: str, at: int | None = None, **kept: Any) -> Trial | None:
@@ -124,12 +124,15 @@ class Queue:
         """
         busy = dict(self._busy)
         looked = self._done | busy.keys()
-        known = sorted(self._trials.values(), key=lambda trial: (trial.index < self._place, trial.index))
-        for listing in (lambda: known, self.trials):  # listing the folder costs as much as it has trials
-            for trial in listing():
+
+        def new(trials: Iterable[Trial]) -> Iterator[Trial]:
+            for trial in trials:
                 if trial.key not in looked:
                     looked.add(trial.key)
                     yield trial
+
+        yield from new(sorted(self._trials.values(), key=lambda t: (t.index < self._place, t.index)))
+        yield from new(self.trials())  # only now: listing the folder costs as much as it has trials
         yield from busy.values()
 
     def claim(self, watch: Watch) -> tuple[Trial, Lease] | None:

@@ -1,0 +1,162 @@
+"""The beginning of a sweep: which trials its folder gets, what it refuses, how many it means to have."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.results import read
+from launch.sweep import begin, plan, proposer
+from launch.sweep.proposer import Proposer
+from launch.sweep.queue import Queue
+from research.common import lease as leases
+from research.common.folder import write_json
+from research.common.messages import UserError
+from tests.test_bayes import METRIC, confirm_all, ended
+from tests.test_bayes import own_path as own_path  # a fixture, for every test
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
+
+
+def grid(path: Path, parameters: dict, **more) -> plan.Sweep:
+    content = {"program": "tests/stand_in.py", "method": "grid", "parameters": parameters, **more}
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return plan.read(str(path))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"x": {"values": [0.5, 0.5]}}, {"log_every": {"values": [10, 50]}}, {"threads": {"values": [1, 2]}}],
+)
+@pytest.mark.parametrize("metric", [None, METRIC])
+def test_a_grid_of_fewer_runs_than_points_ends(tmp_path, parameters, metric):
+    sweep = grid(tmp_path / "grid.yaml", parameters, metric=metric)
+    for _ in range(2):
+        queue = begin.freeze(sweep, tmp_path / "runs", False, False)
+        search = Proposer(queue, sweep.content)
+        assert (len(queue.trials()), search.planned(), search.wanted()) == (1, 1, False)
+    assert len(plan.runs_of(sweep, plan.points_of(sweep, []))) == 1
+
+
+def test_a_grid_whose_making_was_killed_is_filled_in_by_the_same_command(tmp_path, monkeypatch):
+    sweep, real, made = grid(tmp_path / "grid.yaml", {"x": {"values": [0.1, 0.2, 0.3]}}), Queue.add, []
+
+    def killed(self, *args):
+        if made:
+            raise KeyboardInterrupt
+        made.append(real(self, *args))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Queue, "add", killed)
+        begin.freeze(sweep, tmp_path / "runs", False, False)
+    queue = Queue(tmp_path / "runs")
+    search = Proposer(queue, sweep.content)  # a worker that came back meanwhile
+    assert len(queue.trials()) == 1 and not search.wanted() and search.make(leases.Watch())
+    assert len(queue.trials()) == 1
+    assert len(begin.freeze(sweep, tmp_path / "runs", False, False).trials()) == 3
+
+
+def test_a_grid_with_confirming_trials_does_not_grow_over_seed(tmp_path):
+    path, folder = tmp_path / "grid.yaml", tmp_path / "runs"
+    queue = begin.freeze(
+        grid(path, {"x": {"values": [0.1]}, "seed": {"values": [0]}}, metric=METRIC), folder, False, False
+    )
+    ended(queue, queue.trials()[0], [0.5])
+    proposer.ask_to_confirm(folder, 1)
+    confirm_all(0, folder)
+    before = sorted(folder.rglob("*"))
+    grown = grid(path, {"x": {"values": [0.1]}, "seed": {"values": [0, 1]}}, metric=METRIC)
+    with pytest.raises(UserError, match="a grid that varies seed needs another --name"):
+        begin.freeze(grown, folder, False, False)
+    assert (
+        sorted(folder.rglob("*")) == before and yaml.safe_load((folder / "sweep.yaml").read_text()) != grown
+    )
+    wider = grid(path, {"x": {"values": [0.1, 0.2]}, "seed": {"values": [0]}}, metric=METRIC)
+    assert [t.confirms is None for t in begin.freeze(wider, folder, False, False).trials()] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_script_that_says_nothing_of_its_headline_may_log_any_metric(tmp_path, monkeypatch):
+    from tests import stand_in
+
+    parameters = {"x": {"values": [0.1]}, "seed": {"value": 0}}
+    monkeypatch.delattr(stand_in, "headline")
+    sweep = grid(tmp_path / "grid.yaml", parameters, metric=METRIC | {"name": "words"})
+    assert plan.read(str(sweep.path), confirm=1).content == sweep.content
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="logs no words; its headline is val/loss_best"):
+        plan.read(str(sweep.path), confirm=1)
+
+
+def test_each_data_set_is_loaded_once(tmp_path, monkeypatch):
+    from tests import stand_in
+
+    loaded, real = [], stand_in.load_data
+    monkeypatch.setattr(stand_in, "load_data", lambda cfg: loaded.append(cfg.dataset) or real(cfg))
+    parameters = {"x": {"values": [0.1, 0.2]}, "dataset": {"values": ["a", "b"]}}
+    sweep = grid(tmp_path / "grid.yaml", parameters, metric=METRIC)
+    queue = begin.freeze(sweep, tmp_path / "runs", False, False)
+    assert sorted(loaded) == ["a", "b"]
+    search = Proposer(Queue(tmp_path / "runs"), sweep.content)
+    keys = {search._key(search.program.config(trial.flags)) for trial in queue.trials()}
+    assert keys == {trial.key for trial in queue.trials()} and len(keys) == 2  # of equal content
+    assert sorted(loaded) == ["a", "b"]  # the folder knows them
+    search._key(search.program.config({"dataset": "c"}))
+    assert sorted(loaded) == ["a", "b", "c"]
+
+
+# ---- the folder ----------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_that_is_older_than_this_launcher_is_refused(tmp_path, monkeypatch):
+    """There is no worker in it where this launcher starts one."""
+    monkeypatch.chdir(tmp_path)
+    sweep = grid(tmp_path / "tiny.yaml", {"x": {"values": [0.1]}}, metric=METRIC)
+    worker = tmp_path / "runs/tiny/code/launch/sweep/worker.py"
+    worker.parent.mkdir(parents=True)
+    (worker.parents[1] / "worker.py").touch()  # where it was before
+
+    def reached(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(begin, "freeze", reached)
+    for more in ({}, {"confirm": 2}):
+        with pytest.raises(UserError, match="runs/tiny: its snapshot of the code is older than"):
+            begin.prepare(plan.SweepFlags(sweep="tiny.yaml", **more), sweep)
+    with pytest.raises(ZeroDivisionError):
+        begin.prepare(plan.SweepFlags(sweep="tiny.yaml", fresh=True), sweep)
+    worker.touch()
+    with pytest.raises(ZeroDivisionError):
+        begin.prepare(plan.SweepFlags(sweep="tiny.yaml"), sweep)
+
+
+# ---- how many ------------------------------------------------------------------------------------------
+
+
+def test_how_many_trials_a_folder_means_to_have(tmp_path):
+    folder = tmp_path / "runs"
+    sweep = grid(tmp_path / "s.yaml", {"x": {"values": [0.1, 0.1, 0.2]}, "seed": {"value": 3}}, metric=METRIC)
+    queue = begin.freeze(sweep, folder, False, False)
+    assert begin.planned(folder) == 2 == begin.n_open(queue, 2)  # its YAML has three points, of two runs
+    proposer.ask_to_confirm(folder, 4)
+    assert begin.planned(folder) == 6 == begin.n_open(queue, 6)
+    ended(queue, queue.trials()[0], [0.5])
+    assert begin.n_open(queue, 6) == 5
+    (folder / "sweep.yaml").write_text("- damaged")
+    assert begin.planned(folder) == 2  # the trials that are there
+
+
+def test_how_many_where_w_and_b_directs_or_the_folder_is_not_ours(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "config.json", {"flags": {}})
+    assert begin.planned(tmp_path) == 3
+    spec = {"method": "grid", "parameters": {"x": {"values": [1, 2]}, "y": {"values": [1, 2]}}}
+    for more, expected in (({}, 4), ({"run_cap": 3}, 3), ({"run_cap": 2}, 3), ({"method": "random"}, 3)):
+        (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(spec | more))
+        assert begin.planned(tmp_path) == expected
+    found = read.Sweep(tmp_path, "s", "", spec, "", [], [{}] * 7)
+    assert begin.planned(tmp_path, found) == 7
