@@ -307,7 +307,7 @@ class Job:
 
     def __init__(self, fakes: Fakes, *args: str, code: int = 0, runs_s: float = 30, **env: str):
         self.folder, self.fakes = Path.cwd(), fakes
-        launch = self.folder / "runs/bvae/code/launch"
+        launch = self.folder / "runs/bvae/code/launch/sweep"
         launch.mkdir(parents=True)
         (self.folder / "runs/bvae/slurm/now").mkdir(parents=True)
         for name in ("worker.py", "agent.py"):
