@@ -5,14 +5,13 @@
     python launch/slurm.py sweeps/bvae.yaml --status        # or --cancel: save, then leave the queue
 
 Submitting again fills in what is missing. Flags that are the same every day may stand in
-~/.config/letters-and-latents/slurm.toml: partition, account, qos, time, gpus, cpus, mem, setup, sbatch.
+~/.config/letters-and-latents/slurm.toml: partition, account, qos, gpus, cpus, mem, time, setup, sbatch.
 """
 
 import contextlib
 import dataclasses
 import math
 import os
-import re
 import shlex
 import sys
 import time
@@ -47,7 +46,6 @@ from research.common.folder import (
 )
 from research.common.messages import UserError, console, escape
 
-IN_FILE = ("partition", "account", "qos", "time", "gpus", "cpus", "mem", "setup", "sbatch")
 JOBS = Path("slurm") / "jobs.json"  # in the sweep's folder: the arrays that were submitted for it
 ALIVE = (
     "PENDING",
@@ -105,31 +103,7 @@ class Flags(plan.SweepFlags):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (
-            ("tasks", 1),
-            ("throttle", 1),
-            ("cpus", 1),
-            ("runs_per_gpu", 1),
-            ("signal_s", 1),
-            ("stagger_s", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name}={value}: must be at least {least}")
-        if self.gpus is not None and not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
-            raise UserError(f"--gpus={self.gpus}: must be a number, or a type and a number as in a100:1")
-        if self.time is not None:
-            try:
-                limit = sbatch.seconds(self.time)
-            except ValueError:
-                allowed = "minutes, hours:minutes:seconds or days-hours, as in 90, 4:00:00 or 1-12"
-                raise UserError(f"--time={self.time}: must be {allowed}") from None
-            if limit < self.signal_s + sbatch.SPARE_S:
-                least = self.signal_s + sbatch.SPARE_S
-                raise UserError(
-                    f"--time={self.time}: must be at least {least} seconds (--signal_s={self.signal_s})"
-                )
-        sbatch.extra_options(self.sbatch)
+        sbatch.check_flags(self)
 
 
 def defaults_file() -> Path:
@@ -148,8 +122,8 @@ def with_defaults(flags: Flags) -> Flags:
         raise UserError(f"{path}: not readable as TOML ({' '.join(str(error).split())})") from None
     more = {}
     for name, value in found.items():
-        if name not in IN_FILE:
-            raise UserError(f"{path}: unknown key {name}; allowed: {', '.join(IN_FILE)}")
+        if name not in sbatch.IN_FILE:
+            raise UserError(f"{path}: unknown key {name}; allowed: {', '.join(sbatch.IN_FILE)}")
         if name in ("setup", "sbatch"):
             value = tuple([value] if isinstance(value, str) else value)
         elif name == "gpus" and isinstance(value, int):

@@ -253,6 +253,29 @@ def test_the_script(fakes, tmp_path, args, array, there, absent):
     assert ("--retry=True" in text) == online and (f"--linger_s={sbatch.LINGER_S}" in text) == (not online)
 
 
+@pytest.mark.parametrize("name", ["launch/sweep/batch.sh", "job.sh", "launch/install.sh", ".ci/run"])
+def test_shellcheck_has_nothing_to_say(tmp_path, name):
+    path = Path(slurm.__file__).parents[1] / name
+    if name == "job.sh":
+        path = tmp_path / name
+        path.write_text(text_of(*GPU.split(), "--setup", "module load cuda", array="0-999%4"))
+    if shutil.which("shellcheck") is None:
+        pytest.fail("shellcheck is not on PATH: install Debian's package of this name")
+    done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_every_hole_is_filled(monkeypatch, tmp_path):
+    """Also where a value looks like a hole; a hole that nobody fills is found out at once."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/@code@")
+    text = sbatch.script(flags("x.yaml"), folder, "research/bvae_faces.py", folder / "slurm/now", "0-0")
+    assert f"\nsweep={tmp_path}/runs/@code@\n" in text
+    assert not sbatch.HOLE.search(text.replace("@code@", ""))
+    with pytest.raises(AssertionError, match="other"):
+        sbatch.filled("cd @other@", {})
+
+
 def test_workers_of_a_task():
     counts = {"": 1, "--gpus=1": 1, "--gpus=2": 2, "--gpus=a100:2 --runs_per_gpu=3": 6, "--runs_per_gpu=2": 2}
     for args, expected in counts.items():
