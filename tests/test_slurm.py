@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from launch import slurm
-from launch.sweep import sbatch
+from launch.sweep import agent, sbatch
+from launch.sweep.child import Child
 from launch.sweep.queue import Queue
 from launch.sweep.worker import Flags as WorkerFlags
 from launch.sweep.worker import Worker
@@ -558,20 +559,53 @@ def test_a_worker_does_not_linger_for_ever(tmp_path):
     lease.release("preempted")
 
 
-def test_a_cluster_may_repeat_itself(tmp_path):
+class Heard:
+    """Stands for a process that goes on whatever it is sent."""
+
+    def __init__(self):
+        self.signals: list[int] = []
+
+    def poll(self) -> None:
+        return None
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def kill(self) -> None:
+        self.signals.append(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "training", "agents"),
+    [
+        ([signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM], [signal.SIGTERM], [signal.SIGTERM]),
+        ([signal.SIGINT, signal.SIGTERM], [signal.SIGTERM], [signal.SIGTERM]),
+        ([signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGKILL], [signal.SIGTERM] * 3),
+        ([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM, signal.SIGKILL], [signal.SIGTERM] * 3),
+    ],
+)
+def test_a_cluster_may_repeat_itself(numbers, training, agents):
     """USR1 then TERM does not kill the training; the second Ctrl-C of launch/local.py does."""
-    Queue(tmp_path).add({"seed": 0}, "key0")
-    for more, numbers, expected in [
-        ({}, (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM), [signal.SIGTERM]),
-        ({}, (signal.SIGINT, signal.SIGINT), [signal.SIGTERM, signal.SIGKILL]),
-        ({"parent": os.getppid()}, (signal.SIGTERM, signal.SIGINT), [signal.SIGTERM, signal.SIGKILL]),
-    ]:
-        told = []
-        made = worker(tmp_path, **more)
-        made.child = type("Child", (), {"poll": lambda _: None, "send_signal": lambda _, n: told.append(n)})()  # noqa: B023
+    for force, expected in ((Heard.kill, training), (agent.make_it_kill, agents)):
+        child = Child(0, force)
+        child.process = Heard()
         for number in numbers:
-            made._on_signal(number)
-        assert told == expected
+            child.on_signal(number)
+        assert child.process.signals == expected
+
+
+def test_a_request_to_stop_reaches_a_process_that_starts_later():
+    child = Child(0, subprocess.Popen.kill)
+    child.on_signal(signal.SIGUSR1)
+    assert child.run(["sleep", "60"]) == -signal.SIGTERM
+
+
+def test_a_child_is_stopped_when_our_parent_is_gone():
+    child, looks = Child(os.getppid(), subprocess.Popen.kill), []
+    assert not child.is_orphaned() and child.run(["true"]) == 0
+    child.parent += 1
+    assert child.is_orphaned() and child.run(["sleep", "60"], lambda: looks.append(1)) == -signal.SIGTERM
+    assert (child.stops, bool(looks)) == (1, True)
 
 
 # ---- submitting --------------------------------------------------------------------------------------------
