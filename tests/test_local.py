@@ -216,7 +216,7 @@ def local_of(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("values", "others", "told"),
+    ("values", "others", "line"),
     [
         ([0.1, 0.3], {}, "confirmed over 2 further seeds: val/mse_best 0.2 ± 0.14"),
         (
@@ -227,8 +227,8 @@ def local_of(tmp_path: Path):
         ([], {"failed": 3}, "confirmed over 0 of 3 further seeds; 3 failed"),
     ],
 )
-def test_what_is_told_of_further_seeds(tmp_path, values, others, told):
-    assert local_of(tmp_path).told(values, Counter(others)).strip() == told
+def test_what_is_said_of_further_seeds(tmp_path, values, others, line):
+    assert local_of(tmp_path).further_seeds(values, Counter(others)) == line
 
 
 def test_a_worker_that_was_refused_is_not_replaced(tmp_path, monkeypatch, capfd):

@@ -89,7 +89,7 @@ class Setting:
     """Something that a submission sets: an option of sbatch, or ("") what only the script knows of.
 
     flags: of launch/slurm.py, those that say it; none where the script depends on what it sets itself.
-    in_file: these may also stand in the user's TOML file.
+    in_file: of which type they are where they stand in the user's TOML file; None: they may not.
     must_be: what a flag's value must be, in words; None when it is that.
     comment: what stands above the option's line in the script.
     value: what stands in that line; "" where the option has no value, None for no line.
@@ -97,7 +97,7 @@ class Setting:
 
     option: str
     flags: tuple[str, ...] = ()
-    in_file: bool = False
+    in_file: type | None = None
     must_be: Callable[[Any, Any], str | None] = anything
     comment: str = ""
     value: Callable[[Submission], Any] = no_line
@@ -140,23 +140,23 @@ SETTINGS = (  # in the order of the script's lines
     ),
     Setting("nodes", value=lambda _: "1"),
     Setting("ntasks", value=lambda _: "1"),
-    Setting("partition", ("partition",), in_file=True, value=lambda submission: submission.flags.partition),
-    Setting("account", ("account",), in_file=True, value=lambda submission: submission.flags.account),
-    Setting("qos", ("qos",), in_file=True, value=lambda submission: submission.flags.qos),
-    Setting("gres", ("gpus",), in_file=True, must_be=must_be_gpus, value=gres),
+    Setting("partition", ("partition",), in_file=str, value=lambda submission: submission.flags.partition),
+    Setting("account", ("account",), in_file=str, value=lambda submission: submission.flags.account),
+    Setting("qos", ("qos",), in_file=str, value=lambda submission: submission.flags.qos),
+    Setting("gres", ("gpus",), in_file=str, must_be=must_be_gpus, value=gres),
     Setting("gpus", ("gpus",)),
     Setting(
         "cpus-per-task",
         ("cpus",),
-        in_file=True,
+        in_file=int,
         must_be=at_least(1),
         value=lambda submission: submission.flags.cpus,
     ),
-    Setting("mem", ("mem",), in_file=True, value=lambda submission: submission.flags.mem),
+    Setting("mem", ("mem",), in_file=str, value=lambda submission: submission.flags.mem),
     Setting(
         "time",
         ("time",),
-        in_file=True,
+        in_file=str,
         must_be=must_be_time,
         value=lambda submission: submission.flags.time,
     ),
@@ -165,10 +165,10 @@ SETTINGS = (  # in the order of the script's lines
     Setting("parsable"),
     Setting("", ("runs_per_gpu",), must_be=at_least(1)),
     Setting("", ("stagger_s",), must_be=at_least(0)),
-    Setting("", ("setup",), in_file=True),
-    Setting("", ("sbatch",), in_file=True),  # options that are not in this table: see extra_options
+    Setting("", ("setup",), in_file=tuple),
+    Setting("", ("sbatch",), in_file=tuple),  # options that are not in this table: see extra_options
 )
-IN_FILE = tuple(flag for setting in SETTINGS if setting.in_file for flag in setting.flags)
+IN_FILE = {flag: setting.in_file for setting in SETTINGS if setting.in_file for flag in setting.flags}
 
 
 def check_flags(flags: Any) -> None:
