@@ -8,6 +8,8 @@ The same command again goes on where it stopped: Ctrl-C once makes the workers s
 """
 
 import contextlib
+import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -18,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,8 @@ from research.common.messages import UserError, console, escape
 from research.common.wandb_client import first_line
 
 REFRESH_S = 1.0
+# of NVIDIA's and AMD's drivers, of NVIDIA's boards with a GPU on the chip, and of Windows under WSL
+GPU_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
 
 
@@ -80,22 +85,53 @@ class Slot:
     threads: int | None
 
 
-def slots(flags: Flags) -> list[Slot]:
-    """One slot per worker: each visible GPU `runs_per_gpu` times, or the cores shared out."""
+def may_have_gpus() -> bool:
+    """False where torch can't find a GPU, which can be told without the seconds that its import takes."""
+    if "torch" in sys.modules:
+        return True
+    try:
+        without_cuda = sys.platform == "darwin" or metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:  # installed in some way of its own
+        return True
+    if without_cuda:
+        return False
+    if sys.platform != "linux" or any(glob.glob(pattern) for pattern in GPU_DEVICES):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # the driver, wherever it is installed
+    except OSError:
+        return False
+    return True
+
+
+def count_gpus() -> int:
+    if not may_have_gpus():
+        return 0
     import torch
 
-    gpus = torch.cuda.device_count()
+    return torch.cuda.device_count()
+
+
+def slots(flags: Flags) -> list[Slot]:
+    """One slot per worker: each visible GPU `runs_per_gpu` times, or the cores shared out."""
+    gpus = count_gpus()
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-        n = flags.workers or gpus * flags.runs_per_gpu
-        omp = {f"{k}_NUM_THREADS": str(flags.threads) for k in ("OMP", "MKL") if flags.threads}
-        return [Slot({"CUDA_VISIBLE_DEVICES": visible[i % gpus]} | omp, flags.threads) for i in range(n)]
+        n, threads = flags.workers or gpus * flags.runs_per_gpu, flags.threads
+        return [
+            Slot({"CUDA_VISIBLE_DEVICES": visible[i % gpus]} | limits(threads), threads) for i in range(n)
+        ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n = flags.workers or cores
     threads = flags.threads or max(1, cores // n)
-    return [
-        Slot({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}, threads) for _ in range(n)
-    ]
+    return [Slot(limits(threads), threads) for _ in range(n)]
+
+
+def limits(threads: int | None) -> dict[str, str]:
+    """The environment that keeps a process to so many threads; None: to as many as it likes."""
+    if threads is None:
+        return {}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 class Local:
