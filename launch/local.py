@@ -86,7 +86,7 @@ class Slot:
 
 
 def may_have_gpus() -> bool:
-    """False where torch can't find a GPU, which can be told without the seconds that its import takes."""
+    """False where torch is sure to find no GPU: this costs milliseconds, its import seconds."""
     if "torch" in sys.modules:
         return True
     try:

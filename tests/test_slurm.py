@@ -171,7 +171,7 @@ def test_without_slurm_one_line(fakes, sweep, monkeypatch, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_silent_controller_is_told_in_its_own_words(fakes, sweep):
+def test_the_complaint_of_a_silent_controller_is_shown(fakes, sweep):
     fakes.says("sinfo", "", "slurm_load_partitions: Unable to contact slurm controller\n", code=1)
     assert "Unable to contact slurm controller" in refused(sweep)
 
@@ -445,7 +445,7 @@ def test_75_of_a_cancelled_task_does_not(job):
     assert task.ended() == 75 and task.requeued() == []
 
 
-def test_a_requeue_that_fails_is_tried_again_and_told(job):
+def test_a_requeue_that_fails_is_tried_again_and_reported(job):
     task = job(code=75, runs_s=0.3)
     task.set(requeue="1")
     assert task.ended() == 75 and len(task.requeued()) == 2
@@ -712,7 +712,7 @@ def test_two_workers_a_task_need_half_the_tasks(fakes, sweep, capfd):
     assert "array 101: 3 tasks of 2 workers" in said
 
 
-def test_what_sbatch_refuses_is_told(fakes, sweep):
+def test_what_sbatch_refuses_is_shown(fakes, sweep):
     fakes.says("sbatch", "", "sbatch: error: Batch job submission failed: Invalid account\n", code=1)
     assert "Invalid account" in refused(sweep, "--account=nobody")
 
@@ -744,7 +744,7 @@ def submitted(tmp_path, fakes) -> Path:
                 "host": "node7",
                 "boot": "b",
                 "slurm_job": str(300 + i),
-                "slurm_restarts": 2 * (i == 1),
+                "slurm_restarts": 2 if i == 1 else 0,
                 "released": None if status == "running" else status,
             },
         )
