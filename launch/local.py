@@ -8,7 +8,8 @@ The same command again goes on where it stopped: Ctrl-C once makes the workers s
 """
 
 import contextlib
-import json
+import ctypes
+import glob
 import os
 import signal
 import statistics
@@ -17,8 +18,8 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script: import from this tree
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -27,19 +28,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from launch.results import html
-from launch.results import read as collect
+from launch.results import html, read
 from launch.sweep import begin, plan
-from launch.sweep.early_stop import is_early
+from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
-from launch.sweep.queue import DONE, Queue, Trial
+from launch.sweep.queue import DONE, Queue
 from launch.sweep.worker import last_line
-from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
-from research.common.folder import CODE, ENDED, METRICS, OUTPUT, TIMES
+from research.common.folder import (
+    CODE,
+    ENDED,
+)
 from research.common.messages import UserError, console, escape
 
 REFRESH_S = 1.0
+# of NVIDIA's and AMD's drivers, of NVIDIA's boards with a GPU on the chip, and of Windows under WSL
+GPU_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
 
 
@@ -70,22 +74,53 @@ class Slot:
     threads: int | None
 
 
-def slots(flags: Flags) -> list[Slot]:
-    """One slot per worker: each visible GPU `runs_per_gpu` times, or the cores shared out."""
+def may_have_gpus() -> bool:
+    """False where torch is sure to find no GPU: this costs milliseconds, its import seconds."""
+    if "torch" in sys.modules:
+        return True
+    try:
+        without_cuda = sys.platform == "darwin" or metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:  # installed in some way of its own
+        return True
+    if without_cuda:
+        return False
+    if sys.platform != "linux" or any(glob.glob(pattern) for pattern in GPU_DEVICES):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # the driver, wherever it is installed
+    except OSError:
+        return False
+    return True
+
+
+def count_gpus() -> int:
+    if not may_have_gpus():
+        return 0
     import torch
 
-    gpus = torch.cuda.device_count()
+    return torch.cuda.device_count()
+
+
+def slots(flags: Flags) -> list[Slot]:
+    """One slot per worker: each visible GPU `runs_per_gpu` times, or the cores shared out."""
+    gpus = count_gpus()
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-        n = flags.workers or gpus * flags.runs_per_gpu
-        omp = {f"{k}_NUM_THREADS": str(flags.threads) for k in ("OMP", "MKL") if flags.threads}
-        return [Slot({"CUDA_VISIBLE_DEVICES": visible[i % gpus]} | omp, flags.threads) for i in range(n)]
+        n, threads = flags.workers or gpus * flags.runs_per_gpu, flags.threads
+        return [
+            Slot({"CUDA_VISIBLE_DEVICES": visible[i % gpus]} | limits(threads), threads) for i in range(n)
+        ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n = flags.workers or cores
     threads = flags.threads or max(1, cores // n)
-    return [
-        Slot({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}, threads) for _ in range(n)
-    ]
+    return [Slot(limits(threads), threads) for _ in range(n)]
+
+
+def limits(threads: int | None) -> dict[str, str]:
+    """The environment that keeps a process to so many threads; None: to as many as it likes."""
+    if threads is None:
+        return {}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 class Local:
@@ -93,9 +128,12 @@ class Local:
 
     def __init__(self, flags: Flags, sweep: plan.Sweep, queue: Queue, planned: int):
         self.flags, self.sweep, self.queue, self.first_planned = flags, sweep, queue, planned
+        self.progress = Progress(queue, sweep.content["parameters"])
         self.proposer = Proposer(queue, sweep.content if flags.wandb != "online" else {})
         self.slots = slots(flags)
         self.workers: dict[int, subprocess.Popen] = {}
+        self.shown: dict[str, str] = {}  # of each trial the status that was last printed
+        self.warned = False  # that no trial logs the sweep's metric
         self.stops = self.restarts = 0
         self.started = time.monotonic()
 
@@ -106,20 +144,21 @@ class Local:
 
     def start_worker(self, i: int) -> None:
         slot, online = self.slots[i], self.flags.wandb == "online"
-        extra = [f"--threads={slot.threads}"] if slot.threads and "threads" not in self._parameters() else []
-        extra += [f"--{k}={v}" for k in ("wandb", "project", "entity") if (v := getattr(self.flags, k))]
-        launch = self.queue.folder / CODE / "launch" / "sweep"
-        command = [sys.executable, str(launch / ("agent.py" if online else "worker.py"))]
-        command += [f"--sweep={self.queue.folder}", f"--program={self.sweep.program}"]
-        command += [f"--parent={os.getpid()}"]
-        command += [f"--retry={self.flags.retry}"] if online else [f"--extra={' '.join(extra)}"]
+        program = self.queue.folder / CODE / "launch" / "sweep" / ("agent.py" if online else "worker.py")
+        command = [sys.executable, str(program), f"--sweep={self.queue.folder}"]
+        command += [f"--program={self.sweep.program}", f"--parent={os.getpid()}"]
+        if online:
+            command.append(f"--retry={self.flags.retry}")
+        else:
+            names = ("wandb", "project", "entity")
+            extra = [f"--{name}={value}" for name in names if (value := getattr(self.flags, name))]
+            if slot.threads and "threads" not in self.sweep.content["parameters"]:
+                extra.append(f"--threads={slot.threads}")
+            command.append(f"--extra={' '.join(extra)}")
         with open(self.queue.folder / f"worker-{i}.log", "ab") as log:
             self.workers[i] = subprocess.Popen(
                 command, env=os.environ | slot.env, stdout=log, stderr=log, start_new_session=True
             )
-
-    def _parameters(self) -> dict[str, Any]:
-        return self.sweep.content["parameters"]
 
     def stop(self, *_: object) -> None:
         """Ctrl-C: the workers save and stop; the second time their training processes are killed."""
@@ -136,123 +175,90 @@ class Local:
             signal.signal(number, self.stop)
         for i in range(min(len(self.slots), begin.n_open(self.queue, self.planned))):
             self.start_worker(i)
-        shown: dict[str, str] = {}
         live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         with live or contextlib.nullcontext():
             while any(worker.poll() is None for worker in self.workers.values()):
                 time.sleep(REFRESH_S)
                 self._replace_dead()
-                self._tell_changes(shown)
+                rows = self.progress.rows()
+                self.print_changes(rows)
                 if live:
-                    live.update(self.view())
-        self._tell_changes(shown)
+                    live.update(self.view(rows))
+        self.print_changes(self.progress.rows())
 
     def _replace_dead(self) -> None:
         for i, worker in list(self.workers.items()):
             code = worker.poll()
-            if code not in (None, 0, EXIT_PREEMPTED) and not self.stops and self.restarts < MAX_RESTARTS:
-                self.restarts += 1
-                why = last_line(self.queue.folder / f"worker-{i}.log") if code > 0 else ""
-                told = f"[yellow]worker {i} ended with {code}[/] {escape(why)}"
-                if code == EXIT_USER_ERROR and self.flags.wandb != "online":  # another would be refused too
-                    del self.workers[i]
-                    console.print(told)
-                    continue
-                console.print(f"{told}; another takes its place")
-                self.start_worker(i)
-
-    def _tell_changes(self, shown: dict[str, str]) -> None:
-        """A line for every trial that starts or ends; for a failure, its last lines."""
-        if "" not in shown and (blind := self.proposer.blind()):
-            shown[""] = blind
-            console.print(f"[yellow]{escape(blind)}[/]")
-        for trial in self.queue.trials():
-            status = self.queue.status(trial)
-            now = status["status"]
-            before = shown.get(trial.key)
-            shown[trial.key] = now
-            if before == now or (before is None and now in (*ENDED, "open", "preempted")):
+            if code in (None, 0, EXIT_PREEMPTED) or self.stops or self.restarts >= MAX_RESTARTS:
                 continue
-            headline = f", {status['headline']:.5g}" if status.get("headline") is not None else ""
-            reason = f": {status['reason']}" if status.get("reason") else ""
-            console.print(f"{trial.index:04d}  {escape(self.label(trial))}  {now}{headline}{escape(reason)}")
-            if now == "failed":
-                log = self.queue.run_folder(trial) / OUTPUT
-                for line in log.read_text(errors="replace").splitlines()[-8:] if log.exists() else ():
+            self.restarts += 1
+            why = last_line(self.queue.folder / f"worker-{i}.log") if code > 0 else ""
+            message = f"[yellow]worker {i} ended with {code}[/] {escape(why)}"
+            if code == EXIT_USER_ERROR and self.flags.wandb != "online":  # another would be refused too
+                del self.workers[i]
+                console.print(message)
+                continue
+            console.print(f"{message}; another takes its place")
+            self.start_worker(i)
+
+    def print_changes(self, rows: list[Row]) -> None:
+        """A line for every trial that starts or ends; for a failure, its last lines."""
+        if not self.warned and (blind := self.proposer.blind()):
+            self.warned = True
+            console.print(f"[yellow]{escape(blind)}[/]")
+        for row in rows:
+            before = self.shown.get(row.trial.key)
+            self.shown[row.trial.key] = row.status
+            if before is None and row.status in (*ENDED, "open", "preempted"):
+                continue  # of an earlier call, or not begun
+            if before == row.status:
+                continue
+            headline = "" if row.headline is None else f", {row.headline:.5g}"
+            reason = f": {row.reason}" if row.reason else ""
+            index = f"{row.trial.index:04d}"
+            console.print(f"{index}  {escape(row.label)}  {row.status}{headline}{escape(reason)}")
+            if row.status == "failed":
+                for line in row.last_lines():
                     console.print(f"      {escape(line)}", style="dim")
 
-    def _varied(self) -> list[str]:
-        """The flags that differ between trials; of a search's first one those that it searches."""
-        return self.queue.varied() or [k for k, v in self._parameters().items() if "value" not in v]
-
-    def label(self, trial: Trial) -> str:
-        varied = self._varied()
-        shown = (f"{name}={collect.show(trial.flags[name], 6)}" for name in varied if name in trial.flags)
-        return " ".join(shown) or trial.key
-
-    def told(self, values: list[float], others: Counter[str]) -> str:
+    def further_seeds(self, values: list[float], others: Counter[str]) -> str:
         """Of a trial that was run over further seeds: how these ended, the mean of those that finished."""
-        told = f"{len(values)} of {len(values) + others.total()}" if others else f"{len(values)}"
-        told = f"  confirmed over {told} further seeds"
+        n = f"{len(values)} of {len(values) + others.total()}" if others else f"{len(values)}"
+        line = f"confirmed over {n} further seeds"
         if others:
-            told += "; " + ", ".join(f"{k} {state}" for state, k in others.items())
+            line += "; " + ", ".join(f"{k} {state}" for state, k in others.items())
         if values:
-            told += f": {self.sweep.content['metric']['name']} {statistics.fmean(values):.5g}"
-        return told + (f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else "")
+            line += f": {self.sweep.content['metric']['name']} {statistics.fmean(values):.5g}"
+        if len(values) > 1:
+            line += f" ± {statistics.stdev(values):.2g}"
+        return line
 
-    def view(self) -> Table:
+    def view(self, rows: list[Row]) -> Table:
         """The live table: a row per trial that has started, what is open in the caption."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        trials, names = self.queue.trials(), self._varied()
+        names = self.progress.varied()
         for name in ("trial", *names, "status", "step", "headline", "examples/s", "left"):
             table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
-        counts: dict[str, int] = {}
-        rows = []
-        for trial in trials:
-            status = self.queue.status(trial)
-            state = self._state(trial, status)
-            counts[state] = counts.get(state, 0) + 1
-            if state != "open":
-                varied = [collect.show(trial.flags.get(v), 6) for v in names]
-                cells = [f"{trial.index:04d}", *varied, *self._cells(trial, status, state)]
-                rows.append((state != "running", cells))
-        for _, row in sorted(rows, key=lambda r: r[0])[: max(5, console.height - 6)]:
-            table.add_row(*row)
-        done = sum(counts.get(s, 0) for s in DONE)
+        started = [row for row in rows if row.state != "open"]
+        started.sort(key=lambda row: row.state != "running")  # what runs comes first
+        for row in started[: max(5, console.height - 6)]:
+            table.add_row(f"{row.trial.index:04d}", *(row.varied[name] for name in names), *cells_of(row))
+        states = Counter(row.state for row in rows)
+        done = sum(states[state] for state in DONE)
         minutes = (time.monotonic() - self.started) / 60
-        table.caption = f"{done} of {self.planned} done, {counts.get('failed', 0)} failed, {minutes:.1f} min"
+        table.caption = f"{done} of {self.planned} done, {states['failed']} failed, {minutes:.1f} min"
         return table
 
-    def _state(self, trial: Trial, status: dict[str, Any]) -> str:
-        """'running' only while somebody holds the lease: a killed run's status still says so."""
-        if status["status"] != "running":
-            return status["status"]
-        n, info = leases.newest(self.queue.run_folder(trial))
-        return (
-            "interrupted"
-            if info and leases.Watch().stale(self.queue.run_folder(trial), n, info)
-            else "running"
-        )
 
-    def _cells(self, trial: Trial, status: dict[str, Any], state: str) -> list[str]:
-        folder = self.queue.run_folder(trial)
-        row, timed = _tail(folder / METRICS), _tail(folder / TIMES)
-        step, steps = row.get("step", status.get("step") or 0), status.get("steps") or 0
-        headline = "" if status.get("headline") is None else f"{status['headline']:.5g}"
-        speed, left = "", ""
-        if state == "running" and "time/step_ms" in timed:
-            speed = f"{timed['time/examples_per_s']:.0f}"
-            left = f"{timed['time/step_ms'] * (steps - step) / 60000:.1f} min"
-        state += " (hyperband)" * is_early(status.get("reason"))
-        return [state, f"{step}/{steps}", headline, speed, left]
-
-
-def _tail(path: Path) -> dict[str, Any]:
-    """The last whole row of a .jsonl file, from its last 8 KB."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as f:
-        f.seek(max(0, f.seek(0, os.SEEK_END) - 8192))
-        return json.loads(f.read().rpartition(b"\n")[0].rpartition(b"\n")[2])
-    return {}
+def cells_of(row: Row) -> list[str]:
+    """A trial's cells of the live table after its flags: status, step, headline, examples/s, left."""
+    return [
+        f"{row.state} (hyperband)" if row.early else row.state,
+        f"{row.step}/{row.steps or 0}",
+        "" if row.headline is None else f"{row.headline:.5g}",
+        "" if row.examples_per_s is None else f"{row.examples_per_s:.0f}",
+        "" if row.minutes_left is None else f"{row.minutes_left:.1f} min",
+    ]
 
 
 def run(flags: Flags) -> None:
@@ -265,12 +271,13 @@ def run(flags: Flags) -> None:
         f"{len(local.slots)} workers; varied: {shown or 'nothing'}"
     )
     local.run()
-    results = collect.read_sweep(folder)
+    results = read.read_sweep(folder)
     wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
-    collect.print_table(collect.table(results), wide, wide.width)
+    read.print_table(read.table(results), wide, wide.width)
     console.print(f"report: {escape(str(html.write_report(folder, planned=begin.planned(folder))))}")
     for trial, values, others in local.proposer.confirmed():
-        console.print(f"{trial.index:04d}  {escape(local.label(trial) + local.told(values, others))}")
+        line = f"{local.progress.label(trial)}  {local.further_seeds(values, others)}"
+        console.print(f"{trial.index:04d}  {escape(line)}")
     blind = local.proposer.blind()
     if (reason := local.proposer.exhausted) and not blind:
         console.print(f"ended early: {escape(reason)}")

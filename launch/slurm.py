@@ -5,18 +5,18 @@
     python launch/slurm.py sweeps/bvae.yaml --status        # or --cancel: save, then leave the queue
 
 Submitting again fills in what is missing. Flags that are the same every day may stand in
-~/.config/letters-and-latents/slurm.toml: partition, account, qos, time, gpus, cpus, mem, setup, sbatch.
+~/.config/letters-and-latents/slurm.toml: partition, account, qos, gpus, cpus, mem, time, setup, sbatch.
 """
 
 import contextlib
 import dataclasses
 import math
 import os
-import re
 import shlex
 import sys
 import time
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,16 +27,13 @@ if not __package__:  # run as a script: import from this tree
 import tyro
 import yaml
 
-from launch.results import read as collect
+from launch.results import read
 from launch.sweep import agent, begin, plan, sbatch
-from launch.sweep.early_stop import is_early
+from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
-from research.common import lease as leases
 from research.common.commandline import main
 from research.common.folder import (
-    ENDED,
-    OUTPUT,
     SWEEP,
     TRIALS,
     WANDB_SWEEP,
@@ -46,7 +43,6 @@ from research.common.folder import (
 )
 from research.common.messages import UserError, console, escape
 
-IN_FILE = ("partition", "account", "qos", "time", "gpus", "cpus", "mem", "setup", "sbatch")
 JOBS = Path("slurm") / "jobs.json"  # in the sweep's folder: the arrays that were submitted for it
 ALIVE = (
     "PENDING",
@@ -104,31 +100,7 @@ class Flags(plan.SweepFlags):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (
-            ("tasks", 1),
-            ("throttle", 1),
-            ("cpus", 1),
-            ("runs_per_gpu", 1),
-            ("signal_s", 1),
-            ("stagger_s", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name}={value}: must be at least {least}")
-        if self.gpus is not None and not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
-            raise UserError(f"--gpus={self.gpus}: must be a number, or a type and a number as in a100:1")
-        if self.time is not None:
-            try:
-                limit = sbatch.seconds(self.time)
-            except ValueError:
-                allowed = "minutes, hours:minutes:seconds or days-hours, as in 90, 4:00:00 or 1-12"
-                raise UserError(f"--time={self.time}: must be {allowed}") from None
-            if limit < self.signal_s + sbatch.SPARE_S:
-                least = self.signal_s + sbatch.SPARE_S
-                raise UserError(
-                    f"--time={self.time}: must be at least {least} seconds (--signal_s={self.signal_s})"
-                )
-        sbatch.extra_options(self.sbatch)
+        sbatch.check_flags(self)
 
 
 def defaults_file() -> Path:
@@ -147,22 +119,22 @@ def with_defaults(flags: Flags) -> Flags:
         raise UserError(f"{path}: not readable as TOML ({' '.join(str(error).split())})") from None
     more = {}
     for name, value in found.items():
-        if name not in IN_FILE:
-            raise UserError(f"{path}: unknown key {name}; allowed: {', '.join(IN_FILE)}")
-        if name in ("setup", "sbatch"):
+        if name not in sbatch.IN_FILE:
+            raise UserError(f"{path}: unknown key {name}; allowed: {', '.join(sbatch.IN_FILE)}")
+        kind = sbatch.IN_FILE[name]
+        if kind is tuple:
             value = tuple([value] if isinstance(value, str) else value)
         elif name == "gpus" and isinstance(value, int):
             value = str(value)
-        kind = {"cpus": int, "setup": tuple, "sbatch": tuple}.get(name, str)
-        parts = value if isinstance(value, tuple) else ()
+        parts = value if kind is tuple else ()
         if type(value) is not kind or not all(isinstance(part, str) for part in parts):
             wanted = {int: "a whole number", str: "text in quotes", tuple: "a list of texts"}[kind]
             raise UserError(f"{path}: {name} = {value!r}: must be {wanted}")
         if getattr(flags, name) in (None, ()):
             more[name] = value
     if more:
-        told = ", ".join(f"{k}={' '.join(v) if isinstance(v, tuple) else v}" for k, v in more.items())
-        console.print(f"from {escape(str(path))}: {escape(told)}")
+        taken = ", ".join(f"{k}={' '.join(v) if isinstance(v, tuple) else v}" for k, v in more.items())
+        console.print(f"from {escape(str(path))}: {escape(taken)}")
     try:
         return dataclasses.replace(flags, **more)
     except UserError as error:
@@ -180,13 +152,13 @@ def in_queue(folder: Path) -> list[dict[str, str]]:
     if not ids:
         return []
     try:
-        told = sbatch.ask("squeue", "-h", "-r", "-j", ",".join(ids), "-o", "%i|%A|%T|%r|%M")
+        answer = sbatch.ask("squeue", "-h", "-r", "-j", ",".join(ids), "-o", "%i|%A|%T|%r|%M")
     except UserError as error:
         if "Invalid job id" in str(error):  # the only array asked for was forgotten already
             return []
         raise
     fields = ("id", "raw", "state", "reason", "used")
-    return [dict(zip(fields, line.strip().split("|", 4))) for line in told.splitlines() if line.strip()]
+    return [dict(zip(fields, line.strip().split("|", 4))) for line in answer.splitlines() if line.strip()]
 
 
 def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
@@ -197,8 +169,10 @@ def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
     proposer = Proposer(queue, sweep.content, flags.confirm)
     new = plan.runs_of(sweep, points) - plan.runs_of(sweep, taken)
     planned = proposer.planned(max(proposer.size(), len(taken) + len(new)))
-    failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
-    return planned, begin.n_open(queue, planned) + failed * flags.retry
+    n_open = begin.n_open(queue, planned)
+    if flags.retry:
+        n_open += sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
+    return planned, n_open
 
 
 def submit(flags: Flags) -> None:
@@ -224,17 +198,17 @@ def submit(flags: Flags) -> None:
             f"--fresh: {len(there) + len(held)} tasks of {folder} are in the queue; --cancel takes them out"
         )
     if flags.dry_run:
-        planned, still = foresee(flags, sweep, folder)
+        planned, n_open = foresee(flags, sweep, folder)
     else:
         queue, planned = begin.prepare(flags, sweep)
-        still = begin.n_open(queue, planned)
+        n_open = begin.n_open(queue, planned)
     shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {planned} trials, {still} of them open; "
+        f"[bold]{escape(str(folder))}[/]: {planned} trials, {n_open} of them open; "
         f"varied: {shown or 'nothing'}"
     )
     per_task = sbatch.workers(flags)
-    useful = math.ceil(still / per_task)
+    useful = math.ceil(n_open / per_task)
     tasks = min(flags.tasks, useful) - len(there)
     if useful < flags.tasks:
         console.print(f"more than {useful} tasks would find nothing to do (--tasks={flags.tasks})")
@@ -261,7 +235,8 @@ def submit(flags: Flags) -> None:
         n = int(array.partition("%")[0].partition("-")[2]) + 1
         job = {"id": ident, "tasks": n, "logs": str(logs), "submitted": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_json(folder / JOBS, {"jobs": [*jobs_of(folder), job]})
-        console.print(f"array {ident}: {n} tasks" + f" of {per_task} workers" * (per_task > 1))
+        each = f" of {per_task} workers" if per_task > 1 else ""
+        console.print(f"array {ident}: {n} tasks{each}")
     console.print(f"script and logs: {escape(str(logs))}; the same command with --status shows how far it is")
 
 
@@ -280,79 +255,72 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
     spec = yaml.safe_load(text)
     online = (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists()
     queue = agent.Runs(folder, spec["parameters"]) if online else Queue(folder)
-    known = collect.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
+    known = read.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
     return folder, queue, begin.planned(folder, known)
-
-
-def state_of(folder: Path, status: str, watch: leases.Watch, running: set[str]) -> tuple[str, dict]:
-    """A trial's state, and its newest lease ({} before there is one). running: jobs that SLURM says run."""
-    n, info = leases.newest(folder)
-    if status in ENDED:
-        return status, info or {}
-    held = n > 0 and (info is None or info["released"] is None)
-    if held and info and info["slurm_job"] not in running:
-        held = not watch.stale(folder, n, info)
-    if held and info and not leases.is_local(info):  # one look has to do: a live training beats every 10 s
-        age = time.time() - (folder / f"lease.{n}").stat().st_mtime
-        held = age < leases.PATIENCE_S[info["role"]]
-    if held:
-        return "running", info or {}
-    return {"running": "interrupted", "open": "pending"}.get(status, status), info or {}
 
 
 def show_status(flags: Flags) -> None:
     folder, queue, planned = queue_of(flags)
+    spec = yaml.safe_load((folder / SWEEP).read_text())
     try:
         tasks, unknown = in_queue(folder), None
     except UserError as error:
         tasks, unknown = [], str(error)
     running = {task["raw"] for task in tasks if task["state"] == "RUNNING"}
-    watch, counts, rows, failures, names = leases.Watch(), {}, [], [], queue.varied()
-    for trial in queue.trials():
-        status = queue.status(trial)
-        state, info = state_of(queue.run_folder(trial), status["status"], watch, running)
-        counts[state] = counts.get(state, 0) + 1
-        varied = [f"{k}={collect.show(trial.flags[k], 6)}" for k in names if k in trial.flags] or [trial.key]
-        headline = status.get("headline")
-        step = f"{status.get('step') or 0}/{status['steps']}" if status.get("steps") else "-"
-        where = info.get("host", "")
-        if info.get("slurm_job"):
-            where += f" job {info['slurm_job']}"
-            where += f" start {info['slurm_restarts']}" if info["slurm_restarts"] else ""
-        figure = "-" if headline is None else f"{headline:.5g}"
-        where += " by hyperband" * is_early(status.get("reason"))
-        rows.append([f"{trial.index:04d}", " ".join(varied), state, step, figure, where])
-        if state == "failed":
-            log = queue.run_folder(trial) / OUTPUT
-            last = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
-            failures += [
-                f"{trial.index:04d} failed: {status.get('reason')}",
-                *(f"      {line}" for line in last),
-            ]
-    counts["pending"] = counts.get("pending", 0) + planned - len(rows)
-    told = [f"{counts.get(s, 0)} {s}" for s in STATES if counts.get(s) or s != "interrupted"]
-    print(f"{folder}: {', '.join(told)}; {planned} expected")
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows = Progress(queue, spec["parameters"]).rows(running)
+
+    # how many are in which state, those that are yet to be made included
+    counts = Counter(state_of(row) for row in rows)
+    counts["pending"] += planned - len(rows)
+    words = [f"{counts[state]} {state}" for state in STATES if counts[state] or state != "interrupted"]
+    print(f"{folder}: {', '.join(words)}; {planned} expected")
+
+    # a line for each trial; below them the last lines of those that failed
+    lines = [cells_of(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    for line in failures:
-        print(line)
-    print(
-        f"logs: {folder}/<key>/output.log"
-        + "".join(f", {p}" for p in {j["logs"]: 0 for j in jobs_of(folder)})
-    )
-    search = Proposer(queue, yaml.safe_load((folder / SWEEP).read_text()))
-    for line in (search.exhausted or search.blind(), search.unconfirmed()):
-        if line and not isinstance(queue, agent.Runs):
-            print(line)
+        if row.status == "failed":
+            print(f"{row.trial.index:04d} failed: {row.reason}")
+            for line in row.last_lines():
+                print(f"      {line}")
+    logs = [f"{folder}/<key>/output.log", *dict.fromkeys(job["logs"] for job in jobs_of(folder))]
+    print(f"logs: {', '.join(logs)}")
+
+    # what the sweep's search, or --confirm, has come to
+    search = Proposer(queue, spec)
+    if not isinstance(queue, agent.Runs):
+        for line in (search.exhausted or search.blind(), search.unconfirmed()):
+            if line:
+                print(line)
     if flags.confirm and flags.confirm > (kept := search.to_confirm):
         print(f"--confirm={flags.confirm}: {kept} are asked for so far; submitting adds the rest")
-    by_state: dict[str, int] = {}
+
+    if unknown:
+        print(f"SLURM can't be asked: {unknown}")
+        return
+    kinds: Counter[str] = Counter()
     for task in tasks:
-        what = task["state"] + (f" ({task['reason']})" if task["reason"] not in ("None", "") else "")
-        by_state[what] = by_state.get(what, 0) + 1
-    queued = ", ".join(f"{n} {what}" for what, n in by_state.items()) or "none of its tasks"
-    print(f"SLURM can't be asked: {unknown}" if unknown else f"in the queue: {queued}")
+        reason = "" if task["reason"] in ("None", "") else f" ({task['reason']})"
+        kinds[task["state"] + reason] += 1
+    queued = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    print(f"in the queue: {queued or 'none of its tasks'}")
+
+
+def state_of(row: Row) -> str:
+    """A trial's state as the queue sees it: it runs from the moment that a worker has it."""
+    if row.held:
+        return "running"
+    return "pending" if row.state == "open" else row.state
+
+
+def cells_of(row: Row) -> list[str]:
+    """A trial's line of --status: index, varied flags, state, step, headline, machine and job."""
+    step = f"{row.step}/{row.steps}" if row.steps else "-"
+    headline = "-" if row.headline is None else f"{row.headline:.5g}"
+    where = f"{row.where} by hyperband" if row.early else row.where
+    return [f"{row.trial.index:04d}", row.label, state_of(row), step, headline, where]
 
 
 def cancel(flags: Flags) -> None:

@@ -196,7 +196,7 @@ def local_of(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("values", "others", "told"),
+    ("values", "others", "line"),
     [
         ([0.1, 0.3], {}, "confirmed over 2 further seeds: val/mse_best 0.2 ± 0.14"),
         (
@@ -207,8 +207,102 @@ def local_of(tmp_path: Path):
         ([], {"failed": 3}, "confirmed over 0 of 3 further seeds; 3 failed"),
     ],
 )
-def test_what_is_told_of_further_seeds(tmp_path, values, others, told):
-    assert local_of(tmp_path).told(values, Counter(others)).strip() == told
+def test_what_is_said_of_further_seeds(tmp_path, values, others, line):
+    assert local_of(tmp_path).further_seeds(values, Counter(others)) == line
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "devices", "driver", "expected"),
+    [
+        ("linux", "2.15.0", "nothing*", False, False),
+        ("linux", "2.15.0", "nvidia*", False, True),
+        ("linux", "2.15.0", "nothing*", True, True),
+        ("linux", "2.15.0+cpu", "nvidia*", True, False),
+        ("linux", None, "nothing*", False, True),
+        ("win32", "2.15.0+cu130", "nothing*", False, True),
+        ("win32", "2.15.0+cpu", "nothing*", False, False),
+        ("darwin", "2.15.0", "nothing*", False, False),
+    ],
+)
+def test_torch_is_asked_for_gpus_where_it_could_find_one(
+    tmp_path, platform, version, devices, driver, expected
+):
+    from launch import local
+
+    def version_of(name: str) -> str:
+        if version is None:
+            raise local.metadata.PackageNotFoundError(name)
+        return version
+
+    def load(name: str) -> None:
+        if not driver:
+            raise OSError(name)
+
+    (tmp_path / "nvidia0").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "torch", raising=False)
+        patch.setattr(sys, "platform", platform)
+        patch.setattr(local.metadata, "version", version_of)
+        patch.setattr(local, "GPU_DEVICES", (f"{tmp_path}/{devices}",))
+        patch.setattr(local.ctypes, "CDLL", load)
+        assert local.may_have_gpus() == expected
+        if not expected:
+            patch.setitem(sys.modules, "torch", None)  # from here on its import fails
+            patch.setattr(local, "may_have_gpus", lambda: False)
+            assert local.count_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "visible", "expected"),
+    [
+        ({}, None, ["0", "1"]),
+        ({"runs_per_gpu": 2}, "4,7", ["4", "7", "4", "7"]),
+        ({"workers": 3, "threads": 2}, None, ["0", "1", "0"]),
+    ],
+)
+def test_slots_on_gpus(monkeypatch, flags, visible, expected):
+    from launch import local
+
+    monkeypatch.setattr(local, "count_gpus", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = local.slots(local.Flags(sweep="x.yaml", **flags))
+    assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in found] == expected
+    threads = flags.get("threads")
+    assert {slot.threads for slot in found} == {threads}
+    assert {slot.env.get("OMP_NUM_THREADS") for slot in found} == {str(threads) if threads else None}
+
+
+def test_slots_share_out_the_cores(monkeypatch):
+    from launch import local
+
+    monkeypatch.setattr(local, "count_gpus", lambda: 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    assert [slot.threads for slot in local.slots(local.Flags(sweep="x.yaml"))] == [1] * 6
+    (one, two) = local.slots(local.Flags(sweep="x.yaml", workers=2))
+    assert one == two == local.Slot({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}, 3)
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["local.py", "slurm.py", "report.py", "upload.py", "doctor.py", "sweep/worker.py", "sweep/agent.py"],
+)
+def test_a_launcher_imports_nothing_that_takes_seconds(program):
+    """What is only needed to run a sweep, or to read one, is imported where it is."""
+    heavy = ["torch", "torchvision", "pandas", "plotly", "matplotlib.pyplot", "scipy", "sklearn", "wandb"]
+    heavy += ["sweeps", "jsonschema", "jinja2", "numpy"]
+    code = f"""if True:
+        import runpy, sys
+        sys.argv = [{str(ROOT / "launch" / program)!r}, "--help"]
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        finally:
+            print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert "usage: " in done.stdout
 
 
 def test_a_worker_that_was_refused_is_not_replaced(tmp_path, monkeypatch, capfd):

@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from launch import slurm
-from launch.sweep import sbatch
+from launch.sweep import agent, sbatch
+from launch.sweep.child import Child
 from launch.sweep.queue import Queue
 from launch.sweep.worker import Flags as WorkerFlags
 from launch.sweep.worker import Worker
@@ -170,7 +171,7 @@ def test_without_slurm_one_line(fakes, sweep, monkeypatch, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_silent_controller_is_told_in_its_own_words(fakes, sweep):
+def test_the_complaint_of_a_silent_controller_is_shown(fakes, sweep):
     fakes.says("sinfo", "", "slurm_load_partitions: Unable to contact slurm controller\n", code=1)
     assert "Unable to contact slurm controller" in refused(sweep)
 
@@ -253,6 +254,29 @@ def test_the_script(fakes, tmp_path, args, array, there, absent):
     assert ("--retry=True" in text) == online and (f"--linger_s={sbatch.LINGER_S}" in text) == (not online)
 
 
+@pytest.mark.parametrize("name", ["launch/sweep/batch.sh", "job.sh", "launch/install.sh", ".ci/run"])
+def test_shellcheck_has_nothing_to_say(tmp_path, name):
+    path = Path(slurm.__file__).parents[1] / name
+    if name == "job.sh":
+        path = tmp_path / name
+        path.write_text(text_of(*GPU.split(), "--setup", "module load cuda", array="0-999%4"))
+    if shutil.which("shellcheck") is None:
+        pytest.fail("shellcheck is not on PATH: install Debian's package of this name")
+    done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_every_hole_is_filled(monkeypatch, tmp_path):
+    """Also where a value looks like a hole; a hole that nobody fills is found out at once."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/@code@")
+    text = sbatch.script(flags("x.yaml"), folder, "research/bvae_faces.py", folder / "slurm/now", "0-0")
+    assert f"\nsweep={tmp_path}/runs/@code@\n" in text
+    assert not sbatch.HOLE.search(text.replace("@code@", ""))
+    with pytest.raises(AssertionError, match="other"):
+        sbatch.filled("cd @other@", {})
+
+
 def test_workers_of_a_task():
     counts = {"": 1, "--gpus=1": 1, "--gpus=2": 2, "--gpus=a100:2 --runs_per_gpu=3": 6, "--runs_per_gpu=2": 2}
     for args, expected in counts.items():
@@ -307,7 +331,7 @@ class Job:
 
     def __init__(self, fakes: Fakes, *args: str, code: int = 0, runs_s: float = 30, **env: str):
         self.folder, self.fakes = Path.cwd(), fakes
-        launch = self.folder / "runs/bvae/code/launch"
+        launch = self.folder / "runs/bvae/code/launch/sweep"
         launch.mkdir(parents=True)
         (self.folder / "runs/bvae/slurm/now").mkdir(parents=True)
         for name in ("worker.py", "agent.py"):
@@ -421,7 +445,7 @@ def test_75_of_a_cancelled_task_does_not(job):
     assert task.ended() == 75 and task.requeued() == []
 
 
-def test_a_requeue_that_fails_is_tried_again_and_told(job):
+def test_a_requeue_that_fails_is_tried_again_and_reported(job):
     task = job(code=75, runs_s=0.3)
     task.set(requeue="1")
     assert task.ended() == 75 and len(task.requeued()) == 2
@@ -535,20 +559,53 @@ def test_a_worker_does_not_linger_for_ever(tmp_path):
     lease.release("preempted")
 
 
-def test_a_cluster_may_repeat_itself(tmp_path):
+class Heard:
+    """Stands for a process that goes on whatever it is sent."""
+
+    def __init__(self):
+        self.signals: list[int] = []
+
+    def poll(self) -> None:
+        return None
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def kill(self) -> None:
+        self.signals.append(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "training", "agents"),
+    [
+        ([signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM], [signal.SIGTERM], [signal.SIGTERM]),
+        ([signal.SIGINT, signal.SIGTERM], [signal.SIGTERM], [signal.SIGTERM]),
+        ([signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGKILL], [signal.SIGTERM] * 3),
+        ([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM, signal.SIGKILL], [signal.SIGTERM] * 3),
+    ],
+)
+def test_a_cluster_may_repeat_itself(numbers, training, agents):
     """USR1 then TERM does not kill the training; the second Ctrl-C of launch/local.py does."""
-    Queue(tmp_path).add({"seed": 0}, "key0")
-    for more, numbers, expected in [
-        ({}, (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM), [signal.SIGTERM]),
-        ({}, (signal.SIGINT, signal.SIGINT), [signal.SIGTERM, signal.SIGKILL]),
-        ({"parent": os.getppid()}, (signal.SIGTERM, signal.SIGINT), [signal.SIGTERM, signal.SIGKILL]),
-    ]:
-        told = []
-        made = worker(tmp_path, **more)
-        made.child = type("Child", (), {"poll": lambda _: None, "send_signal": lambda _, n: told.append(n)})()  # noqa: B023
+    for force, expected in ((Heard.kill, training), (agent.make_it_kill, agents)):
+        child = Child(0, force)
+        child.process = Heard()
         for number in numbers:
-            made._on_signal(number)
-        assert told == expected
+            child.on_signal(number)
+        assert child.process.signals == expected
+
+
+def test_a_request_to_stop_reaches_a_process_that_starts_later():
+    child = Child(0, subprocess.Popen.kill)
+    child.on_signal(signal.SIGUSR1)
+    assert child.run(["sleep", "60"]) == -signal.SIGTERM
+
+
+def test_a_child_is_stopped_when_our_parent_is_gone():
+    child, looks = Child(os.getppid(), subprocess.Popen.kill), []
+    assert not child.is_orphaned() and child.run(["true"]) == 0
+    child.parent += 1
+    assert child.is_orphaned() and child.run(["sleep", "60"], lambda: looks.append(1)) == -signal.SIGTERM
+    assert (child.stops, bool(looks)) == (1, True)
 
 
 # ---- submitting --------------------------------------------------------------------------------------------
@@ -655,7 +712,7 @@ def test_two_workers_a_task_need_half_the_tasks(fakes, sweep, capfd):
     assert "array 101: 3 tasks of 2 workers" in said
 
 
-def test_what_sbatch_refuses_is_told(fakes, sweep):
+def test_what_sbatch_refuses_is_shown(fakes, sweep):
     fakes.says("sbatch", "", "sbatch: error: Batch job submission failed: Invalid account\n", code=1)
     assert "Invalid account" in refused(sweep, "--account=nobody")
 
@@ -687,7 +744,7 @@ def submitted(tmp_path, fakes) -> Path:
                 "host": "node7",
                 "boot": "b",
                 "slurm_job": str(300 + i),
-                "slurm_restarts": 2 * (i == 1),
+                "slurm_restarts": 2 if i == 1 else 0,
                 "released": None if status == "running" else status,
             },
         )

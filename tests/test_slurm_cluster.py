@@ -171,9 +171,9 @@ def test_a_script_killed_from_within_fails(cluster: Cluster, submit: Submit, tmp
     killed, left = submit(body="kill -9 $$"), submit(body="exit 75")
     assert cluster.wait(killed, "FAILED")[0]["restarts"] == 0
     assert cluster.wait(left, "FAILED")[0]["restarts"] == 0
-    told = cluster.run("scontrol", "show", "job", killed), cluster.run("scontrol", "show", "job", left)
-    assert "ExitCode=0:9" in told[0]
-    assert "ExitCode=75:0" in told[1]
+    shown = cluster.run("scontrol", "show", "job", killed), cluster.run("scontrol", "show", "job", left)
+    assert "ExitCode=0:9" in shown[0]
+    assert "ExitCode=75:0" in shown[1]
 
 
 @pytest.mark.soak

@@ -68,7 +68,7 @@ def states(queue: Queue) -> list[str]:
     return [queue.status(trial)["status"] for trial in queue.trials()]
 
 
-def told(cluster: Cluster, queue: Queue) -> str:
+def where_it_stands(cluster: Cluster, queue: Queue) -> str:
     """For a failing test: where everything stands."""
     logs = "\n".join(p.read_text()[-600:] for p in sorted((queue.folder / "slurm").rglob("*.out"))[-8:])
     return f"{states(queue)}\n{cluster.jobs()}\n{logs}\n{cluster.logs(10)}"
@@ -88,7 +88,7 @@ def repair(cluster: Cluster) -> None:
                 cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
-def few(cluster: Cluster, queue: Queue) -> bool:
+def too_few_tasks(cluster: Cluster, queue: Queue) -> bool:
     """Whether somebody who looks would submit again: hardly any tasks are left for the open trials."""
     n_open = sum(state not in DONE for state in states(queue))
     return len(alive(cluster)) < min(2, n_open)
@@ -98,9 +98,9 @@ def finish(cluster: Cluster, queue: Queue, again: Callable[[], Any], within_s: f
     """Wait until every trial is done; tasks that SLURM lost are submitted again; returns how often."""
     end, submitted = time.monotonic() + within_s, 0
     while any(state not in DONE for state in states(queue)):
-        assert time.monotonic() < end, told(cluster, queue)
+        assert time.monotonic() < end, where_it_stands(cluster, queue)
         repair(cluster)
-        if few(cluster, queue):
+        if too_few_tasks(cluster, queue):
             again()
             submitted += 1
         time.sleep(0.5)
@@ -183,9 +183,9 @@ def test_storm(cluster: Cluster, calm, place: Path, n: int, record_property) -> 
     faults, end = iter(kinds if n < 20 else kinds * 2), time.monotonic() + 100 + 25 * n
     for fault in faults:
         while not storm.running() and any(state not in DONE for state in states(queue)):
-            assert time.monotonic() < end, told(cluster, queue)
+            assert time.monotonic() < end, where_it_stands(cluster, queue)
             repair(cluster)
-            if few(cluster, queue):
+            if too_few_tasks(cluster, queue):
                 launch(cluster, *again)
             time.sleep(0.3)
         time.sleep(storm.rng.uniform(0.3, 2))
@@ -202,7 +202,7 @@ def test_storm(cluster: Cluster, calm, place: Path, n: int, record_property) -> 
     assert len(queue.trials()) == n
     for trial in undisturbed.trials():
         mine, straight = (q.run_folder(trial) / "metrics.jsonl" for q in (queue, undisturbed))
-        assert mine.read_bytes() == straight.read_bytes(), f"{trial}\n{told(cluster, queue)}"
+        assert mine.read_bytes() == straight.read_bytes(), f"{trial}\n{where_it_stands(cluster, queue)}"
     assert len(set(storm.done)) >= 4, storm.done
     starts = sum(len(queue.status(trial)["segments"]) for trial in queue.trials())
     assert starts > n  # the storm did hit trainings
@@ -245,7 +245,7 @@ def test_jobs_run_the_snapshot(cluster: Cluster, tiny, place: Path) -> None:
         script.write_text("raise SystemExit('edited after submitting')\n")
     cluster.run("scontrol", "release", re.search(r"array (\d+)", said)[1])
     queue = Queue(place / "edit")
-    finish(cluster, queue, lambda: pytest.fail(told(cluster, queue)), 90)
+    finish(cluster, queue, lambda: pytest.fail(where_it_stands(cluster, queue)), 90)
     assert states(queue) == ["finished"]
 
 

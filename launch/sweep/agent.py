@@ -21,6 +21,7 @@ import yaml
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from launch.sweep.child import Child
 from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
 from research.common import lease as leases
 from research.common.commandline import EXIT_PREEMPTED, main
@@ -29,7 +30,6 @@ from research.common.folder import CONFIG, STATUS, SWEEP, WANDB_SWEEP, read_json
 from research.common.identity import ROOT
 from research.common.messages import UserError, console
 
-POLL_S = 0.2
 FOLDER, CODE_AT = "RUN_SWEEP", "RUN_CODE"  # environment of the agents, filled into the sweep's command
 
 
@@ -71,6 +71,13 @@ class Flags:
     """finish no left run from this moment on (seconds since 1970), but end with 75; 0: no limit"""
 
 
+def make_it_kill(process: subprocess.Popen) -> None:
+    """Make an agent that was asked to stop kill its run, which is its own third step on SIGTERM."""
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+
+
 class Agent:
     """One process at a time: the W&B agent, then runs that it left."""
 
@@ -79,10 +86,7 @@ class Agent:
         self.sweep = read_json(self.folder / WANDB_SWEEP)
         if self.sweep is None:
             raise UserError(f"--sweep={flags.sweep}: not the folder of a W&B sweep (no {WANDB_SWEEP})")
-        self.child: subprocess.Popen | None = None
-        self.stops = 0
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+        self.child = Child(flags.parent, force=make_it_kill)
         kept = {k: v for k, v in os.environ.items() if k not in (*PER_RUN, "WANDB_MODE")}
         self.env = kept | {
             FOLDER: str(self.folder),
@@ -99,43 +103,24 @@ class Agent:
         parameters = yaml.safe_load((self.folder / SWEEP).read_text())["parameters"]
         self.env[VARIED] = ",".join(name for name, values in parameters.items() if "value" not in values)
 
-    def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
-        """Ask the child to save and end. An agent ends only on SIGTERM: on USR1 it would take the next run.
-
-        A second Ctrl-C makes it kill its run: an agent's own third step. A cluster may say the same thing
-        several times over.
-        """
-        again = self.stops > 0 and number == signal.SIGINT
-        first, self.stops = not self.stops, self.stops + 1
-        if self.child and self.child.poll() is None and (again or first):
-            for _ in range(2 if again else 1):
-                self.child.send_signal(signal.SIGTERM)
-                time.sleep(0.2)
-
-    def _wait(self, command: list[str], env: dict[str, str]) -> int:
-        self.child = subprocess.Popen(command, env=env, start_new_session=True)
-        while (code := self.child.poll()) is None:
-            time.sleep(POLL_S)
-            if self.flags.parent and os.getppid() != self.flags.parent and not self.stops:
-                self._on_signal()
-        return code
-
     def work(self) -> int:
         """Exit code: 0 when nothing is open, 75 when stopped before that, above 128 when a child was killed,
         else the agent's own.
         """
         path = "/".join(self.sweep[k] for k in ("entity", "project", "id"))
-        code = self._wait([sys.executable, "-m", "wandb", "agent", "--forward-signals", path], self.env)
+        command = [sys.executable, "-m", "wandb", "agent", "--forward-signals", path]
+        code = self.child.run(command, env=self.env)
         late, worst = False, min(code, 0)
         for folder in self.left_open():
             late = 0 < self.flags.until < time.time()
-            if self.stops or late:
+            if self.child.stops or late:
                 break
             console.print(f"finishing {folder.name}, which its agent left")
-            command = [sys.executable, str(ROOT / self.flags.program), f"--config={folder / CONFIG}"]
+            command = [sys.executable, str(ROOT / self.flags.program)]
+            command += [f"--config={folder / CONFIG}", f"--out={self.folder}"]
             ids = {"WANDB_RUN_ID": folder.name, "WANDB_SWEEP_ID": self.sweep["id"]}
-            worst = min(worst, self._wait([*command, f"--out={self.folder}"], self.env | ids))
-        if self.stops or late:
+            worst = min(worst, self.child.run(command, env=self.env | ids))
+        if self.child.stops or late:
             return EXIT_PREEMPTED
         return 128 - worst if worst < 0 else code
 

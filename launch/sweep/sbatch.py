@@ -10,6 +10,9 @@ What SLURM sends, and what the script does with it:
 - `scancel --signal=TERM` reaches only steps that srun started, of which there are none here; with --full it
   reaches the batch shell, which passes it on.
 A task that ends with 75 goes back into the queue only through `scontrol requeue`: for SLURM it has failed.
+
+The script is batch.sh, which lies beside this file: `@name@` is a hole in it, and a hole for whole lines is
+the comment `# @name@`, so that the file is a shell script before anything is filled in.
 """
 
 import os
@@ -18,6 +21,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,129 +32,154 @@ from research.common.messages import UserError
 HIDING = ("SQUEUE_", "SINFO_", "SCANCEL_", "SBATCH_")
 SPARE_S = 120  # of a time limit at least so much is for training: --signal_s is taken off, and comes early
 LINGER_S = 900  # a worker without a free trial waits so long for others to die, then gives its GPU back
-OURS = {  # options that the script depends on, or that have a flag of their own
-    "array": "--tasks and --throttle",
-    "job-name": "--name",
-    "output": "",
-    "open-mode": "",
-    "requeue": "",
-    "no-requeue": "",
-    "signal": "--signal_s",
-    "nodes": "",
-    "ntasks": "",
-    "partition": "--partition",
-    "account": "--account",
-    "qos": "--qos",
-    "gres": "--gpus",
-    "gpus": "--gpus",
-    "cpus-per-task": "--cpus",
-    "mem": "--mem",
-    "time": "--time",
-    "chdir": "",
-    "wrap": "",
-    "parsable": "",
-}
+BATCH = Path(__file__).with_name("batch.sh")
+HOLE = re.compile(r"(?:(?<=\n)# )?@(\w+)@")
 
-BODY = r"""
-# ---- Signals. First of all, since a signal without a trap would end this script.
-children=()  # process ids of the workers
-stop=        # the signal that ends this task: USR1 (time is nearly up) or TERM (cancelled or preempted)
-heard=       # set by every signal, so that a `wait` which a signal cut short is told from a child's end
-pass() { for child in "${children[@]}"; do kill -s "$1" "$child" 2>/dev/null; done; }
-trap 'heard=1; stop=${stop:-USR1}; pass USR1; pass TERM' USR1
-trap 'heard=1; stop=TERM; pass TERM' TERM
-unset "${!SQUEUE_@}"  # the user's filters would hide this task from it
-task=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
-say() { echo "$(date +%FT%T) $task on ${SLURMD_NODENAME:-$HOSTNAME}: $*"; }
-say "start ${SLURM_RESTART_COUNT:-0}"  # 0 at first, counted up by every requeue
 
-cd "$submit_folder" || exit 1  # relative paths in the YAML mean what they meant at submission
-export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}  # the snapshot wins over an editable install
-cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
-threads=$((cpus / workers > 1 ? cpus / workers : 1))  # else each worker starts a thread per core of the node
-export OMP_NUM_THREADS=$threads MKL_NUM_THREADS=$threads
+@dataclass(frozen=True)
+class Submission:
+    """What one batch script is made of: the command's flags, the sweep's folder, the training script relative
+    to the code, the folder of this submission's logs, and --array of its first call of sbatch.
+    """
 
-# ---- W&B's five folders, off $HOME and its quota, unless they are set already. Offline runs wait in the
-# sweep's folder for launch/upload.py, and so does what they want to upload; caches die with this task.
-scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/wandb-$USER-$task
-mkdir -p "$scratch" 2>/dev/null || scratch=$sweep/slurm/wandb/scratch-$task
-home_config=$HOME/.config/wandb/settings
-if [ -z "$WANDB_CONFIG_DIR" ] && [ -f "$home_config" ]; then  # it names the server of `wandb login --host`
-  mkdir -p "$scratch/config" && cp "$home_config" "$scratch/config/settings"
-fi
-export WANDB_DIR=${WANDB_DIR:-$sweep/slurm/wandb}
-export WANDB_DATA_DIR=${WANDB_DATA_DIR:-$sweep/slurm/wandb/data}
-export WANDB_ARTIFACT_DIR=${WANDB_ARTIFACT_DIR:-$sweep/slurm/wandb/artifacts}
-export WANDB_CACHE_DIR=${WANDB_CACHE_DIR:-$scratch/cache}
-export WANDB_CONFIG_DIR=${WANDB_CONFIG_DIR:-$scratch/config}
-mkdir -p "$WANDB_DIR" "$WANDB_DATA_DIR" "$WANDB_ARTIFACT_DIR" "$WANDB_CACHE_DIR" "$WANDB_CONFIG_DIR"
-export WANDB__SERVICE_WAIT=${WANDB__SERVICE_WAIT:-300}  # its service starts slowly from a shared file system
+    flags: Any
+    folder: Path
+    program: str
+    logs: Path
+    array: str
 
-# ---- When this task has to end: newer SLURMs say it, else squeue does. No limit, no answer: 0.
-end=$SLURM_JOB_END_TIME
-if [ -z "$end" ]; then
-  end=$(SLURM_TIME_FORMAT=standard squeue -h -j "$task" -o %e 2>/dev/null)
-  end=$([ -z "$end" ] || date -d "$end" +%s 2>/dev/null)
-fi
-latest=$((${end:-0} > signal_s ? end - signal_s : 0))
-if [ "$latest" -gt 0 ] && [ "$(date +%s)" -ge "$latest" ]; then  # it would be requeued for ever
-  say "the time limit leaves nothing to train in: a longer --time, or less than --signal_s=$signal_s"
-  exit 1
-fi
 
-# First starts are spread over some seconds, so that not all tasks read the file system at one moment.
-[ "$stagger_s" -eq 0 ] || [ "${SLURM_RESTART_COUNT:-0}" -ne 0 ] || sleep $((SLURM_ARRAY_TASK_ID % stagger_s))
+def no_line(submission: Submission) -> None:
+    """The script never gives this option."""
 
-# ---- The workers. They write on after a requeue: every log is only ever appended to.
-IFS=, read -ra gpus <<< "$CUDA_VISIBLE_DEVICES"
-for ((i = 0; i < workers; i++)); do
-  [ -z "$stop" ] || break
-  # one GPU each; where workers outnumber the GPUs they share
-  ((${#gpus[@]} == 0)) || export CUDA_VISIBLE_DEVICES=${gpus[i % ${#gpus[@]}]}
-  "${worker[@]}" --until="$latest" --parent=$$ >> "$logs/$task.worker-$i.out" 2>&1 &
-  children+=($!)
-  [ -z "$stop" ] || pass TERM  # the signal came between the two lines above
-done
 
-# ---- Wait until every worker is gone. Exit codes: 0 nothing is left to do; 75 trials are open still.
-open=
-failed=0
-[ -z "$stop" ] || open=1
-for i in "${!children[@]}"; do
-  code=127
-  while true; do
-    heard=
-    wait "${children[i]}"
-    this=$?
-    [ "$this" -eq 127 ] || code=$this  # 127: bash has told this child's code already
-    [ -n "$heard" ] || break  # else it was a signal that ended `wait`, not the worker
-  done
-  say "worker $i ended with $code"
-  if [ "$code" -eq 75 ] || { [ -n "$stop" ] && [ "$code" -gt 128 ]; }; then
-    open=1
-  elif [ "$code" -ne 0 ]; then
-    failed=$code
-    tail -n 5 "$logs/$task.worker-$i.out"
-  fi
-done
-rm -rf "$scratch"
+def anything(value: Any, flags: Any) -> None:
+    """Nothing is wrong with any value of such a flag."""
 
-# ---- Back into the queue if trials are open, unless that is decided: after TERM this task was cancelled, or
-# SLURM requeues it. It is no longer RUNNING then, even where the signal reached only the workers.
-if [ -n "$open" ]; then
-  for pause in 0 5 15 30; do  # slurmctld may be restarting
-    sleep $pause
-    [ "$stop" != TERM ] || break
-    state=$(squeue -h -j "$task" -o %T 2>/dev/null)
-    [ "${state:-RUNNING}" = RUNNING ] || break
-    say "saved; back into the queue"
-    scontrol requeue "$task" && exit 0
-  done
-  say "saved; not requeued from here"
-  [ "$failed" -ne 0 ] || failed=75
-fi
-exit "$failed"
-"""
+
+def at_least(least: int) -> Callable[[Any, Any], str | None]:
+    def must_be(value: int, flags: Any) -> str | None:
+        return f"at least {least}" if value < least else None
+
+    return must_be
+
+
+def must_be_gpus(value: str, flags: Any) -> str | None:
+    if re.fullmatch(r"([\w.-]+:)?\d+", value):
+        return None
+    return "a number, or a type and a number as in a100:1"
+
+
+def must_be_time(value: str, flags: Any) -> str | None:
+    least = flags.signal_s + SPARE_S
+    try:
+        enough = seconds(value) >= least
+    except ValueError:
+        return "minutes, hours:minutes:seconds or days-hours, as in 90, 4:00:00 or 1-12"
+    return None if enough else f"at least {least} seconds (--signal_s={flags.signal_s})"
+
+
+def gres(submission: Submission) -> str | None:
+    gpus = submission.flags.gpus
+    return None if gpus in (None, "0") else f"gpu:{gpus}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Something that a submission sets: an option of sbatch, or ("") what only the script knows of.
+
+    flags: of launch/slurm.py, those that say it; none where the script depends on what it sets itself.
+    in_file: of which type they are where they stand in the user's TOML file; None: they may not.
+    must_be: what a flag's value must be, in words; None when it is that.
+    comment: what stands above the option's line in the script.
+    value: what stands in that line; "" where the option has no value, None for no line.
+    """
+
+    option: str
+    flags: tuple[str, ...] = ()
+    in_file: type | None = None
+    must_be: Callable[[Any, Any], str | None] = anything
+    comment: str = ""
+    value: Callable[[Submission], Any] = no_line
+
+
+SETTINGS = (  # in the order of the script's lines
+    Setting(
+        "job-name",
+        ("name",),
+        comment="the sweep's name; one task is one worker, or as many as share its GPU",
+        value=lambda submission: submission.folder.name,
+    ),
+    Setting(
+        "array",
+        ("tasks", "throttle"),
+        must_be=at_least(1),
+        comment="any number of tasks serves any number of trials",
+        value=lambda submission: submission.array,
+    ),
+    Setting(
+        "output",
+        comment="one file a task (%A: the array's id, %a: the task's), written on after a requeue",
+        value=lambda submission: f"{str(submission.logs).replace('%', '%%')}/%A_%a.out",
+    ),
+    Setting("open-mode", value=lambda _: "append"),
+    Setting(
+        "requeue",
+        comment="SLURM may put this back into the queue: preemption, node failure, `scontrol requeue` below",
+        value=lambda _: "",
+    ),
+    Setting("no-requeue"),
+    Setting(
+        "signal",
+        ("signal_s",),
+        must_be=at_least(1),
+        comment=(
+            "time to save: so many seconds before the limit, to this shell (B:); SLURM may be a minute early"
+        ),
+        value=lambda submission: f"B:USR1@{submission.flags.signal_s}",
+    ),
+    Setting("nodes", value=lambda _: "1"),
+    Setting("ntasks", value=lambda _: "1"),
+    Setting("partition", ("partition",), in_file=str, value=lambda submission: submission.flags.partition),
+    Setting("account", ("account",), in_file=str, value=lambda submission: submission.flags.account),
+    Setting("qos", ("qos",), in_file=str, value=lambda submission: submission.flags.qos),
+    Setting("gres", ("gpus",), in_file=str, must_be=must_be_gpus, value=gres),
+    Setting("gpus", ("gpus",)),
+    Setting(
+        "cpus-per-task",
+        ("cpus",),
+        in_file=int,
+        must_be=at_least(1),
+        value=lambda submission: submission.flags.cpus,
+    ),
+    Setting("mem", ("mem",), in_file=str, value=lambda submission: submission.flags.mem),
+    Setting(
+        "time",
+        ("time",),
+        in_file=str,
+        must_be=must_be_time,
+        value=lambda submission: submission.flags.time,
+    ),
+    Setting("chdir"),
+    Setting("wrap"),
+    Setting("parsable"),
+    Setting("", ("runs_per_gpu",), must_be=at_least(1)),
+    Setting("", ("stagger_s",), must_be=at_least(0)),
+    Setting("", ("setup",), in_file=tuple),
+    Setting("", ("sbatch",), in_file=tuple),  # options that are not in this table: see extra_options
+)
+IN_FILE = {flag: setting.in_file for setting in SETTINGS if setting.in_file for flag in setting.flags}
+
+
+def check_flags(flags: Any) -> None:
+    """Refuse what SLURM or the script could not work with. Raises UserError, which names the flag."""
+    for setting in SETTINGS:
+        for flag in setting.flags:
+            value = getattr(flags, flag)
+            wanted = None if value is None else setting.must_be(value, flags)
+            if wanted is not None:
+                raise UserError(f"--{flag}={value}: must be {wanted}")
+    extra_options(flags.sbatch)
 
 
 def seconds(text: str) -> float:
@@ -178,7 +208,7 @@ def ask(*command: str, within_s: float = 120) -> str:
     # filters in the user's shell would hide partitions or jobs, and SBATCH_* wins over what a script says
     env = {k: v for k, v in os.environ.items() if not k.startswith(HIDING)}
     try:
-        told = subprocess.run(command, capture_output=True, text=True, env=env, timeout=within_s)
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=within_s)
     except FileNotFoundError:
         raise UserError(
             f"{command[0]} is not on PATH: is this a login node of a SLURM cluster? launch/local.py runs the "
@@ -186,10 +216,10 @@ def ask(*command: str, within_s: float = 120) -> str:
         ) from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]} does not answer; try again later") from None
-    if told.returncode:
-        lines = [line.strip() for line in told.stderr.splitlines() if line.strip()]
-        raise UserError(f"{shlex.join(command)}: {lines[-1] if lines else f'exit code {told.returncode}'}")
-    return told.stdout
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(f"{shlex.join(command)}: {lines[-1] if lines else f'exit code {done.returncode}'}")
+    return done.stdout
 
 
 def check_limits(flags: Any) -> None:
@@ -222,10 +252,11 @@ def check_limits(flags: Any) -> None:
 
 def array_size() -> int:
     """How many tasks one array may have."""
-    told = ask("scontrol", "show", "config")
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", told)
-    lower = re.search(r"max_array_tasks=(\d+)", told)
-    size = min(int(m[1]) for m in (found, lower) if m) if found or lower else 1001
+    config = ask("scontrol", "show", "config")
+    limits = [
+        re.search(pattern, config) for pattern in (r"MaxArraySize\s*=\s*(\d+)", r"max_array_tasks=(\d+)")
+    ]
+    size = min((int(limit[1]) for limit in limits if limit), default=1001)  # 1001: SLURM's own default
     if size == 0:
         raise UserError("this cluster allows no job arrays (MaxArraySize=0)")
     return size
@@ -239,10 +270,14 @@ def workers(flags: Any) -> int:
 def split(n: int, size: int, throttle: int | None) -> list[str]:
     """--array of each sbatch call for `n` tasks, at most `size` in one array; the throttle is shared out."""
     chunks = [min(size, n - start) for start in range(0, n, size)]
-    shares = [
-        (throttle or 0) // len(chunks) + (i < (throttle or 0) % len(chunks)) for i in range(len(chunks))
-    ]
-    return [f"0-{k - 1}" + (f"%{max(1, share)}" if throttle else "") for k, share in zip(chunks, shares)]
+    if throttle is None:
+        return [f"0-{chunk - 1}" for chunk in chunks]
+    share, left = divmod(throttle, len(chunks))
+    arrays = []
+    for i, chunk in enumerate(chunks):
+        mine = share + 1 if i < left else share
+        arrays.append(f"0-{chunk - 1}%{max(1, mine)}")
+    return arrays
 
 
 def extra_options(given: tuple[str, ...]) -> list[str]:
@@ -253,9 +288,11 @@ def extra_options(given: tuple[str, ...]) -> list[str]:
         key = key.strip().lstrip("-")
         if not re.fullmatch(r"[a-z][a-z-]*", key) or not value.isprintable():
             raise UserError(f"--sbatch={option}: written as key=value, as in --sbatch constraint=a100")
-        if key in OURS:
-            use = f"use {OURS[key]}" if OURS[key] else "the script depends on what it sets"
-            raise UserError(f"--sbatch={option}: not set this way: {use}")
+        ours = next((setting for setting in SETTINGS if setting.option == key), None)
+        if ours is not None:
+            names = " and ".join(f"--{flag}" for flag in ours.flags)
+            instead = f"use {names}" if names else "the script depends on what it sets"
+            raise UserError(f"--sbatch={option}: not set this way: {instead}")
         options.append(f"--{key}{equals}{quoted(value) if value else ''}")
     return options
 
@@ -269,55 +306,65 @@ def script(flags: Any, folder: Path, program: str, logs: Path, array: str) -> st
     """The batch script. folder: the sweep's, logs: this submission's; program: the training script, relative
     to the code; array: --array of its first sbatch call.
     """
-    folder, logs = folder.absolute(), logs.absolute()
-    code, online = folder / CODE, flags.wandb == "online"
-    options = [
-        ("the sweep's name; one task is one worker, or as many as share its GPU", "job-name", folder.name),
-        ("any number of tasks serves any number of trials", "array", array),
-        (
-            "one file a task (%A: the array's id, %a: the task's), written on after a requeue",
-            "output",
-            f"{str(logs).replace('%', '%%')}/%A_%a.out",
-        ),
-        (None, "open-mode", "append"),
-        (
-            "SLURM may put this back into the queue: preemption, node failure, `scontrol requeue` below",
-            "requeue",
-            None,
-        ),
-        (
-            "time to save: so many seconds before the limit, to this shell (B:); SLURM may be a minute early",
-            "signal",
-            f"B:USR1@{flags.signal_s}",
-        ),
-        (None, "nodes", "1"),
-        (None, "ntasks", "1"),
-        (None, "partition", flags.partition),
-        (None, "account", flags.account),
-        (None, "qos", flags.qos),
-        (None, "gres", f"gpu:{flags.gpus}" if flags.gpus not in (None, "0") else None),
-        (None, "cpus-per-task", flags.cpus),
-        (None, "mem", flags.mem),
-        (None, "time", flags.time),
+    submission = Submission(flags, folder.absolute(), program, logs.absolute(), array)
+    code = submission.folder / CODE
+    setup = ["# ---- From --setup", *flags.setup, ""] if flags.setup else []
+    values = {
+        "submit_folder": Path.cwd(),
+        "sweep": submission.folder,
+        "code": code,
+        "logs": submission.logs,
+        "workers": workers(flags),
+        "signal_s": flags.signal_s,
+        "stagger_s": flags.stagger_s,
+    }
+    holes = {name: shlex.quote(str(value)) for name, value in values.items()}
+    holes |= {
+        "name": submission.folder.name,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "snapshot": str(code),
+        "options": "\n".join(option_lines(submission)),
+        "worker": "\n  ".join(shlex.quote(word) for word in worker_command(submission)),
+        "setup": "\n".join(setup),
+    }
+    return filled(BATCH.read_text(), holes)
+
+
+def option_lines(submission: Submission) -> list[str]:
+    """The #SBATCH lines, each below its comment."""
+    lines = []
+    for setting in SETTINGS:
+        value = setting.value(submission)
+        if value is None:
+            continue
+        if setting.comment:
+            lines.append(f"# {setting.comment}")
+        given = f"={quoted(str(value))}" if value != "" else ""
+        lines.append(f"#SBATCH --{setting.option}{given}")
+    return lines + [f"#SBATCH {option}" for option in extra_options(submission.flags.sbatch)]
+
+
+def worker_command(submission: Submission) -> list[str]:
+    """What each worker of a task is started with; the script adds --until and --parent."""
+    flags = submission.flags
+    online = flags.wandb == "online"
+    program = submission.folder / CODE / "launch" / "sweep" / ("agent.py" if online else "worker.py")
+    command = [
+        sys.executable,
+        str(program),
+        f"--sweep={submission.folder}",
+        f"--program={submission.program}",
     ]
-    lines = [
-        "#!/bin/bash",
-        f"# A task of the sweep {folder.name}: takes one open trial after the other until none is left.",
-        f"# Written by launch/slurm.py on {time.strftime('%Y-%m-%d %H:%M')}; runs the code kept in {code}.",
+    if online:
+        return [*command, f"--retry={flags.retry}"]
+    extra = [
+        f"--{name}={value}" for name in ("wandb", "project", "entity") if (value := getattr(flags, name))
     ]
-    for why, name, value in options:
-        if value is not None or name == "requeue":
-            lines += [f"# {why}"] * bool(why)
-            lines.append(f"#SBATCH --{name}" + (f"={quoted(str(value))}" if value is not None else ""))
-    lines += [f"#SBATCH {option}" for option in extra_options(flags.sbatch)]
-    command = [sys.executable, str(code / "launch" / "sweep" / ("agent.py" if online else "worker.py"))]
-    command += [f"--sweep={folder}", f"--program={program}"]
-    extra = " ".join(f"--{k}={v}" for k in ("wandb", "project", "entity") if (v := getattr(flags, k)))
-    command += [f"--retry={flags.retry}"] if online else [f"--extra={extra}", f"--linger_s={LINGER_S}"]
-    values = {"submit_folder": Path.cwd(), "sweep": folder, "code": code, "logs": logs}
-    values |= {"workers": workers(flags), "signal_s": flags.signal_s, "stagger_s": flags.stagger_s}
-    lines += ["", *(f"{name}={shlex.quote(str(value))}" for name, value in values.items())]
-    lines += ["worker=(", *(f"  {shlex.quote(word)}" for word in command), ")"]
-    signals, rest = BODY.split("\ncd ", 1)
-    setup = ["\n# ---- From --setup", *flags.setup] if flags.setup else []
-    return "\n".join([*lines, signals, *setup, f"\ncd {rest}"])
+    return [*command, f"--extra={' '.join(extra)}", f"--linger_s={LINGER_S}"]
+
+
+def filled(template: str, holes: dict[str, str]) -> str:
+    """`template` with each hole filled; what is filled in is not searched for holes."""
+    named = set(HOLE.findall(template))
+    assert named == holes.keys(), f"holes of the template: {sorted(named)}, filled: {sorted(holes)}"
+    return HOLE.sub(lambda hole: holes[hole[1]], template)

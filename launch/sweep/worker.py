@@ -5,10 +5,10 @@ Started by launch/local.py (and, on a cluster, by each task of the array); it ma
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,17 @@ import yaml
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from launch.sweep.child import Child
 from launch.sweep.early_stop import Watcher
 from launch.sweep.points import as_args
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
-from research.common.commandline import EXIT_PREEMPTED, main
+from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
 from research.common.flags import VARIED
 from research.common.folder import OUTPUT, SWEEP, TRIALS
 from research.common.identity import ROOT
 from research.common.lease import HANDOVER, Lease, Watch, newest
-from research.common.messages import console
-
-POLL_S = 0.2
+from research.common.messages import UserError, console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +56,12 @@ class Worker:
         self.flags, self.queue, self.watch = flags, Queue(Path(flags.sweep)), Watch()
         self.spec = read_spec(self.queue.folder)
         self.proposer = Proposer(self.queue, self.spec)
-        self.stops = 0  # how often we were asked to stop
-        self.child: subprocess.Popen | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int = signal.SIGTERM, *_: object) -> None:
-        """Ask the training to save and end; a second Ctrl-C kills it. A cluster may say the same thing
-        several times over.
-        """
-        again = self.stops > 0 and number == signal.SIGINT
-        if self.child and self.child.poll() is None and (again or not self.stops):
-            self.child.send_signal(signal.SIGKILL if again else signal.SIGTERM)
-        self.stops += 1
-
-    def _orphaned(self) -> bool:
-        return self.flags.parent != 0 and os.getppid() != self.flags.parent
+        self.child = Child(flags.parent, force=subprocess.Popen.kill)
 
     def work(self) -> int:
         """Train until nothing is open; 75 when stopped before that."""
         pause, idle_since = 0.2, time.monotonic()
-        while not self.stops and not self._orphaned():
+        while not self.child.stops and not self.child.is_orphaned():
             late = 0 < self.flags.until < time.time()
             claim = None if late else self.queue.claim(self.watch)
             if claim:
@@ -112,22 +96,22 @@ class Worker:
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
         searched = [k for k, given in self.spec.get("parameters", {}).items() if "value" not in given]
         env[VARIED] = ",".join(self.queue.varied() or searched)  # the first of a search varies nothing yet
-        watcher = None
-        if "early_terminate" in self.spec and trial.confirms is None:
-            watcher = Watcher(self.spec, self.proposer.histories, trial, lease)
+        look = self._early_stopping(trial, lease)
         with open(folder / OUTPUT, "ab") as log:
-            # its own session: Ctrl-C reaches it only through us, as a request to save and stop
-            self.child = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
-            if self.stops:
-                self.child.send_signal(signal.SIGTERM)
-            while (code := self.child.poll()) is None:
-                time.sleep(POLL_S)
-                if self._orphaned() and not self.stops:
-                    self._on_signal()
-                if watcher:
-                    with contextlib.suppress(OSError):  # a full disk stops the training, not us
-                        watcher.look()
+            code = self.child.run(command, look, stdout=log, stderr=log, env=env)
         self._after(trial, lease, code)
+
+    def _early_stopping(self, trial: Trial, lease: Lease) -> Callable[[], None] | None:
+        """What looks whether a trial in training is to end early; None where the sweep has no rule for it."""
+        if "early_terminate" not in self.spec or trial.confirms is not None:
+            return None
+        watcher = Watcher(self.spec, self.proposer.histories, trial, lease)
+
+        def look() -> None:
+            with contextlib.suppress(OSError):  # a full disk stops the training, not us
+                watcher.look()
+
+        return look
 
     def _after(self, trial: Trial, lease: Lease, code: int) -> None:
         status = self.queue.status(trial)["status"]
@@ -136,9 +120,9 @@ class Worker:
         n, info = newest(self.queue.run_folder(trial))
         if n != lease.n or info is None or info["role"] != "worker":
             return  # the child adopted the lease: what became of it shows there
-        if self.stops or code == EXIT_PREEMPTED:
+        if self.child.stops or code == EXIT_PREEMPTED:
             lease.release("preempted")
-        elif code == 2:  # refused in one line: trying again would not help
+        elif code == EXIT_USER_ERROR:  # refused in one line: trying again would not help
             self.queue.fail(trial, lease, last_line(self.queue.run_folder(trial) / OUTPUT))
         else:
             lease.release("died")
@@ -162,8 +146,6 @@ def last_line(path: Path) -> str:
 
 def run(flags: Flags) -> None:
     if not (Path(flags.sweep) / TRIALS).is_dir():
-        from research.common.messages import UserError
-
         raise UserError(f"--sweep={flags.sweep}: not a sweep folder (it has no trials)")
     code = Worker(flags).work()
     console.print(f"worker {os.getpid()}: " + ("nothing is left to do" if code == 0 else "stopped"))

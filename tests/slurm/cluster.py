@@ -265,9 +265,9 @@ class Cluster:
                 self.start_slurmd(node)
             self.wait_idle()
         except BaseException:
-            told = self.logs()
+            logs = self.logs()
             self.down()
-            print(told, file=sys.stderr)
+            print(logs, file=sys.stderr)
             raise
 
     def down(self, keep: bool = False) -> None:
@@ -302,8 +302,8 @@ class Cluster:
         found = {pid for name in ("munged", "slurmctld", *NODES) if (pid := self._pid(name))}
         found |= self._steps()
         for pid, _ in processes():
-            told = environment(pid)
-            if told.get("SLURM_CONF") == str(self.conf) and "SLURM_JOB_ID" in told:
+            env = environment(pid)
+            if env.get("SLURM_CONF") == str(self.conf) and "SLURM_JOB_ID" in env:
                 found.add(pid)
         found = with_descendants(found) - {os.getpid(), self._guard.pid if self._guard else -1}
         return sorted(pid for pid in found if started(pid))
@@ -509,18 +509,16 @@ class Cluster:
 
     def logs(self, lines: int = 30) -> str:
         """The ends of all logs, for the message of a test that failed."""
-        told = []
+        lines_of_all = []
         for out in sorted(self.folder.glob("*.out")):
             # what a daemon printed is its log again, but for one that ended before it could open its log
             log = self.folder / (f"slurmd.{out.stem}.log" if out.stem in NODES else f"{out.stem}.log")
             with contextlib.suppress(OSError):
                 path = log if log.exists() and log.stat().st_size else out
                 text = path.read_text(errors="replace").splitlines()
-                told += [
-                    f"== {path.name}",
-                    *[line for line in text if "Unauthorized cred" not in line][-lines:],
-                ]
-        return "\n".join(told)
+                kept = [line for line in text if "Unauthorized cred" not in line]
+                lines_of_all += [f"== {path.name}", *kept[-lines:]]
+        return "\n".join(lines_of_all)
 
     def _until(
         self, check: Callable[[], bool], within: float, what: str | Callable[[], str], *daemons: str
