@@ -18,13 +18,12 @@ import pytest
 import torch
 
 from data import images, synthetic
-from launch.sweep.queue import DONE
 from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
 from research.common import identity
 from research.common.checkpoints import Checkpoints, load_file
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED, parse
 from research.common.flags import result_flags
-from research.common.folder import read_json, read_rows
+from research.common.folder import DONE, read_json, read_rows
 from research.common.identity import run_key
 from research.common.messages import UserError
 from research.common.randomness import STREAMS, make_rng
@@ -289,7 +288,7 @@ def test_threads_are_kept(config):
     assert read_json(folder_of(config()) / "config.json")["threads"] == 2
 
 
-def test_changed_environment_is_told(config, capsys):
+def test_a_changed_environment_is_reported(config, capsys):
     with killed("log", 8):
         train(config(threads=1))
     with killed("log", 8):
@@ -314,8 +313,8 @@ def test_rows_do_not_depend_on_pictures(config, tmp_path, monkeypatch):
 
 def test_cadence_of_pictures(config, tmp_path):
     def due(every: int) -> list[int]:
-        run = Run(tmp_path, config(sample_every=every), torch.device("cpu"), "val/mse", "minimize", 50)
-        return [step for step in range(20) if run.sampling(step)]
+        run = Run(tmp_path, config(sample_every=every), torch.device("cpu"), ("val/mse", "minimize"), 50)
+        return [step for step in range(20) if run.due("sample", step)]
 
     assert due(0) == [0, 1, 2, 4, 8, 16] and due(7) == [0, 7, 14]
 
@@ -344,7 +343,7 @@ def test_rng_is_a_function():
 
 def test_every_example_once_an_epoch(config, tmp_path):
     def run() -> Run:
-        return Run(tmp_path, config(batch_size=7), torch.device("cpu"), "val/mse", "minimize", 50)
+        return Run(tmp_path, config(batch_size=7), torch.device("cpu"), ("val/mse", "minimize"), 50)
 
     epochs = [torch.cat([run().batch_indices(s) for s in range(7 * e, 7 * e + 7)]) for e in range(3)]
     for order in epochs:  # 7 batches of 7; the one example too many is another one in each epoch
@@ -374,11 +373,11 @@ def test_golden_keys():
 def test_golden_defaults():
     """A changed default makes of old runs other ones, and needs a new KEY_VERSION; a new flag does not."""
 
-    def told(module):
+    def version_and_digest(module):
         flags = json.dumps(result_flags(module.Config()), sort_keys=True)
         return module.KEY_VERSION, hashlib.sha256(flags.encode()).hexdigest()[:8]
 
-    assert {m.__name__.split(".")[-1]: told(m) for m in FAMILIES} == {
+    assert {m.__name__.split(".")[-1]: version_and_digest(m) for m in FAMILIES} == {
         "bvae_faces": (1, "a85562dc"),
         "charlm": (1, "240ba2bf"),
         "seq2seq_arith": (2, "4f7e25ea"),
@@ -392,12 +391,16 @@ def test_the_source_of_a_run_is_all_that_its_script_imports(module):
     family = module.__name__.split(".")[-1]
     code = f"import sys, research.{family} as _; print(*(m.__file__ for m in sys.modules.values() if "
     code += "getattr(m, '__file__', None)), sep='\\n')"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    research, common = ROOT / "research", ROOT / "research" / "common"
-    here = {p for line in told.stdout.splitlines() if research in (p := Path(line)).parents}
-    here = {p for p in here if p.name not in ("__init__.py", "task.py")}
-    found = {p for p in identity.source_files(family) if research in p.parents}
-    assert here <= found and {p for p in found - here if p.parent != common} == set()
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    research = ROOT / "research"
+    imported = {p for line in printed.splitlines() if research in (p := Path(line)).parents}
+    imported = {p for p in imported if p.name not in ("__init__.py", "task.py")}
+    hashed = {p for p in identity.source_files(family) if research in p.parents}
+    assert imported <= hashed
+    whole = {research / layer for layer in ("common", "draw", "measure")}  # hashed whether imported or not
+    assert {p for p in hashed - imported if p.parent not in whole} == set()
 
 
 def test_key_counts_what_changes_numbers_only(config):

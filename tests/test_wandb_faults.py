@@ -289,7 +289,7 @@ def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
     told = {}
     for seed, what in enumerate(("collapse", "diverged", "failed")):
         cfg = config(wandb="online", project="alerts", steps=2, seed=seed)
-        run = start_run(cfg, bvae_faces.__file__, 1, data, "val/mse", "minimize")
+        run = start_run(cfg, bvae_faces.__file__, 1, data, ("val/mse", "minimize"))
         begin(run)
         wandb_id = json.loads((run.folder / "config.json").read_text())["wandb_id"]
         run.log({"val/mse": 0.5, "train/loss": float("nan") if what == "diverged" else 1.0}, 0)

@@ -180,7 +180,7 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
 def begin(run: Any) -> None:
     """What a script does next: W&B starts here."""
     model = torch.nn.Linear(1, 1)
-    run.restore(model, torch.optim.SGD(model.parameters(), 0.1))
+    next(run.loop(model, torch.optim.SGD(model.parameters(), 0.1)))
 
 
 def test_every_kind_of_media_arrives(server: Server, config, tmp_path, monkeypatch, tally) -> None:
@@ -192,7 +192,7 @@ def test_every_kind_of_media_arrives(server: Server, config, tmp_path, monkeypat
 
     online.log_in_here(monkeypatch, server, tmp_path / "w")
     cfg = config(wandb="online", project="media", steps=1)
-    run = start_run(cfg, bvae_faces.__file__, 1, bvae_faces.load_data(cfg), "val/mse", "minimize")
+    run = start_run(cfg, bvae_faces.__file__, 1, bvae_faces.load_data(cfg), ("val/mse", "minimize"))
     begin(run)
     frames = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
     files = {
