@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a run changes in its process is put back; what agents, sweeps or SLURM say in it is unheard."""
     for name in list(os.environ):
-        if name.startswith(("WANDB_", "SLURM_", "RUN_", "QUICK_GATE")):
+        if name.startswith(("WANDB_", "SLURM_", "RUN_", "QUICK_")):
             monkeypatch.delenv(name)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None

@@ -121,6 +121,10 @@ def _assert_stopped(run, folder: Path) -> None:
 def test_stop_of_a_run_without_an_agent(server: Server, config, dots, tmp_path, monkeypatch, tally) -> None:
     from research import bvae_faces
 
+    from wandb.sdk.lib.run_stopping import RunStopChecker
+
+    # the client asks every second whether the run was stopped, instead of every 15 s
+    monkeypatch.setitem(RunStopChecker.__init__.__kwdefaults__, "poll_interval", 1)
     online.log_in_here(monkeypatch, server, tmp_path / "w")
     cfg = config(wandb="online", project="alone", **LONG | {"steps": 20_000})
 
