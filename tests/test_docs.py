@@ -6,7 +6,6 @@ import io
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import tyro
 
 from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
+from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (bvae_faces, vae_mnist, charlm, seq2seq_arith)
@@ -136,16 +136,16 @@ def test_a_wrong_command_is_found(line, monkeypatch):
         check(line, monkeypatch)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_help(program, tmp_path):
-    """In a process of its own, from any folder."""
-    shown = subprocess.run(
-        [sys.executable, str(ROOT / program), "--help"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.startswith("usage: ") and Path(program).name in shown.stdout.split("\n")[0]
-    assert "--help" in shown.stdout and len(re.findall(r"--\w+", shown.stdout)) > 3
-    assert not list(tmp_path.iterdir())
+def test_help(tmp_path):
+    """As a process, from any folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    commands = [[ROOT / program, "--help"] for program in PROGRAMS]
+    for program, shown in zip(PROGRAMS, run_each(commands, tmp_path / "said", here), strict=True):
+        assert (shown.returncode, shown.stderr) == (0, ""), program
+        assert shown.stdout.startswith("usage: ") and Path(program).name in shown.stdout.split("\n")[0]
+        assert "--help" in shown.stdout and len(re.findall(r"--\w+", shown.stdout)) > 3, program
+    assert not list(here.iterdir())
 
 
 def test_readme_results_come_from_the_csv():

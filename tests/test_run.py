@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +27,7 @@ from research.common.messages import UserError
 from research.common.randomness import STREAMS, make_rng
 from research.common.run import Preempted, Run
 from tests.conftest import folder_of, killed, results
+from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = (bvae_faces, charlm, seq2seq_arith, vae_mnist)
@@ -385,22 +384,26 @@ def test_golden_defaults():
     }
 
 
-@pytest.mark.parametrize("module", FAMILIES, ids=lambda m: m.__name__.split(".")[-1])
-def test_the_source_of_a_run_is_all_that_its_script_imports(module):
-    """Found by Python itself, in a process of its own; tasks are imported later, by who does one."""
-    family = module.__name__.split(".")[-1]
-    code = f"import sys, research.{family} as _; print(*(m.__file__ for m in sys.modules.values() if "
-    code += "getattr(m, '__file__', None)), sep='\\n')"
-    printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+def test_the_source_of_a_run_is_all_that_its_script_imports(tmp_path):
+    """Found by Python itself, in processes of their own; tasks are imported later, by who does one."""
+    families = [module.__name__.split(".")[-1] for module in FAMILIES]
+    script = tmp_path / "imported.py"
+    script.write_text(
+        "import importlib, sys\n"
+        "importlib.import_module(f'research.{sys.argv[1]}')\n"
+        "files = [getattr(module, '__file__', None) for module in sys.modules.values()]\n"
+        "print(*(file for file in files if file), sep='\\n')\n"
+    )
+    commands = [[script, family] for family in families]
     research = ROOT / "research"
-    imported = {p for line in printed.splitlines() if research in (p := Path(line)).parents}
-    imported = {p for p in imported if p.name not in ("__init__.py", "task.py")}
-    hashed = {p for p in identity.source_files(family) if research in p.parents}
-    assert imported <= hashed
     whole = {research / layer for layer in ("common", "draw", "measure")}  # hashed whether imported or not
-    assert {p for p in hashed - imported if p.parent not in whole} == set()
+    for family, ended in zip(families, run_each(commands, tmp_path / "said", ROOT, PYTHONPATH=str(ROOT))):
+        assert ended.returncode == 0, ended.stderr
+        imported = {p for line in ended.stdout.splitlines() if research in (p := Path(line)).parents}
+        imported = {p for p in imported if p.name not in ("__init__.py", "task.py")}
+        hashed = {p for p in identity.source_files(family) if research in p.parents}
+        assert research / f"{family}.py" in imported and imported <= hashed, family
+        assert {p for p in hashed - imported if p.parent not in whole} == set(), family
 
 
 def test_key_counts_what_changes_numbers_only(config):

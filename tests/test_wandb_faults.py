@@ -119,9 +119,9 @@ def _assert_stopped(run, folder: Path) -> None:
 
 
 def test_stop_of_a_run_without_an_agent(server: Server, config, dots, tmp_path, monkeypatch, tally) -> None:
-    from research import bvae_faces
-
     from wandb.sdk.lib.run_stopping import RunStopChecker
+
+    from research import bvae_faces
 
     # the client asks every second whether the run was stopped, instead of every 15 s
     monkeypatch.setitem(RunStopChecker.__init__.__kwdefaults__, "poll_interval", 1)
