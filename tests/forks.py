@@ -1,4 +1,4 @@
-"""Many commands for the price of one start: a process imports what takes seconds, then forks for each of them.
+"""Many commands for the price of one start: a process imports what takes seconds, then forks for each.
 
 A child starts before any module of this project is imported, and then runs as `python SCRIPT ARGS` would: as
 `__main__`, with the script's folder first on sys.path. What start-up itself costs is not seen this way.
@@ -63,7 +63,7 @@ class Ended:
 def run_each(
     commands: Sequence[Sequence[str]], scratch: Path, cwd: Path, timeout_s: float = 240, **env: str
 ) -> list[Ended]:
-    """Run each [script, *args] in `cwd`, one after the other; `scratch` is an empty folder for their output."""
+    """Run each [script, *args] in `cwd`, one after the other; `scratch` is a new folder for their output."""
     scratch.mkdir(parents=True, exist_ok=True)
     server = subprocess.run(
         [sys.executable, "-c", FORKING, str(scratch)],
@@ -75,8 +75,5 @@ def run_each(
         timeout=timeout_s,
     )
     assert server.returncode == 0, server.stderr
-    texts = [
-        [(scratch / f"{i}.{kind}").read_text() for kind in ("code", "out", "err")]
-        for i in range(len(commands))
-    ]
-    return [Ended(int(code), out, err) for code, out, err in texts]
+    read = lambda i, kind: (scratch / f"{i}.{kind}").read_text()  # noqa: E731
+    return [Ended(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(commands))]

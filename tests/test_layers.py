@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = [  # what stands further down may import what stands above it, and its own layer; a command only these
+# what stands further down may import what stands above it, and its own layer; a command only these
+LAYERS = [
     ["data"],
     ["research.draw", "research.measure"],
     ["research.common"],
