@@ -4,6 +4,9 @@ PY := .venv/bin/python
 # the CPU option of uv: `make install TORCH=cpu` takes torch's small CPU build and leaves the CUDA packages out
 TORCH ?=
 PYTEST := $(PY) -m pytest
+# tests that run at the same time: one more than two cores, because many of them wait (`make test JOBS=8`)
+JOBS ?= 3
+SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help install sweep test test-wandb test-slurm test-all check format lock clean
 help:
@@ -29,11 +32,11 @@ sweep: install
 
 test: install
 	@echo "== all tests but the soaks"
-	$(PYTEST) -n 2 --dist loadfile -m "not soak"
+	$(PYTEST) $(SHARED) -m "not soak"
 
 test-wandb: install
 	@echo "== the real W&B client against a loopback server: sweeps, agents, faults, upload, report"
-	$(PYTEST) -n 2 --dist loadfile -m "not soak" tests/test_wandb_sweeps.py tests/test_wandb_faults.py \
+	$(PYTEST) $(SHARED) -m "not soak" tests/test_wandb_sweeps.py tests/test_wandb_faults.py \
 	  tests/test_upload.py tests/test_wandb_report.py
 
 test-slurm: install
@@ -42,13 +45,13 @@ test-slurm: install
 
 test-all: install
 	@echo "== all tests, soaks included"
-	$(PYTEST) -n 2 --dist loadfile
+	$(PYTEST) $(SHARED)
 	$(PY) tests/soak_kills.py
 
 check: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	$(PYTEST) -n 2 -m "not soak" tests/test_flags.py tests/test_queue.py tests/test_metrics.py tests/test_sweeps.py
+	$(PYTEST) $(SHARED) -m "not soak" tests/test_flags.py tests/test_queue.py tests/test_metrics.py tests/test_sweeps.py
 
 format: install
 	.venv/bin/ruff format .

@@ -1,21 +1,31 @@
 """README and docs are true: commands parse, files and make targets exist, every logged key is explained."""
 
+import argparse
+import contextlib
+import io
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import tyro
 
 from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
-from research.common.commandline import parse
+from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (bvae_faces, vae_mnist, charlm, seq2seq_arith)
 FAMILIES = {f"research/{script.__name__.split('.')[-1]}.py": script for script in SCRIPTS}
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
+PROGRAMS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("research/*.py"), *ROOT.glob("launch/*.py"), ROOT / "data" / "prepare.py")
+    if path.stem != "__init__"
+)
 
 
 def commands(path: Path) -> list[str]:
@@ -25,32 +35,117 @@ def commands(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
-def test_commands_parse(path):
-    seen = {script: set() for script in FAMILIES}
+class Parsed(BaseException):
+    """Leaves a program where it has read its command line, before it does anything."""
+
+
+def parsed(program: str, args: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What `python program args` makes of its flags: the program itself is run as far as that, in here."""
+    real_cli, real_parse_args = tyro.cli, argparse.ArgumentParser.parse_args
+
+    def cli(*args: Any, **options: Any) -> None:
+        raise Parsed(real_cli(*args, **options))
+
+    def parse_args(*args: Any, **options: Any) -> None:
+        raise Parsed(real_parse_args(*args, **options))
+
+    said = io.StringIO()
+    with monkeypatch.context() as patch, contextlib.redirect_stderr(said):
+        patch.setattr(tyro, "cli", cli)
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        patch.setattr(sys, "argv", [program, *args])
+        patch.setattr(sys, "path", [str((ROOT / program).parent), *sys.path])
+        try:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+        except Parsed as end:
+            return end.args[0]
+        except SystemExit as end:
+            raise AssertionError(f"refused with exit code {end.code}: {said.getvalue()}") from None
+    raise AssertionError(f"{program} reads no command line")
+
+
+def check(line: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Fails unless this line of a shell block can be typed; returns the flags that a program of ours read."""
+    words = shlex.split(line)
+    for word in words:
+        named = re.search(r"(?:^|=)((?:sweeps|docs|tests|benchmarks)/[\w./-]+\.\w+)$", word)
+        assert named is None or (ROOT / named[1]).is_file(), f"{line}: {named[1]} is not there"
+    if words[0] == "make":
+        targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.M)
+        assert words[1] in targets, line
+    elif words[0] == "wandb":
+        import click
+        from wandb.cli.cli import cli
+
+        assert words[1] in cli.commands, line
+        try:
+            cli.commands[words[1]].make_context(words[1], words[2:])
+        except click.ClickException as error:
+            raise AssertionError(f"{line}: {error.format_message()}") from None
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), line
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file(), line
+        return parsed(words[1], words[2:], monkeypatch)
+    else:
+        assert words[0] in ("source", "conda"), line
+    return None
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_parse(path, monkeypatch):
+    tasks = {script: set() for script in FAMILIES}
     for line in commands(path):
-        words = shlex.split(line)
-        if words[0] == "make":
-            targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.M)
-            assert words[1] in targets, line
-        elif words[0] == "python" and words[1] in FAMILIES:
-            cfg = parse(FAMILIES[words[1]].Config, words[2:])
-            seen[words[1]].add(cfg.task)
-        elif words[:2] == ["python", "-m"]:
-            assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), line
-        elif words[0] == "python":
-            assert (ROOT / words[1]).is_file(), line
-            help_text = subprocess.run(
-                [sys.executable, words[1], "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-            ).stdout
-            for word in words[2:]:
-                if word.startswith("--"):
-                    assert word.split("=")[0] in help_text, line
-        else:
-            assert words[0] in ("wandb", "source", "conda"), line
-    if path.name == "README.md" and path.parent == ROOT:
+        flags = check(line, monkeypatch)
+        for script in FAMILIES:
+            if line.startswith(f"python {script}"):
+                tasks[script].add(flags.task)
+    if path == ROOT / "README.md":
         for script, family in FAMILIES.items():
-            assert seen[script] == set(family.TASKS), f"README shows every task of {script}"
+            assert tasks[script] == set(family.TASKS), f"README shows every task of {script}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make cofee",
+        "python launch/gone.py runs/bvae",
+        "python -m launch.gone",
+        "python launch/local.py sweeps/gone.yaml",
+        "python launch/report.py runs/bvae --csv=sweeps/results/gone.csv",
+        "python launch/local.py sweeps/bvae.yaml --wrokers=2",
+        "python launch/local.py sweeps/bvae.yaml --workers=two",
+        "python launch/slurm.py sweeps/bvae.yaml --partition gpu --gpu 1",
+        "python launch/report.py runs/bvae --opn",
+        "python launch/upload.py runs/bvae --dryrun",
+        "python research/bvae_faces.py --betta=4",
+        "python research/bvae_faces.py --beta=-1",
+        "python research/bvae_faces.py --task=rotate",
+        "python research/charlm_corpus.py --task=expolre",
+        "python data/prepare.py celeba --pixels=64",
+        "python data/prepare.py celeba --image_size=many",
+        "python tests/soak_kills.py --number=3",
+        "wandb agnet ENTITY/faces/SWEEP_ID",
+        "wandb agent --forward-signal ENTITY/faces/SWEEP_ID",
+        "wandb sweep",
+        "rm -rf runs",
+    ],
+)
+def test_a_wrong_command_is_found(line, monkeypatch):
+    with pytest.raises(AssertionError):
+        check(line, monkeypatch)
+
+
+def test_help(tmp_path):
+    """As a process, from any folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    commands = [[ROOT / program, "--help"] for program in PROGRAMS]
+    for program, shown in zip(PROGRAMS, run_each(commands, tmp_path / "said", here), strict=True):
+        assert (shown.returncode, shown.stderr) == (0, ""), program
+        assert shown.stdout.startswith("usage: ") and Path(program).name in shown.stdout.split("\n")[0]
+        assert "--help" in shown.stdout and len(re.findall(r"--\w+", shown.stdout)) > 3, program
+    assert not list(here.iterdir())
 
 
 def test_readme_results_come_from_the_csv():

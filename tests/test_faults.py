@@ -124,7 +124,7 @@ def test_full_disk(config, straight, disk, monkeypatch, capsys, step, left):
         disk.fill(left)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(Run, "log", log)
-        commandline.main(bvae_faces.Config, bvae_faces.run_task)
+        commandline.main(bvae_faces.Config, bvae_faces.train)
     usual = ("bvae_faces on", "posterior collapse")
     said = [x for x in capsys.readouterr().err.split("\n") if x and not any(word in x for word in usual)]
     assert stop.value.code == 1 and len(said) == 1, said
@@ -139,23 +139,23 @@ def test_full_disk(config, straight, disk, monkeypatch, capsys, step, left):
     disk.clear()
     if held:
         abandon(held[-1])  # the process has ended
-    commandline.main(bvae_faces.Config, bvae_faces.run_task)
+    commandline.main(bvae_faces.Config, bvae_faces.train)
     assert results(folder_of(cfg)) == results(straight)
     assert read_json(folder_of(cfg) / "status.json")["status"] == "finished"
 
 
-def test_crash_is_told(config, dots, monkeypatch, capsys):
+def test_a_crash_is_reported(config, dots, monkeypatch, capsys):
     """A crash keeps its traceback; the folder says what happened, and the same command goes on."""
     cfg = config()
     monkeypatch.setattr(sys, "argv", ["bvae_faces.py", *flags_of(cfg)])
     with monkeypatch.context() as patch:
         patch.setattr(bvae_faces, "interpolation", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            commandline.main(bvae_faces.Config, bvae_faces.run_task)
+            commandline.main(bvae_faces.Config, bvae_faces.train)
     status = read_json(folder_of(cfg) / "status.json")
     assert (status["status"], status["reason"]) == ("failed", "ZeroDivisionError: division by zero")
     assert read_json(folder_of(cfg) / "lease.1")["released"] == "failed"
-    commandline.main(bvae_faces.Config, bvae_faces.run_task)
+    commandline.main(bvae_faces.Config, bvae_faces.train)
     assert read_json(folder_of(cfg) / "status.json")["status"] == "finished"
 
 
@@ -189,16 +189,16 @@ def log(self, metrics, at):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
 Run.log = log
-main(bvae_faces.Config, bvae_faces.run_task)
+main(bvae_faces.Config, bvae_faces.train)
 """
 
 
 def inspected(segment: Path) -> list[dict[str, Any]]:
-    told = subprocess.run(
+    printed = subprocess.run(
         [wandb_cli(), "leet", "inspect", "--json", str(segment)], capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stderr
-    return [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
+    assert printed.returncode == 0, printed.stderr
+    return [json.loads(line) for line in printed.stdout.splitlines() if line.startswith("{")]
 
 
 def wandb_cli() -> str:

@@ -3,10 +3,7 @@
 import dataclasses
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from research.common.commandline import parse
 from research.common.flags import changed_flags, result_flags, with_epochs
 from research.common.identity import run_key
 from research.common.messages import UserError
+from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -168,11 +166,14 @@ def key(*args: str, version: int = 1, data: str = "d") -> str:
 def test_ways_to_write_a_flag(args, expected):
     cfg = parse(Config, args)
     default = Config()
-    told = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-    assert {k: v for k, v in told.items() if v != getattr(default, k)} == expected
+    flags = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+    assert {k: v for k, v in flags.items() if v != getattr(default, k)} == expected
     for name in (*expected, "beta", "steps", "seed", "compile"):
-        kind = float if name in REAL else type(expected.get(name, told[name]))
-        assert type(told[name]) is kind, (name, told[name])  # --beta=0 is 0.0: its key is that of --beta=0.0
+        kind = float if name in REAL else type(expected.get(name, flags[name]))
+        assert type(flags[name]) is kind, (
+            name,
+            flags[name],
+        )  # --beta=0 is 0.0: its key is that of --beta=0.0
 
 
 @pytest.mark.parametrize(
@@ -257,15 +258,16 @@ def any_text(flag: str, text: str, kind: type) -> None:
     try:
         value = getattr(parse(Config, [f"--{flag}={text}"]), flag)
     except UserError as error:
-        told = str(error)
-        assert told.isprintable() and told.startswith(f"--{flag}=") and ": must be " in told, told
+        message = str(error)
+        assert message.isprintable() and message.startswith(f"--{flag}=") and ": must be " in message, message
         try:
             number = float(text)
         except ValueError:
             return
         plain = re.fullmatch(r"-?[0-9]+(\.0+)?", text) if kind is int else math.isfinite(number)
         if plain:  # of the right kind: the line must not say that it is none, but tell the range
-            assert "a number or" not in told and not re.search(r"a (whole )?number( or None)?$", told), told
+            assert "a number or" not in message, message
+            assert not re.search(r"a (whole )?number( or None)?$", message), message
     else:
         if text != "None":
             assert type(value) is kind and float(value) == float(text)
@@ -389,30 +391,6 @@ def test_epochs_stand_in_the_key_instead_of_steps():
 
 # ---- as a process --------------------------------------------------------------------------------------
 
-# Imports what the script imports, once, and forks for every command line: importing torch takes seconds.
-MANY = """
-import json, os, runpy, sys, traceback
-from research import bvae_faces
-from research.common.commandline import main
-cases, codes = json.loads(sys.argv[1]), {}
-for name, args in cases.items():
-    if (pid := os.fork()) == 0:
-        code = 1
-        try:
-            os.dup2(os.open(name + ".err", os.O_CREAT | os.O_WRONLY), 2)
-            sys.argv = [bvae_faces.__file__, *args]
-            runpy.run_path(bvae_faces.__file__, run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    codes[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-print(json.dumps(codes))
-"""
-
 
 def test_a_refusal_is_one_line_on_stderr_and_code_2_and_leaves_nothing(tmp_path):
     texts = tmp_path / "texts"
@@ -430,7 +408,7 @@ def test_a_refusal_is_one_line_on_stderr_and_code_2_and_leaves_nothing(tmp_path)
         "checkpoint_missing": [f"--checkpoint={tmp_path / 'none'}", f"--dataset={texts}"],
         "line_break": ["--name=a\nb/c"],
     }
-    told = {
+    named = {
         "typo": "--betta",
         "range": "--beta=-1",
         "missing_folder": "--dataset=no/such/folder",
@@ -442,22 +420,11 @@ def test_a_refusal_is_one_line_on_stderr_and_code_2_and_leaves_nothing(tmp_path)
         "line_break": r"--name=a\nb/c",
     }
     common = ["--out=out", "--data_dir=store", "--wandb=disabled", "--steps=1"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "40"}
-    cases = {name: [*args, *common] for name, args in cases.items()}
-    many = subprocess.run(
-        [sys.executable, "-c", MANY, json.dumps(cases)],
-        env=env,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert many.returncode == 0, many.stderr
-    codes = json.loads(many.stdout.splitlines()[-1])
-    assert set(codes) == set(cases)
-    for name, code in codes.items():
-        text = (tmp_path / f"{name}.err").read_text()
-        assert (code, text.count("\n")) == (2, 1), (name, code, text)
-        assert text.startswith("error: ") and told[name] in text, (name, text)
+    script = ROOT / "research" / "bvae_faces.py"
+    commands = [[script, *args, *common] for args in cases.values()]
+    refused = run_each(commands, tmp_path / "said", tmp_path, OMP_NUM_THREADS="1", COLUMNS="40")
+    for name, ended in zip(cases, refused, strict=True):
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended)
+        assert ended.stderr.startswith("error: ") and named[name] in ended.stderr, (name, ended)
     assert not (tmp_path / "out").exists()
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".err", ".txt")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["said", "texts"]

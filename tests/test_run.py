@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,18 +16,18 @@ import pytest
 import torch
 
 from data import images, synthetic
-from launch.sweep.queue import DONE
 from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
 from research.common import identity
 from research.common.checkpoints import Checkpoints, load_file
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED, parse
 from research.common.flags import result_flags
-from research.common.folder import read_json, read_rows
+from research.common.folder import DONE, read_json, read_rows
 from research.common.identity import run_key
 from research.common.messages import UserError
 from research.common.randomness import STREAMS, make_rng
 from research.common.run import Preempted, Run
 from tests.conftest import folder_of, killed, results
+from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
 # what a script imports inside functions, for training too
@@ -300,7 +298,7 @@ def test_threads_are_kept(config):
     assert read_json(folder_of(config()) / "config.json")["threads"] == 2
 
 
-def test_changed_environment_is_told(config, capsys):
+def test_a_changed_environment_is_reported(config, capsys):
     with killed("log", 8):
         train(config(threads=1))
     with killed("log", 8):
@@ -385,11 +383,11 @@ def test_golden_keys():
 def test_golden_defaults():
     """A changed default makes of old runs other ones, and needs a new KEY_VERSION; a new flag does not."""
 
-    def told(module):
+    def version_and_digest(module):
         flags = json.dumps(result_flags(module.Config()), sort_keys=True)
         return module.KEY_VERSION, hashlib.sha256(flags.encode()).hexdigest()[:8]
 
-    assert {m.__name__.split(".")[-1]: told(m) for m in FAMILIES} == {
+    assert {m.__name__.split(".")[-1]: version_and_digest(m) for m in FAMILIES} == {
         "bvae_faces": (1, "a85562dc"),
         "charlm": (1, "240ba2bf"),
         "seq2seq_arith": (2, "4f7e25ea"),
@@ -397,22 +395,27 @@ def test_golden_defaults():
     }
 
 
-@pytest.mark.parametrize("module", FAMILIES, ids=lambda m: m.__name__.split(".")[-1])
-def test_the_source_of_a_run_is_all_that_its_script_imports(module):
-    """Found by Python itself, in a process of its own; what functions import comes on top, but no task."""
-    family = module.__name__.split(".")[-1]
-    code = f"import sys, research.{family} as _; print(*(m.__file__ for m in sys.modules.values() if "
-    code += "getattr(m, '__file__', None)), sep='\\n')"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+def test_the_source_of_a_run_is_all_that_its_script_imports(tmp_path):
+    """Found by Python itself, in processes of their own; what functions import comes on top, but no task."""
+    families = [module.__name__.split(".")[-1] for module in FAMILIES]
+    script = tmp_path / "imported.py"
+    script.write_text(
+        "import importlib, sys\n"
+        "importlib.import_module(f'research.{sys.argv[1]}')\n"
+        "files = [getattr(module, '__file__', None) for module in sys.modules.values()]\n"
+        "print(*(file for file in files if file), sep='\\n')\n"
     )
-    ours = {path for line in answer.stdout.splitlines() if ROOT in (path := Path(line)).parents}
-    ours = {p.relative_to(ROOT).as_posix() for p in ours if p.parts[len(ROOT.parts)] in ("research", "data")}
-    found = {path.relative_to(ROOT).as_posix() for path in identity.source_files(family)}
-    assert ours - {"research/__init__.py"} <= found
-    later = {name for name in found - ours if not name.endswith("__init__.py")}
-    assert later == LATER[family]
-    assert not any("/tasks/" in name or name == "research/common/task.py" for name in found)
+    commands = [[script, family] for family in families]
+    for family, ended in zip(families, run_each(commands, tmp_path / "said", ROOT, PYTHONPATH=str(ROOT))):
+        assert ended.returncode == 0, ended.stderr
+        ours = {path for line in ended.stdout.splitlines() if ROOT in (path := Path(line)).parents}
+        ours = {path.relative_to(ROOT).as_posix() for path in ours}
+        ours = {name for name in ours if name.startswith(("research/", "data/"))}
+        hashed = {path.relative_to(ROOT).as_posix() for path in identity.source_files(family)}
+        assert ours - {"research/__init__.py"} <= hashed, family
+        later = {name for name in hashed - ours if not name.endswith("__init__.py")}
+        assert later == LATER[family], family
+        assert not any("/tasks/" in name or name == "research/common/task.py" for name in hashed), family
 
 
 def test_a_script_from_elsewhere_has_no_source():

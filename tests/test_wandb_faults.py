@@ -119,8 +119,12 @@ def _assert_stopped(run, folder: Path) -> None:
 
 
 def test_stop_of_a_run_without_an_agent(server: Server, config, dots, tmp_path, monkeypatch, tally) -> None:
+    from wandb.sdk.lib.run_stopping import RunStopChecker
+
     from research import bvae_faces
 
+    # the client asks every second whether the run was stopped, instead of every 15 s
+    monkeypatch.setitem(RunStopChecker.__init__.__kwdefaults__, "poll_interval", 1)
     online.log_in_here(monkeypatch, server, tmp_path / "w")
     cfg = config(wandb="online", project="alone", **LONG | {"steps": 20_000})
 
@@ -289,7 +293,7 @@ def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
     told = {}
     for seed, what in enumerate(("collapse", "diverged", "failed")):
         cfg = config(wandb="online", project="alerts", steps=2, seed=seed)
-        run = start_run(cfg, bvae_faces.__file__, 1, data, "val/mse", "minimize")
+        run = start_run(cfg, bvae_faces.__file__, 1, data, ("val/mse", "minimize"))
         begin(run)
         wandb_id = json.loads((run.folder / "config.json").read_text())["wandb_id"]
         run.log({"val/mse": 0.5, "train/loss": float("nan") if what == "diverged" else 1.0}, 0)

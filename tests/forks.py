@@ -1,0 +1,79 @@
+"""Many commands for the price of one start: a process imports what takes seconds, then forks for each.
+
+A child starts before any module of this project is imported, and then runs as `python SCRIPT ARGS` would: as
+`__main__`, with the script's folder first on sys.path. What start-up itself costs is not seen this way.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FORKING = """
+import atexit, importlib, json, os, runpy, sys, traceback
+
+for name in ("numpy", "torch", "yaml", "rich.console", "tyro", "PIL.Image"):
+    importlib.import_module(name)
+
+
+def child(command, out, err):
+    os.dup2(os.open(out, os.O_CREAT | os.O_WRONLY), 1)
+    os.dup2(os.open(err, os.O_CREAT | os.O_WRONLY), 2)
+    sys.argv = command
+    sys.path[0] = os.path.dirname(os.path.abspath(command[0]))
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+folder = sys.argv[1]
+for i, command in enumerate(json.load(sys.stdin)):
+    pid = os.fork()
+    if pid == 0:
+        code = child(command, f"{folder}/{i}.out", f"{folder}/{i}.err")
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    with open(f"{folder}/{i}.code", "w") as f:
+        f.write(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, like subprocess.CompletedProcess."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_each(
+    commands: Sequence[Sequence[str]], scratch: Path, cwd: Path, timeout_s: float = 240, **env: str
+) -> list[Ended]:
+    """Run each [script, *args] in `cwd`, one after the other; `scratch` is a new folder for their output."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    server = subprocess.run(
+        [sys.executable, "-c", FORKING, str(scratch)],
+        input=json.dumps([list(map(str, command)) for command in commands]),
+        cwd=cwd,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    assert server.returncode == 0, server.stderr
+    read = lambda i, kind: (scratch / f"{i}.{kind}").read_text()  # noqa: E731
+    return [Ended(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(commands))]
