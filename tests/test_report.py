@@ -368,7 +368,7 @@ def test_help_imports_nothing_heavy(command, sweep_folder):
     heavy = ["torch", "pandas", "plotly", "jinja2", "wandb", "matplotlib"]
     script = str(ROOT / "launch" / f"{command}.py")
     code = f"""
-import runpy, sys
+import pathlib, runpy, sys
 sys.argv = [{script!r}, "--help"]
 try:
     runpy.run_path({script!r}, run_name="__main__")
@@ -376,7 +376,7 @@ except SystemExit as stop:
     assert not stop.code
 from launch.results import read, words
 from launch.sweep import begin
-folder = {str(sweep_folder)!r}
+folder = pathlib.Path({str(sweep_folder)!r})
 assert len(read.read_sweep(folder).runs) == 4 and begin.planned(folder) == 5
 print(*(name for name in {heavy} if name in sys.modules), end="", file=sys.stderr)
 """
