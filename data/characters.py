@@ -6,7 +6,6 @@ torch is imported where it is used. Shapes: T characters, V = len(alphabet).
 from __future__ import annotations
 
 import codecs
-import difflib
 import re
 import sys
 import unicodedata
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data import DataError
+from data.names import closest, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -209,27 +209,27 @@ class Cleaning:
         if not tallies[0].any():
             raise DataError(f"{what} is empty")
         for flag, before, after in zip(steps, tallies, tallies[1:]):
-            report.append(f"{flag}: {_told(np.maximum(before - after, 0), 'replaced')}")
+            report.append(f"{flag}: {_in_words(np.maximum(before - after, 0), 'replaced')}")
         tally = tallies[-1]
         if self.scripts:
             gone, stays = np.zeros_like(tally), _letters_of(self.scripts)
             for code in np.flatnonzero(tally):
                 gone[code] = 0 if stays(chr(code)) else tally[code]
-            report.append(f"--scripts={self.scripts}: {_told(gone, 'removed')}")
+            report.append(f"--scripts={self.scripts}: {_in_words(gone, 'removed')}")
             tally = tally - gone
         if self.min_count > 1:
             gone = np.where(tally < self.min_count, tally, 0)
             gone[[ord(c) for c in mark]] = 0
-            report.append(f"--min_count={self.min_count}: {_told(gone, 'removed')}")
+            report.append(f"--min_count={self.min_count}: {_in_words(gone, 'removed')}")
             if set(np.flatnonzero(tally - gone)) <= set(map(ord, mark)):
                 raise DataError(
                     f"--min_count={self.min_count} removes every character of {what}: the most frequent, "
                     f"{shown(chr(tally.argmax()))}, is there {tally.max():,} times"
                 )
             tally = tally - gone
-        for char, told in (("\ufeff", "byte order marks (U+FEFF)"), ("\r", r"carriage returns (\r)")):
+        for char, name in (("\ufeff", "byte order marks (U+FEFF)"), ("\r", r"carriage returns (\r)")):
             if n := tally[ord(char)]:
-                report.append(f"{n:,} {told} are in the text and stay")
+                report.append(f"{n:,} {name} are in the text and stay")
         return "".join(chr(code) for code in np.flatnonzero(tally)), report
 
 
@@ -238,13 +238,15 @@ def _count(tally: np.ndarray, text: str) -> None:
     tally[: len(counts)] += counts
 
 
-def _told(gone: np.ndarray, verb: str) -> str:
+def _in_words(gone: np.ndarray, verb: str) -> str:
     codes = np.flatnonzero(gone)
     codes = codes[np.argsort(-gone[codes], kind="stable")]
     if not len(codes):
         return f"nothing {verb}"
-    most = ", ".join(f"{shown(chr(code))} ×{gone[code]:,}" for code in codes[:10])
-    return f"{gone.sum():,} characters of {len(codes):,} kinds {verb}: {most}{', …' * (len(codes) > 10)}"
+    most = [f"{shown(chr(code))} ×{gone[code]:,}" for code in codes[:10]]
+    if len(codes) > 10:
+        most.append("…")
+    return f"{gone.sum():,} characters of {len(codes):,} kinds {verb}: {', '.join(most)}"
 
 
 def _letters_of(scripts: str) -> Callable[[str], bool]:
@@ -258,11 +260,9 @@ def _letters_of(scripts: str) -> Callable[[str], bool]:
         begin = re.compile(rf"{re.escape(name)}\b")
         letters = (c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "L")
         if not name or not any(begin.match(unicodedata.name(c, "")) for c in letters):
-            close = difflib.get_close_matches(name.lower(), SCRIPTS, n=1)
-            raise DataError(
-                f"--scripts={scripts}: no script is called {name.lower()!r}"
-                + (f"; did you mean {close[0]}?" if close else f"; known are {', '.join(SCRIPTS)} and others")
-            )
+            hint = did_you_mean(closest(SCRIPTS, name.lower()))
+            hint = hint or f"; known are {', '.join(SCRIPTS)} and others"
+            raise DataError(f"--scripts={scripts}: no script is called {name.lower()!r}{hint}")
     names += ["IDEOGRAPHIC"] if "CJK" in names else []
     names += ["MODIFIER LETTER", "COMBINING", "VARIATION SELECTOR"]  # these belong to no script
     begin = re.compile(rf"({'|'.join(map(re.escape, names))})\b")

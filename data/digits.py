@@ -12,7 +12,6 @@ Shapes: N pictures.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import io
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data import DataError
+from data.names import closest, did_you_mean, missing
 
 if TYPE_CHECKING:
     import torch
@@ -215,14 +215,12 @@ def _eight_by_eight() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _named(name: str, data_dir: Path) -> list[np.ndarray]:
-    get = f"get it with `python data/prepare.py {name} --data_dir={data_dir}`, or place by hand"
-    get += f" under {data_dir}: {LAYOUTS[name]}"
     if (folder := place(name, data_dir)) is None:
-        raise DataError(f"--dataset={name} is not there: {get}")
+        raise missing(name, data_dir, LAYOUTS[name])
     try:
         return _read_set(folder, CHECKSUMS[name])
     except DataError as e:
-        raise DataError(f"--dataset={name} is incomplete or damaged ({e}): {get}") from None
+        raise missing(name, data_dir, LAYOUTS[name], f"is incomplete or damaged ({e})") from None
 
 
 def place(name: str, data_dir: Path) -> Path | None:
@@ -234,15 +232,15 @@ def _folder(dataset: str) -> tuple[str, list[np.ndarray]]:
     folder = next(filter(_any_file, _places(dataset)), None)
     if folder is None and os.path.isdir(os.path.expanduser(dataset)):
         below = sorted(p.parent for p in Path(dataset).expanduser().glob("*/raw") if _any_file(p))
+        hint = did_you_mean(below[0] if below else None)
         raise DataError(
-            f"--dataset={dataset} holds none of {', '.join(FILES)} (.gz or not), nor does its raw/"
-            + (f"; did you mean {below[0]}?" if below else "")
+            f"--dataset={dataset} holds none of {', '.join(FILES)} (.gz or not), nor does its raw/{hint}"
         )
     if folder is None:
-        close = difflib.get_close_matches(dataset.lower(), NAMED_SETS, n=1)
+        hint = did_you_mean(closest(NAMED_SETS, dataset.lower()))
         raise DataError(
             f"--dataset={dataset} is neither a named set ({', '.join(NAMED_SETS)}) nor an existing folder of "
-            "IDX files" + (f"; did you mean {close[0]}?" if close else "")
+            f"IDX files{hint}"
         )
     try:
         arrays = _read_set(folder, {})

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import os
-import secrets
 import stat
 import threading
 import warnings
@@ -15,12 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
+
+from data.files import reason as reason_of_any
+from data.files import write_whole
 
 # Left out of all that Pillow opens: vector formats (EPS would run Ghostscript on a user's file) and stubs
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
@@ -187,24 +188,8 @@ def in_order(work: Callable, items: list, label: str, batch: int = 256) -> Itera
                 progress.advance(task)
 
 
-def reason(e: BaseException) -> str:
-    """An error as one short line, without the path that Pillow and the system put into it."""
-    if isinstance(e, UnidentifiedImageError):
+def reason(error: BaseException) -> str:
+    """As in `files`, also for what Pillow raises."""
+    if isinstance(error, UnidentifiedImageError):
         return "empty, or not an image that Pillow knows"
-    text = (isinstance(e, OSError) and e.strerror) or str(e) or type(e).__name__
-    return text.splitlines()[0][:120]
-
-
-def write_whole(path: Path, write: Callable[[Any], Any]) -> Any:
-    """Write a file that is there whole or not at all; two processes at once do no harm, the last one wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as f:  # not mkstemp: its files are closed to others who share the folder
-            result = write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        return result
-    finally:
-        temporary.unlink(missing_ok=True)
+    return reason_of_any(error)

@@ -13,7 +13,6 @@ Shapes: N images, S = image_size pixels, F factors.
 from __future__ import annotations
 
 import bisect
-import difflib
 import hashlib
 import io
 import json
@@ -31,7 +30,9 @@ import numpy as np
 from rich.console import Console
 
 from data import DataError
-from data.image_files import decode_all, find, in_order, reason, write_whole
+from data.files import reason, write_whole
+from data.image_files import decode_all, find, in_order
+from data.names import closest, did_you_mean, missing
 
 if TYPE_CHECKING:
     import torch
@@ -121,10 +122,9 @@ def _resolve(dataset: str, data_dir: Path) -> _Source:
     parent, known = os.path.dirname(path), list(NAMED_SETS)
     if os.path.isdir(parent):  # a mistyped path: look among its neighbours too
         known += [os.path.join(parent, name) for name in os.listdir(parent)]
-    close = [n for text in (path, path.lower()) for n in difflib.get_close_matches(text, known, n=1)]
+    hint = did_you_mean(closest(known, path, path.lower()))
     raise DataError(
-        f"--dataset={dataset} is neither a named set ({', '.join(NAMED_SETS)}) nor an existing folder"
-        + (f"; did you mean {close[0]}?" if close else "")
+        f"--dataset={dataset} is neither a named set ({', '.join(NAMED_SETS)}) nor an existing folder{hint}"
     )
 
 
@@ -246,10 +246,7 @@ def _fill_parts(
 
 
 def _missing(name: str, data_dir: Path, what: str = "is not there") -> DataError:
-    return DataError(
-        f"--dataset={name} {what}: get it with `python data/prepare.py {name} --data_dir={data_dir}`, or "
-        f"place by hand under {data_dir}: {LAYOUTS[name]}"
-    )
+    return missing(name, data_dir, LAYOUTS[name], what)
 
 
 def _digest(*parts: object) -> str:

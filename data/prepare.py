@@ -11,7 +11,6 @@
 Exit code 0: the set is ready; 1: it could not be fetched; 2: the request or the user's data is at fault.
 """
 
-import difflib
 import os
 import shutil
 import socket
@@ -35,8 +34,10 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from data import DataError, digits, image_files, images, text
+from data import DataError, digits, images, text
+from data.files import reason
 from data.images import load_arrays
+from data.names import closest
 
 # scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
 LFW_URL = "https://ndownloader.figshare.com/files/5976015"
@@ -294,7 +295,7 @@ def write_one_hot(cfg: Config) -> None:
     try:
         whole = "".join(text.read_chunks(cfg.file.expanduser(), what))
     except OSError as e:
-        raise DataError(f"{what} cannot be read: {image_files.reason(e)}") from None
+        raise DataError(f"{what} cannot be read: {reason(e)}") from None
     lines = [line.removesuffix("\r") for line in whole.split("\n") if line.strip()]
     if not lines:
         raise DataError(f"{what} has no line that is not blank")
@@ -308,7 +309,7 @@ def write_one_hot(cfg: Config) -> None:
         for i, line in enumerate(lines):
             np.save(folder / f"sample_{i:0{digits_of_number}d}.npy", text.one_hot(line, alphabet))
     except OSError as e:
-        raise DataError(f"--onehot_dir={folder} cannot be written: {image_files.reason(e)}") from None
+        raise DataError(f"--onehot_dir={folder} cannot be written: {reason(e)}") from None
     lengths = sorted(map(len, lines))
     _say(f"{folder}: alphabet.npy, {len(alphabet):,} characters: {alphabet!r}")
     _say(
@@ -324,8 +325,8 @@ def _source(dataset: str) -> ModuleType:
         return text
     if not os.path.exists(os.path.expanduser(dataset)):
         names = {name: source for source in (images, digits, text) for name in source.NAMED_SETS}
-        for close in difflib.get_close_matches(dataset.lower(), names, n=1):
-            return names[close]
+        if (meant := closest(names, dataset.lower())) is not None:
+            return names[meant]
     return images
 
 

@@ -13,7 +13,6 @@ Shapes: N characters, V = len(alphabet), S sequences, T characters of a given te
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
@@ -41,7 +40,8 @@ from data.characters import (
     unknown,
     whole,
 )
-from data.image_files import reason, write_whole
+from data.files import reason, write_whole
+from data.names import closest, did_you_mean, missing
 
 if TYPE_CHECKING:
     import pandas
@@ -170,14 +170,12 @@ def _find(dataset: str, data_dir: Path) -> Path | None:
     if dataset == "pydoc":
         return None
     if dataset == "shakespeare":
-        get = f"get it with `python data/prepare.py shakespeare --data_dir={data_dir}`, or place by hand"
-        get += f" under {data_dir}: {LAYOUTS[dataset]}"
         if (path := place(data_dir)) is None:
-            raise DataError(f"--dataset=shakespeare is not there: {get}")
+            raise missing(dataset, data_dir, LAYOUTS[dataset])
         try:
             check_shakespeare(path)
         except (OSError, DataError) as e:
-            raise DataError(f"--dataset=shakespeare is damaged ({e}): {get}") from None
+            raise missing(dataset, data_dir, LAYOUTS[dataset], f"is damaged ({e})") from None
         return path
     file = os.path.expanduser(dataset)
     if os.path.isfile(file):
@@ -189,10 +187,9 @@ def _find(dataset: str, data_dir: Path) -> Path | None:
     parent, known = os.path.dirname(file), list(NAMED_SETS)
     if os.path.isdir(parent or "."):  # a mistyped path: look among its neighbours too
         known += [os.path.join(parent, name) for name in os.listdir(parent or ".")]
-    close = [n for text in (file, file.lower()) for n in difflib.get_close_matches(text, known, n=1)]
+    hint = did_you_mean(closest(known, file, file.lower()))
     raise DataError(
-        f"--dataset={dataset} is neither a named text ({', '.join(NAMED_SETS)}) nor an existing file"
-        + (f"; did you mean {close[0]}?" if close else "")
+        f"--dataset={dataset} is neither a named text ({', '.join(NAMED_SETS)}) nor an existing file{hint}"
     )
 
 

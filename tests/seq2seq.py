@@ -14,7 +14,7 @@ from research import seq2seq_arith as script
 from research.parts import digit_classifier as judge
 from research.parts import seq2seq_mistakes
 from research.parts.seq2seq_models import N_PICTURES
-from research.tasks import seq2seq_arith as seq2seq_analysis
+from research.tasks import seq2seq_arith as tasks
 
 CPU = torch.device("cpu")
 ALPHABET = "0123456789+- "
@@ -42,8 +42,8 @@ def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Black squares for charts, which take longer than a short training."""
     for module, name in (
         (seq2seq_mistakes, "map_picture"),
-        (seq2seq_analysis, "bars"),
-        (seq2seq_analysis, "heatmap"),
+        (tasks, "bars"),
+        (tasks, "heatmap"),
     ):
         monkeypatch.setattr(module, name, lambda *_: np.zeros((8, 8, 3), np.uint8))
 

@@ -97,7 +97,7 @@ def test_the_text_is_what_python_says(ops, digits):
     splits = load(ops, digits, 0.5)
     for part in PARTS:
         queries = getattr(splits, part)
-        told = zip(
+        columns = zip(
             queries.src,
             queries.tgt,
             queries.a.tolist(),
@@ -106,7 +106,7 @@ def test_the_text_is_what_python_says(ops, digits):
             queries.answer.tolist(),
             strict=True,
         )
-        for src, tgt, a, op, b, answer in told:
+        for src, tgt, a, op, b, answer in columns:
             query = decode(src, splits.alphabet)
             assert query == f"{a}{OPERATORS[op]}{b}"  # no blank before or within
             assert decode(tgt, splits.alphabet) == str(eval(query)) == str(answer)
@@ -182,9 +182,11 @@ def test_parse():
 def test_what_is_no_query_is_refused_in_one_line(query):
     with pytest.raises(DataError) as refusal:
         parse(query, "+-", 2)
-    told = str(refusal.value)
-    assert told.startswith(f"{query!r} is no query: must be two numbers of at most 2 digits with one of + - ")
-    assert told.endswith("'99+1'") and "\n" not in told
+    message = str(refusal.value)
+    assert message.startswith(
+        f"{query!r} is no query: must be two numbers of at most 2 digits with one of + - "
+    )
+    assert message.endswith("'99+1'") and "\n" not in message
     with pytest.raises(DataError, match=r"at most 1 digit with one of \* between them, as in '9\*1'"):
         parse(query, "*", 1)
 

@@ -97,12 +97,12 @@ def check_files(folder, task, missing=()):
 @pytest.mark.parametrize("run", ["b4", "b0"])
 def test_tasks_write_their_files_and_leave_the_training_run_alone(place, task, run):
     before = {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")}
-    folder, told = do(place, task, run)
+    folder, results = do(place, task, run)
     check_files(folder, task)
-    assert told["task"] == task
-    assert told["beta"] == (4 if run == "b4" else 0)
-    assert set(told["files"]) == FILES[task]
-    assert told["data_hash"] == told["trained_on_data_hash"]
+    assert results["task"] == task
+    assert results["beta"] == (4 if run == "b4" else 0)
+    assert set(results["files"]) == FILES[task]
+    assert results["data_hash"] == results["trained_on_data_hash"]
     assert {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")} == before
     assert not (place / "runs" / run / "wandb").exists()
 
@@ -125,18 +125,18 @@ def test_the_divergence_of_the_aggregate_from_the_prior():
 
 
 def test_latents_are_sorted_and_all_in_the_numbers(place):
-    _, told = do(place, "latent_analysis", index=39)
-    assert sorted(told["latents_sorted"]) == list(range(20))
-    assert told["kl_nats_per_latent"] == sorted(told["kl_nats_per_latent"], reverse=True)
-    assert told["kl_nats"] == pytest.approx(sum(told["kl_nats_per_latent"]), rel=1e-5)
-    assert np.shape(told["mi_nats"]) == np.shape(told["mi_share"]) == (20, len(synthetic.FACTOR_NAMES))
-    gaps = [v for v in told["mig_per_factor"].values() if v is not None]
-    assert told["mig"] == pytest.approx(np.mean(gaps))
+    _, results = do(place, "latent_analysis", index=39)
+    assert sorted(results["latents_sorted"]) == list(range(20))
+    assert results["kl_nats_per_latent"] == sorted(results["kl_nats_per_latent"], reverse=True)
+    assert results["kl_nats"] == pytest.approx(sum(results["kl_nats_per_latent"]), rel=1e-5)
+    assert np.shape(results["mi_nats"]) == np.shape(results["mi_share"]) == (20, len(synthetic.FACTOR_NAMES))
+    gaps = [v for v in results["mig_per_factor"].values() if v is not None]
+    assert results["mig"] == pytest.approx(np.mean(gaps))
     names = {"mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "sap", "factor_vae"}
-    assert set(told["intervals"]) == names
-    assert all(low <= told[name] <= high for name, (low, high) in told["intervals"].items())
-    assert 0 <= told["mig_of_draws"] <= 1
-    assert told["faces"] == ["test face 39"]
+    assert set(results["intervals"]) == names
+    assert all(low <= results[name] <= high for name, (low, high) in results["intervals"].items())
+    assert 0 <= results["mig_of_draws"] <= 1
+    assert results["faces"] == ["test face 39"]
 
 
 def test_yaw_steps_go_where_codes_go(place, monkeypatch):
@@ -161,14 +161,18 @@ def test_yaw_steps_go_where_codes_go(place, monkeypatch):
 
 
 def test_rotation_says_what_it_went_along(place):
-    folder, told = do(place, "rotate", index=3)
-    assert told["unit"] == "°"
-    assert told["values"][0] == -60 and told["values"][-1] == 60
-    assert len(told["rmse_to_the_unturned_face"]) == len(told["rmse_to_the_face_rendered_at_that_yaw"]) == 9
-    assert "r2_test" in told
-    folder, told = do(place, "rotate", dim=19)
-    assert told["direction"] == "latent 19"
-    assert told["values"][-1] == 3
+    folder, results = do(place, "rotate", index=3)
+    assert results["unit"] == "°"
+    assert results["values"][0] == -60 and results["values"][-1] == 60
+    assert (
+        len(results["rmse_to_the_unturned_face"])
+        == len(results["rmse_to_the_face_rendered_at_that_yaw"])
+        == 9
+    )
+    assert "r2_test" in results
+    folder, results = do(place, "rotate", dim=19)
+    assert results["direction"] == "latent 19"
+    assert results["values"][-1] == 3
     check_files(folder, "rotate")
 
 
@@ -181,37 +185,37 @@ def test_the_evidence_of_a_sweep_is_what_its_tasks_measure(place, tmp_path, monk
     beta_curve.collect(tmp_path / "bvae_beta")
     rotation, latents = (pd.read_csv(tmp_path / f"bvae_beta_{n}.csv") for n in ("rotation", "latents"))
     _, turned = do(place, "rotate")
-    _, told = do(place, "latent_analysis")
+    _, results = do(place, "latent_analysis")
     assert rotation["beta"].tolist() == [0, 4]
     for name in beta_curve.TOLD:
         assert rotation[name][1] == pytest.approx(turned[name], rel=1e-3, abs=1e-3)
     ours = latents[latents["beta"] == 4]
-    assert ours["latent"].tolist() == told["latents_sorted"]
-    shares = np.array(told["mi_share"], float)
+    assert ours["latent"].tolist() == results["latents_sorted"]
+    shares = np.array(results["mi_share"], float)
     np.testing.assert_allclose(ours[list(synthetic.FACTOR_NAMES)], shares, rtol=1e-3, atol=1e-4)
     assert Image.open(tmp_path / "bvae_beta_faces.png").size == (13 * 32, 2 * 32)
 
 
 def test_photos_turn_along_the_mirror_direction(place):
-    folder, told = do(place, "rotate", "photos")
+    folder, results = do(place, "rotate", "photos")
     check_files(folder, "rotate", ["yaw_read.png", "others.png"])
-    assert "mirror" in told["direction"] and "yaw_span_degrees" not in told
-    assert 0 <= told["share_explained"] <= 1
-    folder, told = do(place, "latent_analysis", "photos")
+    assert "mirror" in results["direction"] and "yaw_span_degrees" not in results
+    assert 0 <= results["share_explained"] <= 1
+    folder, results = do(place, "latent_analysis", "photos")
     check_files(folder, "latent_analysis", ["factors.png"])
-    assert "mig" not in told
+    assert "mig" not in results
 
 
 def test_faces_from_files_and_random_codes(place):
     picture = place / "photos/0.png"
-    _, told = do(place, "interpolate", image=str(picture), index2=2)
-    assert (told["from"], told["to"], told["way"]) == ("your face", "test face 2", "linear")
-    assert told["rmse_to_first"][0] == told["rmse_to_last"][-1] == 0
+    _, results = do(place, "interpolate", image=str(picture), index2=2)
+    assert (results["from"], results["to"], results["way"]) == ("your face", "test face 2", "linear")
+    assert results["rmse_to_first"][0] == results["rmse_to_last"][-1] == 0
     for run in ("b4", "b0"):
-        _, told = do(place, "interpolate", run, random=True)
-        assert told["way"] == "spherical"
+        _, results = do(place, "interpolate", run, random=True)
+        assert results["way"] == "spherical"
         _, other = do(place, "interpolate", run, random=True, seed=1)
-        assert other["code_norms"] != told["code_norms"]
+        assert other["code_norms"] != results["code_norms"]
 
 
 @pytest.mark.parametrize(
@@ -297,9 +301,9 @@ def small_task(place, tmp_path, **flags):
 def test_results_are_plain(place, tmp_path):
     task = small_task(place, tmp_path, wandb="disabled")
     task.finish()
-    told = json.loads((task.folder / "results.json").read_text(), parse_constant=pytest.fail)
-    assert (told["a"], told["b"], told["c"], told["e"]) == (1.5, None, {"d": [0, 1]}, [None])
-    assert told["files"] == ["strip.png"]
+    results = json.loads((task.folder / "results.json").read_text(), parse_constant=pytest.fail)
+    assert (results["a"], results["b"], results["c"], results["e"]) == (1.5, None, {"d": [0, 1]}, [None])
+    assert results["files"] == ["strip.png"]
     assert {path.name for path in task.folder.iterdir()} == {"strip.png", "results.json"}
 
 

@@ -57,31 +57,31 @@ def explored(place, capsys, **flags):
     cfg = config(place, task="explore", **flags)
     charlm_corpus.explore(cfg)
     folder = place / "runs" / (cfg.name or f"corpus_{cfg.dataset.split('/')[-1].split('.')[0]}") / "explore"
-    told = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
-    return folder, told, capsys.readouterr()
+    results = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+    return folder, results, capsys.readouterr()
 
 
 def test_songs_are_counted_as_by_hand_and_every_artist_is_shown(place, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(charlm_corpus, "N_ARTISTS", 20)  # of a picture; the table has all
-    folder, told, printed = explored(place, capsys, top=4)
+    folder, results, printed = explored(place, capsys, top=4)
     songs = rows_of(place / "songs.csv")
     words = Counter(w.replace("’", "'").lower().strip(",") for s in songs for w in s["lyrics"].split())
     characters = Counter("".join(s["lyrics"] for s in songs))
-    assert told["songs"] == told["table_rows"] == 202 and told["table_columns"] == 3
-    assert told["mean_characters_per_song"] == pytest.approx(np.mean([len(s["lyrics"]) for s in songs]))
-    assert told["mean_words_per_song"] == pytest.approx(13) and told["median_words_per_song"] == 13
-    assert (told["words"], told["different_words"]) == (words.total(), len(words))
-    assert (told["characters"], told["different_characters"]) == (characters.total(), len(characters))
-    assert told["file_bytes"] == (place / "songs.csv").stat().st_size
+    assert results["songs"] == results["table_rows"] == 202 and results["table_columns"] == 3
+    assert results["mean_characters_per_song"] == pytest.approx(np.mean([len(s["lyrics"]) for s in songs]))
+    assert results["mean_words_per_song"] == pytest.approx(13) and results["median_words_per_song"] == 13
+    assert (results["words"], results["different_words"]) == (words.total(), len(words))
+    assert (results["characters"], results["different_characters"]) == (characters.total(), len(characters))
+    assert results["file_bytes"] == (place / "songs.csv").stat().st_size
     texts = sum(sys.getsizeof(s[k]) for s in songs for k in ("artist", "song", "lyrics"))
-    assert texts / 2 < told["table_bytes_in_memory"] < 3 * texts
+    assert texts / 2 < results["table_bytes_in_memory"] < 3 * texts
     ranked = dict(sorted(words.items(), key=lambda item: (-item[1], item[0])))
-    assert told["top_words"]["with stop words"] == dict(list(ranked.items())[:4])
+    assert results["top_words"]["with stop words"] == dict(list(ranked.items())[:4])
     content = [w for w in ranked if w not in ("the", "and", "it's", "don't")]
-    assert list(told["top_words"]["without stop words"].items()) == [(w, words[w]) for w in content[:4]]
+    assert list(results["top_words"]["without stop words"].items()) == [(w, words[w]) for w in content[:4]]
     artists = Counter(s["artist"] for s in songs)
-    assert told["artists"] == artists and told["n_artists"] == len(artists) == 200
+    assert results["artists"] == artists and results["n_artists"] == len(artists) == 200
     lines = printed.out.splitlines()
     for artist, n in artists.items():
         assert any(artist in line and re.search(rf"\b{n}\b", line.split("of all")[1]) for line in lines), (
@@ -94,18 +94,18 @@ def test_songs_are_counted_as_by_hand_and_every_artist_is_shown(place, capsys, m
     assert (counted["space"], counted["newline"], counted["e"]) == tuple(characters[c] for c in " \ne")
     pictures = {"words_with_stop_words", "words_without_stop_words", "word_cloud", "characters", "lengths"}
     assert {path.stem for path in folder.glob("*.png")} == pictures | {"artists"}
-    assert set(told["files"]) == {path.name for path in folder.iterdir()} - {"results.json"}
+    assert set(results["files"]) == {path.name for path in folder.iterdir()} - {"results.json"}
     for path in folder.glob("*.png"):
         assert np.asarray(Image.open(path)).std() > 5, path
 
 
 def test_a_plain_text_is_counted_by_lines_and_offline_w_and_b_gets_it(place, capsys):
     flags = {"dataset": str(place / "many.txt"), "name": "mine", "stop_words": False, "top": 2}
-    folder, told, printed = explored(place, capsys, **flags, wandb="offline")
-    assert (told["lines"], told["words"], told["different_words"]) == (200, 800, 4)
-    assert told["top_words"] == {"without stop words": {"moon": 300}} and told["artists"] == {}
-    assert told["mean_words_per_line"] == 4 and told["mean_characters_per_line"] == (14 + 21) / 2
-    assert told["characters"] == told["file_bytes"] == 41 * 100
+    folder, results, printed = explored(place, capsys, **flags, wandb="offline")
+    assert (results["lines"], results["words"], results["different_words"]) == (200, 800, 4)
+    assert results["top_words"] == {"without stop words": {"moon": 300}} and results["artists"] == {}
+    assert results["mean_words_per_line"] == 4 and results["mean_characters_per_line"] == (14 + 21) / 2
+    assert results["characters"] == results["file_bytes"] == 41 * 100
     assert not (folder / "artists.png").exists() and not (folder / "words_with_stop_words.png").exists()
     (segment,) = (folder / "wandb").glob("offline-run-*")
     assert "did not take" not in printed.err and str(segment) in printed.err
@@ -118,18 +118,18 @@ def test_the_embedded_text_works_and_w_and_b_may_fail(place, capsys, monkeypatch
 
     monkeypatch.setattr(charlm_corpus, "connect", broken)
     monkeypatch.setattr(charlm_corpus, "draw", lambda *_: {"dot": np.zeros((8, 8, 3), np.uint8)})
-    folder, told, printed = explored(place, capsys, dataset="pydoc", stop_words=True)
-    assert told["lines"] > 5000 and "the" in told["top_words"]["with stop words"]
-    assert "file_bytes" not in told and (folder / "words.csv").exists()
+    folder, results, printed = explored(place, capsys, dataset="pydoc", stop_words=True)
+    assert results["lines"] > 5000 and "the" in results["top_words"]["with stop words"]
+    assert "file_bytes" not in results and (folder / "words.csv").exists()
     assert "W&B did not take this task (service died)" in printed.err
 
 
 def test_a_text_that_has_no_words_or_that_the_font_lacks_can_be_explored(place, capsys):
     for name, content in (("no_words", "-!? \n" * 300), ("strange", "\U00012000\U00012001 \n" * 300)):
         (place / f"{name}.txt").write_text(content)
-        folder, told, printed = explored(place, capsys, dataset=str(place / f"{name}.txt"))
+        folder, results, printed = explored(place, capsys, dataset=str(place / f"{name}.txt"))
         assert not (folder / "word_cloud.png").exists() and (folder / "characters.png").exists()
-        assert told["words"] == (0 if name == "no_words" else 300) and "Glyph" not in printed.err
+        assert results["words"] == (0 if name == "no_words" else 300) and "Glyph" not in printed.err
 
 
 @pytest.mark.parametrize(
@@ -157,18 +157,20 @@ def test_words_keep_their_apostrophes_and_marks():
 def test_compare_writes_three_songs_by_every_strategy(place, capsys):
     run = place / "runs/tiny"
     compare.run(config(place, task="compare", checkpoint=str(run), chars=30, song=" song NUMBER 7", top_k=3))
-    told = json.loads((run / "compare/results.json").read_text(), parse_constant=pytest.fail)
+    results = json.loads((run / "compare/results.json").read_text(), parse_constant=pytest.fail)
     songs = rows_of(place / "songs.csv")
     line = songs[7]["lyrics"].split("\n")[0]
     known = "".join(c for c in compare.OPENING if c in "".join(s["lyrics"] for s in songs))
-    assert told["starts"] == [known, line, ""] and told["song"].startswith("'Song number 7' by An artist")
-    assert [(s["start"], s["strategy"]) for s in told["songs"]] == [
-        (start, strategy) for start in told["starts"] for strategy in STRATEGIES
+    assert results["starts"] == [known, line, ""] and results["song"].startswith(
+        "'Song number 7' by An artist"
+    )
+    assert [(s["start"], s["strategy"]) for s in results["songs"]] == [
+        (start, strategy) for start in results["starts"] for strategy in STRATEGIES
     ]
-    assert all(len(song["text"]) == 30 for song in told["songs"])
-    assert told["songs"][0].keys() == {"start", "strategy", "text", *statistics("", "")}
-    greedy = [song["distinct_1"] for song in told["songs"] if song["strategy"] == "greedy"]
-    assert told["greedy/distinct_1"] == pytest.approx(sum(greedy) / 3)
+    assert all(len(song["text"]) == 30 for song in results["songs"])
+    assert results["songs"][0].keys() == {"start", "strategy", "text", *statistics("", "")}
+    greedy = [song["distinct_1"] for song in results["songs"] if song["strategy"] == "greedy"]
+    assert results["greedy/distinct_1"] == pytest.approx(sum(greedy) / 3)
     page, printed = (run / "compare/songs.html").read_text(), capsys.readouterr().out
     for strategy in STRATEGIES:
         assert f"<td>{strategy}</td>" in page and strategy in printed
@@ -180,13 +182,13 @@ def test_compare_writes_three_songs_by_every_strategy(place, capsys):
 def test_compare_takes_the_mean_length_and_a_song_of_the_test_part(place, monkeypatch):
     monkeypatch.setattr(compare, "STRATEGIES", ("greedy",))
     run = place / "runs/tiny"
-    told = compare.run(config(place, task="compare", checkpoint=str(run)))
+    results = compare.run(config(place, task="compare", checkpoint=str(run)))
     mean = round(np.mean([len(song["lyrics"]) for song in rows_of(place / "songs.csv")]))
-    assert told["chars"] == mean and {len(song["text"]) for song in told["songs"]} == {mean}
-    assert told["song"].endswith("of the test part")
+    assert results["chars"] == mean and {len(song["text"]) for song in results["songs"]} == {mean}
+    assert results["song"].endswith("of the test part")
     other = {"dataset": str(place / "many.txt"), "chars": 5, "checkpoint": str(run)}
-    told = compare.run(config(place, task="compare", **other))
-    assert told["song"] == "the test part of many" and len(told["songs"][0]["text"]) == 5
+    results = compare.run(config(place, task="compare", **other))
+    assert results["song"] == "the test part of many" and len(results["songs"][0]["text"]) == 5
     with pytest.raises(UserError, match=r"^--song=a: must be None: many has no songs$"):
         compare.run(config(place, task="compare", song="a", **other))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from data import digits
-from research.parts import digit_classifier as judge
+from research.parts import digit_classifier
 
 
 @pytest.fixture(scope="module")
@@ -17,34 +17,34 @@ def data():
 
 
 def test_it_is_trained_once_and_kept(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge, "STEPS", 2)
-    one, digest = judge.load(data, tmp_path)
+    monkeypatch.setattr(digit_classifier, "STEPS", 2)
+    one, digest = digit_classifier.load(data, tmp_path)
     other = dataclasses.replace(data, content_hash="f" * 16)
     with monkeypatch.context() as patch:
-        patch.setattr(judge, "train", lambda data: pytest.fail("trained again"))
-        again, same = judge.load(data, tmp_path)
+        patch.setattr(digit_classifier, "train", lambda data: pytest.fail("trained again"))
+        again, same = digit_classifier.load(data, tmp_path)
         with pytest.raises(pytest.fail.Exception):
-            judge.load(other, tmp_path)
+            digit_classifier.load(other, tmp_path)
     assert digest == same and len(digest) == 8
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
     (file,) = tmp_path.glob("readers/*/best_*.pt")
     file.write_bytes(file.read_bytes()[:-100])  # damaged: made anew, the same
-    assert judge.load(data, tmp_path)[1] == digest
+    assert digit_classifier.load(data, tmp_path)[1] == digest
     assert len(list(tmp_path.glob("readers/*/best_*.pt"))) == 1
 
 
 def test_where_nothing_can_be_written_it_is_not_kept_and_the_same(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge, "STEPS", 2)
+    monkeypatch.setattr(digit_classifier, "STEPS", 2)
     (tmp_path / "file").write_text("no folder")
-    _, digest = judge.load(data, tmp_path / "file")
-    assert digest == judge.load(data, tmp_path)[1]
+    _, digest = digit_classifier.load(data, tmp_path / "file")
+    assert digest == digit_classifier.load(data, tmp_path)[1]
 
 
 def test_a_short_training_already_tells_the_digits(data, monkeypatch):
-    monkeypatch.setattr(judge, "STEPS", 60)
-    model = judge.train(data)
-    assert judge.accuracy(model, data.test, data.test_labels) > 0.85
-    assert judge.accuracy(model, data.test, (data.test_labels + 1) % 10) < 0.1
+    monkeypatch.setattr(digit_classifier, "STEPS", 60)
+    model = digit_classifier.train(data)
+    assert digit_classifier.accuracy(model, data.test, data.test_labels) > 0.85
+    assert digit_classifier.accuracy(model, data.test, (data.test_labels + 1) % 10) < 0.1
 
 
 class Sees(nn.Module):
@@ -54,7 +54,7 @@ class Sees(nn.Module):
         return 100 * x[:, 0, :10].float() / 255
 
     def features(self, x):
-        return x.flatten(1)[:, : judge.N_FEATURES]
+        return x.flatten(1)[:, : digit_classifier.N_FEATURES]
 
 
 def pictures(first_row: torch.Tensor) -> torch.Tensor:
@@ -66,11 +66,15 @@ def pictures(first_row: torch.Tensor) -> torch.Tensor:
 def test_the_inception_score_of_known_pictures():
     state = torch.random.get_rng_state()
     sure = pictures(torch.eye(10).repeat(20, 1))
-    score, sd = judge.inception_score(Sees(), sure)
+    score, sd = digit_classifier.inception_score(Sees(), sure)
     assert score == pytest.approx(10, rel=1e-3) and math.isnan(sd)  # one split
-    assert judge.inception_score(Sees(), sure[:1].repeat(50, 1, 1))[0] == pytest.approx(1)  # one class
-    assert judge.inception_score(Sees(), pictures(torch.zeros(50, 10)))[0] == pytest.approx(1)  # unsure
-    mean, sd = judge.inception_score(Sees(), sure.repeat(10, 1, 1))
+    assert digit_classifier.inception_score(Sees(), sure[:1].repeat(50, 1, 1))[0] == pytest.approx(
+        1
+    )  # one class
+    assert digit_classifier.inception_score(Sees(), pictures(torch.zeros(50, 10)))[0] == pytest.approx(
+        1
+    )  # unsure
+    mean, sd = digit_classifier.inception_score(Sees(), sure.repeat(10, 1, 1))
     assert 9.5 < mean <= 10 and 0 <= sd < 0.2
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -78,15 +82,15 @@ def test_the_inception_score_of_known_pictures():
 def test_the_frechet_distance_of_known_pictures():
     rng = torch.Generator().manual_seed(0)
     real = torch.randint(0, 256, (400, 28, 28), generator=rng).to(torch.uint8)
-    assert judge.frechet(Sees(), real, real) == pytest.approx(0, abs=1e-6)
+    assert digit_classifier.frechet(Sees(), real, real) == pytest.approx(0, abs=1e-6)
     moved = real.clone()
     moved[:, 0, 0] = real[:, 0, 0] // 2  # one feature, in [0, 1], with half the spread around half the mean
     a, b = (x[:, 0, 0].double() / 255 for x in (real, moved))
-    found = judge.frechet(Sees(), moved, real)
+    found = digit_classifier.frechet(Sees(), moved, real)
     assert found == pytest.approx(float((a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2), rel=0.05)
 
 
 @pytest.mark.soak
 def test_the_real_classifier_tells_digits(data, tmp_path):
-    model, _ = judge.load(data, tmp_path)
-    assert judge.accuracy(model, data.test, data.test_labels) > 0.97
+    model, _ = digit_classifier.load(data, tmp_path)
+    assert digit_classifier.accuracy(model, data.test, data.test_labels) > 0.97

@@ -246,7 +246,7 @@ def test_each_fault_is_named(tmp_path):
     for file in FILES:
         whole[file] = (folder / file).read_bytes()
 
-    def told(file: str, content: bytes) -> str:
+    def refusal(file: str, content: bytes) -> str:
         (folder / file).write_bytes(content)
         message = refused(folder)
         (folder / file).write_bytes(whole[file])
@@ -254,23 +254,27 @@ def test_each_fault_is_named(tmp_path):
         return message.removeprefix(f"--dataset={folder}: ").removeprefix(f"{folder / file}: ")
 
     x, y = whole[TRAIN_X], whole[TRAIN_Y]
-    assert told(TRAIN_X, x[:-1]) == "the header says 60 items in 47,040 bytes, but only 47,039 follow"
-    assert told(TRAIN_X, x + b"x") == "the header says 60 items in 47,040 bytes, but more follow"
-    assert told(TRAIN_Y, y[:7]) == "cut off within its header of 8 bytes"
-    assert told(TRAIN_Y, b"") == "cut off within its header of 8 bytes"
-    assert told(TRAIN_X, b"\x89PNG" + x[4:]).startswith("not IDX (begins with 89 50 4e 47); needed is IDX of")
-    assert told(TRAIN_X, y).startswith("IDX of type 0x08 with 1 dimensions")
-    assert told(TRAIN_Y, x).endswith("needed is IDX of unsigned bytes (0x08) with 1 dimension")
-    assert told(TRAIN_X, b"\0\0\x0d\x03" + x[4:]).startswith("IDX of type 0x0d with 3 dimensions")
-    assert told(TRAIN_X, idx(np.zeros((60, 32, 32), np.uint8))) == "images of 32×32 pixels; needed are 28×28"
-    assert told(TRAIN_X, gzip.compress(x)[:-20]) == "cut off within its gzip stream"
+    assert refusal(TRAIN_X, x[:-1]) == "the header says 60 items in 47,040 bytes, but only 47,039 follow"
+    assert refusal(TRAIN_X, x + b"x") == "the header says 60 items in 47,040 bytes, but more follow"
+    assert refusal(TRAIN_Y, y[:7]) == "cut off within its header of 8 bytes"
+    assert refusal(TRAIN_Y, b"") == "cut off within its header of 8 bytes"
+    assert refusal(TRAIN_X, b"\x89PNG" + x[4:]).startswith(
+        "not IDX (begins with 89 50 4e 47); needed is IDX of"
+    )
+    assert refusal(TRAIN_X, y).startswith("IDX of type 0x08 with 1 dimensions")
+    assert refusal(TRAIN_Y, x).endswith("needed is IDX of unsigned bytes (0x08) with 1 dimension")
+    assert refusal(TRAIN_X, b"\0\0\x0d\x03" + x[4:]).startswith("IDX of type 0x0d with 3 dimensions")
+    assert (
+        refusal(TRAIN_X, idx(np.zeros((60, 32, 32), np.uint8))) == "images of 32×32 pixels; needed are 28×28"
+    )
+    assert refusal(TRAIN_X, gzip.compress(x)[:-20]) == "cut off within its gzip stream"
     packed = bytearray(gzip.compress(x))
     packed[-6] ^= 1
-    assert "CRC check failed" in told(TRAIN_X, bytes(packed))
-    assert told(TRAIN_Y, idx(arrays(59)[1])) == (
+    assert "CRC check failed" in refusal(TRAIN_X, bytes(packed))
+    assert refusal(TRAIN_Y, idx(arrays(59)[1])) == (
         f"{folder}: 60 images in {TRAIN_X}, but 59 labels in {TRAIN_Y}"
     )
-    assert told(TEST_Y, idx(np.full(12, 10, np.uint8))) == f"label 10, but {TRAIN_Y} allows only 0 to 9"
+    assert refusal(TEST_Y, idx(np.full(12, 10, np.uint8))) == f"label 10, but {TRAIN_Y} allows only 0 to 9"
     (folder / TEST_X).unlink()
     assert refused(folder).endswith(f"own lacks {TEST_X}.gz")
     assert "31 images; at least 32 are needed" in refused(lay(tmp_path / "few", arrays(31)))

@@ -91,8 +91,8 @@ def test_two_latents_of_a_factor_cost_completeness_and_two_factors_in_a_latent_d
     merged = dci(np.hstack([codes[:, :1] + codes[:, 1:2], codes[:, 2:]]), factors)
     assert merged.per_latent[0] == pytest.approx(1 - np.log(2) / np.log(4), abs=0.04)  # 2 of 4 factors
     assert merged.per_factor[2:].min() > 0.97
-    told = merged.informativeness_per_factor
-    assert told[:2].max() < 0.7 < 0.97 < told[2:].min()
+    informed = merged.informativeness_per_factor
+    assert informed[:2].max() < 0.7 < 0.97 < informed[2:].min()
 
 
 def test_more_noise_lowers_every_score():

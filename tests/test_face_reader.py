@@ -38,8 +38,8 @@ def test_perfect_outputs_are_read_as_the_factors_and_cost_nothing():
     off = factors.copy()
     off[:, 0] += 3  # degrees
     off[:25, synthetic.FACTOR_NAMES.index("hat")] = 1 - off[:25, synthetic.FACTOR_NAMES.index("hat")]
-    told = face_reader.errors(lambda x: out, shown, off)
-    assert told["yaw"] == pytest.approx(3, rel=1e-3) and told["hat"] == 0.5
+    off_by = face_reader.errors(lambda x: out, shown, off)
+    assert off_by["yaw"] == pytest.approx(3, rel=1e-3) and off_by["hat"] == 0.5
     apart = face_reader.difference(off, factors)
     assert apart[:, 0] == pytest.approx(3 / 120) and apart.sum() == pytest.approx(50 * 3 / 120 + 25)
 
@@ -82,13 +82,13 @@ def test_where_nothing_can_be_written_it_is_not_kept(data, tmp_path, monkeypatch
 def test_a_short_training_already_tells_yaw_and_background(data, monkeypatch):
     monkeypatch.setattr(face_reader, "STEPS", 100)
     reader = face_reader.train(data)
-    told = face_reader.errors(reader, data.test.numpy(), data.factors["test"])
-    assert told["yaw"] < 28  # always saying 0 has 34.6
-    assert told["background"] < 0.15  # 0.29
+    off_by = face_reader.errors(reader, data.test.numpy(), data.factors["test"])
+    assert off_by["yaw"] < 28  # always saying 0 has 34.6
+    assert off_by["background"] < 0.15  # 0.29
 
 
 @pytest.mark.soak
 def test_the_real_reader_reads(tmp_path):
     data = images.load("synthetic", str(tmp_path), 64)
-    told = face_reader.errors(face_reader.load(data, tmp_path)[0], data.test.numpy(), data.factors["test"])
-    assert told["yaw"] < 5 and told["hat"] < 0.01 and told["background"] < 0.03
+    off_by = face_reader.errors(face_reader.load(data, tmp_path)[0], data.test.numpy(), data.factors["test"])
+    assert off_by["yaw"] < 5 and off_by["hat"] < 0.01 and off_by["background"] < 0.03

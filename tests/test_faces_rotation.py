@@ -65,12 +65,12 @@ def test_a_perfect_turn_turns_as_asked_and_changes_nothing_else():
     bench = truth_bench()
     turn = rotation.turn_by_yaw(bench)
     assert turn.numbers["r2_test"] > 0.99
-    told = rotation.measure(bench, turn)
-    assert told["yaw_span_degrees"] == pytest.approx(120, rel=0.03)
-    assert told["yaw_spearman"] == told["yaw_spearman_min"] == pytest.approx(1)
-    assert told["yaw_asked_error_degrees"] < 4
-    assert told["others_change_rendered_mean"] == 0
-    assert "yaw" not in told["others_change"] and len(told["others_change"]) == len(LOW) - 1
+    measured = rotation.measure(bench, turn)
+    assert measured["yaw_span_degrees"] == pytest.approx(120, rel=0.03)
+    assert measured["yaw_spearman"] == measured["yaw_spearman_min"] == pytest.approx(1)
+    assert measured["yaw_asked_error_degrees"] < 4
+    assert measured["others_change_rendered_mean"] == 0
+    assert "yaw" not in measured["others_change"] and len(measured["others_change"]) == len(LOW) - 1
     # 40 codes correlate a little by chance
     exact = rotation.measure(bench, rotation.turn_by_latent(bench, YAW))
     assert exact["others_change_mean"] == 0 and exact["yaw_span_degrees"] == pytest.approx(360)
@@ -83,17 +83,19 @@ def test_what_a_turn_changes_besides_is_told_by_name():
     mix[YAW, light] = 0.5  # the latent of yaw also moves the light, half as far in shares of its range
     bench = truth_bench(mix=mix)
     turn = rotation.turn_by_latent(bench, YAW)
-    told = rotation.measure(bench, turn)
+    measured = rotation.measure(bench, turn)
     z = bench.encode(bench.data.test)[0][:, YAW]
     moves = (torch.linspace(-3, 3, rotation.N_VALUES)[None] - z[:, None]).abs() / 2  # of codes, as shares
-    assert told["others_change"]["light"] == pytest.approx(float(moves.mean()) / 2, rel=1e-3)
-    assert sum(told["others_change"].values()) == pytest.approx(told["others_change"]["light"])
-    assert told["others_change_mean"] == pytest.approx(told["others_change"]["light"] / (len(LOW) - 1))
+    assert measured["others_change"]["light"] == pytest.approx(float(moves.mean()) / 2, rel=1e-3)
+    assert sum(measured["others_change"].values()) == pytest.approx(measured["others_change"]["light"])
+    assert measured["others_change_mean"] == pytest.approx(
+        measured["others_change"]["light"] / (len(LOW) - 1)
+    )
 
 
 def test_a_latent_that_turns_nothing():
-    told = rotation.measure(bench := truth_bench(), rotation.turn_by_latent(bench, (YAW + 1) % len(LOW)))
-    assert told["yaw_span_degrees"] == 0 and told["yaw_spearman"] == 0
+    measured = rotation.measure(bench := truth_bench(), rotation.turn_by_latent(bench, (YAW + 1) % len(LOW)))
+    assert measured["yaw_span_degrees"] == 0 and measured["yaw_spearman"] == 0
 
 
 def test_spearman_is_scipys():

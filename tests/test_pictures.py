@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from research.draw import pictures as P
+from research.draw import pictures
 
 
 def tiles(n, height=8, width=8, seed=0):
@@ -35,7 +35,7 @@ def smooth_frames(n=6, size=32):
 
 def test_to_uint8_clips_rounds_and_repeats_grey():
     x = torch.tensor([-1.0, 0.0, 0.5, 1.0, 3.0, 1.4 / 255]).reshape(1, 1, 2, 3)
-    out = P.to_uint8(x)
+    out = pictures.to_uint8(x)
     assert out.shape == (1, 2, 3, 3)
     assert out.dtype == np.uint8
     assert out[0, ..., 0].tolist() == [[0, 0, 128], [255, 255, 1]]
@@ -53,26 +53,26 @@ def test_to_uint8_takes_the_layouts_in_use():
         x.reshape(2, 3, 8, 8, 3),
         torch.from_numpy(first) / 255.0,
     ):
-        np.testing.assert_array_equal(P.to_uint8(same), x)
-    np.testing.assert_array_equal(P.to_uint8(x[0]), x[:1])
-    assert P.to_uint8((torch.from_numpy(first) / 255).bfloat16().requires_grad_()).shape == x.shape
-    P.to_uint8(x)[:] = 0
+        np.testing.assert_array_equal(pictures.to_uint8(same), x)
+    np.testing.assert_array_equal(pictures.to_uint8(x[0]), x[:1])
+    assert pictures.to_uint8((torch.from_numpy(first) / 255).bfloat16().requires_grad_()).shape == x.shape
+    pictures.to_uint8(x)[:] = 0
     np.testing.assert_array_equal(x, tiles(6))  # a copy
 
 
 def test_to_uint8_shows_nan_and_inf_as_magenta():
     x = torch.full((2, 3, 4, 4), 0.5)
     x[0, 1, 2, 3], x[1, 0, 0, 0] = float("nan"), -float("inf")
-    out = P.to_uint8(x)
+    out = pictures.to_uint8(x)
     assert out[0, 2, 3].tolist() == out[1, 0, 0].tolist() == [255, 0, 255]
     assert (out == 128).all(-1).sum() == 2 * 16 - 2
-    assert P.to_uint8(torch.full((1, 1, 2, 2), float("nan")))[0, 1, 1].tolist() == [255, 0, 255]
+    assert pictures.to_uint8(torch.full((1, 1, 2, 2), float("nan")))[0, 1, 1].tolist() == [255, 0, 255]
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((2, 4, 8, 8)), np.zeros((3, 8, 8), np.int64), []])
 def test_to_uint8_refuses_other_shapes_and_types(bad):
     with pytest.raises(ValueError, match="images"):
-        P.to_uint8(bad)
+        pictures.to_uint8(bad)
 
 
 # grid
@@ -82,7 +82,7 @@ def test_to_uint8_refuses_other_shapes_and_types(bad):
 @given(n=st.integers(1, 12), n_cols=st.integers(1, 5), scale=st.integers(1, 3), pad=st.integers(0, 3))
 def test_grid_has_exact_size_and_pixels(n, n_cols, scale, pad):
     images = tiles(n, height=3, width=5)
-    picture = P.grid(images, n_cols, scale=scale, pad=pad)
+    picture = pictures.grid(images, n_cols, scale=scale, pad=pad)
     n_rows = -(-n // n_cols)
     assert picture.shape == (n_rows * (3 * scale + pad) + pad, n_cols * (5 * scale + pad) + pad, 3)
     rest = np.ones(picture.shape[:2], bool)
@@ -96,16 +96,16 @@ def test_grid_has_exact_size_and_pixels(n, n_cols, scale, pad):
 
 def test_grid_of_rows_and_columns_and_of_a_square():
     x = tiles(6).reshape(2, 3, 8, 8, 3)
-    np.testing.assert_array_equal(P.grid(x), P.grid(tiles(6), 3))
-    np.testing.assert_array_equal(P.grid(tiles(9)), P.grid(tiles(9), 3))
-    np.testing.assert_array_equal(P.strip(x), P.grid(tiles(6), 6))
+    np.testing.assert_array_equal(pictures.grid(x), pictures.grid(tiles(6), 3))
+    np.testing.assert_array_equal(pictures.grid(tiles(9)), pictures.grid(tiles(9), 3))
+    np.testing.assert_array_equal(pictures.strip(x), pictures.grid(tiles(6), 6))
 
 
 def test_labels_change_only_the_label_area():
     x = tiles(6, 32, 40)
-    plain = P.grid(x, 3)
+    plain = pictures.grid(x, 3)
     height, width, _ = plain.shape
-    labelled = P.grid(x, 3, ["z0 pose", "z12\nlight"], ["−2σ", "0", "a label of many words"], "β = 4")
+    labelled = pictures.grid(x, 3, ["z0 pose", "z12\nlight"], ["−2σ", "0", "a label of many words"], "β = 4")
     assert labelled.shape[0] > height
     assert labelled.shape[1] > width
     np.testing.assert_array_equal(labelled[-height:, -width:], plain)
@@ -123,22 +123,22 @@ def test_labels_change_only_the_label_area():
 
 def test_a_title_is_wrapped_and_a_long_word_widens_the_picture():
     x = tiles(4, 32, 32)
-    plain = P.grid(x, 2)
-    wrapped = P.grid(
+    plain = pictures.grid(x, 2)
+    wrapped = pictures.grid(
         x, 2, title="a title that is far longer than two tiles of thirty-two pixels each are wide"
     )
-    assert wrapped.shape[0] > P.grid(x, 2, title="a title").shape[0]
+    assert wrapped.shape[0] > pictures.grid(x, 2, title="a title").shape[0]
     assert wrapped.shape[1] <= 202
-    wide = P.grid(x, 2, title="w" * 60)
+    wide = pictures.grid(x, 2, title="w" * 60)
     assert wide.shape[1] > 400
     np.testing.assert_array_equal(wide[-plain.shape[0] :, : plain.shape[1]], plain)
     assert (wide[:, -1] > 200).all()
-    assert P.grid(x, 2, title="").shape == plain.shape
+    assert pictures.grid(x, 2, title="").shape == plain.shape
 
 
 def test_column_labels_that_never_fit_are_cut():
     x = tiles(3, 28, 28)
-    plain, labelled = P.grid(x, 3), P.strip(x, ["reconstructions", "x", "y"])
+    plain, labelled = pictures.grid(x, 3), pictures.strip(x, ["reconstructions", "x", "y"])
     assert labelled.shape[1] == plain.shape[1]
     np.testing.assert_array_equal(labelled[-plain.shape[0] :], plain)
     between = labelled[: -plain.shape[0], 30:32]  # the gap between the first and the second column
@@ -147,22 +147,22 @@ def test_column_labels_that_never_fit_are_cut():
 
 def test_grid_refuses_wrong_numbers():
     with pytest.raises(ValueError, match="row_labels has 1 entries for 2"):
-        P.grid(tiles(4), 2, row_labels=["a"])
+        pictures.grid(tiles(4), 2, row_labels=["a"])
     with pytest.raises(ValueError, match="col_labels has 3 entries for 2"):
-        P.grid(tiles(4), 2, col_labels="abc")
+        pictures.grid(tiles(4), 2, col_labels="abc")
     with pytest.raises(ValueError, match="n_cols=0"):
-        P.grid(tiles(4), 0)
+        pictures.grid(tiles(4), 0)
     with pytest.raises(ValueError, match="0 images"):
-        P.grid(tiles(0))
+        pictures.grid(tiles(0))
 
 
 def test_grid_is_fast():
     images, rows, cols = tiles(90, 64, 64), [f"z{i}" for i in range(10)], [f"{i}σ" for i in range(9)]
-    P.grid(images[:1], 1, title="fonts")
+    pictures.grid(images[:1], 1, title="fonts")
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        P.grid(images, 9, rows, cols, "traversals")
+        pictures.grid(images, 9, rows, cols, "traversals")
         times.append(time.perf_counter() - start)
     assert min(times) < 0.1  # 9 ms on an idle core
 
@@ -172,15 +172,17 @@ def test_grid_is_fast():
 
 def charts():
     x, rng = np.arange(30), np.random.default_rng(0)
-    yield P.curves({"val": (x, 100 / (x + 1)), "a$b_{c$": (x, x + 1.0)}, "step", "loss", "$title", logy=True)
-    yield P.curves({f"run {i}": (x[:2], x[:2] * np.nan) for i in range(9)}, "step", "loss")
-    yield P.bars(rng.random(32), [f"z{i}" for i in range(32)], "KL per latent", "nats")
-    yield P.bars([1.0, np.nan], ["$", "$\\frac$"], "characters", "share")
-    yield P.bars([])
-    yield P.histogram(np.r_[rng.normal(size=99), np.nan], "means", "mu")
-    yield P.histogram([np.nan])
-    yield P.heatmap(rng.random((3, 2)), ["a", "b", "c"], ["long name", "$x_{$"], "information")
-    yield P.heatmap([[np.nan]], ["a"], ["b"], fmt="")
+    yield pictures.curves(
+        {"val": (x, 100 / (x + 1)), "a$b_{c$": (x, x + 1.0)}, "step", "loss", "$title", logy=True
+    )
+    yield pictures.curves({f"run {i}": (x[:2], x[:2] * np.nan) for i in range(9)}, "step", "loss")
+    yield pictures.bars(rng.random(32), [f"z{i}" for i in range(32)], "KL per latent", "nats")
+    yield pictures.bars([1.0, np.nan], ["$", "$\\frac$"], "characters", "share")
+    yield pictures.bars([])
+    yield pictures.histogram(np.r_[rng.normal(size=99), np.nan], "means", "mu")
+    yield pictures.histogram([np.nan])
+    yield pictures.heatmap(rng.random((3, 2)), ["a", "b", "c"], ["long name", "$x_{$"], "information")
+    yield pictures.heatmap([[np.nan]], ["a"], ["b"], fmt="")
 
 
 def test_charts_draw_and_repeat_and_leave_pyplot_alone():
@@ -201,21 +203,19 @@ def test_charts_draw_and_repeat_and_leave_pyplot_alone():
 
 
 def test_charts_show_their_data():
-    low, high = P.bars([1.0, 1.0, 4.0]), P.bars([1.0, 4.0, 4.0])
+    low, high = pictures.bars([1.0, 1.0, 4.0]), pictures.bars([1.0, 4.0, 4.0])
     blue = [((chart == [0, 114, 178]).all(-1)).sum(0) for chart in (low, high)]
     middle = slice(low.shape[1] // 2 - 5, low.shape[1] // 2 + 15)
     assert blue[1][middle].max() > 2 * blue[0][middle].max()
     assert blue[0][middle].max() > 20
-    one_point = P.curves({"a": ([3], [1.0])}, "step", "loss")
+    one_point = pictures.curves({"a": ([3], [1.0])}, "step", "loss")
     assert (one_point == [0, 114, 178]).all(-1).sum() > 5  # its marker
-    grey = (P.heatmap([[np.nan, 1.0], [0.0, 1.0]], "ab", "cd", fmt="") == 187).all(-1)
+    grey = (pictures.heatmap([[np.nan, 1.0], [0.0, 1.0]], "ab", "cd", fmt="") == 187).all(-1)
     assert grey.mean() > 0.05
 
 
 def test_importing_pictures_does_not_import_matplotlib_or_imageio():
-    code = (
-        "import sys, research.common.pictures\nprint({'matplotlib', 'imageio', 'torch'} & set(sys.modules))"
-    )
+    code = "import sys, research.draw.pictures\nprint({'matplotlib', 'imageio', 'torch'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
@@ -225,15 +225,15 @@ def test_importing_pictures_does_not_import_matplotlib_or_imageio():
 
 def test_png_reads_back_exactly_and_repeats(tmp_path):
     picture = tiles(1, 17, 23)[0]
-    path = P.write_png(tmp_path / "new" / "a.png", picture)
+    path = pictures.write_png(tmp_path / "new" / "a.png", picture)
     np.testing.assert_array_equal(imageio.imread(path), picture)
-    assert path.read_bytes() == P.write_png(tmp_path / "b.png", picture).read_bytes()
+    assert path.read_bytes() == pictures.write_png(tmp_path / "b.png", picture).read_bytes()
     assert os.listdir(path.parent) == ["a.png"]
 
 
 def test_gif_reads_back(tmp_path):
     frames = smooth_frames()
-    path = P.write_gif(tmp_path / "a.gif", frames, fps=10)
+    path = pictures.write_gif(tmp_path / "a.gif", frames, fps=10)
     with Image.open(path) as image:
         assert (image.n_frames, image.size, image.info["duration"], image.info["loop"]) == (
             6,
@@ -242,35 +242,37 @@ def test_gif_reads_back(tmp_path):
             0,
         )
     back = np.stack([frame[..., :3] for frame in imageio.mimread(path)])
-    assert np.abs(back.astype(int) - P.to_uint8(frames)).mean() < 4
-    assert path.read_bytes() == P.write_gif(tmp_path / "b.gif", frames, fps=10).read_bytes()
-    assert P.write_gif(tmp_path / "c.gif", frames, fps=1000).stat().st_size > 0
+    assert np.abs(back.astype(int) - pictures.to_uint8(frames)).mean() < 4
+    assert path.read_bytes() == pictures.write_gif(tmp_path / "b.gif", frames, fps=10).read_bytes()
+    assert pictures.write_gif(tmp_path / "c.gif", frames, fps=1000).stat().st_size > 0
 
 
 def test_gif_keeps_greys_and_the_time_of_equal_frames(tmp_path):
     grey = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8).repeat(5, 1, 1, 1)
     grey[3:] = 1 - grey[3:]
-    with Image.open(P.write_gif(tmp_path / "a.gif", grey, fps=20)) as image:
+    with Image.open(pictures.write_gif(tmp_path / "a.gif", grey, fps=20)) as image:
         assert image.n_frames == 2
         assert image.info["duration"] == 150
         # Pillow looks colours up in cells of four levels.
-        np.testing.assert_allclose(np.array(image.convert("RGB")).astype(int), P.to_uint8(grey)[0], atol=6)
+        np.testing.assert_allclose(
+            np.array(image.convert("RGB")).astype(int), pictures.to_uint8(grey)[0], atol=6
+        )
 
 
 @pytest.mark.parametrize("resample", ["lanczos", "nearest"])
 def test_mp4_reads_back(tmp_path, resample, capfd):
     frames = smooth_frames(8)
-    path = P.write_mp4(tmp_path / "a.mp4", frames, fps=12, upscale=2, resample=resample)
+    path = pictures.write_mp4(tmp_path / "a.mp4", frames, fps=12, upscale=2, resample=resample)
     with imageio.get_reader(path) as reader:
         meta, back = reader.get_meta_data(), np.stack([*reader.iter_data()])
     assert (meta["fps"], meta["size"], meta["codec"]) == (12, (64, 64), "h264")
     assert meta["pix_fmt"].startswith("yuv420p")
     assert back.shape == (8, 64, 64, 3)
-    expected = P.to_uint8(frames).repeat(2, axis=1).repeat(2, axis=2)
+    expected = pictures.to_uint8(frames).repeat(2, axis=1).repeat(2, axis=2)
     assert np.abs(back.astype(int) - expected).mean() < 6
     inside = back[0, 14:26, 10:22].reshape(-1, 3).mean(0)  # within the red square, far from chroma borders
     np.testing.assert_allclose(inside, [255, 26, 26], atol=8)
-    assert path.read_bytes() == P.write_mp4(tmp_path / "b.mp4", frames, 12, 2, resample).read_bytes()
+    assert path.read_bytes() == pictures.write_mp4(tmp_path / "b.mp4", frames, 12, 2, resample).read_bytes()
     assert b"moov" in path.read_bytes()[:256]  # plays before it is loaded
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "b.mp4"]
     assert capfd.readouterr() == ("", "")
@@ -279,7 +281,7 @@ def test_mp4_reads_back(tmp_path, resample, capfd):
 def test_mp4_of_odd_size_repeats_the_last_row_and_column(tmp_path, caplog):
     picture = np.full((31, 33, 3), 40, np.uint8)
     picture[-1], picture[:, -1] = 220, 220
-    with imageio.get_reader(P.write_mp4(tmp_path / "a.mp4", [picture] * 3)) as reader:
+    with imageio.get_reader(pictures.write_mp4(tmp_path / "a.mp4", [picture] * 3)) as reader:
         back = np.stack([*reader.iter_data()])
     assert back.shape == (3, 32, 34, 3)
     assert not caplog.records  # imageio warns of sizes that are not multiples of 16
@@ -288,7 +290,7 @@ def test_mp4_of_odd_size_repeats_the_last_row_and_column(tmp_path, caplog):
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = P.write_mp4(tmp_path / "a.mp4", smooth_frames(2))
+    path = pictures.write_mp4(tmp_path / "a.mp4", smooth_frames(2))
     before = path.read_bytes()
 
     class Broken:
@@ -308,13 +310,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     monkeypatch.setattr(imageio, "get_writer", Broken)
     with pytest.raises(OSError, match=r"ffmpeg could not write .*a\.mp4"):
-        P.write_mp4(path, smooth_frames(2))
+        pictures.write_mp4(path, smooth_frames(2))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.mp4"]
 
 
 def test_videos_refuse_no_frames_and_frames_of_different_size(tmp_path):
-    for write in (P.write_gif, P.write_mp4):
+    for write in (pictures.write_gif, pictures.write_mp4):
         with pytest.raises(ValueError, match="no images"):
             write(tmp_path / "a", [])
         with pytest.raises(ValueError, match="dimension"):
@@ -323,8 +325,8 @@ def test_videos_refuse_no_frames_and_frames_of_different_size(tmp_path):
 
 
 def test_ping_pong_shows_neither_end_twice():
-    assert P.ping_pong([0, 1, 2, 3]) == [0, 1, 2, 3, 2, 1]
-    assert P.ping_pong([0, 1]) == [0, 1]
-    assert P.ping_pong([0]) == [0]
-    assert P.ping_pong(torch.arange(3)).tolist() == [0, 1, 2, 1]
-    assert P.ping_pong(np.arange(3)).tolist() == [0, 1, 2, 1]
+    assert pictures.ping_pong([0, 1, 2, 3]) == [0, 1, 2, 3, 2, 1]
+    assert pictures.ping_pong([0, 1]) == [0, 1]
+    assert pictures.ping_pong([0]) == [0]
+    assert pictures.ping_pong(torch.arange(3)).tolist() == [0, 1, 2, 1]
+    assert pictures.ping_pong(np.arange(3)).tolist() == [0, 1, 2, 1]

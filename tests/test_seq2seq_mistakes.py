@@ -103,8 +103,8 @@ def test_of_two_kinds_that_fit_the_first_counts(first, second, query, answer):
 
 def test_kinds_of_many_at_once():
     cases = [(name, *case) for name, some in EXAMPLES.items() for case in some]
-    names, queries, told = zip(*cases)
-    found = kinds_of(ids_of(*told), queries_of(*queries), ALPHABET).tolist()
+    names, queries, answers = zip(*cases)
+    found = kinds_of(ids_of(*answers), queries_of(*queries), ALPHABET).tolist()
     assert [KINDS[k] if k >= 0 else "right" for k in found] == [*names]
 
 
@@ -136,8 +136,8 @@ def carries_by_hand(a: int, op: str, b: int) -> int:
 def test_carries_of_all_queries_of_two_digits():
     splits = arithmetic.load("+-*", 2, 0.5)
     for queries in (splits.train, splits.val, splits.test):
-        told = zip(queries.a.tolist(), queries.op.tolist(), queries.b.tolist())
-        assert carries(queries).tolist() == [carries_by_hand(a, OPERATORS[op], b) for a, op, b in told]
+        columns = zip(queries.a.tolist(), queries.op.tolist(), queries.b.tolist())
+        assert carries(queries).tolist() == [carries_by_hand(a, OPERATORS[op], b) for a, op, b in columns]
 
 
 def test_known_carries():
@@ -167,7 +167,7 @@ def test_known_carries():
 def guesses(part: Queries, alphabet: str, seed: int = 0) -> torch.Tensor:
     """The true answers, most of them spoilt: by a random character, a sign, a step, a carry, or all of it."""
     rng = np.random.default_rng(seed)
-    told = []
+    texts = []
     for answer in part.answer.tolist():
         spoil = rng.integers(0, 8)
         text = str(answer + (0, 0, 1, -1, 10, -100, 0, rng.integers(-99, 99))[spoil])
@@ -178,8 +178,8 @@ def guesses(part: Queries, alphabet: str, seed: int = 0) -> torch.Tensor:
             text = text.ljust(place)
             text = text[:place] + alphabet[rng.integers(0, len(alphabet))] + text[place + 1 :]
         text = text if "-" in alphabet else text.replace("-", "")
-        told.append(text[: part.tgt.shape[1]])
-    return ids_of(*told, width=part.tgt.shape[1], alphabet=alphabet)
+        texts.append(text[: part.tgt.shape[1]])
+    return ids_of(*texts, width=part.tgt.shape[1], alphabet=alphabet)
 
 
 @pytest.mark.parametrize("ops", ["+", "+-", "+-*"])
@@ -187,7 +187,7 @@ def test_figures_and_breakdown_equal_a_recount(ops):
     splits = arithmetic.load(ops, 2, 0.9)
     test, alphabet = splits.test, splits.alphabet
     ids = guesses(test, alphabet)
-    told = figures(ids, test, alphabet, "test") | breakdown(ids, test, alphabet, "test")
+    shares = figures(ids, test, alphabet, "test") | breakdown(ids, test, alphabet, "test")
     groups: dict[str, list[bool]] = {}
     characters = []
     for row, (a, op, b) in enumerate(zip(test.a.tolist(), test.op.tolist(), test.b.tolist())):
@@ -202,10 +202,10 @@ def test_figures_and_breakdown_equal_a_recount(ops):
         characters += [i == j for i, j in zip(ids[row].tolist(), test.tgt[row].tolist())]
     expected = {name: sum(some) / len(some) for name, some in groups.items()}
     expected["test/char_accuracy"] = sum(characters) / len(characters)
-    kinds = {name: value for name, value in told.items() if name.startswith("test/mistakes_")}
+    kinds = {name: value for name, value in shares.items() if name.startswith("test/mistakes_")}
     assert [*kinds] == [f"test/mistakes_{name}" for name in KINDS]
-    assert {name: value for name, value in told.items() if name not in kinds} == pytest.approx(expected)
-    assert sum(kinds.values()) + told["test/exact_match"] == pytest.approx(1)
+    assert {name: value for name, value in shares.items() if name not in kinds} == pytest.approx(expected)
+    assert sum(kinds.values()) + shares["test/exact_match"] == pytest.approx(1)
     found = kinds_of(ids, test, alphabet).tolist()
     assert list(kinds.values()) == pytest.approx([found.count(k) / len(ids) for k in range(len(KINDS))])
     assert all(value > 0 for value in kinds.values()) or ops == "+"  # the guesses make all kinds of mistakes
@@ -213,8 +213,8 @@ def test_figures_and_breakdown_equal_a_recount(ops):
 
 def test_known_figures():
     some = queries_of("1+1", "9+1", "3-5", "5-3")
-    told = breakdown(ids_of("2", "11", "-2", "-2"), some, ALPHABET, "val")
-    assert {k: v for k, v in told.items() if v} == {
+    shares = breakdown(ids_of("2", "11", "-2", "-2"), some, ALPHABET, "val")
+    assert {k: v for k, v in shares.items() if v} == {
         "val/exact_add": 0.5,
         "val/exact_subtract": 0.5,
         "val/exact_length_1": 0.5,
@@ -223,8 +223,10 @@ def test_known_figures():
         "val/mistakes_sign": 0.25,
         "val/mistakes_off_by_one": 0.25,
     }
-    assert told["val/exact_carry"] == 0 and "val/exact_multiply" not in told
-    assert not {"val/exact_length_3", "val/exact_length_4"} & set(told)  # no such answer: no figure, not NaN
+    assert shares["val/exact_carry"] == 0 and "val/exact_multiply" not in shares
+    assert not {"val/exact_length_3", "val/exact_length_4"} & set(
+        shares
+    )  # no such answer: no figure, not NaN
     assert figures(ids_of("2", "11", "-2", "-2"), some, ALPHABET, "val") == {
         "val/exact_match": 0.5,
         "val/char_accuracy": 13 / 16,
@@ -234,11 +236,11 @@ def test_known_figures():
 def test_all_right_and_all_wrong():
     test = arithmetic.load("+-", 1, 0.5).test
     alphabet = "0123456789+- "
-    told = breakdown(test.tgt, test, alphabet, "test")
-    assert {v for k, v in told.items() if "exact" in k} == {1} and {*told.values()} == {0, 1}
+    shares = breakdown(test.tgt, test, alphabet, "test")
+    assert {v for k, v in shares.items() if "exact" in k} == {1} and {*shares.values()} == {0, 1}
     nothing = torch.full(test.tgt.shape, alphabet.index(" "))
-    told = breakdown(nothing, test, alphabet, "test")
-    assert told["test/mistakes_no_number"] == 1 and sum(told.values()) == 1
+    shares = breakdown(nothing, test, alphabet, "test")
+    assert shares["test/mistakes_no_number"] == 1 and sum(shares.values()) == 1
 
 
 # ---- what is shown -------------------------------------------------------------------------------------
@@ -246,8 +248,8 @@ def test_all_right_and_all_wrong():
 
 def test_the_table():
     some = queries_of("81+24", "41-89", "7*8")
-    told = table(ids_of("105", "-47", "5"), some, ALPHABET, [2, 0, 1])
-    assert told == [
+    rows = table(ids_of("105", "-47", "5"), some, ALPHABET, [2, 0, 1])
+    assert rows == [
         {"query": "7*8", "answer": "56", "model": "5", "mistake": "length"},
         {"query": "81+24", "answer": "105", "model": "105", "mistake": ""},
         {"query": "41-89", "answer": "-48", "model": "-47", "mistake": "off by one"},

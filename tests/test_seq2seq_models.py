@@ -68,16 +68,16 @@ def test_every_model_in_every_mode(mode, model):
         src = torch.rand(6, Q, 28, 28, generator=rng) if mode == "image_to_text" else src
         tgt = torch.randint(len(alphabet), (6, width), generator=rng)
         logits = net(src, None if mode == "text_to_image" else tgt[:, :-1])
-        told = net.answer(src)
+        made = net.answer(src)
         if mode == "text_to_image":
-            assert logits.shape == (6, width, N_PICTURES) and told.shape == (6, width, 28, 28)
+            assert logits.shape == (6, width, N_PICTURES) and made.shape == (6, width, 28, 28)
             for row, t in itertools.product(range(6), range(width)):
-                assert torch.equal(told[row, t].flatten(), net.pictures[logits[row, t].argmax()])
+                assert torch.equal(made[row, t].flatten(), net.pictures[logits[row, t].argmax()])
             assert (logits[:, 0] != logits[:, 1]).any(1).all()  # it counts what it has drawn
-            assert not told.requires_grad
+            assert not made.requires_grad
         else:
-            assert logits.shape == (6, width, len(alphabet)) and told.shape == (6, width)
-            assert told.dtype == torch.int64 and 0 <= told.min() <= told.max() < len(alphabet)
+            assert logits.shape == (6, width, len(alphabet)) and made.shape == (6, width)
+            assert made.dtype == torch.int64 and 0 <= made.min() <= made.max() < len(alphabet)
             assert net.pictures is None
         assert logits.dtype == torch.float32
         other = net(src.roll(1, 0), None if mode == "text_to_image" else tgt[:, :-1])
@@ -106,16 +106,16 @@ def test_an_answer_is_the_most_probable_character_each_time(model):
     for p in net.parameters():
         p.data *= 3  # decided enough, so that queries have different answers
     src, _ = random_text(20)
-    told = net.answer(src)
-    for query, answer in zip(src, told):
+    made = net.answer(src)
+    for query, answer in zip(src, made):
         so_far: list[int] = []
         for _ in range(A):
             logits = net(query[None], torch.tensor([so_far], dtype=torch.long).view(1, -1))
             assert logits.shape == (1, len(so_far) + 1, V)
             so_far.append(int(logits[0, -1].argmax()))
         assert so_far == answer.tolist()
-    assert torch.equal(net(src, told[:, :-1]).argmax(2), told)  # all at once, as in training
-    assert len({tuple(answer) for answer in told.tolist()}) > 3 and not told.requires_grad
+    assert torch.equal(net(src, made[:, :-1]).argmax(2), made)  # all at once, as in training
+    assert len({tuple(answer) for answer in made.tolist()}) > 3 and not made.requires_grad
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -273,8 +273,8 @@ def test_nats_of_a_mixture_of_pictures(store, size):
     found = net.nats_of(batch.drawn, logits)
     assert found.shape == (6, A) and found.dtype == torch.float32
     torch.testing.assert_close(found.double(), mixture_nats(net, batch.drawn, logits), rtol=1e-5, atol=0)
-    told = net(batch.src)
-    expected = mixture_nats(net, batch.drawn, told).mean().item()  # over all pictures, blanks too
+    made = net(batch.src)
+    expected = mixture_nats(net, batch.drawn, made).mean().item()  # over all pictures, blanks too
     assert loss_fn(net, batch, None, cfg).item() == pytest.approx(expected, rel=1e-5)
 
 

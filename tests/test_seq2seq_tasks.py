@@ -14,7 +14,7 @@ from research.common.messages import UserError
 from research.parts import digit_classifier as judge
 from research.parts import seq2seq_mistakes
 from research.seq2seq_arith import Config, answers, build, drawers, load_data, reader_of
-from research.tasks import seq2seq_arith as seq2seq_analysis
+from research.tasks import seq2seq_arith as tasks
 from tests.seq2seq import CPU, LEARN, ONE, SMALL, rows_of
 from tests.seq2seq import no_charts as no_charts  # fixtures
 from tests.seq2seq import quiet as quiet
@@ -50,7 +50,7 @@ def trained(tmp_path_factory) -> Path:
 def do(place: Path, run: str, task: str, **flags) -> tuple[Path, dict]:
     """Run a task through the script's own entry; returns its folder and what results.json says."""
     fixed = {"task": task, "checkpoint": str(place / run), "wandb": "disabled", "device": "cpu", "threads": 1}
-    script.run_task(Config(**fixed | flags))
+    tasks.run(Config(**fixed | flags))
     folder = place / run / task
     return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
 
@@ -69,14 +69,14 @@ def loaded(place: Path, run: str, weights: str = "best") -> tuple[Config, torch.
 @pytest.mark.parametrize("run", RUNS)
 def test_evaluate_finds_what_training_found(trained, run):
     before = {p: p.read_bytes() for p in (trained / run).glob("*.json*")}
-    folder, told = do(trained, run, "evaluate")
+    folder, results = do(trained, run, "evaluate")
     last = {
         k.removeprefix("test/"): v for k, v in rows_of(trained / run)[-1].items() if k.startswith("test/")
     }
-    assert {key: told[key] for key in last} == pytest.approx(last, rel=1e-6)
+    assert {key: results[key] for key in last} == pytest.approx(last, rel=1e-6)
     n = {"text": 20, "plain": 60, "read": 20, "draw": 20}[run]
     own = {"task", "checkpoint", "seed", "files", "queries"}
-    assert told["queries"] == n and set(told) == set(last) | own and told["files"] == []
+    assert results["queries"] == n and set(results) == set(last) | own and results["files"] == []
     assert [p.name for p in folder.iterdir()] == ["results.json"]
     assert {p: p.read_bytes() for p in (trained / run).glob("*.json*")} == before
 
@@ -85,15 +85,15 @@ def test_evaluate_finds_what_training_found(trained, run):
 def test_mistakes_tells_all_that_is_wrong(trained, run, request):
     if run != "plain":  # one with its charts is enough
         request.getfixturevalue("no_charts")
-    folder, told = do(trained, run, "mistakes")
+    folder, results = do(trained, run, "mistakes")
     files = {"mistakes.html", "kinds.png", "map.png"}
     assert {path.name for path in folder.iterdir()} == files | {"results.json"} and set(
-        told["files"]
+        results["files"]
     ) == files
     _, figures = do(trained, run, "evaluate")
-    n, wrong = figures["queries"], told["wrong"]
+    n, wrong = figures["queries"], results["wrong"]
     assert wrong == round((1 - figures["exact_match"]) * n) > 0
-    assert {k: v for k, v in told.items() if k in figures and k not in ("task", "files")} == {
+    assert {k: v for k, v in results.items() if k in figures and k not in ("task", "files")} == {
         k: v for k, v in figures.items() if k not in ("task", "files")
     }
     page = (folder / "mistakes.html").read_text()
@@ -101,7 +101,7 @@ def test_mistakes_tells_all_that_is_wrong(trained, run, request):
     counts = dict(re.findall(r"<h2>([a-z_ ]+): (\d+)</h2>", page))
     assert [*counts] == [kind.replace("_", " ") for kind in seq2seq_mistakes.KINDS]
     for kind, count in counts.items():
-        assert int(count) == round(told[f"mistakes_{kind.replace(' ', '_')}"] * n)
+        assert int(count) == round(results[f"mistakes_{kind.replace(' ', '_')}"] * n)
     assert sum(map(int, counts.values())) == wrong
     cfg, net, data = loaded(trained, run)
     _, alphabet, test = data, data.splits.alphabet, data.splits.test
@@ -109,11 +109,11 @@ def test_mistakes_tells_all_that_is_wrong(trained, run, request):
     rows = re.findall(r"<td><pre>(.*?)</pre></td><td><pre>(.*?)</pre></td><td><pre>(.*?)</pre></td>", page)
     shown = {tuple(arithmetic.decode(x[i], alphabet) for x in (test.src, test.tgt, ids)) for i in range(n)}
     assert set(rows) <= shown and all(answer != model for _, answer, model in rows)
-    assert len(rows) == sum(min(int(count), seq2seq_analysis.N_OF_A_KIND) for count in counts.values())
+    assert len(rows) == sum(min(int(count), tasks.N_OF_A_KIND) for count in counts.values())
 
 
 def test_examples_of_a_kind_are_limited(trained, no_charts, monkeypatch):
-    monkeypatch.setattr(seq2seq_analysis, "N_OF_A_KIND", 1)
+    monkeypatch.setattr(tasks, "N_OF_A_KIND", 1)
     folder, _ = do(trained, "plain", "mistakes")
     counts = [int(n) for n in re.findall(r"<h2>[a-z_ ]+: (\d+)</h2>", (folder / "mistakes.html").read_text())]
     assert max(counts) > 1 and (folder / "mistakes.html").read_text().count("<tr><td>") == sum(
@@ -126,21 +126,21 @@ def test_ask_right_and_wrong(trained, capsys):
     cfg, net, data = loaded(trained, "text", "last")
     alphabet = data.splits.alphabet
     every = [arithmetic.load("+", 1, 0.8).train, data.splits.val, data.splits.test]
-    told = {}
+    answers_of = {}
     for part in every:
         ids, _ = answers(net, part, None, cfg, alphabet, None, CPU)
         right = (ids == part.tgt).all(1)
         for row in range(len(part)):
             query, answer = (arithmetic.decode(x[row], alphabet) for x in (part.src, ids))
-            told[query] = answer, bool(right[row])
-    right = [q for q, (answer, fine) in told.items() if fine and len(answer) == 2]
-    wrong = [q for q, (_, fine) in told.items() if not fine]
+            answers_of[query] = answer, bool(right[row])
+    right = [q for q, (answer, fine) in answers_of.items() if fine and len(answer) == 2]
+    wrong = [q for q, (_, fine) in answers_of.items() if not fine]
     assert len(right) > 10 and wrong
     for query in (right[0], wrong[0]):
         folder, found = do(trained, "text", "ask", query=query, weights="last")
         truth = eval(query)
         assert found["query"] == query and found["truth"] == truth
-        assert (found["answer"], found["right"]) == told[query] and found["right"] == (
+        assert (found["answer"], found["right"]) == answers_of[query] and found["right"] == (
             found["answer"] == str(truth)
         )
         assert set(found["files"]) == {"attention.png"} and (folder / "attention.png").stat().st_size > 1000
@@ -155,11 +155,11 @@ def test_ask_right_and_wrong(trained, capsys):
 
 
 def test_ask_of_a_model_with_nothing_to_show(trained):
-    _, told = do(trained, "plain", "ask", query="3*7")
+    _, results = do(trained, "plain", "ask", query="3*7")
     assert (
-        (told["query"], told["truth"]) == ("3*7", 21)
-        and told["files"] == []
-        and len(told["probability"]) == 2
+        (results["query"], results["truth"]) == ("3*7", 21)
+        and results["files"] == []
+        and len(results["probability"]) == 2
     )
 
 
@@ -171,28 +171,28 @@ def test_ask_writes_a_query_as_the_model_had_it(tmp_path, quiet):
     with pytest.MonkeyPatch.context() as patch:
         real = script.batch_of
         patch.setattr(script, "batch_of", lambda src, *rest: shown.append(src) or real(src, *rest))
-        _, told = do(tmp_path, "run", "ask", query="1+24")
+        _, results = do(tmp_path, "run", "ask", query="1+24")
     assert arithmetic.decode(shown[0][0], load_data(cfg).splits.alphabet) == " 1+24"
-    assert (told["query"], told["truth"]) == ("1+24", 25)
+    assert (results["query"], results["truth"]) == ("1+24", 25)
 
 
 def test_ask_shows_the_pictures_that_were_read(trained, no_charts, monkeypatch):
     shown = {}
-    real = seq2seq_analysis.pictures.strip
+    real = tasks.pictures.strip
 
     def strip(tiles, labels, title, **options):
         shown["tiles"], shown["labels"], shown["title"] = tiles, labels, title
         return real(tiles, labels, title, **options)
 
-    monkeypatch.setattr(seq2seq_analysis.pictures, "strip", strip)
-    _, told = do(trained, "read", "ask", query="3-7")
-    assert told["truth"] == -4 and set(told["files"]) == {"query.png", "attention.png"}
+    monkeypatch.setattr(tasks.pictures, "strip", strip)
+    _, results = do(trained, "read", "ask", query="3-7")
+    assert results["truth"] == -4 and set(results["files"]) == {"query.png", "attention.png"}
     tiles = shown["tiles"]
     assert tiles.shape == (3, 1, 28, 28) and shown["labels"] == ["3", "-", "7"]
     data = load_data(Config(**SMALL | ONE | {"mode": "image_to_text", "ops": "-"}))
     own = {picture.numpy().tobytes() for picture in data.digits.test}
     assert {tiles[i, 0].mul(255).round().byte().numpy().tobytes() for i in (0, 2)} <= own  # never seen before
-    assert shown["title"] == f"3-7 = {told['answer']}"
+    assert shown["title"] == f"3-7 = {results['answer']}"
     do(trained, "read", "ask", query="3-7", seed=1)
     assert not torch.equal(shown["tiles"], tiles)  # --seed draws others
 
@@ -205,12 +205,12 @@ def test_ask_shows_the_pictures_that_were_drawn(trained, monkeypatch):
         return np.zeros((8, 8, 3), np.uint8)
 
     monkeypatch.setattr(script.Reader, "read", lambda self, logits: torch.tensor([[1, 2]]))
-    monkeypatch.setattr(seq2seq_analysis.pictures, "strip", strip)
-    _, told = do(trained, "draw", "ask", query="9+8")
+    monkeypatch.setattr(tasks.pictures, "strip", strip)
+    _, results = do(trained, "draw", "ask", query="9+8")
     ((tiles, labels, title),) = shown
     assert tiles.shape == (2, 1, 28, 28) and (labels, title) == (["2", "1"], "9+8 = 21")  # as one reads
-    assert told["answer"] == "21" and told["right"] is False and told["truth"] == 17  # reversed
-    assert told["files"] == ["answer.png"] and "probability" not in told
+    assert results["answer"] == "21" and results["right"] is False and results["truth"] == 17  # reversed
+    assert results["files"] == ["answer.png"] and "probability" not in results
     _, net, data = loaded(trained, "draw")
     src = torch.tensor([arithmetic.encode("9+8", data.splits.alphabet)])
     torch.testing.assert_close(tiles[:, 0], torch.sigmoid(net.answer(src))[0].flip(0))
@@ -235,9 +235,9 @@ def test_what_cannot_be_asked_is_refused_in_one_line(trained, run, query, messag
 
 def test_the_flags_of_the_model_come_from_the_run(trained):
     """Whatever model the command line names; only its seed and its place are the task's own."""
-    _, told = do(trained, "text", "evaluate")
+    _, results = do(trained, "text", "evaluate")
     _, same = do(trained, "text", "evaluate", hidden_dim=7, ops="*", digits=3, model="transformer", n_heads=1)
-    assert same == told
+    assert same == results
     _, other = do(trained, "read", "evaluate", seed=5)
     # other pictures
     assert other["seed"] == 5 and other["loss"] != do(trained, "read", "evaluate")[1]["loss"]
@@ -256,5 +256,5 @@ def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path):
     ):
         (run / "config.json").write_text(json.dumps(kept | change))
         with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):
-            script.run_task(Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu"))
+            tasks.run(Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu"))
     assert not (run / "evaluate").exists()

@@ -341,27 +341,29 @@ def test_pieces_make_no_difference(tmp_path, monkeypatch, sample, size, form, lo
 
 
 def test_what_is_no_text_is_refused(tmp_path):
-    def told(name: str, content: str | bytes, **flags) -> str:
+    def refusal(name: str, content: str | bytes, **flags) -> str:
         file = write(tmp_path / name, content)
         return refused(file, **flags).removeprefix(f"--dataset={file} ")
 
-    assert told("a.txt", "") == "is empty"
-    assert told("a.txt", "x" * 999) == "is too short: 999 usable characters; at least 1,000 are needed"
-    assert told("a.txt", PROSE.encode("latin-1")) == (
+    assert refusal("a.txt", "") == "is empty"
+    assert refusal("a.txt", "x" * 999) == "is too short: 999 usable characters; at least 1,000 are needed"
+    assert refusal("a.txt", PROSE.encode("latin-1")) == (
         "is not UTF-8 (byte 0xeb at offset 15); convert it, if it is Latin-1 with "
         "`iconv -f LATIN1 -t UTF-8`, and give --dataset the result"
     )
-    assert told("a.txt", b"x" * 5000 + b"\xc3").startswith("is not UTF-8 (byte 0xc3 at offset 5,000)")
-    assert told("a.txt", PROSE.encode("utf-16")).startswith("is not UTF-8 but UTF-16 (byte 0xff at offset 0)")
-    assert told("a.zip", b"PK\3\4\0" + b"x" * 2000) == "is binary, not text: it has a NUL byte at offset 4"
-    assert told("a.txt", PROSE, min_count=1000) == (
+    assert refusal("a.txt", b"x" * 5000 + b"\xc3").startswith("is not UTF-8 (byte 0xc3 at offset 5,000)")
+    assert refusal("a.txt", PROSE.encode("utf-16")).startswith(
+        "is not UTF-8 but UTF-16 (byte 0xff at offset 0)"
+    )
+    assert refusal("a.zip", b"PK\3\4\0" + b"x" * 2000) == "is binary, not text: it has a NUL byte at offset 4"
+    assert refusal("a.txt", PROSE, min_count=1000) == (
         f"--min_count=1000 removes every character of --dataset={tmp_path / 'a.txt'}: the most frequent, "
         "' ' U+0020, is there 300 times"
     )
-    assert told("a.txt", PROSE, min_count=1000, cut="lines").startswith("--min_count=1000 removes every")
-    assert told("a.txt", "  \n \n" * 500, cut="lines").startswith("--cut=lines: --dataset=")
-    assert told("a.txt", "я" * 2000, scripts="latin").startswith("is too short: 0 usable characters")
-    message = told("a.txt", "x" * 999 + "\nyz", cut="lines")
+    assert refusal("a.txt", PROSE, min_count=1000, cut="lines").startswith("--min_count=1000 removes every")
+    assert refusal("a.txt", "  \n \n" * 500, cut="lines").startswith("--cut=lines: --dataset=")
+    assert refusal("a.txt", "я" * 2000, scripts="latin").startswith("is too short: 0 usable characters")
+    message = refusal("a.txt", "x" * 999 + "\nyz", cut="lines")
     assert message.endswith("has 2 filled lines; at least 3 are needed")
     assert refused(tmp_path).endswith("is a folder; needed is one text file, or a .csv of lyrics")
     assert refused("/dev/null").startswith("--dataset=/dev/null is a pipe or a device")
@@ -463,7 +465,7 @@ def test_columns_of_lyrics(tmp_path, variant):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "told"),
+    ("encoding", "report"),
     [
         ("utf-8", []),
         ("utf-8-sig", ["read as utf-8-sig: UTF-8 that begins with a byte order mark"]),
@@ -474,12 +476,12 @@ def test_columns_of_lyrics(tmp_path, variant):
         ("utf-16-be", ["read as utf-16-be: every other byte is zero"]),
     ],
 )
-def test_encodings_of_lyrics(tmp_path, encoding, told):
+def test_encodings_of_lyrics(tmp_path, encoding, report):
     odd = {"cp1252": "“”€", "latin-1": "\x81\x8d"}.get(encoding, "é文🎵" if "utf" in encoding else "é")
     songs = [("é", "None", f"é{odd} {lyric}") for _, _, lyric in SONGS]
     content = table(songs)
     splits = load(write(tmp_path / "a.csv", content.encode(encoding)), "nowhere")
-    assert splits.report == told
+    assert splits.report == report
     assert splits.songs["lyrics"].tolist() == [lyric for _, _, lyric in songs]
     assert set(splits.songs["artist"]) == {"é"}
     assert set(splits.songs["song"]) == {"None"}
@@ -509,35 +511,37 @@ def test_rows_that_are_dropped_are_counted(tmp_path):
 
 
 def test_lyrics_that_are_refused(tmp_path):
-    def told(content: str | bytes, **flags) -> str:
+    def refusal(content: str | bytes, **flags) -> str:
         file = write(tmp_path / "a.csv", content)
         message = refused(file, **flags)
         return message.removeprefix(f"--dataset={file} ").removeprefix(f"--dataset={file}: ")
 
     good = table(SONGS)
-    assert told("") == "is empty"
-    assert told("\n \n") == "is empty"
-    assert told(table(SONGS, "name,song,words\nsung")) == (
+    assert refusal("") == "is empty"
+    assert refusal("\n \n") == "is empty"
+    assert refusal(table(SONGS, "name,song,words\nsung")) == (
         "lacks the column artist and lyrics; needed are artist, song, lyrics (or text in place of lyrics), "
         r"its columns are name, song, words\nsung; to read it as plain text, let its name end with .txt"
     )
-    assert told("artist,song,lyrics\n") == "has no usable songs: 0 rows, none of them with lyrics"
-    assert told("artist,song,lyrics\na,b,\nc,d,\n") == "has no usable songs: 2 rows, none of them with lyrics"
-    assert told("artist,song,lyrics\na,b,lalala\n") == "has 1 usable songs; at least 3 are needed"
+    assert refusal("artist,song,lyrics\n") == "has no usable songs: 0 rows, none of them with lyrics"
+    assert (
+        refusal("artist,song,lyrics\na,b,\nc,d,\n") == "has no usable songs: 2 rows, none of them with lyrics"
+    )
+    assert refusal("artist,song,lyrics\na,b,lalala\n") == "has 1 usable songs; at least 3 are needed"
     few = table(SONGS[:3])
-    assert told(few).startswith("is too short: ")
-    message = told(good + 'a,b,"la la\n')
+    assert refusal(few).startswith("is too short: ")
+    message = refusal(good + 'a,b,"la la\n')
     assert message.startswith("broken quoting or a row of another length: EOF inside string")
-    assert "Expected 3 fields in line" in told(good + "a,b,la, la, la\n")
+    assert "Expected 3 fields in line" in refusal(good + "a,b,la, la, la\n")
     unquoted = "artist,song,lyrics\n" + "".join(f"A,B{i},oh, la\n" for i in range(200))
-    assert told(unquoted) == (
+    assert refusal(unquoted) == (
         "its rows have more values than the header has names; text with commas stands in quotes"
     )
-    assert told(unquoted.replace("oh, la", "oh, la, la")).startswith("its rows have more values")
-    assert told(b"\x89PNG\r\n\0\0\0" + bytes(range(256))).startswith("is binary, not a CSV")
-    assert told(bytes(2000)).startswith("is binary, not a CSV")
-    assert "lacks the column artist and song" in told(table([("1", "2")], "a;b,lyrics"))
-    assert "--min_count=9999 removes every character" in told(good, min_count=9999)
+    assert refusal(unquoted.replace("oh, la", "oh, la, la")).startswith("its rows have more values")
+    assert refusal(b"\x89PNG\r\n\0\0\0" + bytes(range(256))).startswith("is binary, not a CSV")
+    assert refusal(bytes(2000)).startswith("is binary, not a CSV")
+    assert "lacks the column artist and song" in refusal(table([("1", "2")], "a;b,lyrics"))
+    assert "--min_count=9999 removes every character" in refusal(good, min_count=9999)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from research import vae_mnist as script
+from research import vae_mnist
+from research.common.checkpoints import load_weights
 from research.common.messages import UserError
-from research.parts import digit_classifier as judge
-from research.parts import vae_mnist_maps as views
-from research.tasks import vae_mnist as A
+from research.parts import digit_classifier, vae_mnist_maps
+from research.tasks import vae_mnist as tasks
 
 SMALL = {"width": 16, "depth": 1, "batch_size": 64, "steps": 3, "iw_samples": 2, "device": "cpu"}
 SMALL |= {"eval_every": 3, "wandb": "disabled", "threads": 1}
@@ -32,32 +32,40 @@ def place(tmp_path_factory):
     """A folder with tiny finished runs: two latents, three, and two with binarised pixels."""
     place = tmp_path_factory.mktemp("analysis")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(A, "N_FRAMES", 13)
-        patch.setattr(A, "N_EXACT", 20)
-        patch.setattr(A, "GRID_STEP", 0.1)  # what a model hardly knows is wide
-        patch.setattr(views, "N_MAP", 4)
-        patch.setattr(judge, "STEPS", 3)  # tells nothing: tests/test_digit_classifier.py has one that does
-        patch.setattr(script, "training_pictures", lambda *_: {})
-        patch.setattr(views, "interpolation", lambda *_: {})
-        patch.setattr(script.views, "film", lambda *_: None)
-        patch.setattr(script, "final", lambda *_: {"test/active_units": 1})
+        patch.setattr(tasks, "N_FRAMES", 13)
+        patch.setattr(tasks, "N_EXACT", 20)
+        patch.setattr(tasks, "GRID_STEP", 0.1)  # what a model hardly knows is wide
+        patch.setattr(vae_mnist_maps, "N_MAP", 4)
+        patch.setattr(
+            digit_classifier, "STEPS", 3
+        )  # tells nothing: tests/test_digit_classifier.py has one that does
+        patch.setattr(vae_mnist, "training_pictures", lambda *_: {})
+        patch.setattr(vae_mnist_maps, "interpolation", lambda *_: {})
+        patch.setattr(vae_mnist.views, "film", lambda *_: None)
+        patch.setattr(vae_mnist, "final", lambda *_: {"test/active_units": 1})
         common = SMALL | {"data_dir": str(place / "store"), "out": str(place / "runs")}
-        script.train(script.Config(**common, name="two"))
-        script.train(script.Config(**common, name="three", latent_dim=3, arch="conv", beta=0.5))
-        script.train(script.Config(**common, name="black", binarize="dynamic"))
+        vae_mnist.train(vae_mnist.Config(**common, name="two"))
+        vae_mnist.train(vae_mnist.Config(**common, name="three", latent_dim=3, arch="conv", beta=0.5))
+        vae_mnist.train(vae_mnist.Config(**common, name="black", binarize="dynamic"))
         yield place
 
 
 def config(place, task, run="two", **flags):
     fixed = {"task": task, "checkpoint": str(place / "runs" / run), "wandb": "disabled", "device": "cpu"}
-    return script.Config(**fixed | {"iw_samples": 2, "threads": 1} | flags)
+    return vae_mnist.Config(**fixed | {"iw_samples": 2, "threads": 1} | flags)
+
+
+def model_of(place, run, cfg):
+    """The model of `cfg` with the best weights of a run."""
+    file = next((place / "runs" / run / "checkpoints").glob("best_*.pt"))
+    return load_weights(cfg, vae_mnist.build(cfg, torch.device("cpu")), file)
 
 
 def do(place, task, run="two", **flags):
-    """Run a task through the script's own entry; returns its folder and what results.json says."""
+    """Run a task; returns its folder and what results.json says."""
     folder = place / "runs" / run / task
     shutil.rmtree(folder, ignore_errors=True)
-    script.run_task(config(place, task, run, **flags))
+    tasks.run(config(place, task, run, **flags))
     return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
 
 
@@ -65,12 +73,12 @@ def do(place, task, run="two", **flags):
 @pytest.mark.parametrize("run", ["two", "three"])
 def test_tasks_write_their_files_and_leave_the_training_run_alone(place, task, run):
     before = {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")}
-    folder, told = do(place, task, run)
+    folder, results = do(place, task, run)
     files = FILES[task] | ({"traversal.png"} if (run, task) == ("three", "latent_space") else set())
     assert {path.name for path in folder.iterdir()} == files | {"results.json"}
-    assert set(told["files"]) == files and told["task"] == task
-    assert (told["beta"], told["data"]) == (1 if run == "two" else 0.5, "digits")
-    assert told["data_hash"] == told["trained_on_data_hash"]
+    assert set(results["files"]) == files and results["task"] == task
+    assert (results["beta"], results["data"]) == (1 if run == "two" else 0.5, "digits")
+    assert results["data_hash"] == results["trained_on_data_hash"]
     for path in folder.glob("*.png"):
         assert np.asarray(Image.open(path)).std() > 5
     assert {p: p.read_bytes() for p in (place / "runs" / run).glob("*.json*")} == before
@@ -78,79 +86,75 @@ def test_tasks_write_their_files_and_leave_the_training_run_alone(place, task, r
 
 
 def test_evaluate_tells_each_score_beside_that_of_real_pictures(place):
-    _, told = do(place, "evaluate", "two")
-    assert {"rec_nats", "kl_nats", "elbo_nats", "iw_nats", "knn_accuracy", "active_units"} <= set(told)
-    assert told["elbo_nats"] == pytest.approx(-told["rec_nats"] - told["kl_nats"])
-    assert told["n_scored"] == told["n_test"] == 359 and told["iw_samples"] == 2
-    assert 1 <= told["inception_score"] <= 10 and 1 <= told["inception_score_of_real"] <= 10
-    assert told["frechet"] > told["frechet_of_real"] > 0
-    assert sum(told["share_of_class"].values()) == pytest.approx(1)
+    _, results = do(place, "evaluate", "two")
+    assert {"rec_nats", "kl_nats", "elbo_nats", "iw_nats", "knn_accuracy", "active_units"} <= set(results)
+    assert results["elbo_nats"] == pytest.approx(-results["rec_nats"] - results["kl_nats"])
+    assert results["n_scored"] == results["n_test"] == 359 and results["iw_samples"] == 2
+    assert 1 <= results["inception_score"] <= 10 and 1 <= results["inception_score_of_real"] <= 10
+    assert results["frechet"] > results["frechet_of_real"] > 0
+    assert sum(results["share_of_class"].values()) == pytest.approx(1)
     (kept,) = (place / "store").glob("readers/*/best_*.pt")
-    assert told["classifier"] in kept.name and 0 <= told["classifier_accuracy"] <= 1
+    assert results["classifier"] in kept.name and 0 <= results["classifier_accuracy"] <= 1
     _, binary = do(place, "evaluate", "black")
     assert {"elbo_nats_bin", "iw_nats_bin"} <= set(binary) and "elbo_nats" not in binary
-    assert binary["frechet_of_real"] == told["frechet_of_real"]  # scored as they are shown: grey
+    assert binary["frechet_of_real"] == results["frechet_of_real"]  # scored as they are shown: grey
 
 
 def test_the_likelihood_summed_over_a_grid_is_what_the_bound_rises_to(place):
-    _, told = do(place, "evaluate", "two")
+    _, results = do(place, "evaluate", "two")
     cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "iw_samples": 3000})
-    file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
-    model, data = A.load_weights(cfg, script.build(cfg, torch.device("cpu")), file), script.load_data(cfg)
+    model, data = model_of(place, "two", cfg), vae_mnist.load_data(cfg)
     for part in ("train", "test"):
-        found, x = told["inference"][part], getattr(data, part)[:20]
-        bound = script.log_likelihood(model, x, cfg, torch.device("cpu"))
+        found, x = results["inference"][part], getattr(data, part)[:20]
+        bound = vae_mnist.log_likelihood(model, x, cfg, torch.device("cpu"))
         assert found["n"] == 20 and found["exact_nats"] == pytest.approx(bound, abs=0.1)
-        elbo = script.evaluate(model, x, part, cfg, torch.device("cpu"))[f"{part}/elbo_nats"]
+        elbo = vae_mnist.evaluate(model, x, part, cfg, torch.device("cpu"))[f"{part}/elbo_nats"]
         assert found["gap_nats"] == pytest.approx(found["exact_nats"] - elbo) and found["gap_nats"] > 0
 
 
 def test_the_grid_goes_beyond_all_codes(place):
     cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "iw_samples": 3000})
-    file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
-    model, data = A.load_weights(cfg, script.build(cfg, torch.device("cpu")), file), script.load_data(cfg)
+    model, data = model_of(place, "two", cfg), vae_mnist.load_data(cfg)
     with torch.no_grad():  # codes as far as a small β lets them go
-        model.encoder[-1].weight[:2] *= 12 / model.encode(script.to_float(data.test, "cpu"))[0].abs().max()
+        model.encoder[-1].weight[:2] *= 12 / model.encode(vae_mnist.to_float(data.test, "cpu"))[0].abs().max()
     x = data.test[:20]
     task = SimpleNamespace(device=torch.device("cpu"))
-    (found,) = A.exact_nats(A.Bench(cfg, model, data, task), x)
+    (found,) = tasks.exact_nats(tasks.Bench(cfg, model, data, task), x)
     wide = torch.linspace(-14, 14, 281)
     z = torch.cartesian_prod(wide, wide)
     logits = model.decode(z).flatten(1).detach()
-    log_p = script.to_float(x, "cpu").flatten(1) @ logits.T - torch.nn.functional.softplus(logits).sum(1)
+    log_p = vae_mnist.to_float(x, "cpu").flatten(1) @ logits.T - torch.nn.functional.softplus(logits).sum(1)
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
     assert found == pytest.approx((log_p + prior + 2 * math.log(0.1)).logsumexp(1).mean().item(), abs=0.01)
 
 
 def test_evaluate_finds_what_training_found(place):
-    _, told = do(place, "evaluate", "two")
+    _, results = do(place, "evaluate", "two")
     cfg = config(place, "train", "two", **SMALL | {"checkpoint": None, "width": 16})
-    file = next((place / "runs/two/checkpoints").glob("best_*.pt"))
-    model = A.load_weights(cfg, script.build(cfg, torch.device("cpu")), file)
-    data = script.load_data(cfg)
-    found = script.evaluate(model, data.test, "test", cfg, torch.device("cpu"))
-    assert told["elbo_nats"] == found["test/elbo_nats"]
-    assert told["iw_nats"] == script.log_likelihood(model, data.test, cfg, torch.device("cpu"))
+    model, data = model_of(place, "two", cfg), vae_mnist.load_data(cfg)
+    found = vae_mnist.evaluate(model, data.test, "test", cfg, torch.device("cpu"))
+    assert results["elbo_nats"] == found["test/elbo_nats"]
+    assert results["iw_nats"] == vae_mnist.log_likelihood(model, data.test, cfg, torch.device("cpu"))
 
 
 def test_generate_from_a_code_and_of_a_class(place):
-    _, told = do(place, "generate", z="0.5,-1")
-    assert told["z"] == [0.5, -1] and set(told["files"]) == {"digit.png"}
-    _, told = do(place, "generate", label="7")
-    assert set(told["files"]) == {"class.png"} and list(told["centres"]) == ["7"]
-    _, told = do(place, "generate")
-    assert list(told["centres"]) == list("0123456789")
+    _, results = do(place, "generate", z="0.5,-1")
+    assert results["z"] == [0.5, -1] and set(results["files"]) == {"digit.png"}
+    _, results = do(place, "generate", label="7")
+    assert set(results["files"]) == {"class.png"} and list(results["centres"]) == ["7"]
+    _, results = do(place, "generate")
+    assert list(results["centres"]) == list("0123456789")
 
 
 def test_interpolation_is_between_two_classes_or_the_pictures_that_were_chosen(place):
-    folder, told = do(place, "interpolate")
-    assert told["from"] != told["to"]
+    folder, results = do(place, "interpolate")
+    assert results["from"] != results["to"]
     assert len(imageio.mimread(folder / "way.mp4", memtest=False)) == 24  # 13 there and back
     _, other = do(place, "interpolate", seed=1)
-    assert (other["index"], other["index2"]) != (told["index"], told["index2"])
-    _, told = do(place, "interpolate", index=3, index2=4)
-    assert (told["index"], told["index2"]) == (3, 4)
-    steps = [told[f"rmse_between_frames_{way}"] for way in ("pixels", "linear", "spherical")]
+    assert (other["index"], other["index2"]) != (results["index"], results["index2"])
+    _, results = do(place, "interpolate", index=3, index2=4)
+    assert (results["index"], results["index2"]) == (3, 4)
+    steps = [results[f"rmse_between_frames_{way}"] for way in ("pixels", "linear", "spherical")]
     assert all(len(step) == 12 for step in steps)
     assert steps[0] == pytest.approx([steps[0][0]] * 12, rel=1e-4)  # pixels are mixed at an even pace
 
@@ -178,7 +182,7 @@ def test_a_task_done_again_gives_the_same_bytes(place):
 )
 def test_what_is_not_there_is_refused_in_one_line(place, task, flags, message):
     with pytest.raises(UserError, match=message) as error:
-        script.run_task(config(place, task, **flags))
+        tasks.run(config(place, task, **flags))
     assert "\n" not in str(error.value)
 
 
@@ -186,7 +190,7 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(place / "runs/two", run, ignore=shutil.ignore_patterns(*FILES))
     kept = json.loads((run / "config.json").read_text())
-    cfg = script.Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu")
+    cfg = vae_mnist.Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu")
     for change, message in (
         ({"family": "bvae_faces"}, "must be a run of vae_mnist; this one is of bvae_faces"),
         ({"flags": kept["flags"] | {"width": 17}}, "no weights of this model"),
@@ -194,5 +198,5 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
     ):
         (run / "config.json").write_text(json.dumps(kept | change))
         with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):
-            script.run_task(cfg)
+            tasks.run(cfg)
     assert not (run / "evaluate").exists()

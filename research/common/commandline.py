@@ -5,7 +5,6 @@ is accepted where the type allows it.
 """
 
 import contextlib
-import difflib
 import errno
 import importlib
 import io
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from data import DataError
+from data.names import closest, did_you_mean
 from research.common.help import grouped
 from research.common.messages import UserError, console, escape
 
@@ -77,8 +77,8 @@ def _tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: s
         if name.startswith("_wandb"):  # a requeued run of a W&B agent can carry one of these
             continue
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.6)
-            hint = f"; did you mean --{near[0]}?" if near else f" (see {prog} --help)"
+            near = closest(hints, name)
+            hint = did_you_mean(f"--{near}") if near else f" (see {prog} --help)"
             raise UserError(f"unknown flag --{name}{hint}")
         if not equals:
             boolean = bool in _kinds(hints[name])
@@ -128,8 +128,7 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         value = next((t.partition("=")[2] for t in reversed(tokens) if t.startswith(f"--{flag[1]}=")), "")
         if not any(t.startswith(f"--{flag[1]}=") for t in tokens):
             raise UserError(f"--{flag[1]} is required (see {prog} --help)") from None
-        near = difflib.get_close_matches(value, _choices(hints[flag[1]]), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(closest(_choices(hints[flag[1]]), value))
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None
 
 

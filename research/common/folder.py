@@ -6,10 +6,11 @@ A file is written whole or not at all, and read although a kill may have torn it
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from data.files import becoming
 
 # in a run folder
 CONFIG = "config.json"  # what the run is: family, key, flags, headline, W&B id, source
@@ -40,21 +41,15 @@ COMPLETE = ("finished", "diverged")  # the same command finds nothing left to do
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write atomically and durably; on failure (a full disk) nothing is left and the error names `path`."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with open(tmp, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
+        with becoming(path) as temporary:
+            temporary.write_bytes(data)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the new name itself survives a power cut
         finally:
             os.close(folder)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            tmp.unlink()
         error.filename = str(path)
         raise
 

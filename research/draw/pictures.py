@@ -7,8 +7,6 @@ The bytes of a file are a function of the frames and the library versions: no cl
 from __future__ import annotations
 
 import math
-import os
-import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.files import becoming
 from research.draw.charts import bars, curves, heatmap, histogram
 
 __all__ = ["bars", "curves", "grid", "heatmap", "histogram", "ping_pong", "strip", "to_uint8"]
@@ -173,18 +172,11 @@ def ping_pong(frames):
 
 
 def _save(path, write: Callable[[Path], None]) -> Path:
-    """Has `write` fill a temporary file beside `path`, then renames it: no reader ever sees half a file."""
+    """Has `write` fill the file `path`; no reader ever sees half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp, whose files only their owner may read; the suffix tells the writers the format.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{path.suffix}")
-    try:
+    with becoming(path, path.suffix) as temporary:  # the writers tell the format by it
         write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -35,11 +35,12 @@ def all_answers(
     glyph = script.drawers(data, device)["test"]
     with console.status("answering the test part"):
         ids, loss = script.answers(model, test, glyph, cfg, alphabet, reader, device)
-    told = {"loss": loss} | mistakes.figures(ids, test, alphabet, "test")
-    told |= mistakes.breakdown(ids, test, alphabet, "test")
+    figures = {"loss": loss} | mistakes.figures(ids, test, alphabet, "test")
+    figures |= mistakes.breakdown(ids, test, alphabet, "test")
     if reader is not None:
-        told["reader_accuracy"] = reader.accuracy
-    return ids, {"queries": len(test)} | {name.removeprefix("test/"): value for name, value in told.items()}
+        figures["reader_accuracy"] = reader.accuracy
+    figures = {name.removeprefix("test/"): value for name, value in figures.items()}
+    return ids, {"queries": len(test)} | figures
 
 
 def evaluate(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Task) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def show_mistakes(
 ) -> dict[str, Any]:
     """Kinds of mistakes with examples of each, as a page; how often each is, as bars; where they are."""
     test, alphabet = data.splits.test, data.splits.alphabet
-    ids, told = all_answers(cfg, model, data, task.device)
+    ids, figures = all_answers(cfg, model, data, task.device)
     kinds, right = mistakes.kinds_of(ids, test, alphabet), (ids == test.tgt).all(1)
     counts = torch.bincount(kinds[kinds >= 0], minlength=len(mistakes.KINDS)).tolist()
     names = [kind.replace("_", " ") for kind in mistakes.KINDS]
@@ -61,15 +62,15 @@ def show_mistakes(
         rows = torch.where(kinds == kind)[0].tolist()
         body += f"<h2>{name}: {len(rows):,}</h2>"
         if rows:
-            few = mistakes.table(ids, test, alphabet, rows[:N_OF_A_KIND])
-            cells = [[pages.literal(row[key]) for key in ("query", "answer", "model")] for row in few]
+            examples = mistakes.table(ids, test, alphabet, rows[:N_OF_A_KIND])
+            cells = [[pages.literal(row[key]) for key in ("query", "answer", "model")] for row in examples]
             body += pages.table(cells, ["query", "answer", "model"])
     title = f"Mistakes, {data.name}, {cfg.train_fraction:.0%} learned from"
     task.html("mistakes", pages.page(title, body))
     task.picture("kinds", bars(counts, names, title, "wrong answers"))
     shares = mistakes.maps(right, test, cfg.digits)
     task.picture("map", mistakes.map_picture(shares, cfg.digits, f"{right.double().mean():.2%} right"))
-    return {"wrong": int((~right).sum())} | told
+    return {"wrong": int((~right).sum())} | figures
 
 
 @torch.no_grad()
@@ -97,27 +98,27 @@ def ask(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Tas
         ids = made.cpu()
     forwards = arithmetic.reverse(ids, alphabet) if cfg.reverse else ids
     said = arithmetic.decode(forwards[0], alphabet)
+    title = f"{query} = {said}"
     if cfg.mode == "text_to_image":
         drawn = torch.sigmoid(made).cpu()
-        drawn = (script.in_reverse(drawn, ids, alphabet) if cfg.reverse else drawn)[0, :, None]
-        task.picture(
-            "answer", pictures.strip(drawn, [alphabet[i] for i in forwards[0]], f"{query} = {said}", scale=3)
-        )
+        if cfg.reverse:
+            drawn = script.in_reverse(drawn, ids, alphabet)
+        labels = [alphabet[i] for i in forwards[0]]
+        task.picture("answer", pictures.strip(drawn[0, :, None], labels, title, scale=3))
     if cfg.mode == "image_to_text":
-        task.picture(
-            "query", pictures.strip(batch.src[0].cpu()[:, None], written, f"{query} = {said}", scale=3)
-        )
+        task.picture("query", pictures.strip(batch.src[0].cpu()[:, None], written, title, scale=3))
     if cfg.attention and cfg.mode != "text_to_image":
         memory = model.encode(batch.src)
         h, _ = model.decoder(model.inputs(memory, made[:, :-1]), memory.state)
         rows = [alphabet[i] if alphabet[i] != " " else "blank" for i in ids[0]]
         columns = [char.replace(" ", "␣") for char in written]
         looked = model.look(h, memory)[0].cpu()
-        task.picture("attention", heatmap(looked, rows, columns, f"{query} = {said}: where it looks"))
-    verdict = "[green]right[/]" if said == str(int(truth[0])) else f"[red]wrong[/], it is {int(truth[0])}"
-    print(f"{query} = {said}")
+        task.picture("attention", heatmap(looked, rows, columns, f"{title}: where it looks"))
+    right = said == str(int(truth[0]))
+    verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {int(truth[0])}"
+    print(title)
     console.print(verdict)
-    return results | {"answer": said, "right": said == str(int(truth[0]))}
+    return results | {"answer": said, "right": right}
 
 
 def run(cfg: script.Config) -> dict[str, Any]:

@@ -31,8 +31,7 @@ from research.common.flags import require
 from research.common.task import Task, find_run, flags_of_run, start_task
 from research.draw import charts, pictures
 from research.measure import latents
-from research.parts import digit_classifier as judge
-from research.parts import vae_mnist_maps as views
+from research.parts import digit_classifier, vae_mnist_maps
 
 N_SHOWN = 2000  # at most so many codes in a scatter
 N_SCORED = 10_000  # at most so many generated pictures, and real ones, for the scores
@@ -71,7 +70,7 @@ class Bench:
 
 
 def parse_code(cfg: script.Config) -> Tensor:
-    """The code (1, D) that --z tells. UserError where it is no D numbers."""
+    """The code (1, D) in --z. UserError where it is no D numbers."""
     try:
         z = torch.tensor([[float(word) for word in cfg.z.split(",")]])
     except ValueError:
@@ -82,7 +81,7 @@ def parse_code(cfg: script.Config) -> Tensor:
 
 
 def parse_label(cfg: script.Config, names: tuple[str, ...]) -> int:
-    """The class that --label tells, by name or number. UserError for one that is not there."""
+    """The class that --label names, or its number. UserError for one that is not there."""
     if cfg.label in names:
         return names.index(cfg.label)
     ok = cfg.label.isascii() and cfg.label.isdigit() and int(cfg.label) < len(names)
@@ -110,10 +109,11 @@ def generate(bench: Bench) -> dict[str, Any]:
         mine = torch.nonzero(data.train_labels == k)[:, 0]
         if len(mine):
             near = mu[mine[:N_SHOWN]]
-            centres[data.class_names[k]] = near[torch.cdist(near, near).sum(1).argmin()]
-            drawn = mine[torch.randint(len(mine), (n,), generator=rng)]
+            centre = near[torch.cdist(near, near).sum(1).argmin()]
+            centres[data.class_names[k]] = centre
+            rows = mine[torch.randint(len(mine), (n,), generator=rng)]
             noise = torch.randn(n, cfg.latent_dim, generator=rng)
-            codes += [centres[data.class_names[k]][None], mu[drawn] + noise * (0.5 * logvar[drawn]).exp()]
+            codes += [centre[None], mu[rows] + noise * (0.5 * logvar[rows]).exp()]
     shown, names = bench.decode(torch.cat(codes)), list(centres)
     about = f"first its centre, then draws of its codes; {bench.name}"
     if cfg.label is None:
@@ -142,11 +142,13 @@ def latent_space(bench: Bench) -> dict[str, Any]:
     from the plane, KL per latent; with more than two latents also each of them from −3 to 3.
     """
     mu, logvar = bench.encode(bench.data.test)
-    axes, (order, kl) = views.plane(mu), latents.sort_by_kl(mu, logvar)
-    title = f"Codes of {min(N_SHOWN, len(mu)):,} test pictures{views.on_plane(len(axes))}; {bench.name}"
+    axes, (order, kl) = vae_mnist_maps.plane(mu), latents.sort_by_kl(mu, logvar)
+    title = (
+        f"Codes of {min(N_SHOWN, len(mu)):,} test pictures{vae_mnist_maps.on_plane(len(axes))}; {bench.name}"
+    )
     bench.task.picture("codes", scatter(bench, mu, axes, title))
     for wide in (False, True):
-        shown = views.map_grid(bench.model.decode, axes, wide, bench.task.device, bench.name)
+        shown = vae_mnist_maps.map_grid(bench.model.decode, axes, wide, bench.task.device, bench.name)
         bench.task.picture("manifold_wide" if wide else "manifold", pictures.grid(**shown))
     names = [f"z{d}" for d in order.tolist()]
     title = f"KL per latent, {bench.name}"
@@ -178,7 +180,7 @@ def latent_space(bench: Bench) -> dict[str, Any]:
 def pick_two(bench: Bench) -> tuple[int, int]:
     """Numbers of two test pictures: --index and --index2, else of two random classes."""
     cfg, n = bench.cfg, len(bench.data.test)
-    i, j = views.two_of_different_classes(bench.data.test_labels, bench.task.rng())
+    i, j = vae_mnist_maps.two_of_different_classes(bench.data.test_labels, bench.task.rng())
     for name in ("index", "index2"):
         value = getattr(cfg, name)
         require(value is None or 0 <= value < n, cfg, name, f"from 0 to {n - 1}, the test part")
@@ -205,9 +207,9 @@ def interpolate(bench: Bench) -> dict[str, Any]:
     shown = pictures.grid(tiles, len(columns), [*ways], ticks, title, scale=2)
     bench.task.picture("strip", shown)
     mu, _ = bench.encode(bench.data.test[:N_SHOWN])
-    axes = views.plane(mu)
+    axes = vae_mnist_maps.plane(mu)
     on_plane = {name: (z @ axes).numpy() for name, z in paths.items()}
-    title = f"{ends[0]} to {ends[1]}{views.on_plane(len(axes))}; {bench.name}"
+    title = f"{ends[0]} to {ends[1]}{vae_mnist_maps.on_plane(len(axes))}; {bench.name}"
     bench.task.picture("path", scatter(bench, mu, axes, title, paths=on_plane))
     frames = [
         pictures.grid(torch.stack(tiles), 3, None, [*ways], f"t = {t:.2f}", scale=5, pad=4)
@@ -265,12 +267,12 @@ def inference_gap(bench: Bench) -> dict[str, Any]:
     """How far the ELBO stays below log p(x), which with two latents can be summed: what the encoder lacks."""
     cfg, names = bench.cfg, ("train", "test")
     parts = [script.draw_pixels(getattr(bench.data, name), name, cfg)[:N_EXACT] for name in names]
-    told: dict[str, Any] = {}
+    by_part: dict[str, Any] = {}
     for name, x, exact in zip(names, parts, exact_nats(bench, *parts), strict=True):
         elbo = script.evaluate(bench.model, x, name, cfg, bench.task.device)
         gap = exact - elbo[f"{name}/elbo_nats{script.suffix(cfg)}"]
-        told[name] = {"n": len(x), "exact_nats": exact, "gap_nats": gap}
-    return {"inference": told}
+        by_part[name] = {"n": len(x), "exact_nats": exact, "gap_nats": gap}
+    return {"inference": by_part}
 
 
 def evaluate(bench: Bench) -> dict[str, Any]:
@@ -279,20 +281,20 @@ def evaluate(bench: Bench) -> dict[str, Any]:
     """
     cfg, data, device = bench.cfg, bench.data, bench.task.device
     x = script.draw_pixels(data.test, "test", cfg)
-    told: dict[str, Any] = script.evaluate(bench.model, x, "test", cfg, device)
-    told |= {f"test/iw_nats{script.suffix(cfg)}": script.log_likelihood(bench.model, x, cfg, device)}
-    told = {key.removeprefix("test/"): value for key, value in told.items()}
+    figures = script.evaluate(bench.model, x, "test", cfg, device)
+    figures[f"test/iw_nats{script.suffix(cfg)}"] = script.log_likelihood(bench.model, x, cfg, device)
+    results: dict[str, Any] = {key.removeprefix("test/"): value for key, value in figures.items()}
     codes, held_out = bench.encode(script.draw_pixels(data.train, "train", cfg))[0], bench.encode(x)[0]
-    told["knn_accuracy"] = script.knn_accuracy(codes, data.train_labels, held_out, data.test_labels)
+    results["knn_accuracy"] = script.knn_accuracy(codes, data.train_labels, held_out, data.test_labels)
     if cfg.latent_dim == 2:
-        told |= inference_gap(bench)
-    model, digest = judge.load(data, cfg.data_dir)
+        results |= inference_gap(bench)
+    model, digest = digit_classifier.load(data, cfg.data_dir)
     n = min(N_SCORED, len(data.test), len(data.train))
     rng = bench.task.rng()
     made = as_stored(bench.decode(torch.randn(n, cfg.latent_dim, generator=rng)))
     real, others = data.test[:n], data.train[torch.randperm(len(data.train), generator=rng)[:n]]
-    score, score_sd = judge.inception_score(model, made)
-    seen = [data.class_names[k] for k in judge.classify(model, made).tolist()]
+    score, score_sd = digit_classifier.inception_score(model, made)
+    seen = [data.class_names[k] for k in digit_classifier.classify(model, made).tolist()]
     shown = pictures.grid(
         made[:100, None].float() / 255,
         10,
@@ -300,18 +302,18 @@ def evaluate(bench: Bench) -> dict[str, Any]:
         title=f"z ~ N(0, I), {bench.name}: Inception Score {score:.2f} of {n:,}",
     )
     bench.task.picture("scored", shown)
-    return told | {
+    return results | {
         "iw_samples": cfg.iw_samples,
         "n_test": len(x),
         "n_neighbours": script.N_NEIGHBOURS,
         "inception_score": score,
         "inception_score_sd": score_sd,
-        "inception_score_of_real": judge.inception_score(model, real)[0],
-        "frechet": judge.frechet(model, made, real),
-        "frechet_of_real": judge.frechet(model, others, real),
+        "inception_score_of_real": digit_classifier.inception_score(model, real)[0],
+        "frechet": digit_classifier.frechet(model, made, real),
+        "frechet_of_real": digit_classifier.frechet(model, others, real),
         "n_scored": n,
         "classifier": digest,
-        "classifier_accuracy": judge.accuracy(model, data.test, data.test_labels),
+        "classifier_accuracy": digit_classifier.accuracy(model, data.test, data.test_labels),
         "share_of_class": {name: seen.count(name) / n for name in data.class_names},
     }
 
