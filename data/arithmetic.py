@@ -139,11 +139,14 @@ def write_queries(
     """
     out = np.full((len(a), query_width(digits)), alphabet.index(BLANK), np.uint8)
     powers = 10 ** np.arange(1, digits)
-    short_a, short_b = (columns * (v[:, None] < powers).sum(1) for v in (a, b))
-    end = _write(out, a, short_a)
+    if columns:  # as many blanks as a number is short of digits
+        blanks_a, blanks_b = ((v[:, None] < powers).sum(1) for v in (a, b))
+    else:
+        blanks_a = blanks_b = np.zeros(len(a), np.int64)
+    end = _write(out, a, blanks_a)
     code = np.array([max(alphabet.find(char), 0) for char in OPERATORS], np.uint8)
     out[np.arange(len(a)), end] = code[op]
-    _write(out, b, end + 1 + short_b)
+    _write(out, b, end + 1 + blanks_b)
     return out
 
 
@@ -196,7 +199,8 @@ def reversed_places(ids: torch.Tensor, alphabet: str) -> torch.Tensor:
 
     place = torch.arange(ids.shape[1], device=ids.device)
     filled = ids != alphabet.index(BLANK)
-    n = (filled * (place + 1)).amax(1, keepdim=True) * filled[:, :1]  # up to the last that is no blank
+    n = torch.where(filled, place + 1, 0).amax(1, keepdim=True)  # up to the last that is no blank
+    n = torch.where(filled[:, :1], n, 0)
     return torch.where(place < n, n - 1 - place, place)
 
 
@@ -211,22 +215,23 @@ def values_of(ids: torch.Tensor, alphabet: str) -> tuple[torch.Tensor, torch.Ten
     n = ((ids != alphabet.index(BLANK)) * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(1)
     negative = (ids[:, 0] == minus) & (minus >= 0)
     first = negative.long()
-    value, fine = torch.zeros_like(n), n > first
+    value, valid = torch.zeros_like(n), n > first  # at least one digit
     for t in range(ids.shape[1]):
         here = (t >= first) & (t < n)
-        fine &= ~here | (ids[:, t] < 10)
+        valid &= ~here | (ids[:, t] < 10)
         value = torch.where(here, 10 * value + ids[:, t].clamp(max=9), value)
     leading = ids.gather(1, first[:, None])[:, 0] == 0
-    fine &= ~leading | ((n == 1) & ~negative)
-    return torch.where(negative, -value, value), fine
+    valid &= ~leading | ((n == 1) & ~negative)
+    return torch.where(negative, -value, value), valid
 
 
 def parse(query: str, ops: str, digits: int) -> tuple[int, str, int]:
     """The operands and the operator of a query. Raises DataError that says what is allowed."""
     found = re.fullmatch(rf"(\d{{1,{digits}}})([{re.escape(ops)}])(\d{{1,{digits}}})", query, re.ASCII)
     if found is None:
+        most = "1 digit" if digits == 1 else f"{digits} digits"
         raise DataError(
-            f"{query!r} is no query: must be two numbers of at most {digits} digit{'s' * (digits > 1)} "
+            f"{query!r} is no query: must be two numbers of at most {most} "
             f"with one of {' '.join(ops)} between them, as in '{'9' * digits}{ops[0]}1'"
         )
     return int(found[1]), found[2], int(found[3])

@@ -41,46 +41,36 @@ FOLDERS = {"mnist": "MNIST/raw", "fashion": "FashionMNIST/raw"}  # under --data_
 LAYOUTS = {name: f"in {folder}/ {'.gz, '.join(FILES)}.gz" for name, folder in FOLDERS.items()}
 # name -> file -> checksums of the .gz and of what is in it, where known: 32 hex digits md5, 64 sha256
 CHECKSUMS: dict[str, dict[str, tuple[str, str | None]]] = {
-    "mnist": dict(
-        zip(
-            FILES,
-            (
-                (
-                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-                ),
-                (
-                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-                ),
-                (
-                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-                ),
-                (
-                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-                ),
-            ),
-        )
-    ),
-    "fashion": dict(
-        zip(
-            FILES,
-            (
-                ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", None),
-                (
-                    "25c81989df183df01b3e8a0aad5dffbe",
-                    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-                ),
-                ("bef4ecab320f06d8554ea6380940ec79", None),
-                (
-                    "bb300cfdad3c16e7a12a480ee83cd310",
-                    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-                ),
-            ),
-        )
-    ),
+    "mnist": {
+        "train-images-idx3-ubyte": (
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        ),
+        "train-labels-idx1-ubyte": (
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        ),
+        "t10k-images-idx3-ubyte": (
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    },
+    "fashion": {
+        "train-images-idx3-ubyte": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", None),
+        "train-labels-idx1-ubyte": (
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        ),
+        "t10k-images-idx3-ubyte": ("bef4ecab320f06d8554ea6380940ec79", None),
+        "t10k-labels-idx1-ubyte": (
+            "bb300cfdad3c16e7a12a480ee83cd310",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    },
 }
 FASHION = (
     "T-shirt/top",
@@ -288,9 +278,9 @@ def read_file(folder: Path, file: str, checksums: tuple[str, str | None] | None 
         content = path.read_bytes()
         array = _parse(content, (SIZE, SIZE) if file.endswith(IMAGES) else ())
     except (EOFError, zlib.error, OSError, DataError) as e:  # gzip raises any of the first three
-        why = (
-            "cut off within its gzip stream" if isinstance(e, EOFError) else getattr(e, "strerror", None) or e
-        )
+        why = getattr(e, "strerror", None) or e
+        if isinstance(e, EOFError):
+            why = "cut off within its gzip stream"
         raise DataError(f"{path}: {why}") from None
     wanted = checksums and checksums[not content.startswith(GZIP)]
     if wanted:
@@ -308,10 +298,10 @@ def _parse(content: bytes, item: tuple[int, ...]) -> np.ndarray:
         stream = gzip.GzipFile(fileobj=stream)
     start, n_dims = stream.read(4), 1 + len(item)
     if len(start) == 4 and start != bytes((0, 0, 8, n_dims)):
-        what = (
-            f"IDX of type 0x{start[2]:02x} with {start[3]} dimensions" if start[:2] == b"\0\0" else "not IDX"
-        )
-        need = f"unsigned bytes (0x08) with {n_dims} dimension{'s' * (n_dims > 1)}"
+        what = "not IDX"
+        if start[:2] == b"\0\0":
+            what = f"IDX of type 0x{start[2]:02x} with {start[3]} dimensions"
+        need = f"unsigned bytes (0x08) with {n_dims} {'dimension' if n_dims == 1 else 'dimensions'}"
         raise DataError(f"{what} (begins with {start.hex(' ')}); needed is IDX of {need}")
     head = stream.read(4 * n_dims)
     if len(start) < 4 or len(head) < 4 * n_dims:

@@ -74,13 +74,13 @@ def clean(
     texts, report = [text.replace(song_end, "") for text in songs["lyrics"]], []
     if n := sum(map(len, songs["lyrics"])) - sum(map(len, texts)):
         report.append(f"{n:,} form feeds (U+000C) removed: they mark where songs end")
-    alphabet, told = cleaning.survey(texts, what, mark)
+    alphabet, survey = cleaning.survey(texts, what, mark)
     texts = [cleaning.rewrite(text) for text in texts]
     removed = dict.fromkeys(map(ord, unknown("".join(texts), alphabet)))
     songs = songs.assign(lyrics=[text.translate(removed) for text in texts])
     filled = songs[songs["lyrics"].str.strip() != ""]
     single = filled.drop_duplicates("lyrics").reset_index(drop=True)
-    report += told
+    report += survey
     if n := len(songs) - len(filled):
         report.append(f"{n:,} songs dropped: cleaning left nothing of their lyrics")
     if n := len(filled) - len(single):
@@ -95,18 +95,18 @@ def _numbered(index: pandas.Index) -> bool:
 def _decode(content: bytes, what: str) -> tuple[str, list[str]]:
     """The text of a file in whichever encoding fits first, and a line on which one, if it is not UTF-8."""
     try:
-        text, told = _unicode(content)
+        text, report = _unicode(content)
     except UnicodeDecodeError as e:
         why = f"not UTF-8 (byte 0x{content[e.start]:02x} at offset {e.start:,})"
         for encoding in ("cp1252", "latin-1"):  # the first lacks five bytes, the second none
             try:
-                text, told = content.decode(encoding), [f"read as {encoding}, since it is {why}"]
+                text, report = content.decode(encoding), [f"read as {encoding}, since it is {why}"]
                 break
             except UnicodeDecodeError:
                 continue
     if "\0" in text:
         raise DataError(f"{what} is binary, not a CSV: it has NUL bytes")
-    return text, told
+    return text, report
 
 
 def _unicode(content: bytes) -> tuple[str, list[str]]:

@@ -70,9 +70,8 @@ NAMED_SETS = ("pydoc", "shakespeare")
 CUTS = ("stream", "lines")
 SONG_END = "\f"  # a character of its own, so that a model learns where songs end
 MIN_CHARACTERS = 1000  # of fewer, val would be a line
-MOST_VAL = (
-    10_000  # characters of val: enough to choose by, and what stands just before test is worth training on
-)
+# characters of val: enough to choose by, and what stands just before test is worth training on
+MOST_VAL = 10_000
 LARGE = 64 << 20  # bytes of a file; above, its ids are mapped from the cache and it is never whole in memory
 BLOCK = 4 << 20  # ids of a map looked at together
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -315,7 +314,7 @@ def _songs(
     """Alphabet, parts, table and report of a CSV. Which song goes where is arbitrary, but always the same."""
     mark = SONG_END if cut == "stream" else "\n"
     songs, report = lyrics.read(path, what)
-    songs, told = lyrics.clean(songs, what, cleaning, SONG_END, mark)
+    songs, cleaned = lyrics.clean(songs, what, cleaning, SONG_END, mark)
     if len(songs) < len(PARTS):
         raise DataError(f"{what} has {len(songs)} usable songs; at least {len(PARTS)} are needed")
     texts = [_marked(text, cut) for text in songs["lyrics"]]
@@ -331,7 +330,7 @@ def _songs(
     alphabet = "".join(sorted(set(whole)))  # some characters may be in dropped songs only
     ids = ids_of(whole, alphabet).astype(dtype_of(alphabet))
     ends = np.cumsum([0, *(lengths[rows].sum() for rows in rows_of.values())])
-    return alphabet, _parts(ids, _starts(ids, alphabet.index(mark)), ends), songs, report + told
+    return alphabet, _parts(ids, _starts(ids, alphabet.index(mark)), ends), songs, report + cleaned
 
 
 def _marked(text: str, cut: str) -> str:

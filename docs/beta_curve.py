@@ -13,6 +13,7 @@ Collect measures every finished run as its tasks rotate and latent_analysis do, 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -34,7 +35,7 @@ from research.tasks.faces_bench import Bench
 from research.tasks.faces_rotation import measure, turn_by_yaw
 
 RESULTS, PICTURES = ROOT / "sweeps" / "results", ROOT / "docs" / "pictures"
-TOLD = (
+ROTATION = (  # columns of the table of rotations
     "yaw_span_degrees",
     "yaw_spearman",
     "yaw_spearman_min",
@@ -80,14 +81,14 @@ def collect(folder: Path) -> None:
         console.print(f"{i + 1}/{len(runs)}  β = {run.flags['beta']:g}, seed {run.flags['seed']}")
         of, bench = {name: run.flags[name] for name in ("beta", "seed")}, _bench(run.folder)
         turn = turn_by_yaw(bench)
-        told = turn.numbers | measure(bench, turn)
-        rotation.append(of | {name: float(told[name]) for name in TOLD})
+        measured = turn.numbers | measure(bench, turn)
+        rotation.append(of | {name: float(measured[name]) for name in ROTATION})
         mu, logvar = bench.encode(bench.data.test)
         order, kl = bvae_faces.latent_order(mu, logvar, bench.cfg)
         found = mig(mu.numpy(), bench.data.factors["test"])
         share = found.mi / found.factor_entropy
         for rank, (latent, value) in enumerate(zip(order.tolist(), kl.tolist(), strict=True)):
-            kl_nats = value if bench.cfg.beta > 0 else None
+            kl_nats = value if bench.has_prior else None
             row = of | {"rank": rank, "latent": latent, "kl_nats": kl_nats}
             latents.append(row | dict(zip(FACTOR_NAMES, share[latent].tolist(), strict=True)))
         if run.flags["seed"] == SEED:
@@ -120,6 +121,12 @@ def tables() -> pd.DataFrame:
     return runs.merge(pd.read_csv(RESULTS / "bvae_beta_rotation.csv"), on=["beta", "seed"], validate="1:1")
 
 
+def reference_line(ax: Any, right: float, y: float, label: str) -> None:
+    """A dashed line at y, with its label above it, which ends at x = `right`."""
+    ax.axhline(y, color=charts.COLORS[1], linestyle="--", linewidth=1)
+    ax.text(right, y, label, ha="right", va="bottom", fontsize=8, color=charts.COLORS[1])
+
+
 def curve(runs: pd.DataFrame) -> np.ndarray:
     """Six panels over β, on a logarithmic axis with 0 at its left: every run, and the mean of the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -140,21 +147,9 @@ def curve(runs: pd.DataFrame) -> np.ndarray:
             ax.plot(x_of[0], zero, "_", color=charts.COLORS[0], markersize=18)
         if column == "others_change_mean":
             floor = shown["others_change_rendered_mean"].mean()
-            ax.axhline(floor, color=charts.COLORS[1], linestyle="--", linewidth=1)
-            ax.text(
-                x_of[betas[-1]],
-                floor,
-                "rendered faces, so read",
-                ha="right",
-                va="bottom",
-                fontsize=8,
-                color=charts.COLORS[1],
-            )
+            reference_line(ax, x_of[betas[-1]], floor, "rendered faces, so read")
         if column == "yaw_span_degrees":
-            ax.axhline(120, color=charts.COLORS[1], linestyle="--", linewidth=1)
-            ax.text(
-                x_of[betas[-1]], 120, "asked for", ha="right", va="bottom", fontsize=8, color=charts.COLORS[1]
-            )
+            reference_line(ax, x_of[betas[-1]], 120, "asked for")
         ax.set_ylim(bottom=0 if column != "test/rec_nats" else None)
         ax.set_xticks([x_of[b] for b in betas], [f"{b:g}" for b in betas])
         ax.set_xlim(x_of[betas[0]] - 0.6, x_of[betas[-1]] + 0.6)
@@ -171,18 +166,8 @@ def regions(runs: pd.DataFrame) -> np.ndarray:
     betas = sorted(runs["beta"].unique())
     size = len(faces) // len(betas)
     tiles = faces.reshape(len(betas), size, -1, size, 3).swapaxes(1, 2)  # (β, column, S, S, 3)
-    columns = [
-        "test face",
-        "test face",
-        "rebuilt",
-        "rebuilt",
-        *["random"] * 4,
-        "turned −60°",
-        "−30°",
-        "0°",
-        "30°",
-        "60°",
-    ]
+    columns = 2 * ["test face"] + 2 * ["rebuilt"] + 4 * ["random"]
+    columns += ["turned −60°", "−30°", "0°", "30°", "60°"]
     rows = [f"β = {b:g}" for b in betas]
     return pictures.grid(tiles, tiles.shape[1], rows, columns, f"seed {SEED}", scale=max(1, 64 // size))
 
@@ -206,29 +191,15 @@ def meanings() -> np.ndarray:
             f"z{r.latent}  {r.kl_nats:.2f}" if np.isfinite(r.kl_nats) else f"z{r.latent}"
             for r in group.itertuples()
         ]
-        ax.set_xticks(
-            range(len(FACTOR_NAMES)),
-            FACTOR_NAMES,
-            rotation=60,
-            ha="right",
-            rotation_mode="anchor",
-            fontsize=8,
-        )
+        slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(range(len(FACTOR_NAMES)), FACTOR_NAMES, fontsize=8, **slanted)
         ax.set_yticks(range(len(group)), labels, fontsize=8)
-        ax.set_title(
-            f"β = {beta:g}" + (" (latents by variance)" if beta == 0 else " (KL in nats)"), fontsize=10
-        )
+        ordered_by = "latents by variance" if beta == 0 else "KL in nats"
+        ax.set_title(f"β = {beta:g} ({ordered_by})", fontsize=10)
         for (i, j), value in np.ndenumerate(share):
             if value >= 0.1:
-                ax.text(
-                    j,
-                    i,
-                    f"{value:.1f}",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="w" if value < 0.6 else "k",
-                )
+                color = "w" if value < 0.6 else "k"
+                ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color=color)
     for ax in list(axes):
         ax.set_visible(False)
     figure.colorbar(image, ax=figure.axes[: len(groups)], fraction=0.015, label="I(z; v) / H(v)")
@@ -260,10 +231,9 @@ def table_lines() -> list[str]:
 def draw() -> dict[str, np.ndarray]:
     """The three pictures by their file name in docs/pictures. UserError where evidence is missing."""
     for name in ("bvae_beta.csv", "bvae_beta_rotation.csv", "bvae_beta_latents.csv", "bvae_beta_faces.png"):
-        if not (RESULTS / name).exists():
-            raise UserError(
-                f"{RESULTS / name} is not there; the header of docs/beta_curve.py says what makes it"
-            )
+        file = RESULTS / name
+        if not file.exists():
+            raise UserError(f"{file} is not there; the header of docs/beta_curve.py says what makes it")
     try:
         runs = tables()
         return {

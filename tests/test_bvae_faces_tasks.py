@@ -187,7 +187,7 @@ def test_the_evidence_of_a_sweep_is_what_its_tasks_measure(place, tmp_path, monk
     _, turned = do(place, "rotate")
     _, results = do(place, "latent_analysis")
     assert rotation["beta"].tolist() == [0, 4]
-    for name in beta_curve.TOLD:
+    for name in beta_curve.ROTATION:
         assert rotation[name][1] == pytest.approx(turned[name], rel=1e-3, abs=1e-3)
     ours = latents[latents["beta"] == 4]
     assert ours["latent"].tolist() == results["latents_sorted"]

@@ -13,16 +13,7 @@ from typing import Any
 import numpy as np
 
 # Okabe & Ito
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#8C6D31",
-)
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 LETTER = 0.085  # inches that a letter of a 9-point label takes
 
 
@@ -156,10 +147,10 @@ def scatter(
         import matplotlib
         from matplotlib.patheffects import withStroke
 
-        palette, few = matplotlib.colormaps["tab10"], len(names) <= 10
-        if not few:
-            palette = matplotlib.colormaps["gist_rainbow"]
-        colors = palette(range(len(names)) if few else np.linspace(0, 1, len(names)))
+        if len(names) <= 10:
+            colors = matplotlib.colormaps["tab10"](range(len(names)))
+        else:
+            colors = matplotlib.colormaps["gist_rainbow"](np.linspace(0, 1, len(names)))
         halo, handles = [withStroke(linewidth=2.5, foreground="white")], []
         size = min(25.0, max(4.0, 6000 / max(1, len(points))))
         ax.scatter(*points.T, s=size, c=colors[labels], linewidths=0, alpha=0.7)

@@ -14,12 +14,12 @@ from research.draw.pages import literal, page, table
 
 
 def continuations(
-    prompts: Sequence[str], truths: Sequence[str], told: Mapping[str, Sequence[str]], title: str
+    prompts: Sequence[str], truths: Sequence[str], written: Mapping[str, Sequence[str]], title: str
 ) -> str:
-    """What a model writes behind each prompt by every strategy, told[strategy][prompt], and the truth."""
+    """What a model writes behind each prompt by every strategy, written[strategy][prompt], and the truth."""
     rows = [["prompt", *(literal(p, "given") for p in prompts)]]
     rows.append(["how it goes on", *(literal(t, "truth") for t in truths)])
-    rows += [[html.escape(how), *(literal(t, how) for t in texts)] for how, texts in told.items()]
+    rows += [[html.escape(how), *(literal(t, how) for t in texts)] for how, texts in written.items()]
     return page(f"Continuations of validation text, {title}", table(rows))
 
 

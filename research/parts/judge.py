@@ -16,26 +16,32 @@ def trained_once(
     """A network that judges pictures, from <data_dir>/readers or from `train()`; and its weights' digest.
 
     what: in words; source: the file that makes it, `__file__`, which with data.content_hash decides whether
-    what is kept still holds; model: a new one. Where nothing can be written it is trained anew each time, and
-    says so.
+    what is kept still holds; model: a new one, for the weights that are kept. Where nothing can be written it
+    is trained anew each time, and says so.
     """
     made_of = f"{hashlib.sha256(Path(source).read_bytes()).hexdigest()}/{data.content_hash}"
     place = f"{data.train.shape[1]}_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
     kept = Checkpoints(Path(data_dir) / "readers" / place)
-    path = next(kept.folder.glob("best_*.pt"), None)
-    if path and is_whole(path):
-        model.load_state_dict(load_file(path)["states"][0])
-        return model.eval(), path.stem.removeprefix("best_")
+    file = next(kept.folder.glob("best_*.pt"), None)
+    if file is not None and is_whole(file):
+        model.load_state_dict(load_file(file)["states"][0])
+        return model.eval(), digest_in_name(file)
+
     model = train().eval()
     state = {"states": [model.state_dict()]}
     try:
-        if path:
-            path.unlink()
+        if file is not None:  # damaged
+            file.unlink()
         kept.folder.parent.mkdir(parents=True, exist_ok=True)
-        path = kept.save(state, "best")
-        console.print(f"{what} is trained: {escape(str(path))}")
+        file = kept.save(state, "best")
+        console.print(f"{what} is trained: {escape(str(file))}")
     except OSError as error:  # a data folder that others own
         console.print(f"[yellow]{what} is not kept[/] ({escape(str(error))}): trained anew each time")
         with tempfile.TemporaryDirectory() as elsewhere:  # for the digest in its name
-            path = Checkpoints(Path(elsewhere)).save(state, "best")
-    return model, path.stem.removeprefix("best_")
+            file = Checkpoints(Path(elsewhere)).save(state, "best")
+    return model, digest_in_name(file)
+
+
+def digest_in_name(file: Path) -> str:
+    """The digest of the weights in a file that `Checkpoints` has named."""
+    return file.stem.removeprefix("best_")

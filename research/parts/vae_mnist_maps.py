@@ -75,7 +75,8 @@ def map_grid(decode: Decode, axes: Tensor, wide: bool, device: torch.device, abo
 def map_files(decode: Decode, axes: Tensor, device: torch.device, about: str) -> dict[str, File]:
     """The map on both scales, to be drawn in the background."""
     grids = {wide: map_grid(decode, axes, wide, device, about) for wide in (False, True)}
-    return {f"latent/manifold{'_wide' * wide}": picture(pictures.grid, **g) for wide, g in grids.items()}
+    keys = {False: "latent/manifold", True: "latent/manifold_wide"}
+    return {keys[wide]: picture(pictures.grid, **given) for wide, given in grids.items()}
 
 
 def film(of: str) -> File:
