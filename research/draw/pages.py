@@ -16,10 +16,8 @@ p { max-width: 60em; }
 def page(title: str, body: str) -> str:
     """A whole page of HTML around `body`."""
     title = html.escape(title)
-    head = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    )
-    return f"{head}<h1>{title}</h1>{body}</html>\n"
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+    return f"{head}<style>{STYLE}</style><h1>{title}</h1>{body}</html>\n"
 
 
 def literal(text: str, kind: str = "") -> str:

@@ -46,10 +46,9 @@ def to_uint8(x) -> np.ndarray:
         raise ValueError(
             f"images are float (…, C, H, W) or uint8 (…, H, W, C), C 1 or 3; not {x.dtype} {shape}"
         )
-    x = x.reshape(-1, *x.shape[-3:])
-    pixels = (
-        (np.clip(np.nan_to_num(x.astype(np.float32)), 0, 1) * 255 + 0.5).astype(np.uint8) if is_float else x
-    )
+    x = pixels = x.reshape(-1, *x.shape[-3:])
+    if is_float:
+        pixels = (np.clip(np.nan_to_num(x.astype(np.float32)), 0, 1) * 255 + 0.5).astype(np.uint8)
     pixels = np.repeat(pixels, 3 // x.shape[-1], axis=-1)
     if is_float:
         pixels[~np.isfinite(x).all(-1)] = MAGENTA

@@ -123,15 +123,9 @@ def map_picture(shares: dict[str, np.ndarray], digits: int, about: str) -> np.nd
     """The maps side by side, uint8 (H, W, 3): dark where answers are wrong, grey where no query was asked."""
 
     def draw(ax, op: str) -> None:
-        image = ax.imshow(
-            np.ma.masked_invalid(shares[op]),
-            vmin=0,
-            vmax=1,
-            cmap="magma",
-            origin="lower",
-            extent=(0, 10**digits, 0, 10**digits),
-            interpolation="nearest",
-        )
+        colours = {"vmin": 0, "vmax": 1, "cmap": "magma", "interpolation": "nearest"}
+        place = {"origin": "lower", "extent": (0, 10**digits, 0, 10**digits)}
+        image = ax.imshow(np.ma.masked_invalid(shares[op]), **colours, **place)
         ax.set_facecolor("#9fb4c0")
         ax.set(xlabel="b", ylabel="a")
         ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03, label="share right")

@@ -82,11 +82,11 @@ def random_generation(bench: Bench) -> dict[str, Any]:
     mu, logvar = bench.encode(bench.data.train[:N_FIT])
     fit = latents.fit_aggregate(mu, logvar if bench.has_prior else None)
     fitted_to = f"{'q(z|x)' if bench.has_prior else 'the codes'} of {len(mu):,} training faces"
+    of_prior = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
+    of_aggregate = latents.sample_aggregate(fit, 64, bench.task.rng())
     codes = {  # by their title
-        "prior: z ~ N(0, I)": torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng()),
-        f"aggregate posterior: z ~ N(mean, cov), fitted to {fitted_to}": latents.sample_aggregate(
-            fit, 64, bench.task.rng()
-        ),
+        "prior: z ~ N(0, I)": of_prior,
+        f"aggregate posterior: z ~ N(mean, cov), fitted to {fitted_to}": of_aggregate,
     }
     panels = [
         pictures.grid(bench.decode(z), 8, title=f"{name}\n{bench.name}", scale=bench.scale)
@@ -154,9 +154,8 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
             "mi_nats": mi,
             "mi_share": share,
         } | scores(bench, mu, logvar)
-        title = (
-            f"Share of each factor that a latent tells, I(z; v) / H(v); {bench.name}, MIG {found.score:.3f}"
-        )
+        title = "Share of each factor that a latent tells, I(z; v) / H(v)"
+        title = f"{title}; {bench.name}, MIG {found.score:.3f}"
         bench.task.picture("factors", charts.heatmap(share, rows, data.factor_names, title))
     given = cfg.image is not None or cfg.index is not None
     chosen = [pick_face(bench, i) for i in range(1 if given else min(3, len(data.test)))]
@@ -211,20 +210,14 @@ def traversals(
 
     values, frames = torch.linspace(-3, 3, N_FRAMES // 3 * 2 - 1), []
     labels = [f"{row.split()[0]}\n{what}".strip() for row, what in zip(rows, carried)][: len(top)]
+    names = [face.label for face in chosen]
     for v, tiles in zip(values.tolist(), moved(values).transpose(2, 0, 1, 3, 4, 5), strict=True):
         title = f"One latent changed to {signed(v)}{unit} in each column: {which}"
-        halves = [  # tiles: (faces, R, S, S, 3)
-            pictures.grid(
-                tiles[:, at : at + 8],
-                None,
-                [face.label for face in chosen],
-                labels[at : at + 8],
-                None if at else title,
-                bench.scale,
-                pad=8,
-            )
-            for at in range(0, len(top), 8)
-        ]
+        halves = []  # eight latents each; tiles: (faces, R, S, S, 3)
+        for at in range(0, len(top), 8):
+            shown_tiles, columns = tiles[:, at : at + 8], labels[at : at + 8]
+            heading = title if at == 0 else None
+            halves.append(pictures.grid(shown_tiles, None, names, columns, heading, bench.scale, pad=8))
         frames.append(stack(halves, 0))
     animate(bench, "sweep", frames)
 

@@ -107,9 +107,8 @@ def turn_by_mirror(bench: Bench) -> Turn:
         "step": direction * spread,
     }
     how = f"along the direction in which mirroring moves the codes ({share:.0%} of their differences)"
-    return Turn(
-        direction * spread, reading, -centre / spread if spread > 0 else 0.0, 2.0, " sd", how, numbers
-    )
+    intercept = -centre / spread if spread > 0 else 0.0
+    return Turn(direction * spread, reading, intercept, 2.0, " sd", how, numbers)
 
 
 def turn_by_latent(bench: Bench, dim: int) -> Turn:
@@ -215,9 +214,8 @@ def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
     tiles = np.stack([unturned[:shown], opposite[:shown], mirrored[:shown]]).reshape(-1, *unturned.shape[1:])
     rows = ["decoded", "turned to the opposite", "mirrored"]
     share = 1 - after.sum() / before.sum() if before.sum() > 0 else float("nan")
-    title = (
-        f"Mirror test: {share:.0%} of the difference to the mirror image is gone; {turn.how}; {bench.name}"
-    )
+    title = f"Mirror test: {share:.0%} of the difference to the mirror image is gone"
+    title = f"{title}; {turn.how}; {bench.name}"
     bench.task.picture("mirror_test", pictures.grid(tiles, shown, rows, None, title, bench.scale))
     return {"mirror_share": share, "n_mirrored": len(z)}
 
