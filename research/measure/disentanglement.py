@@ -1,10 +1,10 @@
 """How disentangled codes are where the factors are known: DCI, SAP and the FactorVAE score, beside MIG.
 
 Codes are (N, D) arrays, usually the means mu(x), and factors (N, F), N at least 1. A factor of at most n_bins
-values is categorical, any other continuous, as `metrics.discretize` has it. A factor that does not vary gets
-NaN and does not count. Codes with a value that is not finite make every score NaN. ValueError: factors that
-are not finite, or another N than the codes. Compare scores at equal N, n_bins and settings only;
-`metrics.jackknife` gives intervals.
+values is categorical, any other continuous, as `mutual_information.discretize` has it. A factor that does not
+vary gets NaN and does not count. Codes with a value that is not finite make every score NaN. ValueError:
+factors that are not finite, or another N than the codes. Compare scores at equal N, n_bins and settings only;
+`mutual_information.jackknife` gives intervals.
 """
 
 from __future__ import annotations
