@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# what stands further down may import what stands above it, and its own layer; a command only these
+# what stands further down may import what stands above it and its own layer; a command only the former
 LAYERS = [
     ["data"],
     ["research.draw", "research.measure"],
