@@ -25,7 +25,7 @@ FIRST = (
     "slurm",
     "test_local.py",
     "test_core_and_agent_killed",
-    "test_bvae_analysis.py",
+    "test_bvae_faces_tasks.py",
     "test_preempted_agents_hand_the_run_on",
     "test_docs.py",
     "test_stop_of_an_agents_run",
@@ -241,5 +241,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                     total = totals.setdefault(name, {})
                     total |= {k: total.get(k, 0) + n for k, n in found.items()}
     for name, total in sorted(totals.items()):
-        told = ", ".join(f"{k} {n or 'none' if k == 'refused' else n}" for k, n in total.items())
-        terminalreporter.write_line(f"{ {'wandb': 'W&B', 'slurm': 'SLURM'}[name] }: {told}")
+        counts = ", ".join(f"{k} {n or 'none' if k == 'refused' else n}" for k, n in total.items())
+        terminalreporter.write_line(f"{ {'wandb': 'W&B', 'slurm': 'SLURM'}[name] }: {counts}")

@@ -228,8 +228,8 @@ def main() -> int:
     print(f"undisturbed: {run_s:.1f} s a run, {time.monotonic() - began:.0f} s in all", flush=True)
     storm.storm(run_s)
     kinds, hits = Counter(kind for kind, _ in storm.log), sum(hit for _, hit in storm.log)
-    told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-    print(f"kill -9: {len(storm.log)} ({told}), {hits} while a run was running")
+    by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    print(f"kill -9: {len(storm.log)} ({by_kind}), {hits} while a run was running")
     print(f"local.py started {storm.starts - 1} times, {storm.retries} of them with --retry", flush=True)
     if not storm.enough():
         storm.differences.append("the sweep ended before it had been killed often enough: raise --steps")

@@ -15,6 +15,7 @@ import pytest
 import tyro
 
 from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
+from tests import conftest
 from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -212,6 +213,15 @@ def test_every_logged_key_is_explained(tmp_path, monkeypatch):
         known = f"`{key}`" in tables or short or (key.endswith("_best") and "`<headline>_best`" in tables)
         assert known, f"docs/METRICS.md does not explain {key}"
     assert {"test/mig", "val/rec_floor_nats", "latent/traversal"} <= logged
+
+
+def test_tests_that_are_named_exist():
+    """In the Makefile, and where conftest.py says which tests come first and which go to any worker."""
+    files = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    named = re.findall(r"tests/([\w.]+\.py)", (ROOT / "Makefile").read_text())
+    assert len(named) > 8 and all((ROOT / "tests" / name).exists() for name in named), named
+    for name in {*conftest.FIRST, *conftest.EACH_ALONE, *conftest.GROUPS} - set(conftest.GROUPS.values()):
+        assert name in files or any(f"def {name}(" in text for text in files.values()), name
 
 
 def test_locked_versions_satisfy_the_project():

@@ -326,17 +326,17 @@ def test_one_owner_of_six(tmp_path, stale):
     children = [context.Process(target=fight, args=(tmp_path, rounds, barrier, answers)) for _ in range(6)]
     for child in children:
         child.start()
-    told = [answers.get() for _ in range(6 * rounds)]
+    answers_of_all = [answers.get() for _ in range(6 * rounds)]
     for child in children:
         child.join(10)
         assert child.exitcode == 0
     for k in range(rounds):
-        owners = [(pid, n) for round_, pid, n in told if round_ == k and n is not None]
+        owners = [(pid, n) for round_, pid, n in answers_of_all if round_ == k and n is not None]
         assert len(owners) == 1
         n, info = newest(tmp_path / str(k))
         assert (info["pid"], n) == owners[0] and n == (4 if stale == "gone" else 1)
         assert not [p for p in (tmp_path / str(k)).iterdir() if p.suffix == ".tmp"]
-    assert len({pid for _, pid, n in told if n is not None}) > 1  # else it was no fight
+    assert len({pid for _, pid, n in answers_of_all if n is not None}) > 1  # else it was no fight
 
 
 # ------------------------------------------------------------------------------------- through training

@@ -411,11 +411,11 @@ def test_the_source_of_a_run_is_all_that_its_script_imports(tmp_path):
         ours = {path for line in ended.stdout.splitlines() if ROOT in (path := Path(line)).parents}
         ours = {path.relative_to(ROOT).as_posix() for path in ours}
         ours = {name for name in ours if name.startswith(("research/", "data/"))}
-        hashed = {path.relative_to(ROOT).as_posix() for path in identity.source_files(family)}
-        assert ours - {"research/__init__.py"} <= hashed, family
-        later = {name for name in hashed - ours if not name.endswith("__init__.py")}
-        assert later == LATER[family], family
-        assert not any("/tasks/" in name or name == "research/common/task.py" for name in hashed), family
+        found = {path.relative_to(ROOT).as_posix() for path in identity.source_files(family)}
+        assert f"research/{family}.py" in ours and ours - {"research/__init__.py"} <= found, family
+        later = {name for name in found - ours if not name.endswith("__init__.py")}
+        assert later == LATER[family]
+        assert not any("/tasks/" in name or name == "research/common/task.py" for name in found), family
 
 
 def test_a_script_from_elsewhere_has_no_source():

@@ -290,7 +290,7 @@ def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
 
     online.log_in_here(monkeypatch, server, tmp_path / "w")
     data = bvae_faces.load_data(config())
-    told = {}
+    ended = {}
     for seed, what in enumerate(("collapse", "diverged", "failed")):
         cfg = config(wandb="online", project="alerts", steps=2, seed=seed)
         run = start_run(cfg, bvae_faces.__file__, 1, data, ("val/mse", "minimize"))
@@ -305,15 +305,15 @@ def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
             run._complete = what == "collapse"
             run.finish()
         online.until(lambda wandb_id=wandb_id: server.run(wandb_id).state != "running")
-        told[what] = server.run(wandb_id)
-    titles = {what: [(a["title"], a["severity"]) for a in run.alerts] for what, run in told.items()}
+        ended[what] = server.run(wandb_id)
+    titles = {what: [(a["title"], a["severity"]) for a in run.alerts] for what, run in ended.items()}
     assert titles == {
         "collapse": [("posterior collapse", "WARN")],
         "diverged": [("diverged", "WARN")],
         "failed": [("failed", "ERROR")],
     }
-    assert [told[what].state for what in titles] == ["finished", "finished", "failed"]
-    assert "ValueError: no [luck]" in told["failed"].alerts[0]["text"]
+    assert [ended[what].state for what in titles] == ["finished", "finished", "failed"]
+    assert "ValueError: no [luck]" in ended["failed"].alerts[0]["text"]
 
 
 def test_the_server_refuses_what_it_does_not_know(tmp_path) -> None:

@@ -64,9 +64,9 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
         folder = tmp_path / "runs" / run.name
         assert (run.state, run.exitcode, run.jobType) == ("finished", 0, "train")
         assert json.loads((folder / "status.json").read_text())["status"] == "finished"
-        result_flags = json.loads((folder / "config.json").read_text())["result_flags"]
-        flags = [name for name in sorted(content["parameters"]) if name in result_flags]
-        assert run.displayName == " ".join(f"{k}={run.settings[k]}" for k in flags)[:128]
+        config = json.loads((folder / "config.json").read_text())
+        names = [name for name in sorted(content["parameters"]) if name in config["result_flags"]]
+        assert run.displayName == " ".join(f"{name}={config['flags'][name]}" for name in names)[:128]
         kinds = {Path(name).suffix for name in run.files if name.startswith("media/")}
         assert kinds >= MEDIA.get(family, {".png", ".mp4"})
         assert {"model.txt", "requirements.txt", "wandb-metadata.json"} <= run.files.keys()
