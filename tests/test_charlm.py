@@ -28,11 +28,11 @@ from research.charlm import (
     width_for,
 )
 from research.common.commandline import parse
-from research.common.flags import result_flags
 from research.common.messages import UserError
 from research.common.randomness import make_rng
 from research.tasks import charlm as tasks
 from tests.conftest import killed, results
+from tests.run_flags import RUN_RESULT_FLAGS, flags_in_key
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,10 +95,10 @@ def test_the_rows_of_a_part_tell_every_character_of_its_lines_once(lengths, seq_
     line = torch.bucketize(targets, starts, right=True)
     assert all(len(set(row[t != IGNORED].tolist())) == 1 for row, t in zip(line, targets))  # of one line
     tokens, targets = part.batch(20, make_rng(0, 3, "train"))
-    told = targets != IGNORED
-    assert torch.equal(tokens[told] + 1, targets[told]) and tokens.shape == targets.shape == (20, seq_len)
+    scored = targets != IGNORED
+    assert torch.equal(tokens[scored] + 1, targets[scored]) and tokens.shape == targets.shape == (20, seq_len)
     line = torch.bucketize(targets, starts, right=True)
-    assert all(len(set(row[t].tolist())) <= 1 for row, t in zip(line, told))
+    assert all(len(set(row[t].tolist())) <= 1 for row, t in zip(line, scored))
 
 
 def test_random_windows_of_a_stream_are_whole_and_reach_both_ends(rhyme):
@@ -124,9 +124,9 @@ def test_an_epoch_is_one_pass_over_the_training_part(rhyme):
 def test_an_untrained_model_guesses(rhyme, model):
     cfg = Config(dataset=str(rhyme), model=model, **SMALL)
     data = load_data(cfg)
-    told = evaluate(build(cfg, data.text.alphabet, CPU), data.parts["val"], "val", cfg, CPU)
-    assert told["val/loss"] == pytest.approx(math.log(len(data.text.alphabet)), abs=0.1)
-    assert told["val/bpc"] == pytest.approx(told["val/loss"] / math.log(2))
+    metrics = evaluate(build(cfg, data.text.alphabet, CPU), data.parts["val"], "val", cfg, CPU)
+    assert metrics["val/loss"] == pytest.approx(math.log(len(data.text.alphabet)), abs=0.1)
+    assert metrics["val/bpc"] == pytest.approx(metrics["val/loss"] / math.log(2))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -192,18 +192,7 @@ def test_every_weight_has_one_optimizer(model, optimizer):
 
 # ---- flags ---------------------------------------------------------------------------------------------
 
-RESULT_FLAGS = {
-    "checkpoint",
-    "weights",
-    "seed",
-    "steps",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "eval_every",
-    "precision",
-    "compile",
-    "deterministic",
+RESULT_FLAGS = RUN_RESULT_FLAGS | {
     "cut",
     "normalize",
     "min_count",
@@ -227,8 +216,7 @@ RESULT_FLAGS = {
 
 
 def test_the_flags_that_make_the_key():
-    made = set(result_flags(Config(checkpoint="x"))) | set(result_flags(Config(epochs=2)))
-    assert made == RESULT_FLAGS  # adding one changes what kept runs mean: do it on purpose
+    assert flags_in_key(Config) == RESULT_FLAGS  # adding one changes what kept runs mean: do it on purpose
 
 
 @pytest.mark.parametrize(
@@ -250,8 +238,8 @@ def test_the_flags_that_make_the_key():
 def test_refusals_name_the_flag(args, parts):
     with pytest.raises(UserError) as refusal:
         parse(Config, args)
-    told = str(refusal.value)
-    assert all(part in told for part in parts) and "\n" not in told
+    message = str(refusal.value)
+    assert all(part in message for part in parts) and "\n" not in message
 
 
 # ---- training ------------------------------------------------------------------------------------------
@@ -356,8 +344,8 @@ def do(place: Path, model: str, task: str, **flags) -> tuple[Path, dict]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_generate_writes_exactly_so_many_characters(trained, model, capsys):
-    folder, told = do(trained, model, "generate", start="one t", chars=37, strategy="temperature")
-    (made,) = told["texts"]
+    folder, numbers = do(trained, model, "generate", start="one t", chars=37, strategy="temperature")
+    (made,) = numbers["texts"]
     assert made.startswith("one t") and len(made) == 5 + 37 and made in capsys.readouterr().out
     assert (folder / "texts.html").stat().st_size > 500
     again = tasks.generate_lyrics("one t", 37, str(trained / model), strategy="temperature")
@@ -367,15 +355,15 @@ def test_generate_writes_exactly_so_many_characters(trained, model, capsys):
 
 
 def test_generate_several_and_from_nothing(trained):
-    _, told = do(trained, "lstm", "generate", chars=20, samples=3, strategy="temperature")
-    assert len({*told["texts"]}) == 3 and {len(t) for t in told["texts"]} == {20}
-    _, told = do(trained, "lstm", "generate", chars=0, start="ten")
-    assert told["texts"] == ["ten"]
+    _, numbers = do(trained, "lstm", "generate", chars=20, samples=3, strategy="temperature")
+    assert len({*numbers["texts"]}) == 3 and {len(t) for t in numbers["texts"]} == {20}
+    _, numbers = do(trained, "lstm", "generate", chars=0, start="ten")
+    assert numbers["texts"] == ["ten"]
 
 
 def test_characters_the_model_never_saw_are_told_and_left_out(trained, capsys):
-    _, told = do(trained, "tcn", "generate", start="Fish ☃!", chars=5)
-    assert told["start"] == "ish " and len(told["texts"][0]) == 9
+    _, numbers = do(trained, "tcn", "generate", start="Fish ☃!", chars=5)
+    assert numbers["start"] == "ish " and len(numbers["texts"][0]) == 9
     err = " ".join(capsys.readouterr().err.split())
     assert "3 characters left out" in err and all(repr(c) in err for c in "F☃!")
 
@@ -384,17 +372,17 @@ def test_generating_needs_no_data(trained, rhyme, tmp_path, capsys):
     moved = tmp_path / "elsewhere.txt"
     rhyme.rename(moved)
     try:
-        _, told = do(trained, "transformer", "generate", chars=30)
-        assert not {"copied", "known_words"} & told.keys() and "is not known" in capsys.readouterr().err
+        _, numbers = do(trained, "transformer", "generate", chars=30)
+        assert not {"copied", "known_words"} & numbers.keys() and "is not known" in capsys.readouterr().err
     finally:
         moved.rename(rhyme)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_evaluate_scores_the_test_part_and_any_text(trained, model, tmp_path):
-    folder, told = do(trained, model, "evaluate")
+    folder, numbers = do(trained, model, "evaluate")
     last = json.loads((trained / model / "metrics.jsonl").read_text().splitlines()[-1])
-    assert told["bpc"] == pytest.approx(last["test/bpc"], rel=1e-6)
+    assert numbers["bpc"] == pytest.approx(last["test/bpc"], rel=1e-6)
     page = (folder / "lines.html").read_text()
     assert page.count('class="right"') > 20 and "class=given" in page
     (other := tmp_path / "other.txt").write_text("zebra QUIZ " + RHYME)
@@ -416,14 +404,14 @@ def test_text_is_cut_and_cleaned_as_the_run_has_it(rhyme, tmp_path, quiet):
     _, own = do(tmp_path, "run", "evaluate")
     _, other = do(tmp_path, "run", "evaluate", text=str(part))
     assert other["characters"] == own["characters"] and other["bpc"] == pytest.approx(own["bpc"], rel=1e-6)
-    _, told = do(tmp_path, "run", "generate", start="ONE", chars=3)
-    assert told["start"] == "one"
+    _, numbers = do(tmp_path, "run", "generate", start="ONE", chars=3)
+    assert numbers["start"] == "one"
 
 
 def test_what_is_copied_is_told_of_another_text(trained, tmp_path):
     (other := tmp_path / "other.txt").write_text("zebras quiz; " * 200)
-    _, told = do(trained, "lstm", "generate", chars=30, dataset=str(other))
-    assert 0 <= told["copied"] < 30
+    _, numbers = do(trained, "lstm", "generate", chars=30, dataset=str(other))
+    assert 0 <= numbers["copied"] < 30
 
 
 def text_known(path: Path) -> str:
@@ -438,8 +426,8 @@ def test_another_text_than_the_one_learned_is_refused(trained, tmp_path):
 
 def test_a_text_that_was_changed_since_is_told(trained, tmp_path, capsys):
     (other := tmp_path / "other.txt").write_text(59 * RHYME)
-    _, told = do(trained, "lstm", "evaluate", dataset=str(other))
-    assert "not the text of the training" in capsys.readouterr().err and told["trained_on_data_hash"]
+    _, numbers = do(trained, "lstm", "evaluate", dataset=str(other))
+    assert "not the text of the training" in capsys.readouterr().err and numbers["trained_on_data_hash"]
     do(trained, "lstm", "evaluate")
     assert "not the text of the training" not in capsys.readouterr().err
 

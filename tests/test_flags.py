@@ -16,22 +16,12 @@ from research.common.flags import changed_flags, result_flags, with_epochs
 from research.common.identity import run_key
 from research.common.messages import UserError
 from tests.forks import run_each
+from tests.run_flags import RUN_RESULT_FLAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Adding, renaming or removing a flag changes what users type and what kept runs mean: do it on purpose.
-RESULT_FLAGS = {
-    "checkpoint",
-    "weights",
-    "seed",
-    "steps",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "eval_every",
-    "precision",
-    "compile",
-    "deterministic",
+RESULT_FLAGS = RUN_RESULT_FLAGS | {
     "beta",
     "width",
     "depth",

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from data import DataError, arithmetic, digits, glyphs
 from research import seq2seq_arith as script
 from research.common.commandline import parse
-from research.common.flags import result_flags
 from research.common.messages import UserError
 from research.common.randomness import make_rng
 from research.common.task import flags_of_run
@@ -33,6 +32,7 @@ from research.seq2seq_arith import (
     some_pictures,
 )
 from tests.conftest import killed, results
+from tests.run_flags import RUN_RESULT_FLAGS, flags_in_key
 from tests.seq2seq import (
     ALPHABET,
     CPU,
@@ -181,11 +181,11 @@ def test_evaluation_equals_a_recount(flags):
         tgt = arithmetic.reverse(tgt, ALPHABET)
     with torch.no_grad():
         log_p = F.log_softmax(net(few.src.long(), tgt[:, :-1]), 2)
-        told = net.answer(few.src.long())
+        greedy = net.answer(few.src.long())
     assert loss == pytest.approx(-log_p.gather(2, tgt[..., None]).mean().item(), rel=1e-5)
     if cfg.reverse:
-        told = arithmetic.reverse(told, ALPHABET)
-    assert torch.equal(ids, told)
+        greedy = arithmetic.reverse(greedy, ALPHABET)
+    assert torch.equal(ids, greedy)
 
 
 def test_answers_that_are_written_in_reverse_are_read_forwards(monkeypatch):
@@ -230,18 +230,7 @@ def test_pictures_of_the_evaluation_are_always_the_same(store):
 
 # ---- flags ---------------------------------------------------------------------------------------------
 
-RESULT_FLAGS = {
-    "checkpoint",
-    "weights",
-    "seed",
-    "steps",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "eval_every",
-    "precision",
-    "compile",
-    "deterministic",
+RESULT_FLAGS = RUN_RESULT_FLAGS | {
     "mode",
     "digits",
     "ops",
@@ -264,8 +253,7 @@ RESULT_FLAGS = {
 
 
 def test_the_flags_that_make_the_key():
-    made = set(result_flags(Config(checkpoint="x"))) | set(result_flags(Config(epochs=2)))
-    assert made == RESULT_FLAGS  # adding one changes what kept runs mean: do it on purpose
+    assert flags_in_key(Config) == RESULT_FLAGS  # adding one changes what kept runs mean: do it on purpose
 
 
 def test_tasks_take_all_flags_of_the_model_from_the_run():
@@ -285,7 +273,7 @@ def test_tasks_take_all_flags_of_the_model_from_the_run():
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--mode=text"], "--mode=text: must be one of text_to_text, image_to_text, text_to_image"),
         (["--model=gru"], "--model=gru: must be one of lstm, transformer"),
@@ -326,10 +314,10 @@ def test_tasks_take_all_flags_of_the_model_from_the_run():
         (["--task=guess"], "--task=guess: must be one of train, evaluate, ask, mistakes"),
     ],
 )
-def test_refusals(args, told):
+def test_refusals(args, message):
     with pytest.raises(UserError) as refusal:
         parse(Config, args)
-    assert str(refusal.value).startswith(told) and "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith(message) and "\n" not in str(refusal.value)
 
 
 def test_what_is_allowed():
@@ -352,8 +340,10 @@ def test_what_is_allowed():
 )
 def test_what_the_data_refuse_leaves_no_folder(learn, tmp_path, flags, message, monkeypatch):
     real = digits.load_arrays  # the embedded set, as a folder would hold it that has eight classes
-    told = ("letters", "0" * 16, real("digits", tmp_path)[2], tuple("01234567"))
-    monkeypatch.setattr(digits, "load_arrays", lambda name, *rest: told if name == "8" else real(name, *rest))
+    letters = ("letters", "0" * 16, real("digits", tmp_path)[2], tuple("01234567"))
+    monkeypatch.setattr(
+        digits, "load_arrays", lambda name, *rest: letters if name == "8" else real(name, *rest)
+    )
     with pytest.raises((UserError, DataError), match=message) as refusal:
         learn(**flags)
     assert "\n" not in str(refusal.value) and not (tmp_path / "runs").exists()
@@ -558,8 +548,8 @@ def test_test_figures_are_those_of_the_best_weights(learn, quiet):
     (file,) = (folder / "checkpoints").glob("best_*.pt")
     net.load_state_dict(torch.load(file, weights_only=True)["states"][0])
     ids, loss = answers(net, data.splits.test, None, cfg, data.splits.alphabet, None, CPU)
-    told = {"test/loss": loss} | seq2seq_mistakes.figures(ids, data.splits.test, "", "test")
-    assert {key: rows[-1][key] for key in told} == told
+    figures = {"test/loss": loss} | seq2seq_mistakes.figures(ids, data.splits.test, "", "test")
+    assert {key: rows[-1][key] for key in figures} == figures
     assert not {key for row in rows[:-1] for key in row if key.startswith("test/")}
 
 
@@ -591,9 +581,9 @@ def test_pictures_that_are_shown_are_those_that_were_read_or_drawn(store, monkey
     real, seen = net.answer, []
 
     def answer(src):
-        told = real(src)
-        seen.append(src if mode == "image_to_text" else torch.sigmoid(told))
-        return told
+        answers = real(src)
+        seen.append(src if mode == "image_to_text" else torch.sigmoid(answers))
+        return answers
 
     monkeypatch.setattr(net, "answer", answer)
     monkeypatch.setattr(script, "picture", lambda make, *args: (make, args))
@@ -608,9 +598,9 @@ def test_pictures_that_are_shown_are_those_that_were_read_or_drawn(store, monkey
         few = arithmetic.Queries(*(getattr(val, f.name)[: script.N_SHOWN] for f in dataclasses.fields(val)))
         ids, _ = answers(net, few, glyph, cfg, ALPHABET, reader, CPU)
         for i in range(script.N_SHOWN):
-            query, answer, told = (arithmetic.decode(x[i], ALPHABET) for x in (few.src, few.tgt, ids))
+            query, answer, said = (arithmetic.decode(x[i], ALPHABET) for x in (few.src, few.tgt, ids))
             wrong = "" if torch.equal(ids[i], few.tgt[i]) else f", not {answer}"
-            expected.append(f"{query} = {told or '?'}{wrong}")
+            expected.append(f"{query} = {said or '?'}{wrong}")
         assert labels == expected and make(tiles, *rest).std() > 5
 
 

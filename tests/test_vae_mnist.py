@@ -15,7 +15,6 @@ from torch import distributions as D
 from data import digits
 from research import vae_mnist
 from research.common.commandline import parse
-from research.common.flags import result_flags
 from research.common.media import picture
 from research.common.messages import UserError
 from research.common.randomness import make_rng
@@ -38,6 +37,7 @@ from research.vae_mnist import (
     train,
 )
 from tests.conftest import killed, results
+from tests.run_flags import RUN_RESULT_FLAGS, flags_in_key
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -328,18 +328,7 @@ def test_two_pictures_of_different_classes():
 
 # ---- flags ---------------------------------------------------------------------------------------------
 
-RESULT_FLAGS = {
-    "checkpoint",
-    "weights",
-    "seed",
-    "steps",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "eval_every",
-    "precision",
-    "compile",
-    "deterministic",
+RESULT_FLAGS = RUN_RESULT_FLAGS | {
     "arch",
     "width",
     "depth",
@@ -352,8 +341,7 @@ RESULT_FLAGS = {
 
 
 def test_the_flags_that_make_the_key():
-    made = set(result_flags(Config(checkpoint="x"))) | set(result_flags(Config(epochs=2)))
-    assert made == RESULT_FLAGS  # adding one changes what kept runs mean: do it on purpose
+    assert flags_in_key(Config) == RESULT_FLAGS  # adding one changes what kept runs mean: do it on purpose
 
 
 @pytest.mark.parametrize(
@@ -548,7 +536,7 @@ def test_fashion_and_folders_keep_their_class_names(tmp_path, monkeypatch, data)
     monkeypatch.setattr(vae_mnist.digits, "load", lambda *_: loaded)
     shown = []
     dot = np.zeros((8, 8, 3), np.uint8)
-    monkeypatch.setattr(vae_mnist.charts, "scatter", lambda p, y, told, *_: shown.append(told) or dot)
+    monkeypatch.setattr(vae_mnist.charts, "scatter", lambda p, y, labels, *_: shown.append(labels) or dot)
     cfg = Config(**SMALL)
     files = vae_mnist.training_pictures(build(cfg, CPU), vae_mnist.load_data(cfg), cfg, CPU, 0)
     files["latent/scatter"].write(tmp_path / "scatter.png")
