@@ -209,7 +209,7 @@ def test_offline_run_after_kill_is_one_clean_run(config, tmp_path):
     """What W&B's own file says equals the log of the run, although the process was killed in between."""
     cfg = config(wandb="offline", steps=20, sample_every=10, threads=1)
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    env |= {"PYTHONPYCACHEPREFIX": str(tmp_path / "pycache"), "WANDB_CACHE_DIR": str(tmp_path / "cache")}
+    env["WANDB_CACHE_DIR"] = str(tmp_path / "cache")
     script = [sys.executable, "-c", KILLED_AT, str(ROOT)]
     flags = [flag for flag in flags_of(cfg) if not flag.endswith("=None")]
     first = subprocess.run([*script, "12", *flags], env=env, capture_output=True, text=True)
