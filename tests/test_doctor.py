@@ -46,6 +46,7 @@ OTHERS = [
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty home, no programs on PATH, no proxy, W&B not set up."""
     from wandb.sdk import wandb_setup
+    from wandb.sdk.lib.wbauth import authenticate
 
     for name in (*PROXIES, *map(str.upper, PROXIES), *OTHERS):
         monkeypatch.delenv(name, raising=False)
@@ -54,6 +55,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(wandb_setup, "_singleton", None)
+    monkeypatch.setattr(authenticate, "_session_auth", None)  # of an earlier test of this process
 
 
 @pytest.fixture
