@@ -53,7 +53,7 @@ def allowed(name: str) -> set[str]:
     if layer == "launch":
         return {"data", "research.common", "launch.sweep", "launch.results"}
     if layer == "launch.sweep":
-        return {"research.common", "launch.sweep", "launch.results"}
+        return {"data", "research.common", "launch.sweep", "launch.results"}
     if layer == "launch.results":
         return {"research.common", "launch.results"}
     at = next(i for i, row in enumerate(LAYERS) if layer in row)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import re
 import warnings
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from data.names import closest, did_you_mean
 from launch.sweep import bayes, early_stop
 from launch.sweep.history import metric_refusal
 from launch.sweep.points import as_args, points
@@ -77,11 +77,12 @@ class Sweep:
         return self.script.path
 
     def config(self, flags: dict[str, Any]) -> Any:
-        """The script's Config at one point, through its real parser, once. Raises UserError."""
+        """The script's Config at one point, through its real parser. Raises UserError.
+
+        It is kept: parsing takes some 20 ms, and a large grid is asked for more than once.
+        """
         args = tuple(as_args(flags))
-        if (
-            args not in self._configs
-        ):  # parsing takes some 20 ms, and a large grid is asked for more than once
+        if args not in self._configs:
             try:
                 self._configs[args] = self.script.config(flags)
             except UserError as error:
@@ -183,9 +184,7 @@ def _refuse(path: str, content: dict[str, Any], online: bool = False, confirm: i
 def _parameter_refusal(name: str, given: Any, script: Program) -> str | None:
     """Why a parameter is none that the script can be given, as words that follow its name; None if it is."""
     if name not in script.flags:
-        near = difflib.get_close_matches(str(name), script.flags, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f" is no flag of {script.path}{hint}"
+        return f" is no flag of {script.path}{did_you_mean(closest(script.flags, str(name)))}"
     if not isinstance(given, dict):
         return f": {given}: written as {name}: {{value: {given}}}"
     if "values" in given and not (isinstance(given["values"], list) and given["values"]):

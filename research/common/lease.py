@@ -26,15 +26,8 @@ from research.common.folder import read_json, write_json
 
 BEAT_S = 10.0  # seconds between beats
 PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts up
-JOB_OVER = (
-    "",
-    "COMPLETED",
-    "CANCELLED",
-    "FAILED",
-    "TIMEOUT",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-)  # squeue of a job
+# what squeue says of a job that has ended, or of one that it has forgotten
+JOB_OVER = ("", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 MAX_DEATHS = 3  # attempts that may die at one step before the run is failed
 HANDOVER = "RUN_LEASE"  # environment variable: N of the lease made for this process
 
