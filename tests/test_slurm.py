@@ -261,7 +261,7 @@ def test_shellcheck_has_nothing_to_say(tmp_path, name):
         path = tmp_path / name
         path.write_text(text_of(*GPU.split(), "--setup", "module load cuda", array="0-999%4"))
     if shutil.which("shellcheck") is None:
-        pytest.skip("no shellcheck on PATH to read the scripts with")  # .ci/run installs it, and lets none skip
+        pytest.skip("no shellcheck on PATH to read the scripts with")  # .ci/run installs it
     done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
