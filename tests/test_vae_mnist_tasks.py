@@ -186,17 +186,13 @@ def test_what_is_not_there_is_refused_in_one_line(place, task, flags, message):
     assert "\n" not in str(error.value)
 
 
-def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
+def test_weights_of_another_model_are_refused(place, tmp_path):
+    """What else can be wrong with a checkpoint is asked of the faces' tasks: the code is one."""
     run = tmp_path / "run"
     shutil.copytree(place / "runs/two", run, ignore=shutil.ignore_patterns(*FILES))
     kept = json.loads((run / "config.json").read_text())
-    cfg = vae_mnist.Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu")
-    for change, message in (
-        ({"family": "bvae_faces"}, "must be a run of vae_mnist; this one is of bvae_faces"),
-        ({"flags": kept["flags"] | {"width": 17}}, "no weights of this model"),
-        ({"flags": {}}, "must be of a run that tells its --arch"),
-    ):
-        (run / "config.json").write_text(json.dumps(kept | change))
-        with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):
-            tasks.run(cfg)
+    kept["flags"]["width"] = 17
+    (run / "config.json").write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=r"^--checkpoint=.*no weights of this model"):
+        tasks.run(vae_mnist.Config(task="evaluate", checkpoint=str(run), wandb="disabled", device="cpu"))
     assert not (run / "evaluate").exists()
