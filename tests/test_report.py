@@ -1,5 +1,6 @@
 """Reading run folders back, the committed CSV, and the report: as HTML, and as a real browser draws it."""
 
+import csv
 import io
 import json
 import math
@@ -221,6 +222,28 @@ def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
         "4,0,finished,4.2,4.53333,7,c0ffee0123\n"
         "4,1,failed,4.45833,,,c0ffee0123-dirty\n"
     )
+
+
+def test_flags_named_like_columns(tmp_path):
+    """A sweep over --steps, in table, CSV, means and page; and over all that tables have a column for."""
+    flags = {name: (i, i + 1) for i, name in enumerate(read.COLUMNS)}
+    for i, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        chosen = {name: values[i] for name, values in flags.items()}
+        run = make_run(tmp_path / "runs" / f"r{i}{seed}", 0, seed)
+        config = json.loads((run / "config.json").read_text())
+        config["flags"] |= chosen
+        (run / "config.json").write_text(json.dumps(config))
+    sweep = read.read_sweep(tmp_path / "runs")
+    df = read.table(sweep)
+    assert len(set(df.columns)) == len(df.columns)
+    assert sorted(read.flag_columns(df)) == sorted([*(f"--{name}" for name in flags), "seed"])
+    assert df["--steps"].tolist() == [2, 2, 3, 3] and df["steps"].tolist() == [200] * 4
+    means = read.summarise_over_seeds(df)
+    assert means["--n"].tolist() == [7, 8] and means["n"].tolist() == [2, 2]
+    assert read.results_csv(sweep, tmp_path / "x.csv") == 4
+    assert list(csv.DictReader((tmp_path / "x.csv").open()))[2]["--steps"] == "3"
+    page = html.render(sweep)
+    assert "steps=3" in page and "--steps=3" in page  # the run's name, and how to make it again
 
 
 def test_means_over_seeds(tmp_path):

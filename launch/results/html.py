@@ -43,7 +43,7 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
         runs=best_first.drop(columns="reason"),
         seeds=read.summarise_over_seeds(df),
         now=datetime.now(UTC),
-        unwell=unwell[[*varied, "status", "step", "steps", "reason", "key"]],
+        unwell=unwell[[*map(read.column_of, varied), "status", "step", "steps", "reason", "key"]],
         cell=cell,
         show=show,
         states=states,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILES = {CONFIG: "config", STATUS: "status", METRICS: "rows"}
+# of a table that are no flags: what is known of a run, and of a setting over its seeds
+COLUMNS = ("status", "step", "steps", "headline", "commit", "key", "reason", "n", "runs")
 # Common flags that say where and how a run is carried out, not what is computed. A data set's name is not in
 # a run's key either, but its content is: runs on other data differ.
 BOOKKEEPING = {f.name for f in dataclasses.fields(RunFlags)} - {*result_names(RunFlags), "dataset"}
@@ -201,6 +203,11 @@ def varied_flags(runs: Iterable[Run], order: Iterable[str] = (), trials: Iterabl
     return sorted(varied, key=lambda name: name == "seed")
 
 
+def column_of(flag: str) -> str:
+    """The column of a varied flag: its name, but --steps where tables have a column steps of their own."""
+    return f"--{flag}" if flag in COLUMNS else flag
+
+
 def table(sweep: Sweep) -> pd.DataFrame:
     """One row a run: varied flags, status, step(s), best headline, last test/*, val/*, commit, key, reason.
 
@@ -219,14 +226,15 @@ def table(sweep: Sweep) -> pd.DataFrame:
     varied, rows = sweep.varied, []
     for run in sweep.runs:
         last = {m: value for row in run.rows for m, value in row.items()}
-        row = {name: run.flags.get(name) for name in varied}
+        row = {column_of(name): run.flags.get(name) for name in varied}
         row |= {name: run.status.get(name) for name in ("status", "step", "steps", "headline")}
         row |= {name: last.get(name) for name in figures}
         row["commit"] = _commits(run)
         row["key"] = run.folder.name
         row["reason"] = "; ".join(str(r) for r in (run.status.get("reason"), run.problem) if r)
         rows.append(row)
-    columns = [*varied, "status", "step", "steps", "headline", *figures, "commit", "key", "reason"]
+    columns = [*map(column_of, varied), "status", "step", "steps", "headline", *figures]
+    columns += ["commit", "key", "reason"]
     df = pd.DataFrame(rows, columns=columns, dtype=object)  # flags as they are: no integer seed made a float
     for name in columns[len(varied) + 1 : -3]:
         kind = "Int64" if name in ("step", "steps") else float

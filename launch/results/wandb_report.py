@@ -23,7 +23,7 @@ import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from launch.results.curves import colours
-from launch.results.read import Sweep, expected, read_sweep, summarise_over_seeds, table
+from launch.results.read import Sweep, column_of, expected, read_sweep, summarise_over_seeds, table
 from launch.results.words import cell, command, label, what_was_run
 from research.common.folder import SOURCE_DIFF, SWEEP, UPLOADED, read_json
 from research.common.messages import UserError
@@ -242,7 +242,7 @@ def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
     figures = ["headline", *(name for name in df.columns if name.startswith("test/"))]
     headings, texts = {"headline": f"best {headline}", "n": "finished"}, []
     if "seed" in sweep.varied:
-        names = [*(flag for flag in sweep.varied if flag != "seed"), "n", "runs", *figures]
+        names = [*(column_of(flag) for flag in sweep.varied if flag != "seed"), "n", "runs", *figures]
         means = summarise_over_seeds(df).to_dict("records")
         rows = [[plain(cell(row, name)[0]) for name in names] for row in means]
         what = "Mean ± sample standard deviation over the seeds of finished runs"
@@ -250,7 +250,7 @@ def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
             what += ", without the trial that its further seeds confirm"
         head = [plain(headings.get(name, name)) for name in names]
         texts.append(f"{what}.\n\n{markdown_table(head, rows)}")
-    names, rows, reasons = [*sweep.varied, "status", *figures], [], []
+    names, rows, reasons = [*map(column_of, sweep.varied), "status", *figures], [], []
     best_first = df.sort_values("headline", ascending=goal != "maximize", kind="stable")
     for i, row in zip(best_first.index, best_first.to_dict("records")):
         run = sweep.runs[i]
