@@ -89,7 +89,7 @@ def installed(name: str) -> str | None:
 
 
 def wandb_account(flags: Flags) -> Iterator[Line]:
-    """The mode that scripts would choose (as research/common/wandb_mirror.py does), the key, the server."""
+    """The mode that scripts would choose (as research/common/wandb_client.py does), the key, the server."""
     mode = flags.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
     reason = "--wandb" if flags.wandb else "WANDB_MODE"
     if mode == "disabled":

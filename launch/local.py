@@ -8,8 +8,6 @@ The same command again goes on where it stopped: Ctrl-C once makes the workers s
 """
 
 import contextlib
-import ctypes
-import glob
 import os
 import signal
 import statistics
@@ -18,7 +16,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 if not __package__:  # run as a script: import from this tree
@@ -36,14 +33,11 @@ from launch.sweep.queue import DONE, Queue
 from launch.sweep.worker import last_line
 from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
 from research.common.folder import (
-    CODE,
     ENDED,
 )
 from research.common.messages import UserError, console, escape
 
 REFRESH_S = 1.0
-# of NVIDIA's and AMD's drivers, of NVIDIA's boards with a GPU on the chip, and of Windows under WSL
-GPU_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
 
 
@@ -74,36 +68,11 @@ class Slot:
     threads: int | None
 
 
-def may_have_gpus() -> bool:
-    """False where torch is sure to find no GPU: this costs milliseconds, its import seconds."""
-    if "torch" in sys.modules:
-        return True
-    try:
-        without_cuda = sys.platform == "darwin" or metadata.version("torch").endswith("+cpu")
-    except metadata.PackageNotFoundError:  # installed in some way of its own
-        return True
-    if without_cuda:
-        return False
-    if sys.platform != "linux" or any(glob.glob(pattern) for pattern in GPU_DEVICES):
-        return True
-    try:
-        ctypes.CDLL("libcuda.so.1")  # the driver, wherever it is installed
-    except OSError:
-        return False
-    return True
-
-
-def count_gpus() -> int:
-    if not may_have_gpus():
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
-
-
 def slots(flags: Flags) -> list[Slot]:
     """One slot per worker: each visible GPU `runs_per_gpu` times, or the cores shared out."""
-    gpus = count_gpus()
+    import torch
+
+    gpus = torch.cuda.device_count()
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         n, threads = flags.workers or gpus * flags.runs_per_gpu, flags.threads
@@ -144,7 +113,7 @@ class Local:
 
     def start_worker(self, i: int) -> None:
         slot, online = self.slots[i], self.flags.wandb == "online"
-        program = self.queue.folder / CODE / "launch" / "sweep" / ("agent.py" if online else "worker.py")
+        program = begin.program_in(self.queue.folder, "agent.py" if online else "worker.py")
         command = [sys.executable, str(program), f"--sweep={self.queue.folder}"]
         command += [f"--program={self.sweep.program}", f"--parent={os.getpid()}"]
         if online:

@@ -200,8 +200,8 @@ def lr_at(step: int, cfg: Config) -> float:
 class Part:
     """A part of the text as sequences, of which rows of at most --seq_len characters are cut.
 
-    ids (N,): all of it; of sequence s the lengths[s] characters behind ids[begin[s]] are
-    scored, each from those before it.
+    ids (N,) are all of it. Of sequence s the lengths[s] characters behind ids[begin[s]] are scored, each from
+    those before it.
     """
 
     ids: Tensor
@@ -363,7 +363,7 @@ def train(cfg: Config) -> dict[str, float]:
     for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
         metrics = {}
 
-        # once in a while: how well does it foretell text it has not seen? The best weights so far are kept
+        # once in a while: how well does it predict text it has not seen? The best weights so far are kept
         if run.due("eval", step):
             metrics |= evaluate(model, data.parts["val"], "val", cfg, device)
             run.keep_best(model, metrics, step)

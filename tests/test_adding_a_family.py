@@ -68,4 +68,4 @@ def test_its_flags_are_refused_and_have_their_headings(family):
     with pytest.raises(UserError, match=r"--latent_dim=0: must be at least 1"):
         script.Config(latent_dim=0)
     names = {title: names for (title, _), names in headings(script.Config).items()}
-    assert names["model"] == ["latent_dim", "beta"] and names["task"] == ["task", "n_shown"]
+    assert names["model"] == ["dataset", "latent_dim", "beta"] and names["task"] == ["task", "n_shown"]

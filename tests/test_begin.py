@@ -111,26 +111,28 @@ def test_each_data_set_is_loaded_once(tmp_path, monkeypatch):
 # ---- the folder ----------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_that_is_older_than_this_launcher_is_refused(tmp_path, monkeypatch):
-    """There is no worker in it where this launcher starts one."""
+def test_a_snapshot_of_an_older_layout_goes_on(tmp_path, monkeypatch):
+    """Its workers lie directly in launch/; only --confirm is refused where they do not know it."""
     monkeypatch.chdir(tmp_path)
     sweep = grid(tmp_path / "tiny.yaml", {"x": {"values": [0.1]}}, metric=METRIC)
-    worker = tmp_path / "runs/tiny/code/launch/sweep/worker.py"
-    worker.parent.mkdir(parents=True)
-    (worker.parents[1] / "worker.py").touch()  # where it was before
+    folder = Path("runs/tiny")
+    assert begin.program_in(folder, "agent.py") == folder / "code/launch/sweep/agent.py"
+    older = folder / "code/launch/worker.py"
+    older.parent.mkdir(parents=True)
+    older.touch()
+    assert begin.program_in(folder, "worker.py") == older
 
     def reached(*_):
         raise ZeroDivisionError
 
     monkeypatch.setattr(begin, "freeze", reached)
-    for more in ({}, {"confirm": 2}):
-        with pytest.raises(UserError, match="runs/tiny: its snapshot of the code is older than"):
-            begin.prepare(plan.SweepFlags(sweep="tiny.yaml", **more), sweep)
-    with pytest.raises(ZeroDivisionError):
-        begin.prepare(plan.SweepFlags(sweep="tiny.yaml", fresh=True), sweep)
-    worker.touch()
     with pytest.raises(ZeroDivisionError):
         begin.prepare(plan.SweepFlags(sweep="tiny.yaml"), sweep)
+    with pytest.raises(UserError, match="--confirm=2: the snapshot of the code in runs/tiny is older"):
+        begin.prepare(plan.SweepFlags(sweep="tiny.yaml", confirm=2), sweep)
+    (older.parent / "proposer.py").touch()
+    with pytest.raises(ZeroDivisionError):
+        begin.prepare(plan.SweepFlags(sweep="tiny.yaml", confirm=2), sweep)
 
 
 # ---- how many ------------------------------------------------------------------------------------------

@@ -10,11 +10,13 @@ import pytest
 from research.common.commandline import parse
 from research.common.flags import RunFlags, aside
 from research.common.help import MODEL, RUN, TASK, TRAINING, field_docs, headings
+from research.common.identity import ROOT
 
-COMMANDS = {
-    "research": ("bvae_faces", "charlm", "charlm_corpus", "seq2seq_arith", "vae_mnist"),
-    "launch": ("doctor", "local", "slurm", "upload"),
-}
+COMMANDS = [
+    f"{folder}.{path.stem}"
+    for folder in ("research", "launch")
+    for path in sorted((ROOT / folder).glob("[a-z]*.py"))
+]
 
 
 def flags_of(name: str) -> type:
@@ -22,7 +24,7 @@ def flags_of(name: str) -> type:
     return module.Config if hasattr(module, "Config") else module.Flags
 
 
-@pytest.mark.parametrize("name", [f"{folder}.{stem}" for folder, stems in COMMANDS.items() for stem in stems])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_once_with_its_text(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     config_class = flags_of(name)
@@ -64,7 +66,7 @@ def test_the_headings_of_a_script():
 
     found = headings(Config)
     assert list(found) == [TRAINING, MODEL, Sampling.HEADING, TASK, RUN]
-    assert found[MODEL] == ["width"] and found[Sampling.HEADING] == ["top_k"]
+    assert found[MODEL] == ["dataset", "width"] and found[Sampling.HEADING] == ["top_k"]
     assert found[TASK] == ["task", "index"]
     assert {"steps", "seed", "eval_every"} <= set(found[TRAINING])
     assert {"out", "sample_every", "wandb"} <= set(found[RUN])

@@ -212,47 +212,6 @@ def test_what_is_said_of_further_seeds(tmp_path, values, others, line):
 
 
 @pytest.mark.parametrize(
-    ("platform", "version", "devices", "driver", "expected"),
-    [
-        ("linux", "2.15.0", "nothing*", False, False),
-        ("linux", "2.15.0", "nvidia*", False, True),
-        ("linux", "2.15.0", "nothing*", True, True),
-        ("linux", "2.15.0+cpu", "nvidia*", True, False),
-        ("linux", None, "nothing*", False, True),
-        ("win32", "2.15.0+cu130", "nothing*", False, True),
-        ("win32", "2.15.0+cpu", "nothing*", False, False),
-        ("darwin", "2.15.0", "nothing*", False, False),
-    ],
-)
-def test_torch_is_asked_for_gpus_where_it_could_find_one(
-    tmp_path, platform, version, devices, driver, expected
-):
-    from launch import local
-
-    def version_of(name: str) -> str:
-        if version is None:
-            raise local.metadata.PackageNotFoundError(name)
-        return version
-
-    def load(name: str) -> None:
-        if not driver:
-            raise OSError(name)
-
-    (tmp_path / "nvidia0").touch()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, "torch", raising=False)
-        patch.setattr(sys, "platform", platform)
-        patch.setattr(local.metadata, "version", version_of)
-        patch.setattr(local, "GPU_DEVICES", (f"{tmp_path}/{devices}",))
-        patch.setattr(local.ctypes, "CDLL", load)
-        assert local.may_have_gpus() == expected
-        if not expected:
-            patch.setitem(sys.modules, "torch", None)  # from here on its import fails
-            patch.setattr(local, "may_have_gpus", lambda: False)
-            assert local.count_gpus() == 0
-
-
-@pytest.mark.parametrize(
     ("flags", "visible", "expected"),
     [
         ({}, None, ["0", "1"]),
@@ -263,7 +222,7 @@ def test_torch_is_asked_for_gpus_where_it_could_find_one(
 def test_slots_on_gpus(monkeypatch, flags, visible, expected):
     from launch import local
 
-    monkeypatch.setattr(local, "count_gpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -277,7 +236,7 @@ def test_slots_on_gpus(monkeypatch, flags, visible, expected):
 def test_slots_share_out_the_cores(monkeypatch):
     from launch import local
 
-    monkeypatch.setattr(local, "count_gpus", lambda: 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     assert [slot.threads for slot in local.slots(local.Flags(sweep="x.yaml"))] == [1] * 6
     (one, two) = local.slots(local.Flags(sweep="x.yaml", workers=2))

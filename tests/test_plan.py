@@ -126,7 +126,9 @@ def test_the_metric_may_be_the_headline_of_any_point(tmp_path, method, binarize,
     plan.read(str(path))  # nothing asks for the metric: W&B's own pages may show what they like
 
 
-@pytest.mark.parametrize("metric", ["val/mse_best", "val/mse", "val/kl_nats", "train/loss", "val/mse_bets"])
+@pytest.mark.parametrize(
+    "metric", ["val/mse_best", "val/mse", "val/kl_nats", "train/loss", "val/mse_bets", "val/a/mig"]
+)
 def test_metrics_that_the_script_may_log_are_taken(tmp_path, metric):
     content = {
         "program": "research/bvae_faces.py",

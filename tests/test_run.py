@@ -17,7 +17,7 @@ import torch
 
 from data import images, synthetic
 from research import bvae_faces, charlm, seq2seq_arith, vae_mnist
-from research.common import identity
+from research.common import identity, start
 from research.common.checkpoints import Checkpoints, load_file
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED, parse
 from research.common.flags import result_flags
@@ -26,6 +26,7 @@ from research.common.identity import run_key
 from research.common.messages import UserError
 from research.common.randomness import STREAMS, make_rng
 from research.common.run import Preempted, Run
+from research.common.wandb_mirror import Mirror
 from tests.conftest import folder_of, killed, results
 from tests.forks import run_each
 
@@ -418,8 +419,10 @@ def test_the_source_of_a_run_is_all_that_its_script_imports(tmp_path):
         assert not any("/tasks/" in name or name == "research/common/task.py" for name in found), family
 
 
-def test_a_script_from_elsewhere_has_no_source():
-    assert identity.source_files("no_such_family") == []
+def test_the_source_of_a_script_from_elsewhere_is_what_starts_its_runs():
+    hashed = {path.relative_to(ROOT).as_posix() for path in identity.source_files("no_such_family")}
+    assert {"research/common/start.py", "research/common/run.py", "research/common/checkpoints.py"} <= hashed
+    assert hashed < {path.relative_to(ROOT).as_posix() for path in identity.source_files("bvae_faces")}
 
 
 def test_key_counts_what_changes_numbers_only(config):
@@ -657,3 +660,28 @@ def test_synthetic_faces_have_mig(config, monkeypatch, tmp_path):
     metrics = train(config(dataset="synthetic", data_dir=str(tmp_path / "store"), steps=2))
     assert 0 <= metrics["test/mig"] <= 1
     assert images.fingerprint("synthetic", str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "alerts"), [(Run, "describe", [(True, "failed")]), (start, "_set_up_torch", [])]
+)
+def test_a_crash_before_the_first_step_is_told(config, monkeypatch, owner, name, alerts):
+    """To the folder and, once there is a W&B run, to W&B, which is begun for it."""
+    seen = []
+
+    def crash(*_, **__):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(owner, name, crash)
+    monkeypatch.setattr(Mirror, "run", lambda self: None)
+    monkeypatch.setattr(Mirror, "alert", lambda self, title, *_: seen.append((self.ident is not None, title)))
+    cfg = config()
+    with pytest.raises(MemoryError) as error:
+        bvae_faces.train(cfg)
+    for hook in list(AT_CRASH):
+        hook(error.value)
+    folder = folder_of(cfg)
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["status"], status["reason"]) == ("failed", "MemoryError: no room")
+    assert json.loads((folder / "lease.1").read_text())["released"] == "failed"
+    assert seen == alerts

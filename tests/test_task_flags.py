@@ -126,11 +126,13 @@ def test_the_data_come_from_the_run_unless_they_are_given(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_that_lacks_a_flag_of_its_model_is_refused(family):
+def test_a_run_that_is_older_than_a_flag_has_its_default(family, capsys):
+    """And says so: as for its key, for which flags at their defaults do not count."""
     cfg = config_class(family)(checkpoint="runs/some", **TASK[family])
-    for name in OF_THE_MODEL[family]:
+    for name in (*OF_THE_MODEL[family], *OF_TRAINING[family]):
         run_config = run_of(family)
         del run_config["flags"][name]
-        message = rf"^--checkpoint=runs/some: must be of a run that tells its --{name}$"
-        with pytest.raises(UserError, match=message):
-            flags_of_run(cfg, run_config)
+        assert getattr(flags_of_run(cfg, run_config), name) == getattr(config_class(family), name)
+        assert f"this run is older than --{name}: its default" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--checkpoint=runs/some: must be of a run whose config\.json tells"):
+        flags_of_run(cfg, {})

@@ -119,7 +119,7 @@ class Job:
         if there.rows < self.rows:
             return "send"
         state = {0: "finished", 1: "failed", None: "preempted"}[EXIT_CODES.get(self.status)]
-        # Offline, the client refuses a data set as an input: that is said now.
+        # Offline, the client refuses a data set as an input: so it is sent now.
         return "complete" if there.state != state or (self.model and self.segment) else "confirm"
 
     def identity(self) -> dict[str, Any]:

@@ -59,11 +59,11 @@ def prepare(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[Queue, int]:
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
     if not online and (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists():
         raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
-    code = folder / CODE
-    if code.exists() and not flags.fresh and not (code / "launch" / "sweep" / "worker.py").exists():
+    launch = program_in(folder, "worker.py").parent
+    if flags.confirm and not flags.fresh and launch.exists() and not (launch / "proposer.py").exists():
         raise UserError(
-            f"{folder}: its snapshot of the code is older than this launcher can run: --fresh sets "
-            "it aside and starts anew"
+            f"--confirm={flags.confirm}: the snapshot of the code in {folder} is older than this "
+            "flag: --fresh sets it aside and starts anew"
         )
     if online:
         _log_in(folder, flags.fresh)
@@ -75,6 +75,13 @@ def prepare(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[Queue, int]:
     if flags.confirm:
         ask_to_confirm(folder, flags.confirm)
     return queue, planned(folder)
+
+
+def program_in(folder: Path, name: str) -> Path:
+    """`worker.py` or `agent.py` in a sweep folder's snapshot of the code, also in one of an older layout."""
+    launch = folder / CODE / "launch"
+    older = launch / name
+    return older if older.exists() else launch / "sweep" / name
 
 
 # ---- how many ------------------------------------------------------------------------------------------

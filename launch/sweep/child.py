@@ -1,4 +1,4 @@
-"""The process that a worker or an agent runs at a time, and how a request to stop reaches it."""
+"""The one process that a worker or an agent runs at a time, and how a request to stop reaches it."""
 
 import os
 import signal
@@ -23,6 +23,7 @@ class Child:
         self.parent, self.force = parent, force
         self.stops = 0  # how often we were asked to stop
         self.process: subprocess.Popen | None = None
+        self._asked: subprocess.Popen | None = None  # the process that a request to stop was passed on to
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
 
@@ -32,9 +33,15 @@ class Child:
         if self.process is None or self.process.poll() is not None:
             return
         if first:
-            self.process.send_signal(signal.SIGTERM)
+            self._ask_to_stop()
         elif number == signal.SIGINT:
             self.force(self.process)
+
+    def _ask_to_stop(self) -> None:
+        """SIGTERM to the process, once: to an agent a second one means that it is to kill its run."""
+        if self._asked is not self.process:
+            self._asked = self.process
+            self.process.send_signal(signal.SIGTERM)
 
     def is_orphaned(self) -> bool:
         return self.parent != 0 and os.getppid() != self.parent
@@ -43,7 +50,7 @@ class Child:
         """Run a command to its end; its exit code. look: done again and again meanwhile."""
         self.process = subprocess.Popen(command, start_new_session=True, **options)
         if self.stops:  # the request came while there was no process yet
-            self.process.send_signal(signal.SIGTERM)
+            self._ask_to_stop()
         while (code := self.process.poll()) is None:
             time.sleep(POLL_S)
             if self.is_orphaned() and not self.stops:

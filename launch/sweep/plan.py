@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import re
 import warnings
 from pathlib import Path
@@ -70,6 +71,11 @@ class Sweep:
     content: dict[str, Any]
     script: Program
     _configs: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    @functools.cached_property
+    def planned(self) -> list[dict[str, Any]]:
+        """Its points before any trial is made; W&B's engine is asked once, since it takes its time."""
+        return points_of(self, [])
 
     @property
     def program(self) -> str:
@@ -241,7 +247,7 @@ def checked_points(sweep: Sweep) -> tuple[list[dict[str, Any]], list[Any]]:
 
     bayes has no points before there are results: there the Configs are those of each flag's limits.
     """
-    planned = points_of(sweep, [])
+    planned = sweep.planned
     tried = _probes(sweep) if sweep.content["method"] == "bayes" else planned
     return planned, [sweep.config(point) for point in tried]
 

@@ -53,6 +53,7 @@ class Progress:
 
     def __init__(self, queue: Queue, parameters: dict[str, Any]):
         self.queue, self.watch = queue, leases.Watch()
+        self._ended: dict[str, tuple[dict[str, Any], list[str], Row]] = {}  # by key, and what it was made of
         self._searched = [name for name, given in parameters.items() if "value" not in given]
 
     def varied(self) -> list[str]:
@@ -69,8 +70,10 @@ class Progress:
 
     def _row(self, trial: Trial, running: Collection[str]) -> Row:
         folder, status = self.queue.run_folder(trial), self.queue.status(trial)
+        ended, varied = status["status"] in ENDED, self.varied()
+        if trial.key in self._ended and self._ended[trial.key][:2] == (status, varied):
+            return self._ended[trial.key][2]  # a view looks every second, and most trials have ended long ago
         n, info = leases.newest(folder)
-        ended = status["status"] in ENDED
         held = not ended and self._is_held(folder, n, info, running)
         step, steps = status.get("step") or 0, status.get("steps")
         examples_per_s = minutes_left = None
@@ -81,11 +84,11 @@ class Progress:
             if "time/step_ms" in timed:
                 examples_per_s = timed["time/examples_per_s"]
                 minutes_left = timed["time/step_ms"] * ((steps or 0) - step) / 60000
-        return Row(
+        row = Row(
             trial=trial,
             folder=folder,
             label=self.label(trial),
-            varied={name: show(trial.flags.get(name), 6) for name in self.varied()},
+            varied={name: show(trial.flags.get(name), 6) for name in varied},
             status=status["status"],
             held=held,
             step=step,
@@ -97,6 +100,9 @@ class Progress:
             reason=status.get("reason"),
             early=is_early(status.get("reason")),
         )
+        if ended:
+            self._ended[trial.key] = (status, varied, row)
+        return row
 
     def _is_held(self, folder: Path, n: int, info: dict[str, Any] | None, running: Collection[str]) -> bool:
         """Whether a process has the run of this newest lease."""

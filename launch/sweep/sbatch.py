@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.sweep import begin
 from research.common.folder import CODE
 from research.common.messages import UserError
 
@@ -348,7 +349,7 @@ def worker_command(submission: Submission) -> list[str]:
     """What each worker of a task is started with; the script adds --until and --parent."""
     flags = submission.flags
     online = flags.wandb == "online"
-    program = submission.folder / CODE / "launch" / "sweep" / ("agent.py" if online else "worker.py")
+    program = begin.program_in(submission.folder, "agent.py" if online else "worker.py")
     command = [
         sys.executable,
         str(program),

@@ -12,7 +12,7 @@ from research.common.flags import RunFlags, result_names
 
 # (heading, what its flags are for), in this order; after MODEL come the headings of inherited classes
 TRAINING = ("training", "how the model is trained; part of the run's key, like the model itself")
-MODEL = ("model", "what is studied: model, data and objective")
+MODEL = ("model", "what is studied: data, model and objective")
 TASK = ("task", "what to do, and what tasks other than train need")
 RUN = ("run", "where data and runs lie, how often to look, the machine, W&B: numbers do not depend on these")
 COMMAND = ("command", "")
@@ -52,6 +52,8 @@ def headings(config_class: type) -> dict[tuple[str, str], list[str]]:
             groups[COMMAND].append(f.name)
         elif f.name == "task":
             groups[TASK].append(f.name)
+        elif f.name == "dataset":  # its content counts, whatever its name is
+            groups[MODEL].append(f.name)
         elif f.name in common:
             groups[TRAINING if f.name in counts else RUN].append(f.name)
         else:

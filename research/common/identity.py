@@ -29,9 +29,10 @@ def source_files(family: str) -> list[Path]:
     """The files behind a family's numbers: its script and all of research/ and data/ that it imports.
 
     Imports inside functions count, too. The tasks are not among them: they are found by name, and train
-    nothing. A script that lies elsewhere has none.
+    nothing. Of a script that lies elsewhere, what starts its runs.
     """
-    files, left = set(), [path for path in [ROOT / "research" / f"{family}.py"] if path.exists()]
+    begin_with = [ROOT / "research" / f"{family}.py", ROOT / "research" / "common" / "start.py"]
+    files, left = set(), [path for path in begin_with if path.exists()]
     while left:
         path = left.pop()
         if path in files:

@@ -119,15 +119,19 @@ class Run:
         self.say(f"is {status['status']} already; --fresh trains it anew")
         return True
 
+    def hold(self, lease: leases.Lease) -> None:
+        """The folder is this process's from now on: what happens to it is to be told there."""
+        self.lease = lease
+        resumed = (self.folder / CONFIG).exists()
+        self.status = (read_json(self.folder / STATUS) if resumed else None) or {"segments": []}
+        AT_CRASH.append(self.crash)
+
     def begin(self, config: dict[str, Any], segment: dict[str, Any], diff: str, **wandb_init: Any) -> None:
-        """Begin or go on under the lease that this run holds: its files, signals, heartbeat and W&B run.
+        """Begin or go on: the run's files, its signals and heartbeat, and its W&B run.
 
         config: what config.json is to hold; segment: this start, as status.json lists it; diff: the change
         of the code that is not committed. Exits with 1 where too many attempts have died in the same place.
         """
-        resumed = (self.folder / CONFIG).exists()
-        self.status = (read_json(self.folder / STATUS) if resumed else None) or {"segments": []}
-        AT_CRASH.append(self.crash)
         step = self.checkpoints.newest_step()
         died = leases.deaths_without_progress(self.folder, step) - 1  # less this attempt
         if died >= leases.MAX_DEATHS:
@@ -179,7 +183,7 @@ class Run:
     # ------------------------------------------------------------------------------------- the loop
 
     def loop(self, model: Any, optimizer: Any) -> Iterator[tuple[int, bool]]:
-        """(step, last) of every step from where the run stands; cfg.steps comes once more, only to evaluate.
+        """(step, last) of every step from where the run stands; the last one, cfg.steps, is only evaluated.
 
         Loads the newest checkpoint into `model` and `optimizer` (either may be a sequence), saves them every
         --save_every steps and at the end, and ends early when the run is to stop. In between the script
@@ -329,7 +333,7 @@ class Run:
 
         text = str(summary(model, input_data=list(inputs), verbose=0, depth=4))
         write_bytes(self.folder / MODEL_TEXT, f"{text}\n".encode())
-        if not self.checkpoints.steps():  # one that goes on has told it before
+        if not self.checkpoints.steps():  # a resumed run has printed it already
             print(text, flush=True)
 
     def update(self, loss: torch.Tensor) -> None:
@@ -469,6 +473,8 @@ class Run:
         except OSError:  # the disk is full: the lease turns stale when this process is gone
             pass
         if self.mirror:
+            if self.mirror.ident is None:  # it failed before its loop began
+                self.mirror.start()
             self.mirror.alert("failed", f"{self.folder.name}: {reason}", "ERROR")
             self.mirror.finish(1, None, False, timeout_s=30)
 

@@ -72,6 +72,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     if cfg.fresh and kept is not None:
         run.lease = _set_aside(folder, run.lease)
         kept = None
+    run.hold(run.lease)
 
     _set_up_torch(cfg, kept)
     git, threads = identity.git_state(), torch.get_num_threads()

@@ -44,16 +44,19 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
     """`cfg` with the run's own model: every result flag of the family but those that are `per_task`; and with
     the run's data, unless the user chose others. How a task runs (--seed, --precision …) is its own.
 
-    UserError naming --checkpoint where the run does not tell one of them.
+    A run that was made before there was such a flag has its default: so it is read for the run's key, too.
     """
     common = {field.name for field in dataclasses.fields(RunFlags)}
     of_task = {field.name for field in dataclasses.fields(cfg) if field.metadata.get("per_task")}
     names = [name for name in result_names(cfg) if name not in common | of_task]
     defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
     names += [name for name in ("dataset", "data_dir") if getattr(cfg, name) == defaults[name]]
+    kept = run_config.get("flags", {})
+    require(bool(kept), cfg, "checkpoint", "of a run whose config.json tells its flags")
     for name in names:
-        require(name in run_config.get("flags", {}), cfg, "checkpoint", f"of a run that tells its --{name}")
-    return dataclasses.replace(cfg, **{name: run_config["flags"][name] for name in names})
+        if name not in kept:
+            console.print(f"this run is older than --{name}: its default, {defaults[name]}, is taken")
+    return dataclasses.replace(cfg, **{name: kept.get(name, defaults[name]) for name in names})
 
 
 def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> "Task":
