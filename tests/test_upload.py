@@ -201,7 +201,7 @@ def place(server, patched, tiny, tmp_path_factory) -> Place:
         cfg = place.config("straight", task="generate", checkpoint=checkpoint)
         best = next((place.runs / "straight" / "checkpoints").glob("best_*"))
         config = read_json(place.runs / "straight" / "config.json")
-        task = Task(cfg, place.runs / "straight" / "generate", None, best, config)
+        task = Task(cfg, place.runs / "straight" / "generate", None, best, config, {})
         task.folder.mkdir()
         task._wrote("dots", place.runs / "straight/media/sample/random/00000000.png")
         task.numbers({"n": 5})

@@ -59,8 +59,9 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
     return dataclasses.replace(cfg, **{name: kept.get(name, defaults[name]) for name in names})
 
 
-def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> "Task":
-    """The task of `cfg` on the checkpoint and config.json that `find_run` found.
+def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **more: Any) -> "Task":
+    """The task of `cfg` on the checkpoint and config.json that `find_run` found. more: what W&B is to show
+    beside the flags.
 
     Its folder is <run>/<task>/, or <out>/<name or the run's key>/<task>/ for a file outside of a run; nothing
     is made there before the first file. Raises UserError for a --device that is not there.
@@ -71,15 +72,17 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> "
     device = pick_device(cfg.device)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    return Task(cfg, run / cfg.task, device, checkpoint_file, run_config)
+    return Task(cfg, run / cfg.task, device, checkpoint_file, run_config, more)
 
 
 class Task:
     """A task under way, made by `start_task`. folder: where its files go; device: torch.device."""
 
-    def __init__(self, cfg: Any, folder: Path, device: torch.device, source: Path, run_config: dict):
+    def __init__(
+        self, cfg: Any, folder: Path, device: torch.device, source: Path, run_config: dict, more: dict
+    ):
         self.cfg, self.folder, self.device = cfg, folder, device
-        self._source, self._run_config = source, run_config
+        self._source, self._run_config, self._more = source, run_config, more
         self._files: dict[str, Path] = {}  # by their key in W&B
         self._results: dict[str, Any] = {}
 
@@ -160,7 +163,7 @@ class Task:
             name=f"{self.cfg.task} of {run.get('key')}",
             job_type=self.cfg.task,
             tags=[run["family"], self.cfg.task],
-            config=dataclasses.asdict(self.cfg) | lineage,
+            config=dataclasses.asdict(self.cfg) | self._more | lineage,
             settings=settings(mode),
         )
 

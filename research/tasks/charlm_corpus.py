@@ -55,7 +55,7 @@ def run(command: Config) -> dict[str, Any]:
     line, about = pick_song(command, splits)
     mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())
     n_chars = command.chars or mean
-    task = start_task(replace(cfg, chars=n_chars), file, run_config)
+    task = start_task(replace(cfg, chars=n_chars), file, run_config, song=command.song)
     training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
     starts = [known(OPENING, cfg, alphabet, "the opening"), known(line, cfg, alphabet, about), ""]
     every = [(start, strategy) for start in starts for strategy in STRATEGIES]
