@@ -40,7 +40,7 @@ from data import arithmetic, digits, glyphs
 from data.arithmetic import Queries
 from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, require, with_epochs
+from research.common.flags import RunFlags, aside, of_data, require, with_epochs
 from research.common.media import html, picture
 from research.common.randomness import make_rng, seeded
 from research.common.run import Run
@@ -51,7 +51,7 @@ from research.parts import seq2seq_mistakes as mistakes
 from research.parts.seq2seq_models import LSTM, N_PICTURES, Transformer
 
 KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
-DATA_FLAGS = ("dataset", "data_dir", "mode", "digits", "ops", "train_fraction", "columns")
+DATA_FLAGS = ("dataset", "data_dir", "transpose", "mode", "digits", "ops", "train_fraction", "columns")
 TASKS = ("train", "evaluate", "ask", "mistakes")
 N_SHOWN = 12  # answers that are shown while training
 
@@ -63,7 +63,9 @@ class Config(RunFlags):
     task: Literal[TASKS] = aside("train")
     """train, or one of the tasks that read a --checkpoint and write beside it"""
     dataset: str = aside("digits")
-    """pictures of digits, where --mode has any: digits (embedded), mnist, or a folder laid out like it"""
+    """pictures of digits, where --mode has any: digits (embedded), mnist, or your own (a folder or .csv)"""
+    transpose: bool = of_data(False)
+    """exchange rows and columns of all pictures of digits, as EMNIST's files need"""
     mode: Literal["text_to_text", "image_to_text", "text_to_image"] = "text_to_text"
     """what queries and answers are: characters, or a picture of each"""
     digits: int = 2
@@ -127,6 +129,8 @@ class Config(RunFlags):
         teaches = self.mode != "text_to_image" or self.teacher_forcing == 1
         require(teaches, self, "teacher_forcing", f"1 with --mode={self.mode}")
         require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")
+        has_pictures = self.mode != "text_to_text" or not self.transpose
+        require(has_pictures, self, "transpose", f"False with --mode={self.mode}, which has no pictures")
         require(0 < self.train_fraction < 1, self, "train_fraction", "above 0 and below 1")
         require(1 <= self.digits <= arithmetic.MOST_DIGITS, self, "digits", f"1 to {arithmetic.MOST_DIGITS}")
         in_order = "".join(op for op in arithmetic.OPERATORS if op in self.ops)
@@ -172,7 +176,9 @@ class Data:
 def load_data(cfg: Config) -> Data:
     """The queries of `cfg`, with pictures where --mode has them. Raises DataError where these are missing."""
     splits = arithmetic.load(cfg.ops, cfg.digits, cfg.train_fraction, cfg.columns)
-    return Data(splits, None if cfg.mode == "text_to_text" else glyphs.load(cfg.dataset, cfg.data_dir))
+    if cfg.mode == "text_to_text":
+        return Data(splits, None)
+    return Data(splits, glyphs.load(cfg.dataset, cfg.data_dir, cfg.transpose))
 
 
 def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, glyphs.Glyphs | None]:

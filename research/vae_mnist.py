@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from data import digits
 from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, per_task, require, with_epochs
+from research.common.flags import RunFlags, aside, of_data, per_task, require, with_epochs
 from research.common.media import File, picture
 from research.common.randomness import make_rng, seeded
 from research.common.run import Run
@@ -48,7 +48,7 @@ from research.measure import latents
 from research.parts import vae_mnist_maps as views
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
-DATA_FLAGS = ("dataset", "data_dir")  # what load_data depends on
+DATA_FLAGS = ("dataset", "data_dir", "transpose")  # what load_data depends on
 TASKS = ("train", "generate", "latent_space", "interpolate", "evaluate")
 EDGE, PIXELS = digits.SIZE, digits.SIZE**2
 N_NEIGHBOURS = 10
@@ -61,7 +61,9 @@ class Config(RunFlags):
     task: Literal[TASKS] = aside("train")
     """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
     dataset: str = aside("digits")
-    """digits (embedded), mnist, fashion, or a folder with such files of your own"""
+    """digits (embedded), mnist, fashion, or your own: a folder with such files, or a .csv of pixels"""
+    transpose: bool = of_data(False)
+    """exchange rows and columns of all pictures, as EMNIST's files need"""
     steps: int = 2000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 128
@@ -338,7 +340,7 @@ def training_pictures(
 
 def load_data(cfg: Config) -> digits.DigitSplits:
     """The data set of `cfg`. Raises DataError when it is missing or unusable."""
-    return digits.load(cfg.dataset, cfg.data_dir)
+    return digits.load(cfg.dataset, cfg.data_dir, cfg.transpose)
 
 
 def draw_pixels(data: Tensor, part: str, cfg: Config) -> Tensor:
