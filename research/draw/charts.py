@@ -52,7 +52,7 @@ def class_colors(n: int) -> np.ndarray:
         return chosen[:n]
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 12)] * 3), axis=-1).reshape(-1, 3)
     places = _lab(grid)
-    is_ink = (places[:, 0] > 15) & (places[:, 0] < 85)  # neither nearly black nor pale on white
+    is_ink = (places[:, 0] > 30) & (places[:, 0] < 85)  # neither nearly black nor pale on white
     grid, places = grid[is_ink], places[is_ink]
     taken = np.concatenate([_lab(chosen), _lab(np.ones((1, 3)))])
     distance = np.linalg.norm(places[:, None] - taken, axis=-1).min(1)
@@ -94,7 +94,7 @@ def curves(
             ax.legend(lines, list(series), framealpha=0.8, edgecolor="none", fontsize=9)
 
     beside = 0.6 + LETTER * _longest(series) if len(series) > 6 else 0.0
-    return chart(6.4, max(4.0, 0.3 + 0.19 * len(series)), title, draw, beside)
+    return chart(6.4, max(4.0, 0.4 + 0.205 * len(series)), title, draw, beside)
 
 
 def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = "") -> np.ndarray:
