@@ -122,6 +122,14 @@ def heatmap(
     return chart(margin + cell * n_cols, max(2.0, height), title, draw)
 
 
+def reach_of(points, paths: Mapping[str, Any] | None = None) -> float:
+    """How far the axes of `scatter` go: in whole steps with the bulk of the points and with whole paths."""
+    points = np.asarray(points, dtype=float)
+    sizes = np.abs(points[np.isfinite(points)])
+    bulk = np.quantile(sizes, 0.999) if len(sizes) else 0.0
+    return max([4.0, np.ceil(bulk), *(np.ceil(np.abs(p).max() + 0.2) for p in (paths or {}).values())])
+
+
 def scatter(
     points,
     labels,
@@ -130,18 +138,18 @@ def scatter(
     rings: Sequence[float] = (),
     paths: Mapping[str, Any] | None = None,
     axes: tuple[str, str] = ("", ""),
+    reach: float | None = None,
 ) -> np.ndarray:
     """Points (N, 2) coloured by labels (N,), numbers into `names`; a class's name also stands at that
     point of it which is nearest to all others: the mean of a class in two places lies in neither.
 
-    rings: radii of circles around 0; paths: name → (T, 2), lines with their ends marked. The scale is that
-    of both axes and grows in whole steps with the bulk of the points: neighbouring frames of a film match.
+    rings: circles around 0, so many standard deviations of the prior; paths: name → (T, 2), lines with their
+    ends marked; reach: how far both axes go from 0, else `reach_of` the points and paths.
     """
     points, labels = np.asarray(points, dtype=float), np.asarray(labels)
-    sizes = np.abs(points[np.isfinite(points)])
-    bulk = np.quantile(sizes, 0.999) if len(sizes) else 0.0
-    reach = max([4.0, np.ceil(bulk), *(np.ceil(np.abs(p).max() + 0.2) for p in (paths or {}).values())])
+    reach = reach_of(points, paths) if reach is None else reach
     present = [k for k in range(len(names)) if (labels == k).any()]
+    circles = [f"prior, {', '.join(f'{r:g}' for r in rings)} sd"] if len(rings) else []
 
     def draw(ax):
         import matplotlib
@@ -167,9 +175,12 @@ def scatter(
             handles += ax.plot(*np.asarray(way).T, "-" if i == 0 else "--", color="black", lw=1.8)
             ax.plot(*np.asarray(way)[[0, -1]].T, "o", color="black", mfc="white", ms=7)
             shown.append(name)
+        for name in circles:
+            handles += ax.plot([], [], ls="--", lw=0.8, color="#666666")
+            shown.append(name)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=axes[0], ylabel=axes[1])
         columns = 1 + len(shown) // 28
         ax.figure.legend(handles, shown, frameon=False, fontsize=9, loc="outside right upper", ncols=columns)
 
-    longest = _longest([*names, *(paths or {})])
+    longest = _longest([*names, *(paths or {}), *circles])
     return chart(6.4, 6.4, title, draw, (0.6 + LETTER * longest) * (1 + len(present) // 28))
