@@ -345,8 +345,8 @@ def test_the_picture_says_what_its_colours_are_and_whose_its_figures(monkeypatch
     some = queries_of("1+2", "2+1", "1-2", digits=digits)
     map_picture(maps(torch.tensor([True, False, True]), some, digits), digits, "a model")
     told = {
-        1: (["right", "wrong", "not asked: not in test"], []),
-        3: (["not asked: not in test"], ["share right"]),
+        1: (["right", "wrong", "not in the test part"], []),
+        3: (["not in the test part"], ["share right"]),
     }
     assert seen == {
         "a + b: 1 of 2 right (50.0 %); a model": told[digits],

@@ -604,7 +604,7 @@ def test_fashion_and_folders_keep_their_class_names(tmp_path, monkeypatch, data)
     monkeypatch.setattr(vae_mnist.digits, "load", lambda *_: loaded)
     shown = []
     dot = np.zeros((8, 8, 3), np.uint8)
-    monkeypatch.setattr(vae_mnist.charts, "scatter", lambda p, y, labels, *_: shown.append(labels) or dot)
+    monkeypatch.setattr(vae_mnist.charts, "scatter", lambda names, **_: shown.append(names) or dot)
     cfg = Config(**SMALL)
     files = vae_mnist.training_pictures(build(cfg, CPU), vae_mnist.load_data(cfg), cfg, CPU, 0)
     files["latent/scatter"].write(tmp_path / "scatter.png")

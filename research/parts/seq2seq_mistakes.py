@@ -180,7 +180,7 @@ def map_picture(by_op: dict[str, Map], digits: int, about: str) -> np.ndarray:
         image = ax.imshow(np.ma.masked_invalid(by_op[op].shares), **colours, **place)
         ax.set_facecolor(NOT_ASKED)
         ax.set(xlabel="b", ylabel="a")
-        legend = {"not asked: not in test": NOT_ASKED}
+        legend = {"not in the test part": NOT_ASKED}
         if one_query:
             legend = {"right": colormaps["magma"](1.0), "wrong": colormaps["magma"](0.0)} | legend
         else:

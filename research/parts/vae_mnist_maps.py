@@ -105,7 +105,7 @@ def scatter_file(points: Tensor, labels: Tensor, names: Sequence[str], title: st
     what = {
         "points": [[round(v, 3) for v in point] for point in points.tolist()],
         "labels": labels.tolist(),
-        "names": list(names),
+        "names": tuple(names),
         "title": title,
         "rings": RINGS,
         "axes": axis_names(latent_dim),
