@@ -364,6 +364,12 @@ def test_digits_of_which_no_query_is_there_are_refused(trained):
         tasks.with_digits(cfg, 1, build(cfg, "0123456789* ", CPU))
 
 
+def test_pictures_are_refused_by_a_model_of_text(trained):
+    message = r"^--dataset=mnist: must be used with a run whose --mode has pictures;"
+    with pytest.raises(UserError, match=message):
+        do(trained, "text", "evaluate", dataset="mnist")
+
+
 def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)

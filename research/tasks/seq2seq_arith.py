@@ -216,13 +216,15 @@ def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
     device = pick_device(cfg.device)
     file, run_config = find_run(cfg, "seq2seq_arith")
-    given, default = cfg.digits, script.Config.digits
+    asked, default = cfg, script.Config
     cfg = flags_of_run(cfg, run_config)
-    digits = cfg.digits if given == default else given
+    draws = cfg.mode != "text_to_text" or asked.dataset == default.dataset
+    require(draws, asked, "dataset", "used with a run whose --mode has pictures; this one has text_to_text")
+    digits = cfg.digits if asked.digits == default.digits else asked.digits
     alphabet = arithmetic.alphabet_of(cfg.ops)
     model = load_weights(cfg, script.build(cfg, alphabet, device), file).eval()
     cfg, data = with_digits(cfg, digits, model)
-    task = start_task(cfg, file, run_config)
+    task = start_task(dataclasses.replace(cfg, digits=digits), file, run_config)
     do = {"ask": ask, "evaluate": evaluate, "mistakes": show_mistakes}[cfg.task]
     results = do(cfg, digits, model, data, task)
     task.numbers(results)
