@@ -325,12 +325,14 @@ def training_pictures(
     axes, (order, kl) = views.plane(mu), latents.sort_by_kl(mu, logvar)
     about = f"step {step:,}, β = {cfg.beta:g}"
     title = f"Codes of {len(mu):,} validation pictures{views.on_plane(cfg.latent_dim)}; {about}"
-    points, names = (mu @ axes).numpy(), [f"z{d}" for d in order.tolist()]
-    labels = data.val_labels[: len(mu)].numpy()
+    names = [views.latent_name(d) for d in order.tolist()]
+    codes = (mu @ axes, data.val_labels[: len(mu)], data.class_names, title, cfg.latent_dim)
+    what = f"Validation pictures x and what is made of their codes, x̂; {about}"
+    drawn = f"The same {len(random)} codes z ~ N(0, I) at every step; {about}"
     return {
-        "sample/reconstructions": picture(pictures.grid, both, len(rebuilt), ["x", "x̂"], scale=2),
-        "sample/random": picture(pictures.grid, random, 6, scale=2),
-        "latent/scatter": picture(charts.scatter, points, labels, data.class_names, title, (1, 2, 3)),
+        "sample/reconstructions": picture(pictures.grid, both, len(rebuilt), ["x", "x̂"], None, what, scale=2),
+        "sample/random": picture(pictures.grid, random, 6, title=drawn, scale=2),
+        "latent/scatter": views.scatter_file(*codes),
         "latent/kl_per_latent": picture(charts.bars, kl.tolist(), names, f"KL per latent, {about}", "nats"),
     } | views.map_files(model.decode, axes, device, about)
 
@@ -433,9 +435,11 @@ def final(best: VAE, data: digits.DigitSplits, cfg: Config, device: torch.device
     codes, held_out = (encode_all(best, x, device)[0] for x in (data.train, data.test))
     metrics["test/knn_accuracy"] = knn_accuracy(codes, data.train_labels, held_out, data.test_labels)
     i, j = views.two_of_different_classes(data.test_labels, make_rng(cfg.seed, 0, "pictures"))
+    ends = [f"test picture {n:,} ({data.class_names[int(data.test_labels[n])]})" for n in (i, j)]
+    title = f"From the code of {ends[0]} to that of {ends[1]}, straight"
     return (
         metrics
-        | views.interpolation(best.decode, held_out[i], held_out[j])
+        | views.interpolation(best.decode, held_out[i], held_out[j], title)
         | {"latent/film": views.film("latent/scatter")}
     )
 
