@@ -1,8 +1,10 @@
 """Digits: the look of the embedded ones, splits, IDX files whole and damaged, how prepare.py gets them."""
 
+import dataclasses
 import functools
 import gzip
 import hashlib
+import importlib
 import struct
 import threading
 from collections import Counter
@@ -19,6 +21,9 @@ from PIL import Image
 
 from data import DataError, digits, prepare
 from data.digits import FILES, load, load_arrays, read_file
+from research.common.flags import result_names
+from research.common.messages import UserError
+from research.common.task import flags_of_run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = FILES
@@ -537,6 +542,28 @@ def test_transpose_exchanges_rows_and_columns(tmp_path, capsys):
     assert content_hash in out and out.endswith(" --transpose\n")
     assert prepare.main(["synthetic", "--transpose"]) == 2
     assert capsys.readouterr().err == "--transpose: synthetic is no set of 28×28 pixels in classes\n"
+
+
+@pytest.mark.parametrize("family", ["vae_mnist", "seq2seq_arith"])
+def test_a_task_reads_the_data_as_its_run_did(tmp_path, family):
+    """But takes another data set as the user says."""
+    script = importlib.import_module(f"research.{family}")
+    exchanged = str(lay(tmp_path / "by hand", part_of_digits(True)))
+    mode = {"mode": "image_to_text"} if family == "seq2seq_arith" else {}
+    run = script.Config(dataset=exchanged, transpose=True, **mode)
+    cfg = script.Config(task="evaluate", checkpoint="runs/some")
+    kept = {"flags": dataclasses.asdict(run)}
+    asked = flags_of_run(cfg, kept)
+    assert asked.transpose and script.load_data(asked).content_hash == script.load_data(run).content_hash
+    assert not flags_of_run(dataclasses.replace(cfg, dataset="mnist"), kept).transpose
+    del kept["flags"]["transpose"]  # a run that is older than the flag
+    assert not flags_of_run(cfg, kept).transpose
+    assert "transpose" in script.DATA_FLAGS and "transpose" not in result_names(run)
+
+
+def test_arithmetic_transposes_no_text():
+    with pytest.raises(UserError, match=r"^--transpose=True: must be False with --mode=text_to_text"):
+        importlib.import_module("research.seq2seq_arith").Config(transpose=True)
 
 
 def letters(transposed: bool, first_label: int) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from data import DataError, image_files, images, prepare, synthetic
 from data.images import fingerprint, load, load_arrays
+from research.tasks import faces_bench
 
 ROOT = Path(__file__).resolve().parents[1]
 FACES = ROOT.parent / "shared" / "data" / "faces" / "faces"
@@ -197,9 +198,10 @@ def test_deep_pictures_are_read_in_the_span_of_their_folder(tmp_path, capsys, wh
     rows = torch.cat([splits.train, splits.val, splits.test])[:, 0, 0, 0].tolist()
     expected = [round(float(values[0, 0, 0]) * 255 / white) for values in plain]
     assert sorted(rows) == pytest.approx(sorted(expected), abs=1)
-    # what a task reads for the same model has the folder's span too
-    alone = image_files.decode(tmp_path / "scans" / f"19.{ending}", 8, splits.spans)
-    assert alone[0, 0, 0] == pytest.approx(expected[19], abs=1)
+    # --image of a task: a file of one's own, too
+    flags = types.SimpleNamespace(image=str(tmp_path / "scans" / f"19.{ending}"), index=None, image_size=8)
+    face = faces_bench.pick_face(types.SimpleNamespace(cfg=flags, data=splits, noun="scan"), 0)
+    assert int(face.x[0, 0, 0, 0]) == pytest.approx(expected[19], abs=1)
 
 
 def test_full_16_bits_stay_the_set_that_they_were_and_others_do_not_mix(tmp_path):

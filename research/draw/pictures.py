@@ -209,8 +209,8 @@ def write_gif(path, frames, fps: float = 20, upscale: int = 1, resample: str = "
 def _palette(sheet: np.ndarray) -> Image.Image:
     """256 colours for the pixels (H, W, 3), in a picture as `quantize` wants it.
 
-    Cut evenly from all pixels; but of charts, which are mostly flat, the colours of flat areas are kept as they
-    are: two classes with few points would be merged into one.
+    Cut evenly from all pixels; but of charts, which are mostly flat, the colours of flat areas are kept as
+    they are: two classes with few points would be merged into one.
     """
     red, green, blue = np.moveaxis(sheet.astype(np.uint32), -1, 0)
     numbers = (red << 16) + (green << 8) + blue

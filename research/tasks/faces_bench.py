@@ -82,7 +82,7 @@ def pick_face(bench: Bench, default: int, which: str = "") -> Face:
     path, index = getattr(cfg, f"image{which}"), getattr(cfg, f"index{which}")
     if path is not None:
         try:
-            x = image_files.decode(path, cfg.image_size)
+            x = image_files.decode(path, cfg.image_size, bench.data.spans)
         except Exception as error:  # Pillow's readers raise nearly any type on damaged bytes
             raise UserError(f"--image{which}={path}: {image_files.reason(error)}") from None
         label = f"your face {which}" if which else "your face"
