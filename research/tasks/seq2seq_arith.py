@@ -78,7 +78,7 @@ def all_answers(
     """Answers to the test part, ids (N, A), and their figures, without `test/`."""
     test, alphabet, reader = data.splits.test, data.splits.alphabet, script.reader_of(cfg, data)
     glyph = script.drawers(data, device)["test"]
-    with console.status("answering the test part"):
+    with console.status(f"answering {len(test):,} queries of the test part"):
         ids, loss = script.answers(model, test, glyph, cfg, alphabet, reader, device)
     figures = {"loss": loss} | mistakes.figures(ids, test, alphabet, "test")
     figures |= mistakes.breakdown(ids, test, alphabet, "test")
