@@ -21,7 +21,7 @@ from research.common.checkpoints import config_of, resolve
 from research.common.flags import GIVEN, RunFlags, require, result_names
 from research.common.folder import CONFIG, RESULTS, write_bytes, write_json
 from research.common.messages import console, escape, news
-from research.common.progress import figures
+from research.common.progress import show_figures
 from research.common.randomness import make_rng
 from research.common.start import pick_device
 from research.common.threads import set_threads
@@ -152,8 +152,7 @@ class Task:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RESULTS, content)
         news.print(escape(str(self.folder / RESULTS)))
-        if table := figures(f"{self.cfg.task} of {self._run_config.get('key')}", self._results):
-            news.print(table, soft_wrap=False)
+        show_figures(f"{self.cfg.task} of {self._run_config.get('key')}", self._results)
 
     def finish(self) -> None:
         """Log all of it to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
