@@ -60,7 +60,7 @@ class Config(TextFlags, Decoding, RunFlags):
     task: Literal[TASKS] = aside("train")
     """train, or one of the tasks that read a --checkpoint and write beside it"""
     dataset: str = aside("pydoc")
-    """pydoc (embedded), shakespeare, a UTF-8 text file, or a CSV of lyrics (artist, song, lyrics)"""
+    """pydoc (embedded), shakespeare, a text file, or a CSV of lyrics (artist, song, lyrics)"""
     steps: int = 2000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 12
@@ -108,7 +108,7 @@ class Config(TextFlags, Decoding, RunFlags):
     strategy: Literal[STRATEGIES] = aside("top_p")
     """how the next character is chosen"""
     text: str | None = aside(None)
-    """evaluate: a UTF-8 text file to score; default: the test part"""
+    """evaluate: a text file to score; default: the test part"""
 
     def __post_init__(self):
         for flags in (RunFlags, TextFlags, Decoding):

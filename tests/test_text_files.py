@@ -1,6 +1,8 @@
 """Text files: encodings that are declared, asked for or offered, gzip, and what is no text at all."""
 
+import ast
 import gzip
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -289,6 +291,18 @@ def test_prepare_takes_an_encoding(tmp_path, capsys, monkeypatch):
     ):
         assert prepare.main(args) == 2
         assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("name", ["text", "text_files", "tables", "lyrics", "characters", "files", "prepare"])
+def test_no_file_is_read_in_the_encoding_of_the_locale(name):
+    """Which differs from machine to machine."""
+    source = Path(text.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        function = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if function in ("read_text", "write_text", "open", "fdopen", "reader"):
+            words = ast.unparse(call)
+            binary = re.search(r"""open\(.*['"][rwx+]*b[rwx+]*['"]|gzip\.open\(path\)|csv\.reader""", words)
+            assert binary or "encoding=" in words, words
 
 
 def test_chunks_are_of_the_file_as_it_is(tmp_path):
