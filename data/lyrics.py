@@ -46,7 +46,7 @@ def read(
     text, report = read_whole(path, what, encoding)
     if text.startswith("\ufeff"):
         text = text[1:]
-        report.append("a byte order mark (U+FEFF) at its begin is left out")
+        report.append("a byte order mark (U+FEFF) at its start is left out")
     if not text.strip():
         raise DataError(f"{what} is empty")
     if n := text.count("\r"):
@@ -57,7 +57,7 @@ def read(
     if len(places) < len(COLUMNS):
         raise DataError(_lacking(table.header, places, what, columns, named))
     report += _about(table, places)
-    _refuse_joined_rows(table, places, what)
+    report += _joined_rows(table, places, what)
     lacking = [(line, values[places["lyrics"]].strip()) for line, values in table.rows]
     lacking = [(line, value) for line, value in lacking if value in NO_LYRICS]
     if len(lacking) == len(table.rows):
@@ -163,11 +163,12 @@ def _in_lines(lines: list[int]) -> str:
     return f"line {some}" if len(lines) == 1 else f"lines {some}"
 
 
-def _refuse_joined_rows(table: tables.Table, places: dict[str, int], what: str) -> None:
-    """Raises DataError where a value holds whole rows: a quote in one that is not doubled, and one in a later
-    row, read like a value in quotes. Verses have a blank behind their commas, which rows have not.
+def _joined_rows(table: tables.Table, places: dict[str, int], what: str) -> list[str]:
+    """A line of the report on values that may hold another row: a quote in one that is not doubled, and one
+    in a later row, read like a value in quotes. Verses have a blank behind their commas, which rows have not.
+    Raises DataError where it is certain: a row of an artist that is known, or several rows.
     """
-    artists = {values[places["artist"]].strip() for _, values in table.rows}
+    artists, doubtful = {values[places["artist"]].strip() for _, values in table.rows}, []
 
     def artist_of(verse: str) -> str:
         """Of a verse that looks like a row of songs; else ''."""
@@ -191,3 +192,9 @@ def _refuse_joined_rows(table: tables.Table, places: dict[str, int], what: str) 
                     f"{what} has damaged rows, so none is read (line {line:,}: a value in quotes holds what "
                     f"seems to be another row, “{printable((known or verses)[0][:50])}”); {tables.RULE}"
                 )
+            doubtful += [(line, verse) for _, verse in found if len(verses) == 1]
+    if not doubtful:
+        return []
+    line, verse = doubtful[0]
+    more = f", and {len(doubtful) - 1:,} more" if len(doubtful) > 1 else ""
+    return [f"is a quote not closed in line {line:,}? its song holds “{printable(verse[:50])}”{more}"]

@@ -15,12 +15,17 @@ from data import DataError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MOST = 3  # damaged rows that are named
-RULE = "a value with separators, quotes or line breaks stands in double quotes, with each quote in it doubled"
+RULE = (
+    "a value with separators, quotes or line breaks stands in double quotes, with each quote in it doubled "
+    '("")'
+)
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a CSV, each with its line in the file, counted from 1, and as many values as the header."""
+    """The rows of a CSV, each with its line in the file, counted from 1, and as many values as the header has
+    names; none where the header does not fit.
+    """
 
     separator: str
     header: list[str]
@@ -45,6 +50,8 @@ def read(text: str, what: str, fits: Callable[[list[str]], bool]) -> Table:
         header, at, fault = headers[separator]
         if fault:
             raise DataError(f"{what} is no CSV: its header, line {begin + 1:,}, has {fault}")
+        if not fits(header):
+            return Table(separator, header, [], [])
         table, faults = _rows(lines, at, separator, header)
     finally:
         csv.field_size_limit(limit)
@@ -105,7 +112,7 @@ def _rows(
         if not fault and len(values) != wanted:
             fault = f"{len(values)} {'value' if len(values) == 1 else 'values'} in place of {wanted}"
         if not fault and numbers and not values[0].strip().isdigit():
-            fault = "no number at its begin, as other rows have"
+            fault = "no number at its start, as other rows have"
         if not fault:
             table.rows.append((begin + 1, values[numbers or 0 :]))
             continue

@@ -79,7 +79,7 @@ def read_chunks(path: Path, what: str, encoding: str | None = None) -> Iterator[
         except UnicodeDecodeError as e:
             byte, offset = e.object[e.start], end - held + e.start
             raise DataError(_refusal(path, what, codec, byte, offset)) from None
-        except UnicodeError as e:  # UTF-16 without the mark that tells its byte order
+        except UnicodeError as e:  # of codecs that tell no place
             raise DataError(f"--encoding={codec}: {what} is not read so: {e}") from None
         if wide and "\0" in text:
             raise DataError(f"{what} is binary, not text: read as {codec}, it has a NUL character")
@@ -105,6 +105,11 @@ def codec_of(path: Path, what: str, encoding: str | None) -> tuple[str, list[str
         raise DataError(f"{what} is {kind}, not text: {advice}")
     if encoding is not None:
         _check(encoding)
+        name = codecs.lookup(encoding.partition("+")[0]).name
+        if name in MARKS.values() and not head.startswith(tuple(MARKS)):
+            raise DataError(
+                f"--encoding={encoding}: {what} has no byte order mark: say {name}-le or {name}-be"
+            )
         return encoding, _doubt(head, encoding)
     for mark, codec in MARKS.items():
         if head.startswith(mark):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from data import DataError, lyrics, prepare, text
+from data import DataError, lyrics, prepare, tables, text
 from data.text import PARTS, TextSplits, decode, load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -19,7 +19,6 @@ SONGS = [
     for i in range(40)
 ]
 COLUMNS = ["artist", "song", "lyrics"]
-RULE = "a value with separators, quotes or line breaks stands in double quotes, with each quote in it doubled"
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -216,7 +215,7 @@ def test_a_quote_that_is_not_closed_joins_no_songs(tmp_path, second):
     file = tmp_path / "songs.csv"
     message = refusal(file, "\n".join(["artist,song,lyrics", *lines]) + "\n")
     assert message.startswith("has damaged rows, so none is read (line 51: ")
-    assert message.endswith(f"); {RULE}")
+    assert message.endswith(f"); {tables.RULE}")
     if second == '"{}':
         faults = (
             "line 51: a quote that is closed in line 121 with text behind it; line 121: a quote that is never"
@@ -252,7 +251,7 @@ def test_the_first_damaged_rows_are_told(tmp_path):
     lines = ["artist,song,lyrics", *(f"{line}, oh" for line in one_line(30))]
     assert refusal(tmp_path / "a.csv", "\n".join(lines)) == (
         "has damaged rows, so none is read (line 2: 4 values in place of 3; line 3: 4 values in place of 3; "
-        f"line 4: 4 values in place of 3 and more); {RULE}"
+        f"line 4: 4 values in place of 3 and more); {tables.RULE}"
     )
     message = refusal(tmp_path / "a.csv", 'artist,song,"lyrics\nA,B,la\n')
     assert message == "is no CSV: its header, line 1, has a quote without a second one"
@@ -262,6 +261,13 @@ def test_verses_that_look_like_rows_are_verses(tmp_path):
     """Two commas in a verse; the artist is called as it begins."""
     rows = [("Love", "All", "Love, love, love\nLove, love, love"), ("Hey", "You", "Hey, you\nna,na,na\nHey")]
     assert read(tmp_path / "a.csv", table(rows))[0] == rows
+
+
+def test_a_song_that_may_be_two_is_told(tmp_path):
+    lines = ["A,B,la", 'C,D,"oh', 'E,F,na"', "G,H,hey", 'I,J,"oh', 'la,la,la"']
+    rows, report = read(tmp_path / "a.csv", "\n".join(["artist,song,lyrics", *lines]))
+    assert rows[1] == ("C", "D", "oh\nE,F,na")
+    assert report == ["is a quote not closed in line 3? its song holds “E,F,na”, and 1 more"]
 
 
 def test_a_song_may_be_long(tmp_path):
@@ -418,7 +424,7 @@ def test_a_text_is_a_table_by_its_name_only(tmp_path):
     ("encoding", "report"),
     [
         ("utf-8", []),
-        ("utf-8-sig", ["a byte order mark (U+FEFF) at its begin is left out"]),
+        ("utf-8-sig", ["a byte order mark (U+FEFF) at its start is left out"]),
         ("utf-16", ["read as utf-16: it begins with its byte order mark"]),
         ("utf-16-le", ["read as utf-16-le: every other byte is zero"]),
         ("utf-16-be", ["read as utf-16-be: every other byte is zero"]),
@@ -477,6 +483,7 @@ def test_lyrics_that_are_refused(tmp_path):
     assert message(b"\x89PNG\r\n\x1a\n\0\0" + bytes(range(256))).startswith("is a picture (PNG), not text")
     assert message(bytes(2000)).startswith("is binary, not text")
     assert "lacks the column artist and song" in message(table([("1", "2")], "a:b,lyrics"))
+    assert "lacks the column song" in message("artist,words,lyrics\nA,B\n")  # before it is told of its rows
     assert "lacks the column artist and song and lyrics" in message("sep=;\n")
     assert "--min_count=9999 removes every character" in message(good, min_count=9999)
 
@@ -484,7 +491,7 @@ def test_lyrics_that_are_refused(tmp_path):
 def test_row_numbers_that_stop_are_refused(tmp_path):
     rows = [(str(i), *song) for i, song in enumerate(SONGS)]
     rows[5] = ("x", *SONGS[5])
-    assert "no number at its begin, as other rows have" in refusal(tmp_path / "a.csv", table(rows))
+    assert "no number at its start, as other rows have" in refusal(tmp_path / "a.csv", table(rows))
 
 
 def test_prepare_takes_the_names_of_columns(tmp_path, capsys):
