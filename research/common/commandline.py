@@ -22,7 +22,7 @@ from data import DataError
 from data.names import closest, did_you_mean
 from research.common.flags import GIVEN, refuse_idle
 from research.common.help import grouped
-from research.common.messages import UserError, console, escape, news
+from research.common.messages import UserError, console, escape, hush
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
 EXIT_BROKEN_PIPE = 128 + 13  # as a shell tells of other programs
@@ -174,7 +174,7 @@ def main(
     """
     try:
         cfg = parse(config_class, positional=positional)
-        news.quiet = getattr(cfg, "quiet", False)
+        hush(getattr(cfg, "quiet", False))
         if tasks is not None:
             refuse_idle(cfg)
         if tasks is not None and cfg.task != config_class.task:

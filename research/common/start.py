@@ -21,7 +21,7 @@ from research.common.folder import (
     read_json,
 )
 from research.common.identity import run_key
-from research.common.messages import UserError, console, escape, news
+from research.common.messages import UserError, console, escape, hush, news
 from research.common.run import Preempted, Run
 from research.common.threads import set_threads
 from research.common.wandb_client import under_agent
@@ -50,7 +50,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     best weights are kept, and 'minimize' or 'maximize'. Raises UserError, and Preempted when another process
     is training this run. `run.finished` is True when nothing is left to do.
     """
-    news.quiet = cfg.quiet
+    hush(cfg.quiet)
     device, family = pick_device(cfg.device), Path(script).stem
     key = run_key(family, key_version, cfg, data.content_hash)
     given = os.environ.get("WANDB_RUN_ID") if under_agent() else None  # W&B's own name for the run

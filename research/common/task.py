@@ -20,7 +20,7 @@ import torch
 from research.common.checkpoints import config_of, resolve
 from research.common.flags import GIVEN, RunFlags, require, result_names
 from research.common.folder import CONFIG, RESULTS, write_bytes, write_json
-from research.common.messages import console, escape, news
+from research.common.messages import console, escape, hush, news
 from research.common.progress import show_figures
 from research.common.randomness import make_rng
 from research.common.start import pick_device
@@ -86,7 +86,7 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **mo
     run = checkpoint_file.absolute().parents[1]
     if not (run / CONFIG).exists():
         run = Path(cfg.out) / (cfg.name or run_config.get("key") or checkpoint_file.stem)
-    news.quiet = cfg.quiet
+    hush(cfg.quiet)
     device = pick_device(cfg.device)
     set_threads(cfg.threads)
     return Task(
