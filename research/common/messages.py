@@ -3,7 +3,15 @@
 from rich.console import Console
 from rich.markup import escape as rich_escape
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from data import waiting
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)  # warnings, errors, what was asked for
+news = Console(stderr=True, highlight=False, soft_wrap=True)  # how things go, which --quiet silences
+
+
+def hush(quiet: bool) -> None:
+    """Say nothing of how things go, or say it again."""
+    news.quiet = waiting.quiet = quiet
 
 
 def escape(text: str) -> str:

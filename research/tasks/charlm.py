@@ -11,6 +11,7 @@ Python  from research.tasks.charlm import generate_lyrics
         generate_lyrics("To be", 200, checkpoint="runs/<run>")
 """
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -20,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from data import DataError, text
-from data.characters import Cleaning, read_chunks
+from data.characters import Cleaning
+from data.text_files import read_chunks
 from research import charlm as script
-from research.common.checkpoints import load_file, load_weights
+from research.common.checkpoints import load_weights
 from research.common.messages import UserError, console, escape
 from research.common.randomness import make_rng
 from research.common.start import pick_device
@@ -39,10 +41,7 @@ def load_model(cfg: script.Config, device: torch.device) -> tuple[nn.Module, str
     """The model of --checkpoint on `device`, its alphabet, its file and its run's config.json."""
     file, run_config = find_run(cfg, "charlm")
     cfg = flags_of_run(cfg, run_config)
-    try:
-        alphabet = "".join(map(chr, load_file(file)["states"][0]["alphabet"].tolist()))
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"--checkpoint={cfg.checkpoint}: no character model") from None
+    alphabet = script.alphabet_of(cfg, file)
     return load_weights(cfg, script.build(cfg, alphabet, device), file).eval(), alphabet, file, run_config
 
 
@@ -162,7 +161,7 @@ def part_of_file(cfg: script.Config, alphabet: str) -> tuple[script.Part, str]:
     """The text in --text=FILE as the model can read it, and the file's name."""
     what = f"--text={cfg.text}"
     try:
-        given = "".join(read_chunks(Path(cfg.text), what))
+        given = "".join(read_chunks(Path(cfg.text), what, cfg.encoding))
     except OSError as error:
         raise DataError(f"{what} cannot be read: {error.strerror}") from None
     whole = known(given, cfg, alphabet, what)
@@ -231,7 +230,10 @@ def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
     device = pick_device(cfg.device)
     model, alphabet, file, run_config = load_model(cfg, device)
+    encoding = cfg.encoding  # as given here; the run's is that of its --dataset
     cfg = flags_of_run(cfg, run_config)
+    if cfg.text is not None:
+        cfg = dataclasses.replace(cfg, encoding=encoding)
     task = start_task(cfg, file, run_config)
     trained_on = run_config.get("data_hash")
     results = {"model": cfg.model, "trained_on_data_hash": trained_on}
