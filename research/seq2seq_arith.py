@@ -388,7 +388,8 @@ def samples(
         return made
     every = torch.arange(len(shown))
     tiles = pictures_of(model, shown, ids, every, glyph, cfg, alphabet, device)
-    what = "Handwritten validation queries" if cfg.mode == "image_to_text" else "Answers that it draws"
+    reads = cfg.mode == "image_to_text"
+    what = "Handwritten validation queries" if reads else "Drawn answers to validation queries"
     title = f"{what}, {data.name}, step {step:,}"
     labels = [mistakes.told(row) for row in rows]
     return made | {"sample/pictures": picture(pictures.grid, tiles, 1, labels, None, title)}
