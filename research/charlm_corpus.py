@@ -84,10 +84,14 @@ class Config(TextFlags, Decoding):
     """compare: a run folder, a checkpoint file or a W&B artifact"""
     weights: Literal["best", "last"] = "best"
     """compare: which weights of --checkpoint to take"""
+    start: str | None = None
+    """compare: what the first song begins with; default: a line that is in no song"""
     song: str | None = None
-    """compare: song whose first line is continued; default: the first of the test part"""
+    """compare: song whose first line begins the second, or a line of yours; default: the first test song"""
     chars: int | None = None
     """compare: characters that follow each start; default: the mean length of a song, or 500 without songs"""
+    samples: int = 1
+    """compare: how often each strategy that draws continues each start"""
     seed: int = 0
     """seed of everything that is drawn"""
     device: str = "auto"
@@ -106,7 +110,7 @@ class Config(TextFlags, Decoding):
             flags.__post_init__(self)
         # refuses what is impossible in any command
         RunFlags(name=self.name, seed=self.seed, device=self.device, threads=self.threads)
-        for name in ("rows", "top", "chars"):
+        for name in ("rows", "top", "chars", "samples"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, self, name, "at least 1")
         has_checkpoint = self.task == "explore" or bool(self.checkpoint)
         require(has_checkpoint, self, "task", "used with --checkpoint=RUN")
