@@ -311,7 +311,10 @@ def test_what_it_learned_when_shows_two_strategies_epochs_and_blanks(learn, monk
 )
 def test_blanks_that_nobody_would_see_are_marked(text, marked):
     assert charlm.pages.seen(text) == marked
-    assert charlm.pages.seen(text, line_ends=False) == marked.replace("↵", "")
+
+
+def test_of_whole_songs_only_the_blanks_at_the_ends_of_lines_are_marked():
+    assert charlm.pages.seen_by_lines("  one  two  \n\nthree\n   ") == "  one  two␣␣\n\nthree\n␣␣␣"
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,8 @@ def test_songs_that_loop_are_said_to_and_no_repeat_leads_out(place, monkeypatch,
     assert {"greedy", "beam"} <= {song["strategy"] for song in looping}
     page, printed = (run / "compare/songs.html").read_text(), " ".join(capsys.readouterr().out.split())
     assert page.count("of it recurs; --no_repeat=12") == len(looping) and "of it recurs" in printed
-    results = compare.run(config(place, **asked, no_repeat=12))
+    results = compare.run(config(place, **asked, no_repeat=12, samples=2))
+    assert "<td>temperature 2</td>" in (run / "compare/songs.html").read_text()
     assert all(song["repetition"] == 0 for song in results["songs"])
     assert "of it recurs" not in (run / "compare/songs.html").read_text()
     assert {row["no_repeat"] for row in rows_of(run / "compare/songs.csv")} == {"12"}

@@ -58,10 +58,14 @@ def when(step: int, steps_per_epoch: int) -> str:
     return f"step {step:,}, epoch {step / steps_per_epoch:.3g}"
 
 
-def seen(text: str, line_ends: bool = True) -> str:
-    """Text in which blanks that nobody would see are marked."""
-    text = re.sub(r"(?<!\S) | (?!\S)", "␣", text)
-    return text.replace("\n", f"{LINE_END}\n") if line_ends else text
+def seen(text: str) -> str:
+    """A short text in which blanks that nobody would see are marked."""
+    return re.sub(r"(?<!\S) | (?!\S)", "␣", text).replace("\n", f"{LINE_END}\n")
+
+
+def seen_by_lines(text: str) -> str:
+    """A text whose lines and their indents are seen: marked are only spaces at the ends of lines."""
+    return re.sub(r" +(?=\n|\Z)", lambda found: "␣" * len(found[0]), text)
 
 
 def loops(figures: Mapping[str, float], no_repeat: int = 0) -> str:
@@ -76,7 +80,7 @@ def written_text(text: str, figures: Mapping[str, float], no_repeat: int = 0) ->
     """A cell with a text and, where it loops, a sentence that says so."""
     said = loops(figures, no_repeat)
     note = f'<p class="wrong">{html.escape(said)}</p>' if said else ""
-    return literal(seen(text, line_ends=False)) + note
+    return literal(seen_by_lines(text)) + note
 
 
 def _step(file: Path) -> int:

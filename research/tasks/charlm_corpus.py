@@ -178,14 +178,16 @@ def lay_out(title: str, songs: Sequence[Mapping[str, Any]], notes: Sequence[str]
     """Print songs, each with its figures, and notes; returns a page of the same."""
     figures, rows = list(statistics("", "")), []
     printed = Table("strategy", "text", title=Text(title), box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    several = any(song["sample"] > 1 for song in songs)
     for song in songs:
         values, whole_text = [f"{song[name]:.3g}" for name in figures], song["start"] + song["text"]
         said = pages.loops(song, no_repeat)
-        left = [song["strategy"], *(f"{name:<11} {value:>5}" for name, value in zip(figures, values))]
-        shown = Text(pages.seen(whole_text, line_ends=False))
+        which = f"{song['strategy']} {song['sample']}" if several else song["strategy"]
+        left = [which, *(f"{name:<11} {value:>5}" for name, value in zip(figures, values))]
+        shown = Text(pages.seen_by_lines(whole_text))
         printed.add_row(Text("\n".join(left)), shown.append(f"\n({said})" if said else "", "yellow"))
         start = literal(song["start"] or "(nothing)", "given")
-        rows.append([start, song["strategy"], pages.written_text(whole_text, song, no_repeat), *values])
+        rows.append([start, which, pages.written_text(whole_text, song, no_repeat), *values])
     Console().print(printed)
     body = table(rows, ["start", "strategy", "text", *figures])
     for note in notes:
