@@ -4,7 +4,10 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,7 @@ from research.charlm import (
     optimizers,
     width_for,
 )
-from research.common.commandline import parse
+from research.common.commandline import main, parse
 from research.common.messages import UserError
 from research.common.randomness import make_rng
 from research.parts.charlm_sampling import DRAWN
@@ -442,6 +445,27 @@ def test_generate_several_and_from_nothing(trained):
     assert numbers["texts"] == ["ten"]
 
 
+def test_draws_of_songs_have_streams_of_their_own():
+    """And those that runs have had from the beginning stay as they are."""
+    assert make_rng(7, 3, "train").initial_seed() == 2549782288820600923
+    assert make_rng(0, 0, "pictures").initial_seed() == 1381058055861593002
+    of = [
+        (),
+        ("a", "b", 1),
+        ("a", "b", 2),
+        ("a", "c", 1),
+        ("a/b", 1),
+        ("a", "b/1"),
+        ('a", "b', 1),
+        ("", ""),
+        ("",),
+        (1,),
+    ]
+    of += [("1",), ("\udcff",)]  # a stray byte of the command line
+    seeds = {make_rng(seed, 0, "pictures", of=one).initial_seed() for one in of for seed in (0, 1)}
+    assert len(seeds) == 2 * len(of)
+
+
 def test_texts_behind_other_starts_have_other_draws(trained):
     """A small model soon forgets its start: with equal draws it would then write the same."""
     made = [
@@ -491,6 +515,30 @@ def test_characters_the_model_never_saw_are_told_and_left_out(trained, capsys):
     assert numbers["start"] == "ish " and len(numbers["texts"][0]) == 9
     err = " ".join(capsys.readouterr().err.split())
     assert "3 characters left out" in err and all(repr(c) in err for c in "F☃!")
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(trained, monkeypatch, capfd):
+    """As `generate ... | head -c 20`: what is written is seen as it is written, and no traceback follows."""
+    read, write = os.pipe()
+    seen = []
+
+    def head() -> None:
+        while sum(map(len, seen)) < 20:
+            seen.append(os.read(read, 20 - sum(map(len, seen))))
+        os.close(read)
+
+    flags = {"task": "generate", "checkpoint": trained / "lstm", "start": "one t", "chars": 100_000}
+    args = [f"--{name}={value}" for name, value in (flags | {"wandb": "disabled", "device": "cpu"}).items()]
+    monkeypatch.setattr(sys, "argv", ["charlm.py", *args])
+    reader = threading.Thread(target=head)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        reader.start()
+        with pytest.raises(SystemExit):
+            main(Config, charlm.train, tasks="research.tasks.charlm")
+        reader.join()
+    assert len(text_seen := b"".join(seen).decode()) == 20 and text_seen.startswith("one t")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_generating_needs_no_data(trained, rhyme, tmp_path, capsys):

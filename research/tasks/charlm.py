@@ -84,7 +84,7 @@ def newest_songs(out: str) -> Path:
     found = []
     for file in (*place.glob(f"*/{CONFIG}"), *place.glob(f"*/*/{CONFIG}")):  # runs, and those of sweeps
         config, status = read_json(file) or {}, read_json(file.with_name(STATUS)) or {}
-        songs = SONG_FILES & {*Path(str(config.get("flags", {}).get("dataset"))).suffixes}
+        songs = SONG_FILES & {*Path(str(config.get("flags", {}).get("dataset")).lower()).suffixes}
         finished = status.get("status") == "finished" and ".old-" not in file.parent.name
         if config.get("family") == "charlm" and songs and finished:
             found.append(file.parent)
