@@ -28,8 +28,8 @@ if [ "${1:-}" = cpu ]; then
   # the lock names the CUDA packages of the default build; the CPU build needs none of them
   lock=$(mktemp) && trap 'rm -f "$lock"' EXIT
   grep -vE '^(nvidia-|cuda-|triton==)' requirements.lock >"$lock"
-  "$uv" pip install -q --python .venv/bin/python --torch-backend cpu -r "$lock"
+  "$uv" pip install -q --compile-bytecode --python .venv/bin/python --torch-backend cpu -r "$lock"
 else
-  "$uv" pip install -q --python .venv/bin/python -r requirements.lock
+  "$uv" pip install -q --compile-bytecode --python .venv/bin/python -r requirements.lock
 fi
 echo "== .venv is ready"

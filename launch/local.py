@@ -62,7 +62,7 @@ class Flags(plan.SweepFlags):
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a worker runs: its environment and its threads (None: torch's own choice)."""
+    """Where a worker runs: its environment and at most how many threads (None: torch's own choice)."""
 
     env: dict[str, str]
     threads: int | None
@@ -121,8 +121,8 @@ class Local:
         else:
             names = ("wandb", "project", "entity")
             extra = [f"--{name}={value}" for name in names if (value := getattr(self.flags, name))]
-            if slot.threads and "threads" not in self.sweep.content["parameters"]:
-                extra.append(f"--threads={slot.threads}")
+            if self.flags.threads and "threads" not in self.sweep.content["parameters"]:
+                extra.append(f"--threads={self.flags.threads}")
             command.append(f"--extra={' '.join(extra)}")
         with open(self.queue.folder / f"worker-{i}.log", "ab") as log:
             self.workers[i] = subprocess.Popen(

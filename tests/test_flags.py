@@ -48,6 +48,7 @@ ASIDE_FLAGS = {
     "save_every",
     "device",
     "threads",
+    "quiet",
     "wandb",
     "project",
     "entity",

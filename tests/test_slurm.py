@@ -595,16 +595,19 @@ def test_a_cluster_may_repeat_itself(numbers, training, agents):
 
 
 def test_a_request_to_stop_reaches_a_process_that_starts_later():
-    child = Child(0, subprocess.Popen.kill)
+    child = Child(0, lambda process: process.kill())
     child.on_signal(signal.SIGUSR1)
-    assert child.run(["sleep", "60"]) == -signal.SIGTERM
+    assert child.run(lambda: subprocess.Popen(["sleep", "60"])) == -signal.SIGTERM
 
 
 def test_a_child_is_stopped_when_our_parent_is_gone():
-    child, looks = Child(os.getppid(), subprocess.Popen.kill), []
-    assert not child.is_orphaned() and child.run(["true"]) == 0
+    child, looks = Child(os.getppid(), lambda process: process.kill()), []
+    assert not child.is_orphaned() and child.run(lambda: subprocess.Popen(["true"])) == 0
     child.parent += 1
-    assert child.is_orphaned() and child.run(["sleep", "60"], lambda: looks.append(1)) == -signal.SIGTERM
+    assert (
+        child.is_orphaned()
+        and child.run(lambda: subprocess.Popen(["sleep", "60"]), lambda: looks.append(1)) == -signal.SIGTERM
+    )
     assert (child.stops, bool(looks)) == (1, True)
 
 

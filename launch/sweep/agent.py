@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Agent:
         """
         path = "/".join(self.sweep[k] for k in ("entity", "project", "id"))
         command = [sys.executable, "-m", "wandb", "agent", "--forward-signals", path]
-        code = self.child.run(command, env=self.env)
+        code = self.run(command, self.env)
         late, worst = False, min(code, 0)
         for folder in self.left_open():
             late = 0 < self.flags.until < time.time()
@@ -119,10 +120,14 @@ class Agent:
             command = [sys.executable, str(ROOT / self.flags.program)]
             command += [f"--config={folder / CONFIG}", f"--out={self.folder}"]
             ids = {"WANDB_RUN_ID": folder.name, "WANDB_SWEEP_ID": self.sweep["id"]}
-            worst = min(worst, self.child.run(command, env=self.env | ids))
+            worst = min(worst, self.run(command, self.env | ids))
         if self.child.stops or late:
             return EXIT_PREEMPTED
         return 128 - worst if worst < 0 else code
+
+    def run(self, command: list[str], env: dict[str, str]) -> int:
+        """Run a command to its end; its exit code."""
+        return self.child.run(partial(subprocess.Popen, command, env=env, start_new_session=True))
 
     def left_open(self) -> Iterator[Path]:
         """Folders of runs that are not done and that nobody is training."""

@@ -2,16 +2,23 @@
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 POLL_S = 0.2
 
 
+class Process(Protocol):
+    """What is needed of a process: subprocess.Popen has it, and so has a forked trial."""
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Child:
-    """Runs one process after the other, each in a session of its own: Ctrl-C reaches it only through us.
+    """Has one process after the other, each in a session of its own: Ctrl-C reaches it only through us.
 
     The first signal that asks us to stop is passed on as SIGTERM, whichever it was: on USR1 an agent would
     take the next run. Later ones change nothing, since a cluster may say the same thing several times over;
@@ -19,11 +26,11 @@ class Child:
     parent: when this process (our parent) is gone, that is a request to stop too; 0: don't look.
     """
 
-    def __init__(self, parent: int, force: Callable[[subprocess.Popen], Any]):
+    def __init__(self, parent: int, force: Callable[[Process], Any]):
         self.parent, self.force = parent, force
         self.stops = 0  # how often we were asked to stop
-        self.process: subprocess.Popen | None = None
-        self._asked: subprocess.Popen | None = None  # the process that a request to stop was passed on to
+        self.process: Process | None = None
+        self._asked: Process | None = None  # the process that a request to stop was passed on to
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
 
@@ -46,9 +53,9 @@ class Child:
     def is_orphaned(self) -> bool:
         return self.parent != 0 and os.getppid() != self.parent
 
-    def run(self, command: Sequence[str], look: Callable[[], Any] | None = None, **options: Any) -> int:
-        """Run a command to its end; its exit code. look: done again and again meanwhile."""
-        self.process = subprocess.Popen(command, start_new_session=True, **options)
+    def run(self, start: Callable[[], Process], look: Callable[[], Any] | None = None) -> int:
+        """Start a process and wait for its end; its exit code. look: done again and again meanwhile."""
+        self.process = start()
         if self.stops:  # the request came while there was no process yet
             self._ask_to_stop()
         while (code := self.process.poll()) is None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import yaml
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from launch.sweep.child import Child
+from launch.sweep import fork_server
+from launch.sweep.child import Child, Process
 from launch.sweep.early_stop import Watcher
+from launch.sweep.fork_server import ForkServer
 from launch.sweep.points import as_args
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
@@ -56,7 +59,8 @@ class Worker:
         self.flags, self.queue, self.watch = flags, Queue(Path(flags.sweep)), Watch()
         self.spec = read_spec(self.queue.folder)
         self.proposer = Proposer(self.queue, self.spec)
-        self.child = Child(flags.parent, force=subprocess.Popen.kill)
+        self.child = Child(flags.parent, force=lambda process: process.kill())
+        self.server = ForkServer(ROOT / flags.program)
 
     def work(self) -> int:
         """Train until nothing is open; 75 when stopped before that."""
@@ -89,17 +93,23 @@ class Worker:
     def train(self, trial: Trial, lease: Lease) -> None:
         """Run one trial to its end; afterwards either its run is done, or the trial is open again."""
         folder = self.queue.run_folder(trial)
-        command = [sys.executable, str(ROOT / self.flags.program), *as_args(trial.flags)]
-        command += [*self.flags.extra.split(), f"--out={self.queue.folder}", f"--name={trial.key}"]
+        args = [*as_args(trial.flags), *self.flags.extra.split()]
+        args += [f"--out={self.queue.folder}", f"--name={trial.key}"]
         env = {k: v for k, v in os.environ.items() if k not in PER_RUN}
         env |= {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
         searched = [k for k, given in self.spec.get("parameters", {}).items() if "value" not in given]
         env[VARIED] = ",".join(self.queue.varied() or searched)  # the first of a search varies nothing yet
         look = self._early_stopping(trial, lease)
-        with open(folder / OUTPUT, "ab") as log:
-            code = self.child.run(command, look, stdout=log, stderr=log, env=env)
-        self._after(trial, lease, code)
+        self._after(trial, lease, self.child.run(partial(self.start, args, folder / OUTPUT, env), look))
+
+    def start(self, args: list[str], log: Path, env: dict[str, str]) -> Process:
+        """The training script in a process of its own, in a session of its own."""
+        if fork_server.POSSIBLE:
+            return self.server.start(args, log, env)
+        command = [sys.executable, str(ROOT / self.flags.program), *args]
+        with open(log, "ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=output, env=env, start_new_session=True)
 
     def _early_stopping(self, trial: Trial, lease: Lease) -> Callable[[], None] | None:
         """What looks whether a trial in training is to end early; None where the sweep has no rule for it."""

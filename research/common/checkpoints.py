@@ -5,6 +5,7 @@ in the name tells a damaged file. The same training state gives the same bytes, 
 interrupted.
 """
 
+import glob
 import hashlib
 import io
 import re
@@ -117,6 +118,8 @@ def resolve(spec: str, weights: str, download_to: Path) -> Path:
     weights: 'best' or 'last', for a run folder. Raises UserError when there is none.
     """
     path = Path(spec)
+    if not path.exists() and len(named := list(path.parent.glob(f"*-{glob.escape(path.name)}"))) == 1:
+        path = named[0]  # the key is the last part of a folder's name
     if path.is_file():
         return path
     if path.is_dir():

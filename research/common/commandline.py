@@ -20,10 +20,12 @@ from typing import Any, Literal, TypeVar
 
 from data import DataError
 from data.names import closest, did_you_mean
+from research.common.flags import GIVEN, refuse_idle
 from research.common.help import grouped
-from research.common.messages import UserError, console, escape
+from research.common.messages import UserError, console, escape, news
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
+EXIT_BROKEN_PIPE = 128 + 13  # as a shell tells of other programs
 AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
 BOOLEANS = {"true": "True", "false": "False"}
 C = TypeVar("C")
@@ -102,7 +104,8 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
     """
     import tyro
 
-    args = list(sys.argv[1:] if args is None else args)
+    of_process = args is None
+    args = list(sys.argv[1:] if of_process else args)
     prog = Path(sys.argv[0]).name
     hints = typing.get_type_hints(config_class)
     tokens = _tokens(args, hints, prog, positional)
@@ -116,6 +119,8 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
     if "--help" in tokens:
         tyro.cli(grouped(config_class), args=["--help"], prog=prog, use_underscores=True, config=style)
     printed = io.StringIO()
+    if of_process:
+        GIVEN.update(given)
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(config_class, args=tokens, prog=prog, use_underscores=True, config=style)
@@ -169,6 +174,9 @@ def main(
     """
     try:
         cfg = parse(config_class, positional=positional)
+        news.quiet = getattr(cfg, "quiet", False)
+        if tasks is not None:
+            refuse_idle(cfg)
         if tasks is not None and cfg.task != config_class.task:
             importlib.import_module(tasks).run(cfg)
         else:
@@ -177,6 +185,10 @@ def main(
         _crash(error)
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError as error:  # whoever reads our output, such as `head`, has seen enough
+        _crash(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush would fail, too
+        sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
         _crash(error)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -190,6 +202,8 @@ def main(
     except Exception as error:  # not handled, only told to the run's folder and to W&B on the way out
         _crash(error)
         raise
+    finally:
+        GIVEN.clear()
 
 
 def _crash(error: BaseException) -> None:

@@ -12,12 +12,16 @@ from typing import Any, Literal, TypeVar
 from research.common.messages import UserError
 
 C = TypeVar("C")
+GIVEN: set[str] = set()  # the flags that the command line gave; empty where Python calls a script's function
 VARIED = "RUN_VARIED"  # environment: names of the flags that a sweep varies, separated by commas
 
 
-def aside(default: Any) -> Any:
-    """A flag that does not change a run's numbers (paths, cadence, device, W&B) and so is not in its key."""
-    return field(default=default, metadata={"result": False})
+def aside(default: Any, *tasks: str) -> Any:
+    """A flag that does not change a run's numbers (paths, cadence, device, W&B) and so is not in its key.
+
+    tasks: those that alone read it; with another it is refused, since it could not act.
+    """
+    return field(default=default, metadata={"result": False, "tasks": tasks})
 
 
 def per_task(default: Any) -> Any:
@@ -55,13 +59,13 @@ class RunFlags:
     """examples per step"""
     learning_rate: float = 0.001
     """peak learning rate"""
-    log_every: int = aside(50)
+    log_every: int = aside(50, "train")
     """steps between rows of training metrics"""
     eval_every: int = 500
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
-    sample_every: int = aside(500)
+    sample_every: int = aside(500, "train")
     """steps between pictures; 0 doubles: 0, 1, 2, 4, 8 ..."""
-    save_every: int = aside(500)
+    save_every: int = aside(500, "train")
     """steps between checkpoints; the last step is always saved"""
     device: str = aside("auto")
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps"""
@@ -70,7 +74,8 @@ class RunFlags:
     compile: bool = False
     """torch.compile the model"""
     threads: int | None = aside(None)
-    """CPU threads of torch; default: as torch chooses, or as the run had before it was interrupted"""
+    """CPU threads of torch, whatever others do on this machine, where several wait for one another; default:
+    one for each free core, or as before an interruption, and one alone once others take the cores"""
     deterministic: bool = False
     """deterministic kernels, needed for bit-exact resume on CUDA"""
     wandb: Literal["online", "offline", "disabled"] | None = aside(None)
@@ -79,10 +84,12 @@ class RunFlags:
     """W&B project"""
     entity: str | None = aside(None)
     """W&B entity (user or team); default: yours"""
-    fresh: bool = aside(False)
+    fresh: bool = aside(False, "train")
     """set an existing folder of this run aside and start anew"""
-    reuse: bool = aside(False)
+    reuse: bool = aside(False, "train")
     """go on with (or skip) an existing run although the code has changed since"""
+    quiet: bool = aside(False)
+    """print no progress, layers and figures, only warnings, errors and what was asked for"""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "epochs", "threads"):
@@ -99,6 +106,15 @@ class RunFlags:
         require(not (self.fresh and self.reuse), self, "fresh", "used without --reuse")
         plain = self.name is None or (self.name not in ("", ".", "..") and "/" not in self.name)
         require(plain, self, "name", "a plain folder name; --out says where it lies")
+
+
+def refuse_idle(cfg: Any) -> None:
+    """Refuse a flag that the command line gives and that the task of `cfg` does not read."""
+    for f in dataclasses.fields(cfg):
+        tasks = f.metadata.get("tasks", ())
+        if f.name in GIVEN and tasks and cfg.task not in tasks:
+            value, readers = getattr(cfg, f.name), ", ".join(tasks)
+            raise UserError(f"--{f.name}={value}: --task={cfg.task} does not read it, only {readers}")
 
 
 def require(ok: bool, cfg: Any, name: str, allowed: str) -> None:

@@ -3,7 +3,8 @@
 from rich.console import Console
 from rich.markup import escape as rich_escape
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True)  # warnings, errors, what was asked for
+news = Console(stderr=True, highlight=False, soft_wrap=True)  # how things go, which --quiet silences
 
 
 def escape(text: str) -> str:

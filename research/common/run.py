@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from research.common import lease as leases
 from research.common.checkpoints import Checkpoints, load_file
@@ -41,13 +42,17 @@ from research.common.folder import (
     write_bytes,
     write_json,
 )
-from research.common.media import File
-from research.common.messages import console, escape
+from research.common.media import File, picture
+from research.common.messages import console, escape, news
+from research.common.progress import Line, figures
 from research.common.randomness import make_rng
+from research.common.threads import Crowd
 from research.common.wandb_client import under_agent
 from research.common.wandb_mirror import Mirror
+from research.draw import charts
 
 STOPPED_IN_WANDB = "stopped in W&B"
+LOSS_CURVE = "train/curve"
 
 
 class Preempted(SystemExit):
@@ -100,6 +105,8 @@ class Run:
         self._pending: list[Future] = []
         self._own_s = self._media_s = 0.0
         self._mark = (time.perf_counter(), -1)  # of the row before: time and step
+        self._crowd = Crowd()
+        self._line = Line(cfg.steps, cfg.batch_size, self.headline)
 
     # ------------------------------------------------------------------------------------- the beginning
 
@@ -149,7 +156,7 @@ class Run:
         compared = ("device", "torch", "threads", "source")
         changed = [k for k in compared if before and before[-1].get(k) != segment[k]]
         if changed and step:
-            self.say(f"warning: not bit-exact from step {step}: {', '.join(changed)} changed")
+            self.say(f"warning: not bit-exact from step {step}: {', '.join(changed)} changed", console)
         self.status = {
             "status": "running",
             "reason": None,
@@ -174,7 +181,7 @@ class Run:
                 raise KeyboardInterrupt
             self._signal = name
             again = " (again: abort)" if name == "SIGINT" else ""
-            console.print(f"{name}: saving at the next step{again}")
+            news.print(f"{name}: saving at the next step{again}")
 
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
@@ -196,12 +203,21 @@ class Run:
             yield step, last
             if last:
                 break
+            self._make_room(step)
             step += 1  # the update is made: a checkpoint from here on counts it
             if self.stopping:
                 break
             if step % self.cfg.save_every == 0:
                 self.save(model, optimizer, step)
         self.save(model, optimizer, step)
+
+    def _make_room(self, step: int) -> None:
+        """Go on with one thread where others use the cores: several would wait for one another, spinning."""
+        if self.cfg.threads is None and self._crowd.noticed():
+            torch.set_num_threads(1)
+            self.status["segments"][-1]["threads"] = 1  # those of a later start, should there be one
+            self.write_status("running")
+            self.say(f"others use this machine's cores: one thread from step {step} on (--threads insists)")
 
     def due(self, what: str, step: int) -> bool:
         """Whether to "log", "eval" or "sample" at `step`, by --log_every, --eval_every and --sample_every.
@@ -236,6 +252,7 @@ class Run:
         self.mirror.start()
         if step:
             self.say(f"goes on from step {step}")
+        self._line.start(step)
 
     # ------------------------------------------------------------------------------------- randomness
 
@@ -331,9 +348,10 @@ class Run:
         """Print layers, shapes and parameter count of `model` at these inputs, and keep them as model.txt."""
         from torchinfo import summary
 
-        text = str(summary(model, input_data=list(inputs), verbose=0, depth=4))
+        rows = ("depth", "var_names")  # "encoder", "decoder": what the script calls them
+        text = str(summary(model, input_data=list(inputs), verbose=0, depth=4, row_settings=rows))
         write_bytes(self.folder / MODEL_TEXT, f"{text}\n".encode())
-        if not self.checkpoints.steps():  # a resumed run has printed it already
+        if not self.checkpoints.steps() and not news.quiet:  # a resumed run has printed it already
             print(text, flush=True)
 
     def update(self, loss: torch.Tensor) -> None:
@@ -353,6 +371,8 @@ class Run:
         row = {k: v for k, v in metrics.items() if not isinstance(v, File)}
         files = {k: v for k, v in metrics.items() if isinstance(v, File)}
         self._complete = step == self.cfg.steps
+        if self._complete:
+            files[LOSS_CURVE] = picture(loss_curve, self.folder)
         if self._complete and self._loss_count == self.steps_per_epoch:
             self._epoch_loss = self._loss_sum / self._loss_count
         if self._epoch_loss is not None:
@@ -372,6 +392,7 @@ class Run:
         if (row or files) and not self.lease.lost:
             self._pending.append(self._media.submit(self._log_files, step, row | timed, files))
         self._pending = [job for job in self._pending if not (job.done() and job.result() is None)]
+        self._line.update(step, row, self._best)
         self._own_s += time.perf_counter() - began
 
     def _log_files(self, step: int, row: dict[str, Any], files: dict[str, File]) -> None:
@@ -411,8 +432,9 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """End the run: status, W&B, lease. Returns the latest metrics; raises Preempted (exit code 75)."""
+        self._line.stop()
         if not self.lease.check():  # another process has the run now: leave without writing
-            self.say("was taken over by another process; this one leaves it")
+            self.say("was taken over by another process; this one leaves it", console)
             self.lease.yield_to_other()
             raise Preempted
         self._finish_media()
@@ -423,6 +445,8 @@ class Run:
         self.status["step"] = self.cfg.steps if self._complete else max(self._saved_step, self.status["step"])
         self.write_status(status)
         best = self.checkpoints.folder / self._best_file if self._best_file else None
+        if status == "finished":
+            self._warn_of_loss()
         if status == "diverged":
             self.mirror.alert("diverged", f"{self.folder.name}: {reason}", "WARN")
         if status == "preempted":  # by its exit code W&B decides whether an agent gets the run again
@@ -431,10 +455,29 @@ class Run:
             self.mirror.finish(0, best, False, timeout_s=300)
         self.lease.release(status)
         AT_CRASH.clear()
-        self.say(status + (f": {reason}" if reason else ""))
+        if status == "finished":
+            self._show_result()
+        self.say(status + (f": {reason}" if reason else ""), news if status == "finished" else console)
         if status == "preempted":
             raise Preempted
         return self.metrics
+
+    def _warn_of_loss(self) -> None:
+        """Say it where the last weights are worse than those that the run began with."""
+        rows = read_rows(self.folder / METRICS)
+        values = [row[self.headline] for row in rows if row.get(self.headline) is not None]
+        if len(values) > 1 and values[-1] * self.sign > values[0] * self.sign:
+            what = f"{self.headline} is {values[-1]:.5g} at the end and was {values[0]:.5g} at the beginning"
+            self.warn("has not learned", f"{what}; is the learning rate too high, the run too short?")
+
+    def _show_result(self) -> None:
+        """Print the test figures, the best of the headline, and where the pictures lie."""
+        shown = {k: v for k, v in self.metrics.items() if k.startswith("test/")}
+        best = f"{self.headline}_best"
+        table = figures("test part, with the best weights", shown | {best: self.metrics.get(best)})
+        news.print(table, soft_wrap=False)
+        if (self.folder / MEDIA).exists():
+            news.print(f"pictures: {escape(str(self.folder / MEDIA))}")
 
     def _outcome(self) -> tuple[str, str | None]:
         if self._diverged is not None:
@@ -461,6 +504,7 @@ class Run:
     def crash(self, error: BaseException) -> None:
         """Called on the way out of a crash: tell the folder and W&B what happened, as far as that works."""
         AT_CRASH.clear()
+        self._line.stop()
         if not self.lease.lost and self.lease.check():
             self.fail(f"{type(error).__name__}: {error}".split("\n")[0])
 
@@ -482,8 +526,23 @@ class Run:
         self.status["status"] = status
         write_json(self.folder / STATUS, {k: _plain(v) for k, v in self.status.items()})
 
-    def say(self, what: str) -> None:
-        console.print(f"[bold]{escape(str(self.folder))}[/] {escape(what)}")
+    def say(self, what: str, to: Console = news) -> None:
+        to.print(f"[bold]{escape(str(self.folder))}[/] {escape(what)}")
+
+
+def loss_curve(folder: Path) -> Any:
+    """The training loss of a run against the epoch, uint8 (H, W, 3): each epoch's mean where there are some,
+    else each logged step's; and the validation loss, where the script logs one.
+    """
+    rows = read_rows(folder / METRICS)
+    of_epochs = sum("train/loss_epoch" in row for row in rows) >= 2
+    keys = {"train, mean of an epoch": "train/loss_epoch"} if of_epochs else {"train": "train/loss"}
+    series = {}
+    for label, key in (keys | {"validation": "val/loss"}).items():
+        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            series[label] = tuple(zip(*points, strict=True))
+    return charts.curves(series, "epoch", "loss", "Loss")
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import socket
 import time
@@ -20,8 +21,9 @@ from research.common.folder import (
     read_json,
 )
 from research.common.identity import run_key
-from research.common.messages import UserError, console, escape
+from research.common.messages import UserError, console, escape, news
 from research.common.run import Preempted, Run
+from research.common.threads import set_threads
 from research.common.wandb_client import under_agent
 
 
@@ -48,12 +50,12 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     best weights are kept, and 'minimize' or 'maximize'. Raises UserError, and Preempted when another process
     is training this run. `run.finished` is True when nothing is left to do.
     """
+    news.quiet = cfg.quiet
     device, family = pick_device(cfg.device), Path(script).stem
     key = run_key(family, key_version, cfg, data.content_hash)
     given = os.environ.get("WANDB_RUN_ID") if under_agent() else None  # W&B's own name for the run
-    name = cfg.name or given or key
-    folder = Path(cfg.out) / name
-    if leases.HANDOVER in os.environ and name != key:
+    folder = run_folder(cfg, family, key) if given is None else Path(cfg.out) / (cfg.name or given)
+    if leases.HANDOVER in os.environ and folder.name != key:
         raise UserError(f"--dataset={cfg.dataset}: its content is not what it was when the sweep was planned")
     source = identity.source_hash(family)
     kept = read_json(folder / CONFIG)
@@ -74,7 +76,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
         kept = None
     run.hold(run.lease)
 
-    _set_up_torch(cfg, kept)
+    _set_up_torch(cfg, run.status["segments"])
     git, threads = identity.git_state(), torch.get_num_threads()
     config = _place(cfg) | {
         "family": family,
@@ -111,6 +113,22 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     )
     run.say(f"{family} on {data.name} ({len(data.train):,} training examples), {cfg.steps:,} steps, {device}")
     return run
+
+
+def run_folder(cfg: Any, family: str, key: str) -> Path:
+    """The run's folder in --out: --name, else any that is called by its key, else <family>-<flags>-<key>.
+
+    flags: values of the first that are not at their defaults, with the flag's name before a number.
+    """
+    out = Path(cfg.out)
+    if cfg.name:
+        return out / cfg.name
+    found = [out / key] if (out / key).is_dir() else sorted(out.glob(f"*-{key}"))
+    words = [
+        value if isinstance(value, str) else f"{name}{value}" for name, value in changed_flags(cfg).items()
+    ]
+    words = [re.sub(r"[^\w.]+", "_", Path(word).stem if "/" in word else word)[:24] for word in words]
+    return found[0] if found else out / "-".join([family, *words[:3], key])
 
 
 def _place(cfg: Any) -> dict[str, Any]:
@@ -182,15 +200,13 @@ def _set_aside(folder: Path, lease: leases.Lease) -> leases.Lease:
     while (old := folder.with_name(f"{folder.name}.old-{k}")).exists():
         k += 1
     folder.rename(old)
-    console.print(f"{escape(str(folder))}: the old run is now {escape(old.name)}")
+    news.print(f"{escape(str(folder))}: the old run is now {escape(old.name)}")
     return _acquire(folder)
 
 
-def _set_up_torch(cfg: Any, kept: dict[str, Any] | None) -> None:
+def _set_up_torch(cfg: Any, segments: list[dict[str, Any]]) -> None:
     """Threads as the run had them (bit-exact resume depends on it), deterministic kernels where asked for."""
-    threads = cfg.threads or (kept["threads"] if kept else None)
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(cfg.threads, segments[-1]["threads"] if segments else None)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

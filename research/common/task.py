@@ -2,12 +2,13 @@
 
 A family calls `find_run`, `flags_of_run`, `load_weights` and `start_task`, then `picture`, `video`, `gif`,
 `html` and `numbers`, at the end `finish`. The training run's log and its W&B folder are never touched.
-Running a task again overwrites its files.
+Running a task again with the same flags overwrites its files; other flags give another folder.
 """
 
 import dataclasses
 import hashlib
 import math
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,14 +18,19 @@ from typing import Any
 import torch
 
 from research.common.checkpoints import config_of, resolve
-from research.common.flags import RunFlags, require, result_names
+from research.common.flags import GIVEN, RunFlags, require, result_names
 from research.common.folder import CONFIG, RESULTS, write_bytes, write_json
-from research.common.messages import console, escape
+from research.common.messages import console, escape, news
+from research.common.progress import figures
 from research.common.randomness import make_rng
 from research.common.start import pick_device
+from research.common.threads import set_threads
 from research.common.wandb_client import connect, first_line, settings
 from research.common.wandb_mirror import SET_ASIDE, send, use_model
 from research.draw import pictures
+
+# result flags that a task has for itself: what it reads, and how it computes
+OF_EVERY_TASK = ("dataset", "checkpoint", "weights", "seed", "precision", "batch_size")
 
 
 def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
@@ -53,6 +59,12 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
     names += [name for name in ("dataset", "data_dir") if getattr(cfg, name) == defaults[name]]
     kept = run_config.get("flags", {})
     require(bool(kept), cfg, "checkpoint", "of a run whose config.json tells its flags")
+    for name in result_names(cfg):
+        if name in GIVEN and name not in of_task and name not in OF_EVERY_TASK:
+            allowed = (
+                f"{kept.get(name)}, as in the run of --checkpoint, which --task={cfg.task} cannot change"
+            )
+            require(getattr(cfg, name) == kept.get(name, defaults[name]), cfg, name, allowed)
     for name in names:
         if name not in kept:
             console.print(f"this run is older than --{name}: its default, {defaults[name]}, is taken")
@@ -63,16 +75,35 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **mo
     """The task of `cfg` on the checkpoint and config.json that `find_run` found. more: what W&B is to show
     beside the flags.
 
-    Its folder is <run>/<task>/, or <out>/<name or the run's key>/<task>/ for a file outside of a run; nothing
-    is made there before the first file. Raises UserError for a --device that is not there.
+    Its folder lies in that of the run, or for a file outside of a run in <out>/<name or the run's key>/, and
+    is called by the task and by its flags that are not at their defaults. Nothing is made there before the
+    first file. Raises UserError for a --device that is not there.
     """
     run = checkpoint_file.absolute().parents[1]
     if not (run / CONFIG).exists():
         run = Path(cfg.out) / (cfg.name or run_config.get("key") or checkpoint_file.stem)
+    news.quiet = cfg.quiet
     device = pick_device(cfg.device)
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    return Task(cfg, run / cfg.task, device, checkpoint_file, run_config, more)
+    set_threads(cfg.threads)
+    return Task(
+        cfg, run / _folder_name(cfg, checkpoint_file, run_config), device, checkpoint_file, run_config, more
+    )
+
+
+def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> str:
+    """The task and what makes this call of it another than the plain one: `interpolate-index=3-seed=1`."""
+    words = [cfg.task]
+    if checkpoint_file.name.startswith("step_"):
+        words.append(checkpoint_file.stem[: len("step_00001500")])
+    of_run = run_config.get("flags", {}).get("dataset", cfg.dataset)
+    for f in dataclasses.fields(cfg):
+        own = cfg.task in f.metadata.get("tasks", ()) or f.metadata.get("per_task") or f.name == "seed"
+        value = getattr(cfg, f.name)
+        if (own and value != f.default) or (f.name == "dataset" and value != of_run):
+            slug = re.sub(r"[^\w.,+=-]+", "_", str(value))
+            words.append(f"{f.name}={slug}")
+    name = "-".join(words)
+    return name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 class Task:
@@ -120,7 +151,9 @@ class Task:
         content["files"] = sorted(path.name for path in self._files.values())
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RESULTS, content)
-        console.print(escape(f"{self.folder}/results.json"))
+        news.print(escape(str(self.folder / RESULTS)))
+        if table := figures(f"{self.cfg.task} of {self._run_config.get('key')}", self._results):
+            news.print(table, soft_wrap=False)
 
     def finish(self) -> None:
         """Log all of it to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
@@ -139,7 +172,7 @@ class Task:
 
     def _wrote(self, key: str, path: Path) -> None:
         self._files[f"{self.cfg.task}/{key}"] = path
-        console.print(escape(str(path)))
+        news.print(escape(str(path)))
 
     def _init(self, wandb: Any, mode: str) -> Any:
         self.folder.mkdir(parents=True, exist_ok=True)  # else W&B would choose another

@@ -27,7 +27,7 @@ from research.common.folder import (
     write_json,
 )
 from research.common.identity import ROOT, source_files
-from research.common.messages import console, escape
+from research.common.messages import console, escape, news
 from research.common.wandb_client import connect, first_line, settings, under_agent
 
 SET_ASIDE = "wandb-set-aside"  # segments of an offline run that a later one holds whole
@@ -183,7 +183,7 @@ class Mirror(threading.Thread):
     def _catch_up(self, wandb_run: Any) -> None:
         """Send what W&B lacks of the run's earlier attempts: online it knows where it stands."""
         if not wandb_run.offline:
-            console.print(f"W&B: {wandb_run.url}")
+            news.print(f"W&B: {wandb_run.url}")
         wandb_run.define_metric("train/loss_epoch", step_metric="epoch")
         since = 0 if wandb_run.offline else wandb_run.starting_step
         self._next_step = replay(self.folder, wandb_run, since, self.live_from)

@@ -1,0 +1,175 @@
+"""Starts a worker's trials by fork from a process that has imported torch and the script's modules already.
+
+A worker has one server, `python launch/sweep/fork_server.py PROGRAM FD MODULE …`, with which it talks over a
+socket: it sends a job, a line of JSON, and gets the process id of the trial and, when that has ended, its
+exit code. The trial is a process of its own in a session of its own, as if `python PROGRAM …` had been
+started: it runs the script from its first line, with the job's arguments, environment and log.
+
+Before a fork the server imports and does nothing else: what a fork would break or share, such as OpenMP's
+threads, a CUDA context or random numbers, comes into being in the trial. Everybody may be killed at any
+moment:
+
+- the server: its trial goes on; since that holds the socket too, the worker learns of its end all the same;
+- the worker: its trial goes on; the server ends after it;
+- the trial: the server tells its exit code, as a shell would.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# what trials import on their way, besides the imports of their script; torch._dynamo comes with an optimizer
+LATER = (
+    "torch._dynamo",
+    "torchinfo",
+    "tyro",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "sklearn.neighbors",
+    "wandb",
+)
+POSSIBLE = sys.platform == "linux"  # Apple's libraries may crash in a forked process
+ASKED_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+# ---- in the worker --------------------------------------------------------------------------------------
+
+
+class Forked:
+    """A trial that the server has started; the part of subprocess.Popen that `Child` uses."""
+
+    def __init__(self, pid: int, connection: socket.socket):
+        self.pid, self._connection = pid, connection
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, −n where signal n has ended it; None while it runs."""
+        if self._code is None and select.select([self._connection], [], [], 0)[0]:
+            told = read_line(self._connection)
+            self._code = -signal.SIGKILL if told is None else told["code"]  # with the server the code is lost
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """Starts trials of one script, one at a time; the server's process begins with the first."""
+
+    def __init__(self, program: Path, later: Sequence[str] = LATER):
+        self.program, self.later = program, later
+        self._process: subprocess.Popen | None = None
+        self._connection: socket.socket | None = None
+
+    def start(self, args: Sequence[str], log: Path, env: Mapping[str, str]) -> Forked:
+        """The script with `args` in a process of its own, whose output is appended to `log`.
+
+        Raises ChildProcessError when two servers in a row have died before they could start it.
+        """
+        job = {"args": list(args), "log": str(log), "env": dict(env)}
+        for _ in range(2):
+            if self._process is None or self._process.poll() is not None:
+                self._begin(env)
+            try:
+                self._connection.sendall(f"{json.dumps(job)}\n".encode())
+                told = read_line(self._connection)
+            except OSError:
+                told = None
+            if told is not None:
+                return Forked(told["pid"], self._connection)
+            self.close()
+        raise ChildProcessError(f"the process that starts trials of {self.program} died twice")
+
+    def _begin(self, env: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, __file__, str(self.program), str(theirs.fileno()), *self.later]
+        self._process = subprocess.Popen(
+            command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        theirs.close()
+        self._connection = ours
+
+    def close(self) -> None:
+        """End the server; a trial that it has started goes on."""
+        if self._process is not None:
+            self._connection.close()
+            self._process = self._connection = None
+
+
+def read_line(connection: socket.socket) -> dict | None:
+    """The next message, waited for; None when nobody is left who could send one."""
+    line = b""
+    while not line.endswith(b"\n"):
+        try:
+            byte = connection.recv(1)
+        except ConnectionResetError:
+            byte = b""
+        if not byte:
+            return None
+        line += byte
+    return json.loads(line)
+
+
+# ---- in the server and its trials -----------------------------------------------------------------------
+
+
+def serve(program: str, connection: socket.socket, later: Sequence[str]) -> None:
+    """Start one trial after the other, until the worker is gone."""
+    for number in ASKED_TO_STOP:  # a cluster sends them to all processes: they are meant for the trial
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(Exception):  # the trial meets it again, and there it is told
+        runpy.run_path(program, run_name="imported")
+    for name in later:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    # Python 3.12 warns of forks beside threads; those of OpenBLAS are the only ones, and end before a fork
+    warnings.simplefilter("ignore", DeprecationWarning)
+    for line in connection.makefile("rb"):
+        if (pid := os.fork()) == 0:
+            become(program, json.loads(line))
+            return
+        tell(connection, pid=pid)
+        _, status = os.waitpid(pid, 0)
+        tell(connection, code=os.waitstatus_to_exitcode(status))
+
+
+def tell(connection: socket.socket, **what: int) -> None:
+    try:
+        connection.sendall(f"{json.dumps(what)}\n".encode())
+    except OSError:  # the worker has been killed
+        sys.exit()
+
+
+def become(program: str, job: dict) -> None:
+    """In the trial: run the script as `python program …` does."""
+    os.setsid()
+    for number in ASKED_TO_STOP:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.close(log)
+    os.environ.clear()
+    os.environ.update(job["env"])
+    sys.argv = [program, *job["args"]]
+    sys.path[0] = str(Path(program).parent)
+    runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), sys.argv[3:])

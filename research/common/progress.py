@@ -1,0 +1,115 @@
+"""What a training run shows of itself while it goes on, and at its end.
+
+On a terminal it is one live line; elsewhere, in a log, a line for each evaluation.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from research.common.messages import escape, news
+
+REFRESH_S = 0.25  # a look at the clock a step, a redrawn line four times a second
+
+
+class Line:
+    """The line of one run, from `start` to `stop`. headline: the key shown, sign: 1 where less is better."""
+
+    def __init__(self, steps: int, batch_size: int, headline: str):
+        self.steps, self.batch_size, self.headline = steps, batch_size, headline
+        self._began, self._first, self._shown = 0.0, 0, 0.0  # when, at which step, and when it was last drawn
+        self._mark, self._step_s = (0.0, 0), 0.0  # of the row before: time and step; seconds of a step since
+        self._loss: float | None = None
+        self._value: float | None = None
+        self._best: float | None = None
+        self._live: Progress | None = None
+
+    def start(self, step: int) -> None:
+        """Begin to count at `step`."""
+        self._began, self._first = time.perf_counter(), step
+        if news.is_terminal and not news.quiet:
+            columns = (BarColumn(20), TextColumn("{task.description}"))
+            self._live = Progress(*columns, console=news, auto_refresh=False, transient=True)
+            self._live.add_task("", total=self.steps, completed=step)
+            self._live.start()
+
+    def update(self, step: int, row: Mapping[str, Any], best: float | None) -> None:
+        """Tell what was logged at `step`, which may be nothing."""
+        if news.quiet:
+            return
+        now = time.perf_counter()
+        if row.get("train/loss") is not None:
+            self._loss = row["train/loss"]
+        evaluated = self.headline in row
+        if evaluated:
+            self._value, self._best = row[self.headline], best
+        if self._live is None:
+            if evaluated:
+                news.print(escape(self.text(step, now)))
+        elif now - self._shown > REFRESH_S:
+            self._shown = now
+            self._live.update(
+                self._live.task_ids[0], completed=step, description=escape(self.text(step, now))
+            )
+            self._live.refresh()
+
+    def text(self, step: int, now: float) -> str:
+        """step 1,200 of 4,690  loss 142.1  val/elbo_nats -139.8 (best -139.8)  9,120 examples/s  0:21 left"""
+        words = [f"step {step:,} of {self.steps:,}"]
+        if self._loss is not None:
+            words.append(f"loss {self._loss:.4g}")
+        if self._value is not None:
+            best = "" if self._best is None else f" (best {self._best:.5g})"
+            words.append(f"{self.headline} {self._value:.5g}{best}")
+        if step > self._first:
+            step_s = (now - self._began) / (step - self._first)  # evaluations and pictures included
+            words.append(f"{self.batch_size / step_s:,.0f} examples/s")
+            if step < self.steps:
+                words.append(f"{clock(step_s * (self.steps - step))} left")
+        return "  ".join(words)
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def clock(seconds: float) -> str:
+    """3725 → '1:02:05', 65 → '1:05'."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def figures(title: str, values: Mapping[str, Any], most: int = 40) -> Table | None:
+    """The numbers and words among nested `values` as a table, at most so many; None where there are none."""
+    rows = list(_flat(values))
+    if not rows:
+        return None
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", overflow="fold")
+    for name, text in rows[:most]:
+        table.add_row(escape(name), escape(text))
+    if len(rows) > most:
+        table.caption = f"and {len(rows) - most} more"
+    return table
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Any:
+    for name, value in values.items():
+        if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+            value = value.item()
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, str) and (len(value) > 60 or "\n" in value):
+            continue  # a text is no figure
+        elif isinstance(value, (bool, int, str)) or value is None:
+            yield f"{prefix}{name}", f"{value:,}" if type(value) is int else str(value)
+        elif isinstance(value, float):
+            yield f"{prefix}{name}", f"{value:.5g}" if math.isfinite(value) else str(value)

@@ -1,0 +1,142 @@
+"""A forked trial is a process as if its script had been started; and what happens when one is killed."""
+
+import json
+import os
+import signal
+import sys
+import textwrap
+import time
+
+import pytest
+
+from launch.sweep import fork_server
+from launch.sweep.fork_server import ForkServer
+
+pytestmark = pytest.mark.skipif(not fork_server.POSSIBLE, reason="trials are forked on Linux only")
+SCRIPT = """
+    import json, os, signal, sys, time
+
+    if __name__ == "__main__":
+        what, *rest = sys.argv[1:]
+        if what == "tell":
+            asked = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+            told = {"stops": [signal.getsignal(n) is signal.SIG_DFL for n in asked]}
+            told |= {"argv": sys.argv, "path": sys.path[0], "env": dict(os.environ)}
+            told["stdin"] = sys.stdin.read()
+            told |= {"pid": os.getpid(), "session": os.getsid(0), "ready": "colorsys" in sys.modules}
+            print(json.dumps(told))
+        elif what == "exit":
+            sys.exit(int(rest[0]))
+        elif what == "raise":
+            raise ValueError("no such thing")
+        elif what == "sleep":
+            print("sleeps", flush=True)
+            time.sleep(float(rest[0]))
+            print("woke", flush=True)
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    one = ForkServer(script, later=["colorsys", "no_such_module"])
+    yield one
+    one.close()
+
+
+def wait(process) -> int:
+    for _ in range(1500):
+        if (code := process.poll()) is not None:
+            return code
+        time.sleep(0.02)
+    raise AssertionError("it does not end")
+
+
+def until_it_says(log, text: str) -> None:
+    for _ in range(1500):
+        if log.exists() and text in log.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"it does not say {text}")
+
+
+def test_a_trial_is_as_if_its_script_had_been_started(server, tmp_path):
+    log, env = tmp_path / "log", {"HERE": "ü", "PATH": os.environ["PATH"]}
+    log.write_text("before\n")
+    process = server.start(["tell", "--a=1 2"], log, env)
+    assert wait(process) == 0
+    before, told = log.read_text().splitlines()
+    told = json.loads(told)
+    assert before == "before"
+    assert told["argv"] == [str(server.program), "tell", "--a=1 2"] and told["path"] == str(tmp_path)
+    assert told["env"]["HERE"] == "ü" and "HOME" not in told["env"]
+    assert told["pid"] == told["session"] == process.pid != server._process.pid
+    assert told["stops"] == [True] * 3 and told["stdin"] == "" and told["ready"]
+    assert process.poll() == 0
+    process.send_signal(signal.SIGTERM)  # it has ended: whoever has its number now is not meant
+
+
+def test_each_trial_begins_anew(server, tmp_path):
+    pids = []
+    for _ in range(2):
+        process = server.start(["tell"], tmp_path / "log", dict(os.environ))
+        assert wait(process) == 0
+        pids.append(process.pid)
+    assert pids[0] != pids[1] and len((tmp_path / "log").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("args", "code"), [(["exit", "0"], 0), (["exit", "75"], 75), (["raise"], 1)])
+def test_exit_codes_are_those_of_the_script(server, tmp_path, args, code):
+    assert wait(server.start(args, tmp_path / "log", dict(os.environ))) == code
+    assert ("ValueError: no such thing" in (tmp_path / "log").read_text()) == (code == 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_trial_that_a_signal_ends(server, tmp_path, number):
+    process = server.start(["sleep", "60"], tmp_path / "log", dict(os.environ))
+    until_it_says(tmp_path / "log", "sleeps")
+    process.send_signal(number)
+    assert wait(process) == -number
+
+
+def test_what_a_cluster_sends_to_everybody_does_not_end_the_server(server, tmp_path):
+    process = server.start(["sleep", "60"], tmp_path / "log", dict(os.environ))
+    until_it_says(tmp_path / "log", "sleeps")
+    for number in fork_server.ASKED_TO_STOP:
+        os.kill(server._process.pid, number)
+    process.kill()
+    assert wait(process) == -signal.SIGKILL
+    assert wait(server.start(["exit", "3"], tmp_path / "log", dict(os.environ))) == 3
+
+
+def test_a_killed_server_leaves_its_trial_alone(server, tmp_path):
+    process = server.start(["sleep", "1"], tmp_path / "log", dict(os.environ))
+    until_it_says(tmp_path / "log", "sleeps")
+    server._process.kill()
+    server._process.wait()
+    assert process.poll() is None  # it goes on, and that is known
+    assert wait(process) == -signal.SIGKILL  # its code is lost
+    assert "woke" in (tmp_path / "log").read_text()
+    assert wait(server.start(["exit", "4"], tmp_path / "log", dict(os.environ))) == 4  # by another server
+
+
+def test_a_trial_outlives_its_worker_and_the_server_does_not(server, tmp_path):
+    server.start(["sleep", "1"], tmp_path / "log", dict(os.environ))
+    of_server = server._process
+    until_it_says(tmp_path / "log", "sleeps")
+    server.close()
+    until_it_says(tmp_path / "log", "woke")
+    assert of_server.wait(30) == 0
+
+
+def test_a_script_that_cannot_be_imported_tells_it_in_the_trial(server, tmp_path):
+    server.program.write_text("import no_such_thing_at_all")
+    assert wait(server.start(["tell"], tmp_path / "log", dict(os.environ))) == 1
+    assert "No module named 'no_such_thing_at_all'" in (tmp_path / "log").read_text()
+
+
+def test_a_server_that_cannot_start_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ChildProcessError, match=r"script\.py died twice"):
+        ForkServer(tmp_path / "script.py").start([], tmp_path / "log", dict(os.environ))
