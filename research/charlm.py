@@ -69,7 +69,7 @@ class Config(TextFlags, Decoding, RunFlags):
     """peak learning rate of AdamW; that of Muon is ten times it. An LSTM wants more, 0.008"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
-    sample_every: int = aside(0)
+    sample_every: int = aside(0, "train")
     """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
     model: Literal["lstm", "tcn", "transformer"] = "transformer"
     """architecture"""
@@ -99,15 +99,15 @@ class Config(TextFlags, Decoding, RunFlags):
     """decoupled decay of all matrices, per step times the learning rate"""
     clip: float = 1.0
     """largest norm of the gradient; it is scaled down to it"""
-    start: str = aside("")
+    start: str = aside("", "generate")
     """generate: what the text begins with; may be empty"""
-    chars: int = aside(500)
+    chars: int = aside(500, "generate")
     """generate: characters that follow --start, exactly"""
-    samples: int = aside(1)
+    samples: int = aside(1, "generate")
     """generate: how many texts"""
-    strategy: Literal[STRATEGIES] = aside("top_p")
-    """how the next character is chosen"""
-    text: str | None = aside(None)
+    strategy: Literal[STRATEGIES] = aside("top_p", "generate")
+    """generate: how the next character is chosen"""
+    text: str | None = aside(None, "evaluate")
     """evaluate: a UTF-8 text file to score; default: the test part"""
 
     def __post_init__(self):

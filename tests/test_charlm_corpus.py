@@ -16,8 +16,10 @@ from PIL import Image
 
 from data.characters import words_of
 from research import charlm, charlm_corpus
+from research.common import flags as flags_module
 from research.common.commandline import main, parse
-from research.common.messages import UserError
+from research.common.flags import refuse_idle
+from research.common.messages import UserError, news
 from research.parts.charlm_sampling import DRAWN, EXPLAINED, STRATEGIES, statistics
 from research.tasks import charlm_corpus as compare
 from research.tasks.charlm import LyricsGenerator
@@ -48,6 +50,14 @@ def place(tmp_path_factory):
 def config(place, **flags):
     fixed = {"dataset": str(place / "songs.csv"), "data_dir": str(place / "store"), "wandb": "disabled"}
     return charlm_corpus.Config(**fixed | {"out": str(place / "runs"), "threads": 1, "device": "cpu"} | flags)
+
+
+def compared(place, **flags):
+    """Compare with the tiny run; its folder, whose name tells the flags, and what results.json says."""
+    run = place / "runs/tiny"
+    compare.run(config(place, task="compare", checkpoint=str(run), **flags))
+    kept = max(run.glob("compare*/results.json"), key=lambda path: path.stat().st_mtime_ns)
+    return kept.parent, json.loads(kept.read_text(), parse_constant=pytest.fail)
 
 
 def rows_of(path):
@@ -158,9 +168,8 @@ def test_words_keep_their_apostrophes_and_marks():
 
 
 def test_compare_writes_three_songs_by_every_strategy(place, capsys):
-    run = place / "runs/tiny"
-    compare.run(config(place, task="compare", checkpoint=str(run), chars=30, song=" song NUMBER 7", top_k=3))
-    results = json.loads((run / "compare/results.json").read_text(), parse_constant=pytest.fail)
+    folder, results = compared(place, chars=30, song=" song NUMBER 7", top_k=3)
+    assert all(word in folder.name for word in ("song=", "chars=30", "top_k=3"))
     songs = rows_of(place / "songs.csv")
     line = songs[7]["lyrics"].split("\n")[0]
     known = "".join(c for c in compare.OPENING if c in "".join(s["lyrics"] for s in songs))
@@ -174,13 +183,13 @@ def test_compare_writes_three_songs_by_every_strategy(place, capsys):
     assert results["songs"][0].keys() == {"start", "strategy", "sample", "text", *statistics("", "")}
     greedy = [song["distinct_1"] for song in results["songs"] if song["strategy"] == "greedy"]
     assert results["greedy/distinct_1"] == pytest.approx(sum(greedy) / 3)
-    page, printed = (run / "compare/songs.html").read_text(), capsys.readouterr().out
+    page, printed = (folder / "songs.html").read_text(), capsys.readouterr().out
     for strategy in STRATEGIES:
         assert f"<td>{strategy}</td>" in page and strategy in printed
         first = EXPLAINED[strategy].split(".")[0]
         assert first in page.replace("&#x27;", "'") and first in " ".join(printed.split())
     assert "top_k = 3" in page and page.count("<tr>") == 1 + 3 * len(STRATEGIES)
-    kept = rows_of(run / "compare/songs.csv")
+    kept = rows_of(folder / "songs.csv")
     assert [(row["start"], row["strategy"]) for row in kept] == [
         (song["start"], song["strategy"]) for song in results["songs"]
     ]
@@ -274,18 +283,17 @@ def test_an_editor_s_note_is_no_first_line(lyrics, line):
 
 def test_songs_that_loop_are_said_to_and_no_repeat_leads_out(place, monkeypatch, capsys):
     monkeypatch.setattr(compare, "STRATEGIES", ("greedy", "temperature", "beam"))
-    run = place / "runs/tiny"
-    asked = {"task": "compare", "checkpoint": str(run), "chars": 200}
-    results = compare.run(config(place, **asked))
+    folder, results = compared(place, chars=200)
     looping = [song for song in results["songs"] if song["repetition"] > 0.5]
     assert {"greedy", "beam"} <= {song["strategy"] for song in looping}
-    page, printed = (run / "compare/songs.html").read_text(), " ".join(capsys.readouterr().out.split())
+    page, printed = (folder / "songs.html").read_text(), " ".join(capsys.readouterr().out.split())
     assert page.count("of it recurs; --no_repeat=12") == len(looping) and "of it recurs" in printed
-    results = compare.run(config(place, **asked, no_repeat=12, samples=2))
-    assert "<td>temperature 2</td>" in (run / "compare/songs.html").read_text()
+    other, results = compared(place, chars=200, no_repeat=12, samples=2)
+    page = (other / "songs.html").read_text()
+    assert other != folder and "<td>temperature 2</td>" in page
     assert all(song["repetition"] == 0 for song in results["songs"])
-    assert "of it recurs" not in (run / "compare/songs.html").read_text()
-    assert {row["no_repeat"] for row in rows_of(run / "compare/songs.csv")} == {"12"}
+    assert "of it recurs" not in page
+    assert {row["no_repeat"] for row in rows_of(other / "songs.csv")} == {"12"}
 
 
 def test_lyrics_generator_finds_the_newest_model_of_songs(place, tmp_path, monkeypatch, capsys):
@@ -365,3 +373,66 @@ def test_what_is_not_there_is_refused_in_one_line(place, tmp_path, monkeypatch, 
         main(charlm_corpus.Config, charlm_corpus.explore)
     assert "error: --dataset=" in capsys.readouterr().err and not list(tmp_path.iterdir())
     shutil.rmtree(tmp_path)
+
+
+READ = {  # flags that only some tasks of these commands read, at another value than their default
+    charlm: {
+        "train": {"sample_every": 7, "save_every": 7, "log_every": 7},
+        "evaluate": {"text": "some.txt"},
+        "generate": {"start": "a", "chars": 7, "samples": 2, "strategy": "top_k", "no_repeat": 9, "top_k": 7}
+        | {"temperature": 0.5, "top_p": 0.5, "min_p": 0.5, "beam_width": 2, "alpha": 0.5},
+    },
+    charlm_corpus: {
+        "explore": {"rows": 2, "top": 2, "stop_words": True},
+        "compare": {
+            "checkpoint": "runs/x",
+            "weights": "last",
+            "start": "a",
+            "song": "a",
+            "chars": 7,
+            "samples": 2,
+        }
+        | {"device": "cpu", "threads": 1, "no_repeat": 9, "temperature": 0.5, "top_k": 7, "top_p": 0.5}
+        | {"min_p": 0.5, "beam_width": 2, "alpha": 0.5},
+        "": {"strategy": "top_k"},  # compare takes every one
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "task"), [(script, task) for script, tasks in READ.items() for task in tasks if task]
+)
+def test_a_flag_that_the_task_does_not_read_is_refused(script, task, monkeypatch):
+    """And the others are taken."""
+    for reader, flags in READ[script].items():
+        for name, value in flags.items():
+            given = {"task": task, name: value} | (
+                {} if task in ("train", "explore") else {"checkpoint": "runs/x"}
+            )
+            cfg = parse(script.Config, [f"--{k}={v}" for k, v in given.items()])
+            monkeypatch.setattr(flags_module, "GIVEN", set(given))
+            if reader == task:
+                refuse_idle(cfg)
+                continue
+            with pytest.raises(UserError, match=rf"^--{name}={value}: --task={task} does not read it, only "):
+                refuse_idle(cfg)
+
+
+def test_compare_takes_no_flag_of_the_text_from_the_command_line(place, monkeypatch, capsys):
+    """Its model has learned the text as its run read it."""
+    args = ["--task=compare", f"--checkpoint={place}/runs/tiny", "--lower=True", "--wandb=disabled"]
+    monkeypatch.setattr(sys, "argv", ["charlm_corpus.py", *args])
+    with pytest.raises(SystemExit, match="2"):
+        main(charlm_corpus.Config, charlm_corpus.explore, tasks="research.tasks.charlm_corpus")
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "--lower=True: must be False, as in the run of --checkpoint, which --task=compare cannot change"
+        in said
+    )
+
+
+def test_quiet_says_only_what_was_asked_for(place, capsys):
+    compared(place, chars=5, quiet=True)
+    printed = capsys.readouterr()
+    news.quiet = False
+    assert printed.err == "" and "greedy" in printed.out

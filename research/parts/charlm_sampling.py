@@ -31,6 +31,7 @@ from data.characters import words_of
 from research.common.flags import aside, require
 from research.parts.charlm_models import AttentionState, ConvState, RingCache
 
+TASKS = ("generate", "compare")  # those that read the flags of Decoding
 STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
 DRAWN = ("temperature", "top_k", "top_p", "min_p")
 N_COMPARED = 256  # vectors that contrastive search compares with: what it costs must not grow with the text
@@ -87,21 +88,21 @@ class Decoding:
 
     HEADING = ("sampling", "how the next character of a new text is chosen")
 
-    strategy: Literal[STRATEGIES] = aside("temperature")
-    """how the next character is chosen"""
-    no_repeat: int = aside(0)
+    strategy: Literal[STRATEGIES] = aside("temperature", "generate")
+    """how the next character is chosen; compare takes every one"""
+    no_repeat: int = aside(0, *TASKS)
     """with any strategy: no run of so many characters is written twice, 12 for example; 0: all may be"""
-    temperature: float = aside(1.0)
+    temperature: float = aside(1.0, *TASKS)
     """with what draws (temperature, top_k, top_p, min_p): logits are divided by it"""
-    top_k: int = aside(10)
+    top_k: int = aside(10, *TASKS)
     """with top_k only so many characters, with contrastive so many candidates"""
-    top_p: float = aside(0.9)
+    top_p: float = aside(0.9, *TASKS)
     """with top_p only the most probable that together have this probability"""
-    min_p: float = aside(0.05)
+    min_p: float = aside(0.05, *TASKS)
     """with min_p only characters at least this times as probable as the most probable"""
-    beam_width: int = aside(4)
+    beam_width: int = aside(4, *TASKS)
     """with beam so many texts are followed at once"""
-    alpha: float = aside(0.6)
+    alpha: float = aside(0.6, *TASKS)
     """with contrastive the weight of being unlike what stands there already"""
 
     def __post_init__(self):

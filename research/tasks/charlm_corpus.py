@@ -30,7 +30,7 @@ from research import charlm as script
 from research.charlm_corpus import Config
 from research.common.flags import require
 from research.common.folder import write_bytes
-from research.common.messages import UserError, console, escape
+from research.common.messages import UserError, console, escape, news
 from research.common.start import pick_device
 from research.common.task import flags_of_run, start_task
 from research.draw.pages import literal, page, table
@@ -54,12 +54,9 @@ FIGURES = (
     "share of words that are in it."
 )
 DECODING = [field.name for field in fields(Decoding)]
-# of the command's flags those that a character model's script has too, with the same meaning
-SHARED = {field.name for field in fields(Config)} & {field.name for field in fields(script.Config)} - {
-    "chars",
-    "samples",
-    "start",
-}
+OWN = ("start", "song", "chars", "samples")  # flags that this task has for itself
+# of the command's other flags those that a character model's script has too
+SHARED = {f.name for f in fields(Config)} & {f.name for f in fields(script.Config)} - {*OWN}
 TITLE_LIKE = 0.85  # a --song that is as near as this to a title is taken for a slip in it
 
 
@@ -74,7 +71,7 @@ def run(command: Config) -> dict[str, Any]:
     line, about = pick_line(command, splits)
     mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())
     n_chars = command.chars or mean
-    asked = {"song": command.song, "start": command.start, "samples": command.samples}
+    asked = {k: getattr(command, k) for k in OWN if getattr(command, k) != getattr(Config, k)}
     task = start_task(replace(cfg, chars=n_chars), file, run_config, **asked)
     training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
 
@@ -84,7 +81,7 @@ def run(command: Config) -> dict[str, Any]:
     starts = list(dict.fromkeys([first, second, ""]))  # each once
     songs, pen = [], writer(model, cfg.cut, alphabet)
     every = [(start, strategy) for start in starts for strategy in STRATEGIES]
-    for start, strategy in track(every, f"songs of {n_chars:,} characters", console=console, transient=True):
+    for start, strategy in track(every, f"songs of {n_chars:,} characters", console=news, transient=True):
         how, n = replace(cfg, strategy=strategy), command.samples if strategy in DRAWN else 1
         prompt = prompt_of(start, alphabet, device).expand(n, -1)
         for i, row in enumerate(generate(pen, prompt, n_chars, how, draws(how, start, n)), 1):
@@ -97,7 +94,7 @@ def run(command: Config) -> dict[str, Any]:
     title = f"{cfg.model} on {splits.name}: {n_chars:,} characters by every strategy"
     task.html("songs", lay_out(title, songs, notes, cfg.no_repeat))
     write_bytes(task.folder / "songs.csv", as_csv(songs, cfg.no_repeat).encode())
-    console.print(escape(str(task.folder / "songs.csv")))
+    news.print(escape(str(task.folder / "songs.csv")))
     results = {"model": cfg.model, "data": splits.name, "chars": n_chars, "song": about}
     for strategy in STRATEGIES:
         mine = [song for song in songs if song["strategy"] == strategy]
