@@ -49,7 +49,7 @@ once i caught a fish alive,
 six seven eight nine ten,
 then i let it go again.
 """
-COMMON = ("train/learning_rate", "train/loss_epoch")  # explained for every family
+COMMON = ("train/learning_rate", "train/loss_epoch", "train/curve")  # explained for every family
 
 
 @pytest.fixture(scope="module")
