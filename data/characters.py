@@ -1,18 +1,16 @@
-"""Characters as ids, how they are read from a file, and what may be changed in a text before it gets any.
+"""Characters as ids, and what may be changed in a text before it gets any.
 
 torch is imported where it is used. Shapes: T characters, V = len(alphabet).
 """
 
 from __future__ import annotations
 
-import codecs
 import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +21,6 @@ from data.names import closest, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 4 << 20  # bytes read at a time
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 SCRIPTS = (  # the ones proposed; any with which Unicode names letters will do
     "latin",
@@ -115,34 +112,7 @@ def dtype_of(alphabet: str) -> str:
     return "|u1" if len(alphabet) <= 256 else "<i4"
 
 
-# ---- from bytes to characters ---------------------------------------------------------------------------
-
-
-def read_chunks(path: Path, what: str) -> Iterator[str]:
-    """Read a UTF-8 file piece by piece, all of it as it is. Raises DataError, which begins with `what`."""
-    decoder, end = codecs.getincrementaldecoder("utf-8")(), 0
-    with open(path, "rb") as f:
-        while True:
-            chunk = f.read(CHUNK)
-            if end == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(
-                    f"{what} is not UTF-8 but UTF-16 (byte 0x{chunk[0]:02x} at offset 0); convert it with "
-                    "`iconv -f UTF-16 -t UTF-8`, and give --dataset the result"
-                )
-            if (nul := chunk.find(b"\0")) >= 0:
-                raise DataError(f"{what} is binary, not text: it has a NUL byte at offset {end + nul:,}")
-            held = len(decoder.getstate()[0])  # bytes of a character that began in the chunk before
-            try:
-                yield decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as e:
-                raise DataError(
-                    f"{what} is not UTF-8 (byte 0x{e.object[e.start]:02x} at offset "
-                    f"{end - held + e.start:,}); convert it, if it is Latin-1 with "
-                    "`iconv -f LATIN1 -t UTF-8`, and give --dataset the result"
-                ) from None
-            if not chunk:
-                return
-            end += len(chunk)
+# ---- pieces ----------------------------------------------------------------------------------------------
 
 
 def whole(chunks: Iterable[str], ends: str, last: str) -> Iterator[str]:

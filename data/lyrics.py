@@ -1,67 +1,75 @@
-"""A CSV of songs, as people have them: columns in any order, quoted line breaks, several encodings.
+"""A CSV of songs, as people have them: columns in any order and under many names, quoted line breaks.
 
 pandas is imported where it is used.
 """
 
 from __future__ import annotations
 
-import codecs
-import io
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data import DataError
+from data import DataError, tables
 from data.characters import Cleaning, unknown
+from data.names import closest, did_you_mean
+from data.text_files import printable, read_whole
 
 if TYPE_CHECKING:
     import pandas
 
-COLUMNS = ("artist", "song", "lyrics")
+ENDINGS = (".csv", ".tsv")  # of a file's name
+COLUMNS = {  # their names, without blanks and signs and in lower case; the first that is there is taken
+    "artist": (
+        *("artist", "artists", "artistname", "trackartist", "band", "bandname"),
+        *("singer", "singername", "performer", "interpret"),
+    ),
+    "song": ("song", "songname", "songtitle", "title", "track", "trackname", "tracktitle", "sname"),
+    "lyrics": ("lyrics", "lyric", "text", "songlyrics", "songtext", "lyricstext", "tracklyrics", "seq"),
+}
+NO_LYRICS = frozenset(  # how programs write that a value is missing
+    ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", "none")
+)
 
 
-def read(path: Path, what: str) -> tuple[pandas.DataFrame, list[str]]:
+def read(
+    path: Path, what: str, encoding: str | None = None, columns: str | None = None
+) -> tuple[pandas.DataFrame, list[str]]:
     """Read the songs: str columns artist, song, lyrics, one row a song that has lyrics; and a report.
 
-    Raises DataError, which begins with `what`.
+    columns: 'artist=Band,song=Titel,lyrics=Text' names those that are called otherwise than COLUMNS has it.
+    Raises DataError, which begins with `what` or a flag.
     """
     import pandas as pd
 
-    text, report = _decode(path.read_bytes(), what)
+    named = _named(columns) if columns is not None else {}
+    text, report = read_whole(path, what, encoding)
+    if text.startswith("\ufeff"):
+        text = text[1:]
+        report.append("a byte order mark (U+FEFF) at its start is left out")
     if not text.strip():
         raise DataError(f"{what} is empty")
     if n := text.count("\r"):
-        # pandas' own reading of a lone \r before a space may never end and fill all memory (its issue 51141)
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         report.append(rf"{n:,} carriage returns: line ends \r\n and \r are read as \n")
-    try:  # no default NaN: None and NA may be the name of a song
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, low_memory=False)
-    except (pd.errors.ParserError, ValueError) as e:
-        why = str(e).strip().splitlines()[-1].removeprefix("Error tokenizing data. C error: ")
-        raise DataError(
-            f"{what}: broken quoting or a row of another length: {why}; text with commas, quotes or line "
-            'breaks stands in double quotes, with each quote in it doubled ("")'
-        ) from None
-    names = [str(name).strip().lower() for name in table.columns]
-    chosen = ["text" if name == "lyrics" and name not in names else name for name in COLUMNS]
-    if lacking := [name for name, column in zip(COLUMNS, chosen) if column not in names]:
-        found = ", ".join(ascii(str(name)[:40])[1:-1] for name in table.columns[:8])
-        raise DataError(
-            f"{what} lacks the column {' and '.join(lacking)}; needed are {', '.join(COLUMNS)} (or text in "
-            f"place of lyrics), its columns are {found}; to read it as plain text, let its name end with .txt"
-        )
-    # pandas takes the first values for row names where rows have one more than the header: right for numbers
-    # that a program wrote, but with a comma in all lyrics it would shift every column
-    if not isinstance(table.index, pd.RangeIndex) and not _numbered(table.index):
-        raise DataError(
-            f"{what}: its rows have more values than the header has names; text with commas stands in quotes"
-        )
-    songs = pd.DataFrame({name: table.iloc[:, names.index(c)].fillna("") for name, c in zip(COLUMNS, chosen)})
-    usable = songs["lyrics"].str.strip() != ""
-    if not usable.any():
-        raise DataError(f"{what} has no usable songs: {len(songs):,} rows, none of them with lyrics")
-    if n := len(songs) - int(usable.sum()):
-        report.append(f"{n:,} of {len(songs):,} rows dropped: they have no lyrics")
-    return songs[usable].reset_index(drop=True), report
+    table = tables.read(text, what, lambda header: len(_places(header, named)) == len(COLUMNS))
+    places = _places(table.header, named)
+    if len(places) < len(COLUMNS):
+        raise DataError(_lacking(table.header, places, what, columns, named))
+    report += _about(table, places)
+    report += _joined_rows(table, places, what)
+    lacking = [(line, values[places["lyrics"]].strip()) for line, values in table.rows]
+    lacking = [(line, value) for line, value in lacking if value in NO_LYRICS]
+    if len(lacking) == len(table.rows):
+        raise DataError(f"{what} has no usable songs: {len(table.rows):,} rows, none of them with lyrics")
+    if lacking:
+        kinds = Counter(repr(value) if value else "empty" for _, value in lacking)
+        some = ", ".join(f"{n:,} {kind}" for kind, n in kinds.items())
+        n = f"{len(lacking):,} of {len(table.rows):,} rows"
+        report.append(f"{n} dropped: they have no lyrics ({some}; {_in_lines([at for at, _ in lacking])})")
+    without = {line for line, _ in lacking}
+    rows = [values for line, values in table.rows if line not in without]
+    return pd.DataFrame({role: [values[i] for values in rows] for role, i in places.items()}), report
 
 
 def clean(
@@ -88,33 +96,105 @@ def clean(
     return single, report
 
 
-def _numbered(index: pandas.Index) -> bool:
-    return index.nlevels == 1 and all(str(value).strip().isdigit() for value in index)
+def _named(columns: str) -> dict[str, str]:
+    """The names in --columns by what they hold. Raises DataError where it says nothing of the kind."""
+    pairs = [part.partition("=")[::2] for part in columns.split(",")]
+    named = {role.strip().lower(): name.strip() for role, name in pairs}
+    if len(named) < len(pairs) or not set(named) <= set(COLUMNS) or not all(named.values()):
+        raise DataError(
+            f"--columns={columns}: must be like artist=NAME,song=NAME,lyrics=NAME, or some of these"
+        )
+    return named
 
 
-def _decode(content: bytes, what: str) -> tuple[str, list[str]]:
-    """The text of a file in whichever encoding fits first, and a line on which one, if it is not UTF-8."""
-    try:
-        text, report = _unicode(content)
-    except UnicodeDecodeError as e:
-        why = f"not UTF-8 (byte 0x{content[e.start]:02x} at offset {e.start:,})"
-        for encoding in ("cp1252", "latin-1"):  # the first lacks five bytes, the second none
-            try:
-                text, report = content.decode(encoding), [f"read as {encoding}, since it is {why}"]
-                break
-            except UnicodeDecodeError:
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _places(header: list[str], named: dict[str, str]) -> dict[str, int]:
+    """Where the columns are that can be told."""
+    places, exact, plain = {}, [name.strip() for name in header], [_plain(name) for name in header]
+    for role, known in COLUMNS.items():
+        if role not in named:
+            found = [plain.index(name) for name in known if name in plain]
+        elif named[role] in exact:
+            found = [exact.index(named[role])]
+        else:
+            found = [i for i, name in enumerate(plain) if name and name == _plain(named[role])]
+        if found:
+            places[role] = found[0]
+    return places
+
+
+def _lacking(
+    header: list[str], places: dict[str, int], what: str, columns: str | None, named: dict[str, str]
+) -> str:
+    """What to say of a file without one of the columns."""
+    those = ", ".join(printable(name.strip()[:40]) for name in header[:8])
+    those += ", …" if len(header) > 8 else ""
+    lacking = [role for role in COLUMNS if role not in places]
+    if wrong := [named[role] for role in lacking if role in named]:
+        hint = did_you_mean(closest([name.strip() for name in header], wrong[0]))
+        return f"--columns={columns}: {what} has no column {wrong[0]!r} (its columns are {those}){hint}"
+    return (
+        f"{what} lacks the column {' and '.join(lacking)}; its columns are {those}: say which is which with "
+        f"--columns={','.join(f'{role}=NAME' for role in lacking)}; to read it as plain text, let its name "
+        "end with .txt"
+    )
+
+
+def _about(table: tables.Table, places: dict[str, int]) -> list[str]:
+    """Lines of the report on how the table was understood, where that is not plain."""
+    report = []
+    if table.separator != ",":
+        report.append(f"values are separated by {tables.name_of(table.separator)}s")
+    others = {role: table.header[i].strip() for role, i in places.items()}
+    others = {role: name for role, name in others.items() if name.lower() != role}
+    if others:
+        report.append(f"columns: {', '.join(f'{role} is {printable(n)!r}' for role, n in others.items())}")
+    if table.repeated:
+        n = "1 row" if len(table.repeated) == 1 else f"{len(table.repeated):,} rows"
+        report.append(f"{n} left out: the header once more ({_in_lines(table.repeated)})")
+    return report
+
+
+def _in_lines(lines: list[int]) -> str:
+    some = ", ".join(f"{line:,}" for line in lines[:5]) + (", …" if len(lines) > 5 else "")
+    return f"line {some}" if len(lines) == 1 else f"lines {some}"
+
+
+def _joined_rows(table: tables.Table, places: dict[str, int], what: str) -> list[str]:
+    """A line of the report on values that may hold another row: a quote in one that is not doubled, and one
+    in a later row, read like a value in quotes. Verses have a blank behind their commas, which rows have not.
+    Raises DataError where it is certain: a row of an artist that is known, or several rows.
+    """
+    artists, doubtful = {values[places["artist"]].strip() for _, values in table.rows}, []
+
+    def artist_of(verse: str) -> str:
+        """Of a verse that looks like a row of songs; else ''."""
+        parts = verse.split(table.separator)
+        if len(parts) == len(table.header) + 1 and parts[0].isdigit():  # the row's number
+            parts = parts[1:]
+        like_a_row = len(parts) == len(table.header) and not any(part[:1] == " " for part in parts)
+        return (
+            parts[places["artist"]].strip() if like_a_row and all(parts[i] for i in places.values()) else ""
+        )
+
+    for line, values in table.rows:
+        for value in values:
+            if table.separator not in value or "\n" not in value:
                 continue
-    if "\0" in text:
-        raise DataError(f"{what} is binary, not a CSV: it has NUL bytes")
-    return text, report
-
-
-def _unicode(content: bytes) -> tuple[str, list[str]]:
-    if content.startswith(codecs.BOM_UTF8):
-        return content.decode("utf-8-sig"), ["read as utf-8-sig: UTF-8 that begins with a byte order mark"]
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16"), ["read as utf-16: it begins with its byte order mark"]
-    for encoding, zeros in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):
-        if len(content) % 2 == 0 and zeros.count(0) > len(zeros) // 2:  # Latin letters have a zero byte each
-            return content.decode(encoding), [f"read as {encoding}: every other byte is zero"]
-    return content.decode(), []
+            verses = value.split("\n")[1:]
+            found = [(artist, verse) for verse in verses if (artist := artist_of(verse))]
+            known = [verse for artist, verse in found if artist in artists]
+            if known or len(found) == len(verses) > 1:
+                raise DataError(
+                    f"{what} has damaged rows, so none is read (line {line:,}: a value in quotes holds what "
+                    f"seems to be another row, “{printable((known or verses)[0][:50])}”); {tables.RULE}"
+                )
+            doubtful += [(line, verse) for _, verse in found if len(verses) == 1]
+    if not doubtful:
+        return []
+    line, verse = doubtful[0]
+    more = f", and {len(doubtful) - 1:,} more" if len(doubtful) > 1 else ""
+    return [f"is a quote not closed in line {line:,}? its song holds “{printable(verse[:50])}”{more}"]

@@ -5,13 +5,14 @@
     python data/prepare.py mnist
     python data/prepare.py path/to/my/photos --image_size=128 --contact_sheet=sheet.png
     python data/prepare.py shakespeare
-    python data/prepare.py path/to/lyrics.csv
+    python data/prepare.py path/to/lyrics.csv --encoding=cp1251
     python data/prepare.py onehot path/to/lines.txt --onehot_dir=arrays
 
 Exit code 0: the set is ready; 1: it could not be fetched; 2: the request or the user's data is at fault.
 """
 
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -37,7 +38,9 @@ from rich.console import Console
 from data import DataError, digits, images, text
 from data.files import reason
 from data.images import load_arrays
+from data.lyrics import ENDINGS
 from data.names import closest
+from data.text_files import read_whole, unpacked_name
 
 # scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
 LFW_URL = "https://ndownloader.figshare.com/files/5976015"
@@ -63,7 +66,7 @@ class Config:
     """synthetic, celeba, lfw or a folder of your own images; digits, mnist, fashion or one of IDX files;
     pydoc, shakespeare, a text file or a .csv of lyrics; or onehot, to write the lines of FILE as arrays"""
     file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None
-    """after onehot: a UTF-8 text file; each line that is not blank becomes one array"""
+    """after onehot: a text file; each line that is not blank becomes one array"""
     data_dir: Path = ROOT / "data" / "store"
     """where sets and their cache lie"""
     image_size: int | None = None
@@ -72,6 +75,10 @@ class Config:
     """also draw 100 of the training images, as a model will see them, into this PNG file"""
     onehot_dir: Path | None = None
     """of onehot: the folder to write, new or empty; <FILE without its ending>_onehot here unless told"""
+    encoding: str | None = None
+    """of a text file, such as cp1251; UTF-8, or what its byte order mark says, unless told"""
+    columns: str | None = None
+    """of a CSV of lyrics: artist=Band,song=Titel,lyrics=Text, where its names are not the usual ones"""
 
 
 def _say(line: str) -> None:
@@ -248,6 +255,10 @@ def prepare(cfg: Config) -> None:
         for flag, value in (("--image_size", cfg.image_size), ("--contact_sheet", cfg.contact_sheet)):
             if value is not None:
                 raise DataError(f"{flag}={value}: {cfg.dataset} is text, not images")
+    else:
+        for flag, value in (("--encoding", cfg.encoding), ("--columns", cfg.columns)):
+            if value is not None:
+                raise DataError(f"{flag}={value}: {cfg.dataset} is images, not text")
     if cfg.dataset in FETCH:
         FETCH[cfg.dataset](cfg.data_dir)
     if source is text:
@@ -271,7 +282,9 @@ def prepare(cfg: Config) -> None:
 
 
 def _prepare_text(cfg: Config) -> None:
-    name, content_hash, alphabet, parts, songs, report = text.load_arrays(cfg.dataset, cfg.data_dir)
+    name, content_hash, alphabet, parts, songs, report = text.load_arrays(
+        cfg.dataset, cfg.data_dir, encoding=cfg.encoding, columns=cfg.columns
+    )
     counts = ", ".join(f"{len(ids):,} {part}" for part, (ids, _) in parts.items())
     _say(f"{name}: {sum(len(ids) for ids, _ in parts.values()):,} characters ({counts})")
     if songs is not None:
@@ -283,17 +296,26 @@ def _prepare_text(cfg: Config) -> None:
         _say(f"  {line}")
     cache = getattr(parts["train"][0], "filename", None)  # of a memory map
     _say(f"content hash {content_hash}; {f'ids mapped from {cache}' if cache else 'no cache is needed'}")
-    _say(f"train with --dataset={cfg.dataset} --data_dir={cfg.data_dir}")
+    flags = {
+        "dataset": cfg.dataset,
+        "data_dir": cfg.data_dir,
+        "encoding": cfg.encoding,
+        "columns": cfg.columns,
+    }
+    given = [shlex.quote(f"--{flag}={value}") for flag, value in flags.items() if value is not None]
+    _say(f"train with {' '.join(given)}")
 
 
 def write_one_hot(cfg: Config) -> None:
     """Write alphabet.npy, (V,) of one character each, and sample_NNNN.npy, uint8 (T, V), for each line."""
     if cfg.file is None:
         raise DataError("onehot needs the FILE whose lines are to be written: `onehot FILE`")
-    folder = cfg.onehot_dir or Path(f"{cfg.file.stem}_onehot")
+    if cfg.columns is not None:
+        raise DataError(f"--columns={cfg.columns}: onehot writes the lines of a text, not of a CSV")
+    folder = cfg.onehot_dir or Path(f"{unpacked_name(cfg.file).stem}_onehot")
     what = f"FILE={cfg.file}"
     try:
-        whole = "".join(text.read_chunks(cfg.file.expanduser(), what))
+        whole, report = read_whole(cfg.file.expanduser(), what, cfg.encoding)
     except OSError as e:
         raise DataError(f"{what} cannot be read: {reason(e)}") from None
     lines = [line.removesuffix("\r") for line in whole.split("\n") if line.strip()]
@@ -310,6 +332,8 @@ def write_one_hot(cfg: Config) -> None:
             np.save(folder / f"sample_{i:0{digits_of_number}d}.npy", text.one_hot(line, alphabet))
     except OSError as e:
         raise DataError(f"--onehot_dir={folder} cannot be written: {reason(e)}") from None
+    for line in report:
+        _say(f"  {line}")
     lengths = sorted(map(len, lines))
     _say(f"{folder}: alphabet.npy, {len(alphabet):,} characters: {alphabet!r}")
     _say(
@@ -321,7 +345,7 @@ def _source(dataset: str) -> ModuleType:
     """The module that answers for it; a mistyped name goes to the one whose name it is near to."""
     if digits.holds(dataset):
         return digits
-    if text.holds(dataset) or os.path.splitext(dataset)[1].lower() in (".txt", ".csv"):
+    if text.holds(dataset) or dataset.lower().removesuffix(".gz").endswith((".txt", *ENDINGS)):
         return text
     if not os.path.exists(os.path.expanduser(dataset)):
         names = {name: source for source in (images, digits, text) for name in source.NAMED_SETS}

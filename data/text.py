@@ -1,4 +1,4 @@
-r"""Text for character models: Python's own manual, tinyshakespeare, any UTF-8 file or a CSV of song lyrics.
+r"""Text for character models: Python's own manual, tinyshakespeare, any text file or a CSV of song lyrics.
 
 `pydoc`, the default, is the English of Python's help pages; it needs no download. Nothing is changed in a
 text unless a flag asks for it, and `report` tells what was.
@@ -36,12 +36,12 @@ from data.characters import (
     encode,
     ids_of,
     one_hot,
-    read_chunks,
     unknown,
     whole,
 )
 from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
+from data.text_files import codec_of, is_packed, read_chunks, unpacked_name
 
 if TYPE_CHECKING:
     import pandas
@@ -107,38 +107,55 @@ def load(
     min_count: int = 1,
     scripts: str | None = None,
     lower: bool = False,
+    encoding: str | None = None,
+    columns: str | None = None,
 ) -> TextSplits:
-    """Load a named text, a file or a CSV of songs; Cleaning tells what the last four flags do.
+    """Load a named text, a file or a CSV of songs; Cleaning tells what `normalize` to `lower` do.
 
     cut: 'stream' makes a file one sequence in each part, a CSV one for each song, which SONG_END ends;
-    'lines' one of each line that is not blank, with its newline. Raises DataError where it can't be used.
+    'lines' one of each line that is not blank, with its newline. encoding: of the file (None: UTF-8, or what
+    its byte order mark says). columns: of a CSV, as in lyrics.read. Raises DataError where it can't be used.
     """
     import torch
 
     cleaning = Cleaning(normalize, lower, scripts, min_count)
-    name, content_hash, alphabet, parts, songs, report = load_arrays(dataset, data_dir, cut, cleaning)
+    name, content_hash, alphabet, parts, songs, report = load_arrays(
+        dataset, data_dir, cut, cleaning, encoding, columns
+    )
     tensors = {part: torch.from_numpy(ids) for part, (ids, _) in parts.items()}
     tensors |= {f"{part}_starts": torch.from_numpy(starts) for part, (_, starts) in parts.items()}
     return TextSplits(name, content_hash, alphabet, **tensors, songs=songs, report=report)
 
 
 def load_arrays(
-    dataset: str, data_dir: str | Path, cut: str = "stream", cleaning: Cleaning | None = None
+    dataset: str,
+    data_dir: str | Path,
+    cut: str = "stream",
+    cleaning: Cleaning | None = None,
+    encoding: str | None = None,
+    columns: str | None = None,
 ) -> tuple[str, str, str, Parts, pandas.DataFrame | None, list[str]]:
     """As `load`, without torch: name, content hash, alphabet, parts, songs, report."""
     if cut not in CUTS:
         raise DataError(f"--cut={cut}: must be {' or '.join(CUTS)}")
     cleaning = cleaning or Cleaning()
     path, what, songs = _find(dataset, Path(data_dir)), f"--dataset={dataset}", None
-    name = path.stem if path and dataset not in NAMED_SETS else dataset
+    own = path is not None and dataset not in NAMED_SETS
+    bare = unpacked_name(path) if own else Path(dataset)
+    name, is_table = bare.stem if own else dataset, own and bare.suffix.lower() in lyrics.ENDINGS
+    if encoding is not None and not own:
+        raise DataError(f"--encoding={encoding}: {dataset} has its own; it is for a file of yours")
+    if columns is not None and not is_table:
+        raise DataError(f"--columns={columns}: {what} has none; it is for a .csv or .tsv file")
     try:
-        if path and path.suffix.lower() == ".csv":
-            alphabet, parts, songs, report = _songs(path, what, cut, cleaning)
-        elif path and path.stat().st_size > LARGE:
-            return name, *_mapped(path, what, cut, cleaning, Path(data_dir) / "cache")
+        if is_table:
+            alphabet, parts, songs, report = _songs(path, what, cut, cleaning, encoding, columns)
+        elif path and path.stat().st_size > (LARGE // 4 if is_packed(path) else LARGE):
+            return name, *_mapped(path, what, cut, cleaning, encoding, Path(data_dir) / "cache")
         else:
-            chunks = list(read_chunks(path, what) if path else _pydoc())
+            chunks = list(read_chunks(path, what, encoding) if path else _pydoc())
             alphabet, encoded, report = _encoding(lambda: chunks, what, cut, cleaning)
+            report = (codec_of(path, what, encoding)[1] if path else []) + report
             parts = _split(np.concatenate(list(encoded())), alphabet, what, cut)
     except OSError as e:
         raise DataError(f"{what} cannot be read: {reason(e)}") from None
@@ -309,11 +326,11 @@ def _digest(alphabet: str, parts: Parts) -> str:
 
 
 def _songs(
-    path: Path, what: str, cut: str, cleaning: Cleaning
+    path: Path, what: str, cut: str, cleaning: Cleaning, encoding: str | None, columns: str | None
 ) -> tuple[str, Parts, pandas.DataFrame, list[str]]:
     """Alphabet, parts, table and report of a CSV. Which song goes where is arbitrary, but always the same."""
     mark = SONG_END if cut == "stream" else "\n"
-    songs, report = lyrics.read(path, what)
+    songs, report = lyrics.read(path, what, encoding, columns)
     songs, cleaned = lyrics.clean(songs, what, cleaning, SONG_END, mark)
     if len(songs) < len(PARTS):
         raise DataError(f"{what} has {len(songs)} usable songs; at least {len(PARTS)} are needed")
@@ -344,14 +361,16 @@ def _marked(text: str, cut: str) -> str:
 
 
 def _mapped(
-    path: Path, what: str, cut: str, cleaning: Cleaning, cache: Path
+    path: Path, what: str, cut: str, cleaning: Cleaning, encoding: str | None, cache: Path
 ) -> tuple[str, str, Parts, None, list[str]]:
     """As load_arrays, but for the name; the ids of a large file are written to `cache` once, and mapped."""
     before = path.stat().st_mtime_ns
     request = PIPELINE, unicodedata.unidata_version, _sha256(path), cut, *astuple(cleaning)
+    request += (encoding,) if encoding else ()
     file = cache / f"text_{hashlib.sha256(repr(request).encode()).hexdigest()[:16]}.npy"
     if (found := _open_cache(file, what, cut)) is None:
-        alphabet, encoded, report = _encoding(lambda: read_chunks(path, what), what, cut, cleaning)
+        alphabet, encoded, report = _encoding(lambda: read_chunks(path, what, encoding), what, cut, cleaning)
+        report = codec_of(path, what, encoding)[1] + report
 
         def write(f: io.BufferedWriter) -> None:
             f.write(_header(0, alphabet))
@@ -384,7 +403,7 @@ def _mapped(
 def _open_cache(file: Path, what: str, cut: str) -> tuple[str, str, Parts, None, list[str]] | None:
     """None where it is missing or damaged: the content hash, taken again, tells."""
     try:
-        about = json.loads(file.with_suffix(".json").read_text())
+        about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         alphabet, n = about["alphabet"], about["n"]
         head = _header(n, alphabet)
         with open(file, "rb") as f:

@@ -32,11 +32,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import text
-from research.common.checkpoints import load_weights
+from data.characters import shown
+from research.common.checkpoints import load_file, load_weights, resolve
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, require, with_epochs
 from research.common.media import File, html
-from research.common.messages import console, escape
+from research.common.messages import UserError, console, escape
 from research.common.randomness import make_rng, seeded
 from research.common.run import Run
 from research.common.start import start_run
@@ -60,7 +61,7 @@ class Config(TextFlags, Decoding, RunFlags):
     task: Literal[TASKS] = aside("train")
     """train, or one of the tasks that read a --checkpoint and write beside it"""
     dataset: str = aside("pydoc")
-    """pydoc (embedded), shakespeare, a UTF-8 text file, or a CSV of lyrics (artist, song, lyrics)"""
+    """pydoc (embedded), shakespeare, a text file, or a CSV of lyrics (artist, song, lyrics)"""
     steps: int = 2000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 12
@@ -108,7 +109,7 @@ class Config(TextFlags, Decoding, RunFlags):
     strategy: Literal[STRATEGIES] = aside("top_p", "generate")
     """generate: how the next character is chosen"""
     text: str | None = aside(None, "evaluate")
-    """evaluate: a UTF-8 text file to score; default: the test part"""
+    """evaluate: a text file to score; default: the test part"""
 
     def __post_init__(self):
         for flags in (RunFlags, TextFlags, Decoding):
@@ -339,6 +340,33 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
 # ------------------------------------------------------------------------------------------------ training
 
 
+def check_batch(cfg: Config, data: Data) -> None:
+    """Refuse a --seq_len or --batch_size for which the training part is too short."""
+    n, longest = len(data.train), int(data.parts["train"].lengths.max())
+    if n < cfg.batch_size and cfg.cut == "stream":
+        require(
+            cfg.seq_len <= longest, cfg, "seq_len", f"at most {longest:,}, the length of the training part"
+        )
+    most = f"at most {n:,}, the sequences of --seq_len={cfg.seq_len} characters in the training part"
+    require(n >= cfg.batch_size, cfg, "batch_size", most)
+
+
+def alphabet_of(cfg: Config, file: Path) -> str:
+    """The characters that the model in a checkpoint knows. Raises UserError, which names --checkpoint."""
+    try:
+        return "".join(map(chr, load_file(file)["states"][0]["alphabet"].tolist()))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise UserError(f"--checkpoint={cfg.checkpoint}: no character model") from None
+
+
+def check_alphabet(cfg: Config, known: str, wanted: str) -> None:
+    """Refuse weights for other characters than those of --dataset."""
+    differ = [*text.unknown(wanted, known), *text.unknown(known, wanted)]
+    some = ", ".join(map(shown, differ[:5])) + (" and others" if len(differ) > 5 else "")
+    allowed = "of a model that knows the same characters as --dataset"
+    require(not differ, cfg, "checkpoint", f"{allowed}; only one of the two has {some}")
+
+
 def headline(cfg: Config) -> tuple[str, str]:
     """The figure that tells which weights are the best, and its goal: bits per character."""
     return "val/bpc", "minimize"
@@ -346,12 +374,13 @@ def headline(cfg: Config) -> tuple[str, str]:
 
 def train(cfg: Config) -> dict[str, float]:
     data = load_data(cfg)
+    check_batch(cfg, data)
     cfg = with_epochs(cfg, len(data.train))
     model = build(cfg, data.text.alphabet, torch.device("cpu"))
     if cfg.checkpoint:
-        load_weights(cfg, model)
-        same = model.alphabet.tolist() == [ord(c) for c in data.text.alphabet]
-        require(same, cfg, "checkpoint", "of a model that knows the same characters as --dataset")
+        file = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
+        check_alphabet(cfg, alphabet_of(cfg, file), data.text.alphabet)
+        load_weights(cfg, model, file)
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics

@@ -65,7 +65,7 @@ class Config(TextFlags, Decoding):
     task: Literal["explore", "compare"] = "explore"
     """count the text of --dataset, or write songs with the model of --checkpoint"""
     dataset: str = "pydoc"
-    """pydoc (embedded), shakespeare, a UTF-8 text file, or a CSV of lyrics (artist, song, lyrics)"""
+    """pydoc (embedded), shakespeare, a text file, or a CSV of lyrics (artist, song, lyrics)"""
     data_dir: str = "data/store"
     """where named sets and the cache of decoded data lie"""
     out: str = "runs"

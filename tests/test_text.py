@@ -21,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data import DataError, characters, lyrics, prepare, text
+from data import DataError, characters, prepare, text, text_files
 from data.text import PARTS, TextSplits, decode, encode, load, one_hot, unknown
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -167,21 +167,6 @@ def test_tinyshakespeare_is_split_as_in_nanogpt(tmp_path):
     assert load(str(file), "nowhere").name == "input"
 
 
-@pytest.mark.shared
-def test_real_lyrics():
-    if not (file := SHARED / "lyrics" / "lyrics.csv").is_file():
-        pytest.skip("no ../shared/data/lyrics here")
-    splits = load(str(file), "nowhere")
-    assert (splits.name, splits.report, len(splits.alphabet)) == ("lyrics", [], 84)
-    assert splits.songs["part"].value_counts().to_dict() == {"train": 671, "test": 76, "val": 7}
-    assert splits.songs["artist"].value_counts()["Robert Burns"] == 552
-    total = sum(len(getattr(splits, part)) for part in PARTS)
-    for part, share in zip(PARTS, (0.9 - text.MOST_VAL / total, text.MOST_VAL / total, 0.1)):
-        rows = splits.songs[splits.songs["part"] == part]
-        assert sequences(splits, part) == [f"{song}\f" for song in rows["lyrics"]]
-        assert abs(len(getattr(splits, part)) / total - share) < 0.002
-
-
 def test_a_missing_or_wrong_shakespeare_names_the_command(tmp_path):
     get = f"get it with `python data/prepare.py shakespeare --data_dir={tmp_path}`, or place by hand"
     end = f"{get} under {tmp_path}: {text.LAYOUTS['shakespeare']}"
@@ -318,7 +303,7 @@ def test_scripts(scripts, stay):
 def test_pieces_make_no_difference(tmp_path, monkeypatch, sample, size, form, lower, lines, min_count):
     """Read a few bytes at a time, a text is cleaned as it is in whole."""
     monkeypatch.setattr(text, "MIN_CHARACTERS", 0)
-    monkeypatch.setattr(characters, "CHUNK", size)
+    monkeypatch.setattr(text_files, "CHUNK", size)
     cleaned = unicodedata.normalize(form, sample) if form else sample
     cleaned = cleaned.lower() if lower else cleaned
     whole = cleaned + "\n" * (lines and cleaned[-1:] not in ("\n", ""))
@@ -347,15 +332,6 @@ def test_what_is_no_text_is_refused(tmp_path):
 
     assert refusal("a.txt", "") == "is empty"
     assert refusal("a.txt", "x" * 999) == "is too short: 999 usable characters; at least 1,000 are needed"
-    assert refusal("a.txt", PROSE.encode("latin-1")) == (
-        "is not UTF-8 (byte 0xeb at offset 15); convert it, if it is Latin-1 with "
-        "`iconv -f LATIN1 -t UTF-8`, and give --dataset the result"
-    )
-    assert refusal("a.txt", b"x" * 5000 + b"\xc3").startswith("is not UTF-8 (byte 0xc3 at offset 5,000)")
-    assert refusal("a.txt", PROSE.encode("utf-16")).startswith(
-        "is not UTF-8 but UTF-16 (byte 0xff at offset 0)"
-    )
-    assert refusal("a.zip", b"PK\3\4\0" + b"x" * 2000) == "is binary, not text: it has a NUL byte at offset 4"
     assert refusal("a.txt", PROSE, min_count=1000) == (
         f"--min_count=1000 removes every character of --dataset={tmp_path / 'a.txt'}: the most frequent, "
         "' ' U+0020, is there 300 times"
@@ -371,10 +347,10 @@ def test_what_is_no_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize("at", range(9))
 def test_the_offset_of_a_wrong_byte_is_told_across_chunks(tmp_path, monkeypatch, at):
-    monkeypatch.setattr(characters, "CHUNK", 4)
+    monkeypatch.setattr(text_files, "CHUNK", 4)
     content = "aé文🎵".encode()[:at].decode(errors="ignore").encode()
     message = refused(write(tmp_path / "a.txt", content + b"\xff" + b"more"))
-    assert f"(byte 0xff at offset {len(content)})" in message
+    assert f"byte 0xff at offset {len(content)}, in line 1" in message
 
 
 def test_a_name_that_is_unknown(tmp_path):
@@ -400,169 +376,6 @@ def test_flags_that_are_impossible():
     assert "known are latin, greek, " in refused("pydoc", scripts="latin,,qqq")
 
 
-# ---- lyrics --------------------------------------------------------------------------------------------
-
-
-def test_songs_are_whole_shuffled_and_marked(tmp_path):
-    file = write(tmp_path / "my songs.csv", table(SONGS))
-    splits = load(file, "nowhere")
-    assert (splits.name, splits.report) == ("my songs", [])
-    assert list(splits.songs.columns) == ["artist", "song", "lyrics", "part"]
-    assert [tuple(row) for row in splits.songs[["artist", "song", "lyrics"]].to_numpy()] == SONGS
-    by_line = load(file, "nowhere", cut="lines")
-    for part in PARTS:
-        rows = splits.songs[splits.songs["part"] == part]
-        assert len(rows) >= 2
-        assert sequences(splits, part) == [f"{song}\f" for song in rows["lyrics"]]
-        rows = by_line.songs[by_line.songs["part"] == part]
-        lines = [f"{line}\n" for song in rows["lyrics"] for line in song.split("\n") if line]
-        assert sequences(by_line, part) == lines
-    assert "\f" not in by_line.alphabet
-    assert len(set(splits.songs["artist"][splits.songs["part"] == "test"])) > 1  # not the last artist's
-    again = load(write(tmp_path / "copy.csv", Path(file).read_bytes()), "nowhere")
-    assert same(again, splits)
-    assert again.songs.equals(splits.songs)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text(st.sampled_from('ab,"\n\r \t文'), max_size=40), min_size=3, max_size=40))
-def test_no_song_is_lost_or_in_two_parts(tmp_path, monkeypatch, songs):
-    monkeypatch.setattr(text, "MIN_CHARACTERS", 0)
-    file = write(tmp_path / "a.csv", table([("A", str(i), song) for i, song in enumerate(songs)]))
-    songs = [song.replace("\r\n", "\n").replace("\r", "\n") for song in songs]
-    wanted = list(dict.fromkeys(song for song in songs if song.strip()))
-    if len(wanted) < 3:
-        refused(file)
-        return
-    splits = load(file, "nowhere")
-    assert splits.songs["lyrics"].tolist() == wanted
-    found = [song for part in PARTS for song in sequences(splits, part)]
-    assert sorted(found) == sorted(f"{song}\f" for song in wanted)
-    assert all(len(getattr(splits, part)) for part in PARTS)
-
-
-NUMBERED = [(str(i), *song) for i, song in enumerate(SONGS)]
-VARIANTS = {
-    "other order": ("lyrics,artist,song", [(c, a, b) for a, b, c in SONGS]),
-    "case and spaces": (" Artist,SONG ,Lyrics", SONGS),
-    "with links": ("artist,song,link,text", [(a, b, "/x.html", c) for a, b, c in SONGS]),
-    "row numbers": (",artist,song,lyrics", NUMBERED),
-    "row numbers not in the header": ("artist,song,lyrics", NUMBERED),
-    "both lyrics and text": ("text,artist,song,lyrics", [("?", *song) for song in SONGS]),
-    "other columns": ("year,artist,lyrics,song,NA", [("1", a, c, b, "") for a, b, c in SONGS]),
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_columns_of_lyrics(tmp_path, variant):
-    header, rows = VARIANTS[variant]
-    content = table(rows, header)
-    windows = [rf"{content.count(chr(10)):,} carriage returns: line ends \r\n and \r are read as \n"]
-    for name, end, report in (("a.csv", "\n", []), ("B.CSV", "\r\n", windows), ("c.csv", "\r", windows)):
-        splits = load(write(tmp_path / name, content.replace("\n", end)), "nowhere")
-        assert [tuple(row) for row in splits.songs[["artist", "song", "lyrics"]].to_numpy()] == SONGS
-        assert splits.report == report
-
-
-@pytest.mark.parametrize(
-    ("encoding", "report"),
-    [
-        ("utf-8", []),
-        ("utf-8-sig", ["read as utf-8-sig: UTF-8 that begins with a byte order mark"]),
-        ("cp1252", ["read as cp1252, since it is not UTF-8 (byte 0xe9 at offset 26)"]),
-        ("latin-1", ["read as latin-1, since it is not UTF-8 (byte 0xe9 at offset 26)"]),
-        ("utf-16", ["read as utf-16: it begins with its byte order mark"]),
-        ("utf-16-le", ["read as utf-16-le: every other byte is zero"]),
-        ("utf-16-be", ["read as utf-16-be: every other byte is zero"]),
-    ],
-)
-def test_encodings_of_lyrics(tmp_path, encoding, report):
-    odd = {"cp1252": "“”€", "latin-1": "\x81\x8d"}.get(encoding, "é文🎵" if "utf" in encoding else "é")
-    songs = [("é", "None", f"é{odd} {lyric}") for _, _, lyric in SONGS]
-    content = table(songs)
-    splits = load(write(tmp_path / "a.csv", content.encode(encoding)), "nowhere")
-    assert splits.report == report
-    assert splits.songs["lyrics"].tolist() == [lyric for _, _, lyric in songs]
-    assert set(splits.songs["artist"]) == {"é"}
-    assert set(splits.songs["song"]) == {"None"}
-
-
-def test_rows_that_are_dropped_are_counted(tmp_path):
-    rows = [
-        *SONGS,
-        ("A", "empty", ""),
-        ("A", "blank", " \n"),
-        SONGS[3],
-        ("A", "яя", "яя я"),
-        ("A", "ff", "a\fb"),
-    ]
-    content = table(rows) + "A,short row\n"
-    splits = load(write(tmp_path / "a.csv", content), "nowhere", scripts="latin")
-    assert splits.report == [
-        "3 of 46 rows dropped: they have no lyrics",
-        "1 form feeds (U+000C) removed: they mark where songs end",
-        "--scripts=latin: 3 characters of 1 kinds removed: 'я' U+044F ×3",
-        "1 songs dropped: cleaning left nothing of their lyrics",
-        "1 songs dropped: their lyrics are copies, which could be in train and in test",
-    ]
-    assert len(splits.songs) == 41
-    assert splits.songs["lyrics"].iloc[-1] == "ab"
-    assert "я" not in splits.alphabet
-
-
-def test_lyrics_that_are_refused(tmp_path):
-    def refusal(content: str | bytes, **flags) -> str:
-        file = write(tmp_path / "a.csv", content)
-        message = refused(file, **flags)
-        return message.removeprefix(f"--dataset={file} ").removeprefix(f"--dataset={file}: ")
-
-    good = table(SONGS)
-    assert refusal("") == "is empty"
-    assert refusal("\n \n") == "is empty"
-    assert refusal(table(SONGS, "name,song,words\nsung")) == (
-        "lacks the column artist and lyrics; needed are artist, song, lyrics (or text in place of lyrics), "
-        r"its columns are name, song, words\nsung; to read it as plain text, let its name end with .txt"
-    )
-    assert refusal("artist,song,lyrics\n") == "has no usable songs: 0 rows, none of them with lyrics"
-    assert (
-        refusal("artist,song,lyrics\na,b,\nc,d,\n") == "has no usable songs: 2 rows, none of them with lyrics"
-    )
-    assert refusal("artist,song,lyrics\na,b,lalala\n") == "has 1 usable songs; at least 3 are needed"
-    few = table(SONGS[:3])
-    assert refusal(few).startswith("is too short: ")
-    message = refusal(good + 'a,b,"la la\n')
-    assert message.startswith("broken quoting or a row of another length: EOF inside string")
-    assert "Expected 3 fields in line" in refusal(good + "a,b,la, la, la\n")
-    unquoted = "artist,song,lyrics\n" + "".join(f"A,B{i},oh, la\n" for i in range(200))
-    assert refusal(unquoted) == (
-        "its rows have more values than the header has names; text with commas stands in quotes"
-    )
-    assert refusal(unquoted.replace("oh, la", "oh, la, la")).startswith("its rows have more values")
-    assert refusal(b"\x89PNG\r\n\0\0\0" + bytes(range(256))).startswith("is binary, not a CSV")
-    assert refusal(bytes(2000)).startswith("is binary, not a CSV")
-    assert "lacks the column artist and song" in refusal(table([("1", "2")], "a;b,lyrics"))
-    assert "--min_count=9999 removes every character" in refusal(good, min_count=9999)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    content=st.one_of(st.binary(max_size=60), st.text(st.sampled_from('a,"\n\r\t;é '), max_size=60)),
-    headed=st.booleans(),
-)
-@example(b'\n,\n\na\n;,\r ,,aa\r\t\xc3\xa9", \t, """"\t\r, \r"\n', True)
-def test_any_csv_is_read_or_refused_in_one_line(tmp_path, content, headed):
-    content = content if isinstance(content, bytes) else content.encode()
-    file = write(tmp_path / "a.csv", b"artist,song,lyrics\n" * headed + content)
-    try:
-        songs, _ = lyrics.read(Path(file), "it")
-    except DataError as e:
-        assert "\n" not in str(e)
-        assert str(e).startswith("it")
-    else:
-        assert len(songs)
-        assert songs["lyrics"].str.strip().all()
-
-
 # ---- large files ---------------------------------------------------------------------------------------
 
 
@@ -570,7 +383,7 @@ def test_any_csv_is_read_or_refused_in_one_line(tmp_path, content, headed):
 def small_is_large(monkeypatch):
     monkeypatch.setattr(text, "LARGE", 10)
     monkeypatch.setattr(text, "BLOCK", 100)
-    monkeypatch.setattr(characters, "CHUNK", 77)
+    monkeypatch.setattr(text_files, "CHUNK", 77)
 
 
 @pytest.mark.parametrize("cut", text.CUTS)
@@ -638,15 +451,15 @@ def test_large_files_that_are_refused(tmp_path, small_is_large, monkeypatch):
     file = write(tmp_path / "a.txt", "x" * 999)
     assert "is too short: 999 usable characters" in refused(file, tmp_path)
     write(tmp_path / "a.txt", PROSE.encode() + b"\xff")
-    assert "is not UTF-8 (byte 0xff at offset 1,930)" in refused(file, tmp_path)
+    assert "one byte is wrong (byte 0xff at offset 1,930, in line 81)" in refused(file, tmp_path)
     write(tmp_path / "a.txt", PROSE)
     message = refused(file, write(tmp_path / "taken", ""))
     assert message.startswith(f"cannot write the text cache {tmp_path / 'taken' / 'cache'}")
     assert message.endswith("make room or choose another --data_dir")
 
-    def growing(path, what):
+    def growing(path, what, encoding):
         write(Path(path), PROSE + PROSE)
-        yield from characters.read_chunks(path, what)
+        yield from text_files.read_chunks(path, what, encoding)
 
     monkeypatch.setattr(text, "read_chunks", growing)
     assert refused(file, tmp_path).endswith("was changed while it was read; start again")

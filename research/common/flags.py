@@ -24,6 +24,13 @@ def aside(default: Any, *tasks: str) -> Any:
     return field(default=default, metadata={"result": False, "tasks": tasks})
 
 
+def of_data(default: Any) -> Any:
+    """A flag that says how the file of --dataset is read. The key has the hash of what was read in its place;
+    a task on the run's own --dataset has it from the run.
+    """
+    return field(default=default, metadata={"result": False, "of_data": True})
+
+
 def per_task(default: Any) -> Any:
     """A flag that counts for a run's numbers, but that a task on its checkpoint sets for itself."""
     return field(default=default, metadata={"per_task": True})

@@ -5,7 +5,7 @@ On a terminal it is one live line; elsewhere, in a log, a line for each evaluati
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
@@ -86,30 +86,32 @@ def clock(seconds: float) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
-def figures(title: str, values: Mapping[str, Any], most: int = 40) -> Table | None:
-    """The numbers and words among nested `values` as a table, at most so many; None where there are none."""
+def show_figures(title: str, values: Mapping[str, Any], most: int = 40) -> None:
+    """Print the numbers and words among nested `values` as a table, at most so many of them."""
     rows = list(_flat(values))
     if not rows:
-        return None
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", overflow="fold")
     for name, text in rows[:most]:
         table.add_row(escape(name), escape(text))
+    news.print(f"[bold]{escape(title)}[/]")
+    news.print(table, soft_wrap=False)
     if len(rows) > most:
-        table.caption = f"and {len(rows) - most} more"
-    return table
+        news.print(f"  and {len(rows) - most} more")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Any:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Their names, joined by /, and how they are written; lists and long texts are no figures."""
     for name, value in values.items():
         if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
             value = value.item()
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, str) and (len(value) > 60 or "\n" in value):
-            continue  # a text is no figure
-        elif isinstance(value, (bool, int, str)) or value is None:
+        elif value is None:
+            yield f"{prefix}{name}", "–"
+        elif isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= 60):
             yield f"{prefix}{name}", f"{value:,}" if type(value) is int else str(value)
         elif isinstance(value, float):
             yield f"{prefix}{name}", f"{value:.5g}" if math.isfinite(value) else str(value)

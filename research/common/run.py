@@ -44,7 +44,7 @@ from research.common.folder import (
 )
 from research.common.media import File, picture
 from research.common.messages import console, escape, news
-from research.common.progress import Line, figures
+from research.common.progress import Line, show_figures
 from research.common.randomness import make_rng
 from research.common.threads import Crowd
 from research.common.wandb_client import under_agent
@@ -474,8 +474,7 @@ class Run:
         """Print the test figures, the best of the headline, and where the pictures lie."""
         shown = {k: v for k, v in self.metrics.items() if k.startswith("test/")}
         best = f"{self.headline}_best"
-        table = figures("test part, with the best weights", shown | {best: self.metrics.get(best)})
-        news.print(table, soft_wrap=False)
+        show_figures("test part, with the best weights", shown | {best: self.metrics.get(best)})
         if (self.folder / MEDIA).exists():
             news.print(f"pictures: {escape(str(self.folder / MEDIA))}")
 

@@ -15,7 +15,7 @@ import yaml
 
 from research.common import identity
 from research.common import lease as leases
-from research.common.flags import VARIED, changed_flags, result_flags, result_names
+from research.common.flags import VARIED, RunFlags, changed_flags, result_flags, result_names
 from research.common.folder import (
     CONFIG,
     read_json,
@@ -118,15 +118,16 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
 def run_folder(cfg: Any, family: str, key: str) -> Path:
     """The run's folder in --out: --name, else any that is called by its key, else <family>-<flags>-<key>.
 
-    flags: values of the first that are not at their defaults, with the flag's name before a number.
+    flags: three values that are not the defaults, the family's own before those that all families have, each
+    with the flag's name before a number.
     """
     out = Path(cfg.out)
     if cfg.name:
         return out / cfg.name
     found = [out / key] if (out / key).is_dir() else sorted(out.glob(f"*-{key}"))
-    words = [
-        value if isinstance(value, str) else f"{name}{value}" for name, value in changed_flags(cfg).items()
-    ]
+    common = {field.name for field in dataclasses.fields(RunFlags)}
+    changed = sorted(changed_flags(cfg).items(), key=lambda flag: flag[0] in common)
+    words = [value if isinstance(value, str) else f"{name}{value}" for name, value in changed]
     words = [re.sub(r"[^\w.]+", "_", Path(word).stem if "/" in word else word)[:24] for word in words]
     return found[0] if found else out / "-".join([family, *words[:3], key])
 

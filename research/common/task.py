@@ -21,7 +21,7 @@ from research.common.checkpoints import config_of, resolve
 from research.common.flags import GIVEN, RunFlags, require, result_names
 from research.common.folder import CONFIG, RESULTS, write_bytes, write_json
 from research.common.messages import console, escape, news
-from research.common.progress import figures
+from research.common.progress import show_figures
 from research.common.randomness import make_rng
 from research.common.start import pick_device
 from research.common.threads import set_threads
@@ -48,7 +48,8 @@ def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
 
 def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
     """`cfg` with the run's own model: every result flag of the family but those that are `per_task`; and with
-    the run's data, unless the user chose others. How a task runs (--seed, --precision …) is its own.
+    the run's data, read as there, unless the user chose others. How a task runs (--seed, --precision …) is
+    its own.
 
     A run that was made before there was such a flag has its default: so it is read for the run's key, too.
     """
@@ -65,6 +66,9 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
                 f"{kept.get(name)}, as in the run of --checkpoint, which --task={cfg.task} cannot change"
             )
             require(getattr(cfg, name) == kept.get(name, defaults[name]), cfg, name, allowed)
+    if "dataset" in names:  # how its file is read
+        of_data = [field.name for field in dataclasses.fields(cfg) if field.metadata.get("of_data")]
+        names += [name for name in of_data if name in kept and getattr(cfg, name) == defaults[name]]
     for name in names:
         if name not in kept:
             console.print(f"this run is older than --{name}: its default, {defaults[name]}, is taken")
@@ -154,8 +158,7 @@ class Task:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RESULTS, content)
         news.print(escape(str(self.folder / RESULTS)))
-        if table := figures(f"{self.cfg.task} of {self._run_config.get('key')}", self._results):
-            news.print(table, soft_wrap=False)
+        show_figures(f"{self.cfg.task} of {self._run_config.get('key')}", self._results)
 
     def finish(self) -> None:
         """Log all of it to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from data import text
-from research.common.flags import require
+from research.common.flags import of_data, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,11 @@ class TextFlags:
     """scripts whose letters are kept, separated by commas (latin,greek); None: all"""
     lower: bool = False
     """lower-case the text"""
+    encoding: str | None = of_data(None)
+    """encoding of the file of --dataset (evaluate: of --text), such as cp1251; None: UTF-8, or what its byte
+    order mark says"""
+    columns: str | None = of_data(None)
+    """what a CSV of lyrics calls its columns: artist=Band,song=Titel,lyrics=Text; None: the usual names"""
 
     def __post_init__(self):
         require(self.min_count >= 1, self, "min_count", "at least 1")

@@ -13,6 +13,7 @@ Python  from research.tasks.charlm import LyricsGenerator
         LyricsGenerator("I walk", 300)      # by the newest model of songs, or checkpoint="runs/<run>"
 """
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from data import DataError, text
-from data.characters import Cleaning, read_chunks
+from data.characters import Cleaning
+from data.lyrics import ENDINGS
+from data.text_files import read_chunks
 from research import charlm as script
-from research.common.checkpoints import load_file, load_weights
+from research.common.checkpoints import load_weights
 from research.common.folder import CONFIG, STATUS, read_json
 from research.common.messages import UserError, console, escape
 from research.common.randomness import make_rng
@@ -37,7 +40,6 @@ from research.parts.text_flags import load_text
 
 N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown, and their characters that are given
 LINE_LIMIT = 200  # characters of a line that are shown: some texts have a chapter in one
-SONG_FILES = {".csv", ".tsv"}  # endings of a data set that is a table of songs
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,10 +47,7 @@ def load_model(cfg: script.Config, device: torch.device) -> tuple[nn.Module, str
     """The model of --checkpoint on `device`, its alphabet, its file and its run's config.json."""
     file, run_config = find_run(cfg, "charlm")
     cfg = flags_of_run(cfg, run_config)
-    try:
-        alphabet = "".join(map(chr, load_file(file)["states"][0]["alphabet"].tolist()))
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"--checkpoint={cfg.checkpoint}: no character model") from None
+    alphabet = script.alphabet_of(cfg, file)
     return load_weights(cfg, script.build(cfg, alphabet, device), file).eval(), alphabet, file, run_config
 
 
@@ -84,7 +83,7 @@ def newest_songs(out: str) -> Path:
     found = []
     for file in (*place.glob(f"*/{CONFIG}"), *place.glob(f"*/*/{CONFIG}")):  # runs, and those of sweeps
         config, status = read_json(file) or {}, read_json(file.with_name(STATUS)) or {}
-        songs = SONG_FILES & {*Path(str(config.get("flags", {}).get("dataset")).lower()).suffixes}
+        songs = {*ENDINGS} & {*Path(str(config.get("flags", {}).get("dataset")).lower()).suffixes}
         finished = status.get("status") == "finished" and ".old-" not in file.parent.name
         if config.get("family") == "charlm" and songs and finished:
             found.append(file.parent)
@@ -192,7 +191,7 @@ def part_of_file(cfg: script.Config, alphabet: str) -> tuple[script.Part, str]:
     """The text in --text=FILE as the model can read it, and the file's name."""
     what = f"--text={cfg.text}"
     try:
-        given = "".join(read_chunks(Path(cfg.text), what))
+        given = "".join(read_chunks(Path(cfg.text), what, cfg.encoding))
     except OSError as error:
         raise DataError(f"{what} cannot be read: {error.strerror}") from None
     whole = known(given, cfg, alphabet, what)
@@ -263,7 +262,10 @@ def run(cfg: script.Config) -> dict[str, Any]:
         refuse_unread(cfg)
     device = pick_device(cfg.device)
     model, alphabet, file, run_config = load_model(cfg, device)
+    encoding = cfg.encoding  # as given here; the run's is that of its --dataset
     cfg = flags_of_run(cfg, run_config)
+    if cfg.text is not None:
+        cfg = dataclasses.replace(cfg, encoding=encoding)
     task = start_task(cfg, file, run_config)
     trained_on = run_config.get("data_hash")
     results = {"model": cfg.model, "trained_on_data_hash": trained_on}
