@@ -6,6 +6,7 @@ Run     python research/charlm.py                                               
         python research/charlm.py --dataset=shakespeare --model=lstm
         python research/charlm.py --dataset=songs.csv --model=tcn --cut=lines
         python research/charlm.py --task=generate --checkpoint=runs/<run> --start="To be" --chars=300
+        from research.tasks.charlm import LyricsGenerator; LyricsGenerator("I walk", 300)   # in Python
         python launch/local.py sweeps/charlm_arch.yaml      or: wandb sweep sweeps/charlm_arch.yaml
 Expect  Time and test figures stand in the headers of sweeps/charlm*.yaml.
 Models  research/parts/charlm_models.py, where their sources and departures stand.
@@ -69,7 +70,7 @@ class Config(TextFlags, Decoding, RunFlags):
     """peak learning rate of AdamW; that of Muon is ten times it. An LSTM wants more, 0.008"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
-    sample_every: int = aside(0)
+    sample_every: int = aside(0, "train")
     """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
     model: Literal["lstm", "tcn", "transformer"] = "transformer"
     """architecture"""
@@ -99,15 +100,15 @@ class Config(TextFlags, Decoding, RunFlags):
     """decoupled decay of all matrices, per step times the learning rate"""
     clip: float = 1.0
     """largest norm of the gradient; it is scaled down to it"""
-    start: str = aside("")
+    start: str = aside("", "generate")
     """generate: what the text begins with; may be empty"""
-    chars: int = aside(500)
+    chars: int = aside(500, "generate")
     """generate: characters that follow --start, exactly"""
-    samples: int = aside(1)
+    samples: int = aside(1, "generate")
     """generate: how many texts"""
-    strategy: Literal[STRATEGIES] = aside("top_p")
-    """how the next character is chosen"""
-    text: str | None = aside(None)
+    strategy: Literal[STRATEGIES] = aside("top_p", "generate")
+    """generate: how the next character is chosen"""
+    text: str | None = aside(None, "evaluate")
     """evaluate: a text file to score; default: the test part"""
 
     def __post_init__(self):
@@ -314,7 +315,7 @@ def evaluate(model: nn.Module, part: Part, name: str, cfg: Config, device: torch
 @torch.no_grad()
 def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, step: int) -> dict[str, Any]:
     """What the model writes behind fixed prompts under every strategy, and figures of that; the same draws at
-    every step.
+    every step. Each strategy has its own: with shared ones they would write nearly the same.
     """
     alphabet, val = data.text.alphabet, data.parts["val"]
     n = min(PROMPT_CHARS + SHOWN_CHARS, len(val.ids))
@@ -323,14 +324,16 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
     prompt, truth = shown[:, :PROMPT_CHARS].to(device), shown[:, PROMPT_CHARS:]
     made, pen = {}, writer(model, cfg.cut, alphabet)
     for strategy in STRATEGIES:
-        rng = make_rng(cfg.seed, 0, "pictures")
+        # temperature, whose figures are logged, keeps the draws that runs have had from the beginning
+        rng = make_rng(cfg.seed, 0, "pictures", of=() if strategy == "temperature" else (strategy,))
         made[strategy] = generate(pen, prompt, SHOWN_CHARS, Decoding(strategy=strategy), rng).cpu()
     written = {k: [text.decode(row, alphabet) for row in rows] for k, rows in made.items()}
     figures = statistics(
         "\n".join(written["temperature"]), text.decode(data.text.train[:COPY_LIMIT], alphabet)
     )
     prompts, truths = ([text.decode(row, alphabet) for row in rows] for rows in (prompt, truth))
-    page: File = html(pages.continuations(prompts, truths, written, f"step {step:,}, {cfg.model}"))
+    title = f"{cfg.model}, {pages.when(step, max(1, len(data.train) // cfg.batch_size))}"
+    page: File = html(pages.continuations(prompts, truths, written, title))
     return {f"sample/{k}": v for k, v in figures.items()} | {"sample/continuations": page}
 
 
@@ -407,7 +410,9 @@ def train(cfg: Config) -> dict[str, float]:
         # at the end, once: the test part, with the best weights
         if last:
             metrics |= evaluate(run.best(model), data.parts["test"], "test", cfg, device)
-            metrics["sample/learned"] = pages.learned("sample/continuations")
+            n = sum(p.numel() for p in model.parameters())
+            name = f"{cfg.model}, {n:,} parameters, on {data.name}"
+            metrics["sample/learned"] = pages.learned("sample/continuations", name, run.steps_per_epoch)
 
         # one update; its windows and its dropout are functions of (seed, step)
         if not last:

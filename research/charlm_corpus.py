@@ -36,9 +36,9 @@ from rich.text import Text
 from data import text
 from data.characters import whole, words_of
 from research.common.commandline import main
-from research.common.flags import RunFlags, require
+from research.common.flags import RunFlags, aside, require
 from research.common.folder import RESULTS, write_bytes, write_json
-from research.common.messages import UserError, console, escape
+from research.common.messages import UserError, console, escape, news
 from research.common.wandb_client import connect, first_line, settings
 from research.common.wandb_mirror import send
 from research.draw import charts, pictures
@@ -74,25 +74,29 @@ class Config(TextFlags, Decoding):
     """name of the folder in --out; default: corpus_<data set>, with compare the run's own"""
     config: str | None = None
     """start from the flags in this config.json, as far as they are flags here; flags given here win"""
-    rows: int = 5
+    rows: int = aside(5, "explore")
     """explore: songs or lines shown first"""
-    top: int = 3
+    top: int = aside(3, "explore")
     """explore: most frequent words named"""
-    stop_words: bool | Literal["both"] = "both"
+    stop_words: bool | Literal["both"] = aside("both", "explore")
     """explore: words with stop words (True), without (False), or both ways"""
-    checkpoint: str | None = None
+    checkpoint: str | None = aside(None, "compare")
     """compare: a run folder, a checkpoint file or a W&B artifact"""
-    weights: Literal["best", "last"] = "best"
+    weights: Literal["best", "last"] = aside("best", "compare")
     """compare: which weights of --checkpoint to take"""
-    song: str | None = None
-    """compare: song whose first line is continued; default: the first of the test part"""
-    chars: int | None = None
+    start: str | None = aside(None, "compare")
+    """compare: what the first song begins with; default: a line that is in no song"""
+    song: str | None = aside(None, "compare")
+    """compare: song whose first line begins the second, or a line of yours; default: the first test song"""
+    chars: int | None = aside(None, "compare")
     """compare: characters that follow each start; default: the mean length of a song, or 500 without songs"""
+    samples: int = aside(1, "compare")
+    """compare: how often each strategy that draws continues each start"""
     seed: int = 0
     """seed of everything that is drawn"""
-    device: str = "auto"
+    device: str = aside("auto", "compare")
     """compare: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps"""
-    threads: int | None = None
+    threads: int | None = aside(None, "compare")
     """compare: CPU threads of torch; default: as torch chooses"""
     wandb: Literal["online", "offline", "disabled"] | None = None
     """default: what WANDB_MODE says, else online when logged in, else offline"""
@@ -100,13 +104,15 @@ class Config(TextFlags, Decoding):
     """W&B project"""
     entity: str | None = None
     """W&B entity (user or team); default: yours"""
+    quiet: bool = False
+    """print no progress and no names of files, only warnings, errors and what was asked for"""
 
     def __post_init__(self):
         for flags in (TextFlags, Decoding):
             flags.__post_init__(self)
         # refuses what is impossible in any command
         RunFlags(name=self.name, seed=self.seed, device=self.device, threads=self.threads)
-        for name in ("rows", "top", "chars"):
+        for name in ("rows", "top", "chars", "samples"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, self, name, "at least 1")
         has_checkpoint = self.task == "explore" or bool(self.checkpoint)
         require(has_checkpoint, self, "task", "used with --checkpoint=RUN")
@@ -279,7 +285,7 @@ def explore(cfg: Config) -> dict[str, Any]:
     results["files"] = sorted(path.name for path in files)
     files.append(folder / RESULTS)
     write_json(files[-1], results)
-    console.print(escape("\n".join(map(str, files))))
+    news.print(escape("\n".join(map(str, files))))
     publish(cfg, folder, files, results)
     return results
 
@@ -363,7 +369,7 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
         wandb_run.finish(exit_code=0)
         if wandb_run.offline:
-            console.print(escape(f"offline; to bring it to W&B: wandb sync {Path(wandb_run.dir).parent}"))
+            news.print(escape(f"offline; to bring it to W&B: wandb sync {Path(wandb_run.dir).parent}"))
     except Exception as error:  # whatever W&B raises, the files are written
         rest = f"({first_line(error)}); {escape(str(folder))} holds everything"
         console.print(f"[yellow]W&B did not take this task[/] {rest}")

@@ -1,9 +1,13 @@
 """Character models: rows that tell each character once, the objective, training that learns and resumes."""
 
 import dataclasses
+import itertools
 import json
 import math
+import os
 import re
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,9 +31,10 @@ from research.charlm import (
     optimizers,
     width_for,
 )
-from research.common.commandline import parse
+from research.common.commandline import main, parse
 from research.common.messages import UserError
 from research.common.randomness import make_rng
+from research.parts.charlm_sampling import DRAWN
 from research.tasks import charlm as tasks
 from tests.conftest import killed, results
 from tests.run_flags import RUN_RESULT_FLAGS, flags_in_key
@@ -44,7 +49,7 @@ once i caught a fish alive,
 six seven eight nine ten,
 then i let it go again.
 """
-COMMON = ("train/learning_rate", "train/loss_epoch")  # explained for every family
+COMMON = ("train/learning_rate", "train/loss_epoch", "train/curve")  # explained for every family
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +265,7 @@ def test_what_is_logged_stands_in_the_table(learn):
     rows, folder = learn(steps=2, sample_every=1, log_every=1, eval_every=2)
     logged = {key for row in rows for key in row} - {"step", "epoch", *COMMON}
     logged |= {p.parent.relative_to(folder / "media").as_posix() for p in folder.glob("media/*/*/*")}
+    logged -= {*COMMON}
     assert {
         "sample/continuations",
         "sample/learned",
@@ -271,8 +277,85 @@ def test_what_is_logged_stands_in_the_table(learn):
     section = (ROOT / "docs/METRICS.md").read_text().split("## charlm")[1]
     for key in logged:
         assert re.search(rf"(?m)^\| .*`{key}`.*$", section), f"docs/METRICS.md lacks {key}"
+
+
+def test_what_it_learned_when_shows_two_strategies_epochs_and_blanks(learn, monkeypatch):
+    monkeypatch.setattr(charlm, "SHOWN_CHARS", 30)
+    written = {"greedy": "a  the\n", "temperature": " one\ntwo "}
+    real = charlm.pages.continuations
+    monkeypatch.setattr(
+        charlm.pages,
+        "continuations",
+        lambda p, t, w, title: real(p, t, w | {k: [v] * 3 for k, v in written.items()}, title),
+    )
+    rows, folder = learn(steps=2, sample_every=1, log_every=1, eval_every=2, model="lstm")
     page = (folder / "media/sample/learned/00000002.html").read_text()
-    assert all(f"step {step}" in page for step in (0, 1))
+    model = build(Config(model="lstm", **SMALL), "".join(sorted(set(RHYME))), CPU)
+    n = sum(p.numel() for p in model.parameters())
+    assert f"lstm, {n:,} parameters, on rhyme" in page.split("</h1>")[0]
+    for row in rows:
+        shown = f"step {row['step']}, epoch {row['epoch']:.3g}"
+        assert f"<td>{shown}</td><td>greedy</td>" in page
+        each = (folder / f"media/sample/continuations/{row['step']:08d}.html").read_text()
+        assert f"lstm, {shown}" in each.split("</h1>")[0]
+    assert len(rows) == 3 and page.count("<td>temperature</td>") == 3
+    assert page.count("<pre class=greedy>a␣␣the↵\n</pre>") == 9
+    assert page.count("<pre class=temperature>␣one↵\ntwo␣</pre>") == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("one two", "one two"),
+        (" one  two ", "␣one␣␣two␣"),
+        ("one \n\n two\n", "one␣↵\n↵\n␣two↵\n"),
+        ("   ", "␣␣␣"),
+        ("", ""),
+    ],
+)
+def test_blanks_that_nobody_would_see_are_marked(text, marked):
+    assert charlm.pages.seen(text) == marked
+
+
+def test_of_whole_songs_only_the_blanks_at_the_ends_of_lines_are_marked():
+    assert charlm.pages.seen_by_lines("  one  two  \n\nthree\n   ") == "  one  two␣␣\n\nthree\n␣␣␣"
+
+
+@pytest.mark.parametrize(
+    ("repetition", "said"), [(0.5, ""), (0.977, "loops: 98 % of it recurs"), (1.0, "loops: 100 %")]
+)
+def test_a_text_that_loops_is_said_to(repetition, said):
+    found = charlm.pages.loops({"repetition": repetition})
+    assert found.startswith(said) and bool(found) == bool(said) == ("--no_repeat" in found)
+    assert "--no_repeat" not in charlm.pages.loops({"repetition": repetition}, no_repeat=30)
+    cell = charlm.pages.written_text("la la", {"repetition": repetition})
+    assert cell.startswith("<pre>la la</pre>") and found in cell
+
+
+def test_strategies_share_no_draws_while_training(rhyme, monkeypatch):
+    """An untrained model draws at random: with shared draws top_p would write what temperature does."""
+    taken = {}
+    monkeypatch.setattr(
+        charlm.pages, "continuations", lambda _p, _t, written, _title: taken.update(written) or ""
+    )
+    cfg = Config(dataset=str(rhyme), **SMALL)
+    data = load_data(cfg)
+    model = build(cfg, data.text.alphabet, CPU)
+    metrics = charlm.samples(model, data, cfg, CPU, 0)
+    for one, other in itertools.combinations(DRAWN, 2):
+        assert all(agreement(a, b) < 0.5 for a, b in zip(taken[one], taken[other])), (one, other)
+    # and those of temperature, whose figures are logged, are the ones that runs have always had
+    val = data.parts["val"].ids
+    at = torch.linspace(0, len(val) - 100, 3).long()[:, None]
+    prompt = val[at + torch.arange(40)].long()
+    how, rng = charlm.Decoding(strategy="temperature"), make_rng(cfg.seed, 0, "pictures")
+    same = [text.decode(row, data.text.alphabet) for row in charlm.generate(model, prompt, 60, how, rng)]
+    assert taken["temperature"] == same and metrics["sample/distinct_1"] > 0
+
+
+def agreement(one: str, other: str) -> float:
+    """Share of the positions at which two texts have the same character."""
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def test_rows_do_not_depend_on_samples(learn):
@@ -339,7 +422,8 @@ def trained(rhyme, tmp_path_factory):
 
 def do(place: Path, model: str, task: str, **flags) -> tuple[Path, dict]:
     tasks.run(Config(task=task, checkpoint=str(place / model), wandb="disabled", **flags))
-    return place / model / task, json.loads((place / model / task / "results.json").read_text())
+    kept = max((place / model).glob(f"{task}*/results.json"), key=lambda path: path.stat().st_mtime_ns)
+    return kept.parent, json.loads(kept.read_text())
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -348,17 +432,84 @@ def test_generate_writes_exactly_so_many_characters(trained, model, capsys):
     (made,) = numbers["texts"]
     assert made.startswith("one t") and len(made) == 5 + 37 and made in capsys.readouterr().out
     assert (folder / "texts.html").stat().st_size > 500
-    again = tasks.generate_lyrics("one t", 37, str(trained / model), strategy="temperature")
+    again = tasks.LyricsGenerator("one t", 37, trained / model, strategy="temperature")
     assert again == made
-    other = tasks.generate_lyrics("one t", 37, str(trained / model), "temperature", seed=1)
+    other = tasks.LyricsGenerator("one t", 37, str(trained / model), "temperature", seed=1)
     assert other != made and len(other) == len(made)
 
 
 def test_generate_several_and_from_nothing(trained):
     _, numbers = do(trained, "lstm", "generate", chars=20, samples=3, strategy="temperature")
     assert len({*numbers["texts"]}) == 3 and {len(t) for t in numbers["texts"]} == {20}
+    _, fewer = do(trained, "lstm", "generate", chars=20, samples=2, strategy="temperature")
+    assert fewer["texts"] == numbers["texts"][:2]  # one more leaves the others as they are
     _, numbers = do(trained, "lstm", "generate", chars=0, start="ten")
     assert numbers["texts"] == ["ten"]
+
+
+def test_draws_of_songs_have_streams_of_their_own():
+    """And those that runs have had from the beginning stay as they are."""
+    assert make_rng(7, 3, "train").initial_seed() == 2549782288820600923
+    assert make_rng(0, 0, "pictures").initial_seed() == 1381058055861593002
+    of = [
+        (),
+        ("a", "b", 1),
+        ("a", "b", 2),
+        ("a", "c", 1),
+        ("a/b", 1),
+        ("a", "b/1"),
+        ('a", "b', 1),
+        ("", ""),
+        ("",),
+        (1,),
+    ]
+    of += [("1",), ("\udcff",)]  # a stray byte of the command line
+    seeds = {make_rng(seed, 0, "pictures", of=one).initial_seed() for one in of for seed in (0, 1)}
+    assert len(seeds) == 2 * len(of)
+
+
+def test_texts_behind_other_starts_have_other_draws(trained):
+    """A small model soon forgets its start: with equal draws it would then write the same."""
+    made = [
+        tasks.LyricsGenerator(start, 300, trained / "lstm", "temperature") for start in ("one t", "si", "th")
+    ]
+    for one, other in itertools.combinations(made, 2):
+        assert agreement(one[-290:], other[-290:]) < 0.5
+    cfg = Config(task="generate", checkpoint=str(trained / "lstm"))
+    model, alphabet, *_ = tasks.load_model(cfg, CPU)
+    with torch.inference_mode():
+        logits = [
+            model.read(tasks.prompt_of(start, alphabet, CPU), model.start(1, CPU))[0]
+            for start in ("one t", "si", "")
+        ]
+    assert all((a - b).abs().max() > 0.01 for a, b in itertools.combinations(logits, 2))  # the start is read
+
+
+def test_a_text_that_loops_is_told_and_no_repeat_leads_out(trained, capsys):
+    folder, numbers = do(trained, "lstm", "generate", chars=300, strategy="greedy")
+    assert numbers["repetition"] > 0.5
+    said = f"loops: {100 * numbers['repetition']:.0f} % of it recurs; --no_repeat=12 forbids that"
+    assert said in " ".join(capsys.readouterr().err.split()) and said in (folder / "texts.html").read_text()
+    folder, numbers = do(trained, "lstm", "generate", chars=300, strategy="greedy", no_repeat=12)
+    assert numbers["repetition"] == 0 and "loops" not in (folder / "texts.html").read_text()
+    assert "loops" not in capsys.readouterr().err
+
+
+def test_what_the_strategy_does_not_look_at_is_refused(trained):
+    with pytest.raises(
+        UserError, match=r"^--top_k=3: must be left out with --strategy=greedy; it acts with top_k, c"
+    ):
+        do(trained, "lstm", "generate", strategy="greedy", top_k=3)
+    with pytest.raises(UserError, match=r"^--beam_width=9: must be left out with --strategy=top_p"):
+        tasks.LyricsGenerator("one", 3, trained / "lstm", beam_width=9)
+    assert do(trained, "lstm", "generate", chars=3, strategy="temperature", temperature=1e-310)[1]["texts"]
+
+
+def test_without_a_model_of_songs_there_is_one_line(trained):
+    with pytest.raises(
+        UserError, match=r"^LyricsGenerator: .* holds no finished run .* on a CSV of songs; make one"
+    ):
+        tasks.LyricsGenerator("one", 3, out=str(trained))  # three finished runs, of a plain text
 
 
 def test_characters_the_model_never_saw_are_told_and_left_out(trained, capsys):
@@ -366,6 +517,30 @@ def test_characters_the_model_never_saw_are_told_and_left_out(trained, capsys):
     assert numbers["start"] == "ish " and len(numbers["texts"][0]) == 9
     err = " ".join(capsys.readouterr().err.split())
     assert "3 characters left out" in err and all(repr(c) in err for c in "F☃!")
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(trained, monkeypatch, capfd):
+    """As `generate ... | head -c 20`: what is written is seen as it is written, and no traceback follows."""
+    read, write = os.pipe()
+    seen = []
+
+    def head() -> None:
+        while sum(map(len, seen)) < 20:
+            seen.append(os.read(read, 20 - sum(map(len, seen))))
+        os.close(read)
+
+    flags = {"task": "generate", "checkpoint": trained / "lstm", "start": "one t", "chars": 100_000}
+    args = [f"--{name}={value}" for name, value in (flags | {"wandb": "disabled", "device": "cpu"}).items()]
+    monkeypatch.setattr(sys, "argv", ["charlm.py", *args])
+    reader = threading.Thread(target=head)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        reader.start()
+        with pytest.raises(SystemExit):
+            main(Config, charlm.train, tasks="research.tasks.charlm")
+        reader.join()
+    assert len(text_seen := b"".join(seen).decode()) == 20 and text_seen.startswith("one t")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_generating_needs_no_data(trained, rhyme, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """The corpus study of the character models: what it counts, shows and writes; songs by every strategy."""
 
 import csv
+import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -14,10 +16,13 @@ from PIL import Image
 
 from data.characters import words_of
 from research import charlm, charlm_corpus
+from research.common import flags as flags_module
 from research.common.commandline import main, parse
-from research.common.messages import UserError
-from research.parts.charlm_sampling import EXPLAINED, STRATEGIES, statistics
+from research.common.flags import refuse_idle
+from research.common.messages import UserError, news
+from research.parts.charlm_sampling import DRAWN, EXPLAINED, STRATEGIES, statistics
 from research.tasks import charlm_corpus as compare
+from research.tasks.charlm import LyricsGenerator
 
 SMALL = {"n_layers": 1, "n_heads": 2, "embed_dim": 8, "seq_len": 16, "steps": 3, "batch_size": 4}
 SMALL |= {"eval_every": 3, "sample_every": 1000, "device": "cpu", "threads": 1, "wandb": "disabled"}
@@ -45,6 +50,14 @@ def place(tmp_path_factory):
 def config(place, **flags):
     fixed = {"dataset": str(place / "songs.csv"), "data_dir": str(place / "store"), "wandb": "disabled"}
     return charlm_corpus.Config(**fixed | {"out": str(place / "runs"), "threads": 1, "device": "cpu"} | flags)
+
+
+def compared(place, **flags):
+    """Compare with the tiny run; its folder, whose name tells the flags, and what results.json says."""
+    run = place / "runs/tiny"
+    compare.run(config(place, task="compare", checkpoint=str(run), **flags))
+    kept = max(run.glob("compare*/results.json"), key=lambda path: path.stat().st_mtime_ns)
+    return kept.parent, json.loads(kept.read_text(), parse_constant=pytest.fail)
 
 
 def rows_of(path):
@@ -155,28 +168,154 @@ def test_words_keep_their_apostrophes_and_marks():
 
 
 def test_compare_writes_three_songs_by_every_strategy(place, capsys):
-    run = place / "runs/tiny"
-    compare.run(config(place, task="compare", checkpoint=str(run), chars=30, song=" song NUMBER 7", top_k=3))
-    results = json.loads((run / "compare/results.json").read_text(), parse_constant=pytest.fail)
+    folder, results = compared(place, chars=30, song=" song NUMBER 7", top_k=3)
+    assert all(word in folder.name for word in ("song=", "chars=30", "top_k=3"))
     songs = rows_of(place / "songs.csv")
     line = songs[7]["lyrics"].split("\n")[0]
     known = "".join(c for c in compare.OPENING if c in "".join(s["lyrics"] for s in songs))
     assert results["starts"] == [known, line, ""] and results["song"].startswith(
-        "'Song number 7' by An artist"
+        "the first line of 'Song number 7' by An artist"
     )
     assert [(s["start"], s["strategy"]) for s in results["songs"]] == [
         (start, strategy) for start in results["starts"] for strategy in STRATEGIES
     ]
     assert all(len(song["text"]) == 30 for song in results["songs"])
-    assert results["songs"][0].keys() == {"start", "strategy", "text", *statistics("", "")}
+    assert results["songs"][0].keys() == {"start", "strategy", "sample", "text", *statistics("", "")}
     greedy = [song["distinct_1"] for song in results["songs"] if song["strategy"] == "greedy"]
     assert results["greedy/distinct_1"] == pytest.approx(sum(greedy) / 3)
-    page, printed = (run / "compare/songs.html").read_text(), capsys.readouterr().out
+    page, printed = (folder / "songs.html").read_text(), capsys.readouterr().out
     for strategy in STRATEGIES:
         assert f"<td>{strategy}</td>" in page and strategy in printed
         first = EXPLAINED[strategy].split(".")[0]
         assert first in page.replace("&#x27;", "'") and first in " ".join(printed.split())
     assert "top_k = 3" in page and page.count("<tr>") == 1 + 3 * len(STRATEGIES)
+    kept = rows_of(folder / "songs.csv")
+    assert [(row["start"], row["strategy"]) for row in kept] == [
+        (song["start"], song["strategy"]) for song in results["songs"]
+    ]
+    for row, song in zip(kept, results["songs"]):
+        assert (row["sample"], row["no_repeat"]) == ("1", "0") and "text" not in row
+        assert all(float(row[k]) == pytest.approx(song[k], abs=1e-6) for k in statistics("", ""))
+
+
+def test_songs_with_other_starts_are_other_songs(place, monkeypatch):
+    """With one stream of draws they were one text: a small model soon forgets what it began with."""
+    monkeypatch.setattr(compare, "STRATEGIES", (*DRAWN, "greedy"))
+    run = place / "runs/tiny"
+    songs = compare.run(config(place, task="compare", checkpoint=str(run), chars=300, samples=2))["songs"]
+    texts = {(s["start"], s["strategy"], s["sample"]): s["text"] for s in songs}
+    assert len(texts) == len(songs) == 3 * (2 * len(DRAWN) + 1)
+    drawn = {key: text for key, text in texts.items() if key[1] in DRAWN}
+    for (one, a), (other, b) in itertools.combinations(drawn.items(), 2):
+        same = sum(x == y for x, y in zip(a, b)) / 300
+        assert same < 0.5, f"{one} and {other}: {same:.2f} of the positions are equal"
+
+
+def test_a_song_more_leaves_the_others_as_they_are(place, monkeypatch):
+    def songs(**flags):
+        results = compare.run(
+            config(place, task="compare", checkpoint=str(place / "runs/tiny"), chars=40, **flags)
+        )
+        return {(s["start"], s["strategy"], s["sample"]): s["text"] for s in results["songs"]}
+
+    every = songs(samples=2, song="the moon", start="love and")
+    monkeypatch.setattr(compare, "STRATEGIES", ("min_p", "temperature"))
+    some = songs(song="Song number 3", start="love and")
+    assert {strategy for _, strategy, _ in some} == {"min_p", "temperature"}
+    assert {sample for _, _, sample in every} == {1, 2} and {sample for _, _, sample in some} == {1}
+    both = every.keys() & some.keys()
+    assert {start for start, *_ in both} == {"love and", ""} and len(both) == 4
+    assert all(every[key] == some[key] for key in both)
+    other = songs(seed=1, start="love and")
+    assert all(other[key] != some[key] for key in both)
+
+
+@pytest.mark.parametrize(
+    ("flags", "second", "about"),
+    [
+        ({"song": "the moon o'er the heart"}, "the moon o'er the heart", "the line of --song"),
+        ({"song": "NUMBER 11"}, " 11", "the line of --song"),
+        ({"song": "a", "dataset": "many.txt"}, "a", "the line of --song"),
+    ],
+)
+def test_song_takes_a_line_of_one_s_own(place, monkeypatch, capsys, flags, second, about):
+    monkeypatch.setattr(compare, "STRATEGIES", ("temperature",))
+    if "dataset" in flags:
+        flags = flags | {"dataset": str(place / flags["dataset"])}
+    cfg = config(place, task="compare", checkpoint=str(place / "runs/tiny"), chars=5, **flags)
+    results = compare.run(cfg)
+    assert results["starts"][1] == second and results["song"] == about
+    err = " ".join(capsys.readouterr().err.split())
+    assert ("no song of songs, so a line of your own" in err) == ("dataset" not in flags)
+
+
+def test_start_begins_the_first_song(place, monkeypatch):
+    monkeypatch.setattr(compare, "STRATEGIES", ("temperature",))
+    asked = {"task": "compare", "checkpoint": str(place / "runs/tiny"), "chars": 5}
+    results = compare.run(config(place, **asked, start="o'er the moon"))
+    assert (
+        results["starts"][0] == results["songs"][0]["start"] == "o'er the moon" and len(results["songs"]) == 3
+    )
+    assert len(compare.run(config(place, **asked, start=""))["songs"]) == 2  # nothing is a start already
+    with pytest.raises(UserError, match=r"^--start=QQQ: must be of characters that the model has seen$"):
+        compare.run(config(place, **asked, start="QQQ"))
+    with pytest.raises(UserError, match=r"^--song= : must be the name of a song, or a line$"):
+        compare.run(config(place, **asked, song=" "))
+
+
+@pytest.mark.parametrize(
+    ("lyrics", "line"),
+    [
+        ("Should auld acquaintance\nbe forgot", "Should auld acquaintance"),
+        ("[Verse 1]\n  Should auld", "Should auld"),
+        ("\n[To Mrs. Stewart\nof Stair, by hand.]\n\n[Chorus:]\nShould auld", "Should auld"),
+        ("(March, 1789).\nShould auld", "Should auld"),
+        ("{tune: old}\nShould auld", "Should auld"),
+        ("(Should auld) acquaintance\nbe", "(Should auld) acquaintance"),
+        ("[O] Should auld", "[O] Should auld"),
+        ("[nothing but a note]", "[nothing but a note]"),
+        ("[never closed\nShould auld", "[never closed"),
+    ],
+)
+def test_an_editor_s_note_is_no_first_line(lyrics, line):
+    assert compare.first_line(lyrics) == line
+
+
+def test_songs_that_loop_are_said_to_and_no_repeat_leads_out(place, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "STRATEGIES", ("greedy", "temperature", "beam"))
+    folder, results = compared(place, chars=200)
+    looping = [song for song in results["songs"] if song["repetition"] > 0.5]
+    assert {"greedy", "beam"} <= {song["strategy"] for song in looping}
+    page, printed = (folder / "songs.html").read_text(), " ".join(capsys.readouterr().out.split())
+    assert page.count("of it recurs; --no_repeat=12") == len(looping) and "of it recurs" in printed
+    other, results = compared(place, chars=200, no_repeat=12, samples=2)
+    page = (other / "songs.html").read_text()
+    assert other != folder and "<td>temperature 2</td>" in page
+    assert all(song["repetition"] == 0 for song in results["songs"])
+    assert "of it recurs" not in page
+    assert {row["no_repeat"] for row in rows_of(other / "songs.csv")} == {"12"}
+
+
+def test_lyrics_generator_finds_the_newest_model_of_songs(place, tmp_path, monkeypatch, capsys):
+    """As from a notebook, whose own folder is not the tree's."""
+    made = LyricsGenerator("the moon", 30, out=str(place / "runs"), seed=3)
+    assert made.startswith("the moon") and len(made) == 8 + 30
+    assert f"the model of {place}/runs/tiny" in "".join(capsys.readouterr().err.split("\n"))
+    assert made == LyricsGenerator("the moon", 30, place / "runs/tiny", seed=3)
+    assert made != LyricsGenerator("the moon", 30, place / "runs/tiny", seed=4)
+    for name, status in (("stopped", "stopped"), ("tiny.old-1", "finished"), ("sweep/later", "finished")):
+        shutil.copytree(place / "runs/tiny", tmp_path / "runs" / name)
+        (tmp_path / "runs" / name / "status.json").write_text(json.dumps({"status": status}))
+    shutil.copytree(place / "runs/tiny", tmp_path / "runs/earlier")
+    os.utime(tmp_path / "runs/earlier/status.json", (1, 1))
+    monkeypatch.setattr(sys.modules["research.tasks.charlm"], "ROOT", tmp_path)
+    monkeypatch.chdir(place)
+    shutil.move(place / "runs", place / "hidden")  # there is no runs/ here
+    try:
+        assert LyricsGenerator("the moon", 30, seed=3) == made
+    finally:
+        shutil.move(place / "hidden", place / "runs")
+    assert "runs/sweep/later" in "".join(capsys.readouterr().err.split("\n"))
 
 
 def test_compare_takes_the_mean_length_and_a_song_of_the_test_part(place, monkeypatch):
@@ -188,9 +327,8 @@ def test_compare_takes_the_mean_length_and_a_song_of_the_test_part(place, monkey
     assert results["song"].endswith("of the test part")
     other = {"dataset": str(place / "many.txt"), "chars": 5, "checkpoint": str(run)}
     results = compare.run(config(place, task="compare", **other))
-    assert results["song"] == "the test part of many" and len(results["songs"][0]["text"]) == 5
-    with pytest.raises(UserError, match=r"^--song=a: must be None: many has no songs$"):
-        compare.run(config(place, task="compare", song="a", **other))
+    assert results["song"] == "the first line of the test part of many"
+    assert len(results["songs"][0]["text"]) == 5
 
 
 def test_a_run_s_config_tells_how_its_text_is_read(tmp_path):
@@ -207,16 +345,13 @@ def test_a_run_s_config_tells_how_its_text_is_read(tmp_path):
 
 
 def test_what_is_not_there_is_refused_in_one_line(place, tmp_path, monkeypatch, capsys):
-    for song, message in (
-        ("Sng number 3", r"^--song=Sng number 3: no song of songs; near are .*Song number 3"),
-        ("NUMBER 11", r"no song of songs; near are .*Song number 11"),
-        ("qqqqqqqqq", r"no song of songs$"),
-    ):
-        with pytest.raises(UserError, match=message):
-            compare.run(config(place, task="compare", checkpoint=str(place / "runs/tiny"), song=song))
+    message = r"^--song=Sng number 3: no song of songs; near are .*Song number 3.*; as a line .* by --start$"
+    with pytest.raises(UserError, match=message):
+        compare.run(config(place, task="compare", checkpoint=str(place / "runs/tiny"), song="Sng number 3"))
     for flags, message in (
         (["--task=compare"], r"--task=compare: must be used with --checkpoint=RUN"),
         (["--top=0"], r"--top=0: must be at least 1"),
+        (["--samples=0"], r"--samples=0: must be at least 1"),
         (["--stop_words=maybe"], r"--stop_words=maybe: must be True or False or one of both"),
         (["--stopwords=True"], r"unknown flag --stopwords; did you mean --stop_words\?"),
         (["--min_count=0"], r"--min_count=0: must be at least 1"),
@@ -238,3 +373,66 @@ def test_what_is_not_there_is_refused_in_one_line(place, tmp_path, monkeypatch, 
         main(charlm_corpus.Config, charlm_corpus.explore)
     assert "error: --dataset=" in capsys.readouterr().err and not list(tmp_path.iterdir())
     shutil.rmtree(tmp_path)
+
+
+READ = {  # flags that only some tasks of these commands read, at another value than their default
+    charlm: {
+        "train": {"sample_every": 7, "save_every": 7, "log_every": 7},
+        "evaluate": {"text": "some.txt"},
+        "generate": {"start": "a", "chars": 7, "samples": 2, "strategy": "top_k", "no_repeat": 9, "top_k": 7}
+        | {"temperature": 0.5, "top_p": 0.5, "min_p": 0.5, "beam_width": 2, "alpha": 0.5},
+    },
+    charlm_corpus: {
+        "explore": {"rows": 2, "top": 2, "stop_words": True},
+        "compare": {
+            "checkpoint": "runs/x",
+            "weights": "last",
+            "start": "a",
+            "song": "a",
+            "chars": 7,
+            "samples": 2,
+        }
+        | {"device": "cpu", "threads": 1, "no_repeat": 9, "temperature": 0.5, "top_k": 7, "top_p": 0.5}
+        | {"min_p": 0.5, "beam_width": 2, "alpha": 0.5},
+        "": {"strategy": "top_k"},  # compare takes every one
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "task"), [(script, task) for script, tasks in READ.items() for task in tasks if task]
+)
+def test_a_flag_that_the_task_does_not_read_is_refused(script, task, monkeypatch):
+    """And the others are taken."""
+    for reader, flags in READ[script].items():
+        for name, value in flags.items():
+            given = {"task": task, name: value} | (
+                {} if task in ("train", "explore") else {"checkpoint": "runs/x"}
+            )
+            cfg = parse(script.Config, [f"--{k}={v}" for k, v in given.items()])
+            monkeypatch.setattr(flags_module, "GIVEN", set(given))
+            if reader == task:
+                refuse_idle(cfg)
+                continue
+            with pytest.raises(UserError, match=rf"^--{name}={value}: --task={task} does not read it, only "):
+                refuse_idle(cfg)
+
+
+def test_compare_takes_no_flag_of_the_text_from_the_command_line(place, monkeypatch, capsys):
+    """Its model has learned the text as its run read it."""
+    args = ["--task=compare", f"--checkpoint={place}/runs/tiny", "--lower=True", "--wandb=disabled"]
+    monkeypatch.setattr(sys, "argv", ["charlm_corpus.py", *args])
+    with pytest.raises(SystemExit, match="2"):
+        main(charlm_corpus.Config, charlm_corpus.explore, tasks="research.tasks.charlm_corpus")
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "--lower=True: must be False, as in the run of --checkpoint, which --task=compare cannot change"
+        in said
+    )
+
+
+def test_quiet_says_only_what_was_asked_for(place, capsys):
+    compared(place, chars=5, quiet=True)
+    printed = capsys.readouterr()
+    news.quiet = False
+    assert printed.err == "" and "greedy" in printed.out

@@ -12,6 +12,7 @@ from research.common.messages import UserError
 from research.parts import charlm_sampling
 from research.parts.charlm_models import LSTM, TCN, Transformer
 from research.parts.charlm_sampling import (
+    ACTS_WITH,
     DRAWN,
     EXPLAINED,
     SPAN,
@@ -19,8 +20,10 @@ from research.parts.charlm_sampling import (
     Decoding,
     filtered,
     generate,
+    refuse_unread,
     reorder,
     statistics,
+    without_repeats,
     writer,
 )
 
@@ -140,9 +143,11 @@ def test_filtered_keeps_what_it_says_in_proportion(logits, temperature, top_k, t
 
 def test_temperature_near_0_is_argmax():
     x = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
-    for strategy, t in itertools.product(DRAWN, (1e-5, 1e-30, 1e-200)):
-        p = filtered(x, Decoding(strategy=strategy, temperature=t))
-        assert torch.equal(p, torch.nn.functional.one_hot(x.argmax(1), 9).double())
+    some = x.masked_fill(x == x.amin(1, keepdim=True), -math.inf)  # a character that is impossible stays so
+    for strategy, t in itertools.product(DRAWN, (1e-5, 1e-30, 1e-200, 1e-310, 5e-324)):
+        for logits in (x, some):
+            p = filtered(logits, Decoding(strategy=strategy, temperature=t))
+            assert torch.equal(p, torch.nn.functional.one_hot(x.argmax(1), 9).double())
 
 
 def test_what_is_impossible_stays_so():
@@ -169,6 +174,8 @@ def test_draws_are_as_frequent_as_they_are_probable(strategy):
         {"strategy": "nucleus"},
         {"temperature": 0.0},
         {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"no_repeat": -1},
         {"top_k": 0},
         {"top_p": 0.0},
         {"top_p": 1.01},
@@ -238,6 +245,121 @@ def test_texts_of_a_batch_do_not_depend_on_each_other(name, strategy):
     together = write(model, prompt, 9, strategy, top_k=3)
     alone = torch.cat([write(model, p[None], 9, strategy, top_k=3) for p in prompt])
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("strategy", DRAWN)
+def test_texts_with_draws_of_their_own_do_not_depend_on_each_other(strategy):
+    """Nor on how many there are; with one generator for all, a text hangs on those before it."""
+    model, prompt, how = build("lstm"), ids(4, 3), Decoding(strategy=strategy, top_k=4)
+    together = generate(model, prompt, 9, how, [rng(i) for i in range(4)])
+    alone = [generate(model, prompt[i : i + 1], 9, how, [rng(i)]) for i in range(4)]
+    assert torch.equal(together, torch.cat(alone))
+    shared = [generate(model, prompt[i : i + 1], 9, how, rng(i)) for i in range(4)]
+    assert torch.equal(together, torch.cat(shared))  # of a single text it makes no difference
+    assert not torch.equal(generate(model, prompt, 9, how, rng(0)), together)
+    with pytest.raises(AssertionError, match="3 generators for 4 texts"):
+        generate(model, prompt, 9, how, [rng(i) for i in range(3)])
+
+
+# ------------------------------------------------------------------------------------------------ no_repeat
+
+
+@pytest.mark.parametrize(
+    ("n", "repeats"),
+    [
+        (0, []),
+        (1, [0, 1, 2]),  # each character that is there
+        (2, [1, 2]),  # what has followed 1
+        (3, [2]),  # what has followed 0, 1
+        (4, [2]),
+        (5, []),
+        (9, []),
+        (10, []),  # more than there is
+    ],
+)
+def test_what_would_be_a_repeat_by_hand(n, repeats):
+    text = torch.tensor([[2, 0, 1, 2, 1, 1, 2, 0, 1]])
+    logits = torch.arange(4.0)[None]
+    found = without_repeats(logits, text, n)[0]
+    assert [i for i in range(4) if found[i] == -math.inf] == repeats
+    assert all(found[i] == logits[0, i] for i in range(4) if i not in repeats)
+
+
+def test_where_nothing_else_is_possible_a_repeat_may_be_written():
+    text = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]])
+    logits = torch.tensor([[0.5, 0.7], [0.5, 0.7]])
+    found = without_repeats(logits, text, 2)
+    assert torch.equal(found[0], logits[0]) and found[1].tolist() == pytest.approx([-math.inf, 0.7])
+    gone = torch.tensor([[0.5, -math.inf]])  # a character that the model itself excludes is no way out
+    assert torch.equal(without_repeats(gone, text[1:], 2), gone)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(STRATEGIES),
+    st.sampled_from(sorted(MODELS)),
+    st.integers(2, 6),
+    st.integers(1, 6),
+    st.integers(1, 40),
+    st.integers(0, 9),
+)
+def test_nothing_is_written_twice_unless_nothing_else_is_possible(strategy, name, v, n, n_chars, seed):
+    model, prompt = build(name, v), ids(2, 3, high=v)
+    made = write(model, prompt, n_chars, strategy, seed, no_repeat=n, top_k=3, beam_width=3)
+    assert made.shape == (2, n_chars)
+    for whole in torch.cat((prompt, made), 1).tolist():
+        for end in range(prompt.shape[1] + 1, len(whole) + 1):
+            earlier = {tuple(whole[i : i + n]) for i in range(end - n)}
+            if end >= n and tuple(whole[end - n : end]) in earlier:
+                begun = tuple(whole[end - n : end - 1])
+                assert all((*begun, c) in earlier for c in range(v)), f"{begun} could have gone on otherwise"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_model_that_is_sure_of_its_circle_is_led_out_of_it(strategy):
+    """What it prefers is written as long as it is new; with no_repeat=0 the circle has no end."""
+    sure = Always(torch.tensor([9.0, 6.0, 3.0, 0.0]))
+    if strategy == "contrastive":
+        sure = build("lstm", 4)
+        sure.head.bias.data = torch.tensor([200.0, 100.0, 0.0, -100.0], dtype=torch.float64)
+    how = {"temperature": 1e-9, "alpha": 0.0, "top_k": 2, "top_p": 0.5}
+    prompt = torch.tensor([[0]])
+    assert write(sure, prompt, 9, strategy, **how)[0].tolist() == [0] * 9
+    led = write(sure, prompt, 9, strategy, no_repeat=3, **how)[0].tolist()
+    if strategy != "beam":  # which looks ahead
+        assert led[:6] == [0, 0, 1, 0, 0, 2]
+    whole = [0, *led]
+    runs = [tuple(whole[i : i + 3]) for i in range(len(whole) - 2)]
+    assert len(set(runs)) == len(runs)
+
+
+def test_a_flag_that_the_strategy_does_not_look_at_is_refused():
+    values = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.5, "beam_width": 2, "alpha": 0.5}
+    assert values.keys() == ACTS_WITH.keys()
+    for strategy in STRATEGIES:
+        refuse_unread(Decoding(strategy=strategy, no_repeat=5))
+        for name, value in values.items():
+            how = Decoding(strategy=strategy, **{name: value})
+            if strategy in ACTS_WITH[name]:
+                refuse_unread(how)
+                continue
+            with pytest.raises(
+                UserError, match=rf"^--{name}={value}: must be left out with --strategy={strategy};"
+            ):
+                refuse_unread(how)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_flags_act_with_the_strategies_that_are_said_to_look_at_them(strategy):
+    """A flag at another value changes what is written, or not: as ACTS_WITH tells."""
+    others = {"temperature": 9.0, "top_k": 2, "top_p": 0.1, "min_p": 0.9, "beam_width": 1, "alpha": 0.0}
+    plain, prompt = build("lstm"), ids(3, 2)
+    plain.head.weight.data *= 0.1  # so that nothing is certain
+    base = write(plain, prompt, 40, strategy)
+    changed = {
+        k for k, v in others.items() if not torch.equal(write(plain, prompt, 40, strategy, **{k: v}), base)
+    }
+    assert changed == {k for k, strategies in ACTS_WITH.items() if strategy in strategies}
 
 
 @EACH_MODEL

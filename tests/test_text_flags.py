@@ -46,7 +46,8 @@ def config(place: Path, **flags) -> charlm.Config:
 def do(place: Path, task: str, **flags) -> dict:
     flags = {"device": "cpu", "threads": 1, "wandb": "disabled"} | flags
     tasks.run(charlm.Config(task=task, checkpoint=str(place / "run"), **flags))
-    return json.loads((place / "run" / task / "results.json").read_text())
+    kept = (place / "run").glob(f"{task}*/results.json")  # the name of a task's folder tells its flags
+    return json.loads(max(kept, key=lambda path: path.stat().st_mtime_ns).read_text())
 
 
 # ---- from a run to its tasks -----------------------------------------------------------------------------

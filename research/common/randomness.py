@@ -4,7 +4,8 @@ There is no state to save: what is drawn at a step does not depend on what was d
 """
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +20,17 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def make_rng(seed: int, step: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator for everything drawn at `step`: a function of (seed, step, stream), never a state."""
+def make_rng(
+    seed: int, step: int, stream: str, device: torch.device | str = "cpu", of: Sequence[str | int] = ()
+) -> torch.Generator:
+    """The generator for everything drawn at `step`: a function of (seed, step, stream, of), never a state.
+
+    of: what the draws are for, where there are several at a step, such as a song, a strategy and a number:
+    one more or less of them leaves the draws of all others as they are.
+    """
     assert stream in STREAMS, f"{stream} is none of {STREAMS}"
-    return torch.Generator(device).manual_seed(seed_of(seed, step, stream))
+    parts = [json.dumps(list(of))] if of else []  # JSON: no two different lists are written alike
+    return torch.Generator(device).manual_seed(seed_of(seed, step, stream, *parts))
 
 
 @contextmanager

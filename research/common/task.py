@@ -76,8 +76,8 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
 
 
 def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **more: Any) -> "Task":
-    """The task of `cfg` on the checkpoint and config.json that `find_run` found. more: what W&B is to show
-    beside the flags.
+    """The task of `cfg` on the checkpoint and config.json that `find_run` found. more: what the user gave
+    beside its flags; W&B and the name of the folder show it, too.
 
     Its folder lies in that of the run, or for a file outside of a run in <out>/<name or the run's key>/, and
     is called by the task and by its flags that are not at their defaults. Nothing is made there before the
@@ -89,23 +89,25 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **mo
     hush(cfg.quiet)
     device = pick_device(cfg.device)
     set_threads(cfg.threads)
-    return Task(
-        cfg, run / _folder_name(cfg, checkpoint_file, run_config), device, checkpoint_file, run_config, more
-    )
+    name = _folder_name(cfg, checkpoint_file, run_config, more)
+    return Task(cfg, run / name, device, checkpoint_file, run_config, more)
 
 
-def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any]) -> str:
+def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], more: dict[str, Any]) -> str:
     """The task and what makes this call of it another than the plain one: `interpolate-index=3-seed=1`."""
     words = [cfg.task]
     if checkpoint_file.name.startswith("step_"):
         words.append(checkpoint_file.stem[: len("step_00001500")])
     of_run = run_config.get("flags", {}).get("dataset", cfg.dataset)
+    flags = dict(more)
     for f in dataclasses.fields(cfg):
         own = cfg.task in f.metadata.get("tasks", ()) or f.metadata.get("per_task") or f.name == "seed"
         value = getattr(cfg, f.name)
         if (own and value != f.default) or (f.name == "dataset" and value != of_run):
-            slug = re.sub(r"[^\w.,+=-]+", "_", str(value))
-            words.append(f"{f.name}={slug}")
+            flags[f.name] = value
+    for flag, value in flags.items():
+        slug = re.sub(r"[^\w.,+=-]+", "_", str(value))
+        words.append(f"{flag}={slug}")
     name = "-".join(words)
     return name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -1,6 +1,7 @@
 """Pages of HTML that show what a character model writes: beside the truth, over training, right and wrong.
 
-For research/charlm.py, which logs them while it trains, and its tasks. Every page stands by itself.
+For research/charlm.py, which logs them while it trains, and its tasks. Every page stands by itself. Blanks
+that nobody would see are marked: ␣ a space beside another blank or at an end, ↵ the end of a line.
 """
 
 import html
@@ -11,20 +12,26 @@ from pathlib import Path
 from research.common.folder import write_bytes
 from research.common.media import File
 from research.draw.pages import literal, page, table
+from research.parts.charlm_sampling import LOOPS
+
+LINE_END = "↵"
+LEARNED = ("greedy", "temperature")  # shown over training: what it is surest of, and a fair sample
 
 
 def continuations(
     prompts: Sequence[str], truths: Sequence[str], written: Mapping[str, Sequence[str]], title: str
 ) -> str:
     """What a model writes behind each prompt by every strategy, written[strategy][prompt], and the truth."""
-    rows = [["prompt", *(literal(p, "given") for p in prompts)]]
-    rows.append(["how it goes on", *(literal(t, "truth") for t in truths)])
-    rows += [[html.escape(how), *(literal(t, how) for t in texts)] for how, texts in written.items()]
+    rows = [["prompt", *(literal(seen(p), "given") for p in prompts)]]
+    rows.append(["how it goes on", *(literal(seen(t), "truth") for t in truths)])
+    rows += [[html.escape(how), *(literal(seen(t), how) for t in texts)] for how, texts in written.items()]
     return page(f"Continuations of validation text, {title}", table(rows))
 
 
-def learned(of: str, strategy: str = "greedy") -> File:
-    """What the model wrote when: one row for each page of `continuations` that the run has logged as `of`."""
+def learned(of: str, model: str, steps_per_epoch: int) -> File:
+    """What `model` wrote when: for each page of `continuations` that the run has logged as `of` a row of what
+    is most probable and one of what it drew.
+    """
 
     def write(path: Path) -> None:  # <run>/media/<key>/<step>.html, where keys have two parts
         kept = sorted((p for p in (path.parents[2] / of).glob("*.html") if p.stem.isdigit()), key=_step)
@@ -32,12 +39,48 @@ def learned(of: str, strategy: str = "greedy") -> File:
         for file in kept:
             text = file.read_text("utf-8")
             prompts, truths = _cells(text, "given"), _cells(text, "truth")
-            rows.append([f"step {_step(file):,}", *_cells(text, strategy)])
-        top = [["prompt", *prompts], ["how it goes on", *truths]]
-        title = f"What it had learned when: the most probable continuation ({strategy})"
-        write_bytes(path, page(title, table(top + rows)).encode())
+            for strategy in LEARNED:
+                shown_once = when(_step(file), steps_per_epoch) if strategy == LEARNED[0] else ""
+                rows.append([shown_once, strategy, *_cells(text, strategy)])
+        top = [["prompt", "", *prompts], ["how it goes on", "in truth", *truths]]
+        title = f"What it had learned when: {model}"
+        about = (
+            "greedy: the most probable continuation; temperature: drawn with the model's own probabilities. "
+            "␣ marks a space that could not be seen, ↵ the end of a line."
+        )
+        write_bytes(path, page(title, f"<p>{html.escape(about)}</p>{table(top + rows)}").encode())
 
     return File(".html", write)
+
+
+def when(step: int, steps_per_epoch: int) -> str:
+    """A step, and the passes over the training part until then."""
+    return f"step {step:,}, epoch {step / steps_per_epoch:.3g}"
+
+
+def seen(text: str) -> str:
+    """A short text in which blanks that nobody would see are marked."""
+    return re.sub(r"(?<!\S) | (?!\S)", "␣", text).replace("\n", f"{LINE_END}\n")
+
+
+def seen_by_lines(text: str) -> str:
+    """A text whose lines and their indents are seen: marked are only spaces at the ends of lines."""
+    return re.sub(r" +(?=\n|\Z)", lambda found: "␣" * len(found[0]), text)
+
+
+def loops(figures: Mapping[str, float], no_repeat: int = 0) -> str:
+    """What to say of a text with these figures that goes in circles; nothing where it doesn't."""
+    if figures["repetition"] <= LOOPS:
+        return ""
+    hint = "" if no_repeat else "; --no_repeat=12 forbids that"
+    return f"loops: {100 * figures['repetition']:.0f} % of it recurs{hint}"
+
+
+def written_text(text: str, figures: Mapping[str, float], no_repeat: int = 0) -> str:
+    """A cell with a text and, where it loops, a sentence that says so."""
+    said = loops(figures, no_repeat)
+    note = f'<p class="wrong">{html.escape(said)}</p>' if said else ""
+    return literal(seen_by_lines(text)) + note
 
 
 def _step(file: Path) -> int:
@@ -66,5 +109,5 @@ def correctness(rows: Sequence[tuple[str, str, Sequence[bool], str, str]], title
 
 
 def _marked(char: str, ok: bool) -> str:
-    shown = "↵\n" if char == "\n" else html.escape(char)
+    shown = f"{LINE_END}\n" if char == "\n" else html.escape(char)
     return f'<span class="{"right" if ok else "wrong"}">{shown}</span>'

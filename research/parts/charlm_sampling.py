@@ -3,18 +3,21 @@
 What    generate() continues prompts with any model of charlm_models.py by its start, read and step.
         EXPLAINED says in plain words what each strategy does; statistics() measures repetition and copying.
 Sources Holtzman et al. 2020 (arXiv:1904.09751, top_p); Nguyen et al. 2024 (arXiv:2407.01082, min_p); Su et
-        al. 2022 (arXiv:2202.06417), eq. 5 (contrastive); Li et al. 2016 (arXiv:1510.03055, distinct n-grams).
+        al. 2022 (arXiv:2202.06417), eq. 5 (contrastive); Paulus et al. 2017 (arXiv:1705.04304), section 2.5
+        (no_repeat, there of three words in beam search); Li et al. 2016 (arXiv:1510.03055, distinct n-grams).
 Departs Texts have a given length, so that beam search needs no length penalty and no character ends a text.
         Contrastive search compares with at most the last N_COMPARED vectors, and of the prompt with the last
         one only, because `read` shows no other to the head.
 Choices are made in float64 and draws on the CPU, so that devices write the same text unless their logits
-differ by enough to matter. No text of a batch depends on others, except that drawn ones share a generator.
+differ by enough to matter. No text of a batch depends on others, unless drawn ones share a generator.
 Shapes  B batch, P prompt (characters), V vocabulary, K hypotheses or candidates of a text, C head input.
 """
 
 import copy
+import math
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,10 +31,12 @@ from data.characters import words_of
 from research.common.flags import aside, require
 from research.parts.charlm_models import AttentionState, ConvState, RingCache
 
+TASKS = ("generate", "compare")  # those that read the flags of Decoding
 STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
 DRAWN = ("temperature", "top_k", "top_p", "min_p")
 N_COMPARED = 256  # vectors that contrastive search compares with: what it costs must not grow with the text
 SPAN = 20  # characters: what occurs twice at this length is no coincidence of common words
+LOOPS = 0.5  # repetition above which a text is said to loop
 
 State = list[tuple[Tensor, Tensor]] | ConvState | AttentionState
 OnChar = Callable[[Tensor], None]
@@ -83,29 +88,51 @@ class Decoding:
 
     HEADING = ("sampling", "how the next character of a new text is chosen")
 
-    strategy: Literal[STRATEGIES] = aside("temperature")
-    """how the next character is chosen"""
-    temperature: float = aside(1.0)
-    """logits are divided by it"""
-    top_k: int = aside(10)
+    strategy: Literal[STRATEGIES] = aside("temperature", "generate")
+    """how the next character is chosen; compare takes every one"""
+    no_repeat: int = aside(0, *TASKS)
+    """with any strategy: no run of so many characters is written twice, 12 for example; 0: all may be"""
+    temperature: float = aside(1.0, *TASKS)
+    """with what draws (temperature, top_k, top_p, min_p): logits are divided by it"""
+    top_k: int = aside(10, *TASKS)
     """with top_k only so many characters, with contrastive so many candidates"""
-    top_p: float = aside(0.9)
+    top_p: float = aside(0.9, *TASKS)
     """with top_p only the most probable that together have this probability"""
-    min_p: float = aside(0.05)
+    min_p: float = aside(0.05, *TASKS)
     """with min_p only characters at least this times as probable as the most probable"""
-    beam_width: int = aside(4)
+    beam_width: int = aside(4, *TASKS)
     """with beam so many texts are followed at once"""
-    alpha: float = aside(0.6)
+    alpha: float = aside(0.6, *TASKS)
     """with contrastive the weight of being unlike what stands there already"""
 
     def __post_init__(self):
         require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")
-        require(self.temperature > 0, self, "temperature", "above 0; for the most probable take greedy")
+        require(self.no_repeat >= 0, self, "no_repeat", "at least 0 (0: whatever was written may recur)")
+        finite = 0 < self.temperature < math.inf
+        require(finite, self, "temperature", "a number above 0; for the most probable take greedy")
         require(self.top_k >= 1, self, "top_k", "at least 1")
         require(0 < self.top_p <= 1, self, "top_p", "above 0, at most 1")
         require(0 <= self.min_p <= 1, self, "min_p", "from 0 to 1")
         require(self.beam_width >= 1, self, "beam_width", "at least 1")
         require(0 <= self.alpha <= 1, self, "alpha", "from 0 to 1")
+
+
+ACTS_WITH = {  # flags that only some strategies look at
+    "temperature": DRAWN,
+    "top_k": ("top_k", "contrastive"),
+    "top_p": ("top_p",),
+    "min_p": ("min_p",),
+    "beam_width": ("beam",),
+    "alpha": ("contrastive",),
+}
+
+
+def refuse_unread(how: Decoding) -> None:
+    """Refuse a flag that was changed although --strategy does not look at it. Raises UserError."""
+    for name, strategies in ACTS_WITH.items():
+        acts = how.strategy in strategies or getattr(how, name) == getattr(Decoding, name)
+        allowed = f"left out with --strategy={how.strategy}; it acts with {', '.join(strategies)}"
+        require(acts, how, name, allowed)
 
 
 # ------------------------------------------------------------------------------------------------ choosing
@@ -117,8 +144,11 @@ def filtered(logits: Tensor, how: Decoding) -> Tensor:
     Characters that are left out have probability 0. Of equals at the edge of top_k or top_p only some stay.
     """
     assert how.strategy in DRAWN, f"{how.strategy} draws nothing; only {', '.join(DRAWN)} do"
-    x = logits.cpu().double()  # float32 divided by a tiny temperature would be infinite
-    p = torch.softmax(x / how.temperature, -1)
+    x = logits.cpu().double()
+    # less the largest, which stays 0 where a tiny temperature makes all others infinite; some processors take
+    # a temperature below the smallest normal number for 0
+    x = (x - x.amax(-1, keepdim=True)) / max(how.temperature, sys.float_info.min)
+    p = torch.softmax(x, -1)
     if how.strategy == "temperature":
         return p
     if how.strategy == "min_p":
@@ -133,6 +163,22 @@ def filtered(logits: Tensor, how: Decoding) -> Tensor:
             values = values.where(values.cumsum(-1) - values < how.top_p, 0)
         p = torch.zeros_like(p).scatter(-1, index, values)
     return p / p.sum(-1, keepdim=True)
+
+
+def without_repeats(logits: Tensor, text: Tensor, n: int) -> Tensor:
+    """logits (B, V) with −∞ for every character with which text (B, T) would end in n characters that it has
+    already. Where nothing else is possible, the row stays as it is. n = 0 changes nothing.
+    """
+    t = text.shape[1]
+    if n == 0 or t < n:
+        return logits
+    runs = text.unfold(1, n, 1)  # (B, T − n + 1, n)
+    begun = (runs[..., :-1] == text[:, None, t - n + 1 :]).all(-1)  # those that begin as the text ends
+    row, place = begun.nonzero(as_tuple=True)
+    repeats = torch.zeros_like(logits, dtype=torch.bool)
+    repeats[row, runs[row, place, -1]] = True
+    others = logits.masked_fill(repeats, -math.inf)
+    return others.where(others.amax(1, keepdim=True) > -math.inf, logits)
 
 
 def reorder(state: State | LineStates, rows: Tensor) -> State | LineStates:
@@ -226,48 +272,69 @@ def generate(
     prompt: Tensor,
     n_chars: int,
     how: Decoding,
-    rng: torch.Generator,
+    rng: torch.Generator | Sequence[torch.Generator],
     on_char: OnChar | None = None,
 ) -> Tensor:
     """prompt (B, P) int64 on the model's device, P ≥ 1 → exactly n_chars further characters (B, n_chars).
 
-    rng: generator of the CPU; greedy, beam and contrastive draw nothing from it. on_char gets the ids (B,) of
-    each character as it is chosen; of beam, which may change its mind until the end, all of them then.
+    rng: a generator of the CPU for each text, or one that they share; greedy, beam and contrastive draw
+    nothing. on_char gets the ids (B,) of each character as it is chosen; of beam, which may change its mind
+    until the end, all of them then.
     """
     shape = tuple(prompt.shape)
     assert len(shape) == 2 and shape[1] >= 1, f"prompt of shape {shape}, not (B, at least 1)"
     assert n_chars >= 0, f"n_chars={n_chars}, but it must be at least 0"
-    assert rng.device.type == "cpu", f"a generator of {rng.device}, but draws are made on the cpu"
+    several = None if isinstance(rng, torch.Generator) else list(rng)
+    assert several is None or len(several) == len(prompt), (
+        f"{len(several)} generators for {len(prompt)} texts"
+    )
+    for one in several or [rng]:
+        assert one.device.type == "cpu", f"a generator of {one.device}, but draws are made on the cpu"
     on_char = on_char or (lambda _: None)
     if n_chars == 0:
         return prompt[:, :0]
     if how.strategy == "beam":
-        return _beam(model, prompt, n_chars, how.beam_width, on_char)
+        return _beam(model, prompt, n_chars, how, on_char)
     if how.strategy == "contrastive":
         return _contrastive(model, prompt, n_chars, how, on_char)
     logits, state = model.read(prompt, model.start(len(prompt), prompt.device))
-    text = torch.empty(len(prompt), n_chars, dtype=torch.int64, device=prompt.device)
+    whole, text = _room(prompt, n_chars)
     for i in range(n_chars):
         if i > 0:
             logits, state = model.step(text[:, i - 1], state)
+        logits = without_repeats(logits, whole[:, : prompt.shape[1] + i], how.no_repeat)
         if how.strategy == "greedy":
             text[:, i] = logits.argmax(-1)
-        else:
+        elif several is None:
             text[:, i] = torch.multinomial(filtered(logits, how), 1, generator=rng)[:, 0]
+        else:
+            p = filtered(logits, how)
+            text[:, i] = torch.cat([torch.multinomial(q, 1, generator=one) for q, one in zip(p, several)])
         on_char(text[:, i])
     return text
 
 
-def _beam(model: nn.Module, prompt: Tensor, n_chars: int, width: int, on_char: OnChar) -> Tensor:
-    """The most probable of `width` hypotheses per text, which all grow by one character at a time."""
-    b, device = len(prompt), prompt.device
+def _room(prompt: Tensor, n_chars: int) -> tuple[Tensor, Tensor]:
+    """The prompt with room behind it, (B, P + n_chars), and that room alone, of the same memory."""
+    room = prompt.new_empty(len(prompt), n_chars)
+    whole = torch.cat((prompt, room), 1)
+    return whole, whole[:, prompt.shape[1] :]
+
+
+def _beam(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, on_char: OnChar) -> Tensor:
+    """The most probable of --beam_width hypotheses per text, which all grow by one character at a time."""
+    b, device, before = len(prompt), prompt.device, prompt.cpu()
     logits, state = model.read(prompt, model.start(b, device))
     total = torch.zeros(b, 1, dtype=torch.float64)  # (B, K) log probabilities; at first K = 1
     texts = torch.zeros(b, 1, n_chars, dtype=torch.int64)
     for i in range(n_chars):
         k = total.shape[1]
-        log_p = torch.log_softmax(logits.cpu().double(), -1).view(b, k, -1)  # (B, K, V)
-        n_next = min(width, log_p[0].numel())  # fewer than `width` as long as there are no more
+        log_p = torch.log_softmax(logits.cpu().double(), -1)  # (B K, V)
+        if how.no_repeat:
+            whole = torch.cat((before[:, None].expand(-1, k, -1), texts[:, :, :i]), 2)
+            log_p = without_repeats(log_p, whole.flatten(0, 1), how.no_repeat)
+        log_p = log_p.view(b, k, -1)
+        n_next = min(how.beam_width, log_p[0].numel())  # fewer as long as there are no more
         total, best = (total[..., None] + log_p).flatten(1).topk(n_next)  # sorted
         parent, token = best // log_p.shape[2], best % log_p.shape[2]
         texts = texts.gather(1, parent[..., None].expand(-1, -1, n_chars))
@@ -287,22 +354,24 @@ def _contrastive(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, 
     The vectors are what the head reads. Each candidate is read, by a copy of the text's state.
     """
     b, device = len(prompt), prompt.device
-    text = torch.empty(b, n_chars, dtype=torch.int64, device=device)
+    whole, text = _room(prompt, n_chars)
     with _head_inputs(model) as seen:
         logits, state = model.read(prompt, model.start(b, device))
         past = _directions(seen, b)  # (B, 1, C): `read` shows its last position alone to the head
         chosen = every = torch.arange(b, device=device)  # rows of the state that the texts have come to
         for i in range(n_chars):
             k = min(how.top_k, logits.shape[1])
+            allowed = without_repeats(logits, whole[:, : prompt.shape[1] + i], how.no_repeat)
             # float64: in float32, different logits can become the same probability
-            p, candidates = torch.softmax(logits.cpu().double(), -1).topk(k)  # (B, K), sorted
+            p, candidates = torch.softmax(allowed.cpu().double(), -1).topk(k)  # (B, K), sorted
             candidates = candidates.to(device)
             state = reorder(state, chosen.repeat_interleave(k))
             logits, state = model.step(candidates.flatten(), state)
             vectors = _directions(seen, b)  # (B, K, C)
             with torch.autocast(device.type, enabled=False):  # bf16 has only steps of 0.004 below 1
                 penalty = (vectors @ past.mT).amax(2).cpu().double()
-            best = ((1 - how.alpha) * p - how.alpha * penalty).argmax(1).to(device)
+            value = (1 - how.alpha) * p - how.alpha * penalty
+            best = value.masked_fill(p == 0, -math.inf).argmax(1).to(device)  # 0: it would be a repeat
             chosen = every * k + best
             past = torch.cat((past, vectors[every, best][:, None]), 1)[:, -N_COMPARED:]
             text[:, i], logits = candidates[every, best], logits[chosen]

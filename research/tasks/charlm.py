@@ -7,13 +7,16 @@ Tasks   generate   --chars characters behind --start, by --strategy; --samples t
                    model held for the most probable, given the true ones before, and what it writes itself
 Flags   The model's flags and its alphabet come from the checkpoint. So do --dataset and --data_dir, unless
         they were given; a value equal to the flag's default counts as not given. --seed is the task's own.
-Python  from research.tasks.charlm import generate_lyrics
-        generate_lyrics("To be", 200, checkpoint="runs/<run>")
+Draws   Each text has its own, a function of (seed, start, strategy, number): more --samples leave the first
+        ones as they are.
+Python  from research.tasks.charlm import LyricsGenerator
+        LyricsGenerator("I walk", 300)      # by the newest model of songs, or checkpoint="runs/<run>"
 """
 
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +25,22 @@ from torch import Tensor, nn
 
 from data import DataError, text
 from data.characters import Cleaning
+from data.lyrics import ENDINGS
 from data.text_files import read_chunks
 from research import charlm as script
 from research.common.checkpoints import load_weights
+from research.common.folder import CONFIG, STATUS, read_json
 from research.common.messages import UserError, console, escape
 from research.common.randomness import make_rng
 from research.common.start import pick_device
 from research.common.task import Task, find_run, flags_of_run, start_task
 from research.parts import charlm_pages as pages
-from research.parts.charlm_sampling import Decoding, generate, statistics, writer
+from research.parts.charlm_sampling import Decoding, generate, refuse_unread, statistics, writer
 from research.parts.text_flags import load_text
 
 N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown, and their characters that are given
 LINE_LIMIT = 200  # characters of a line that are shown: some texts have a chapter in one
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_model(cfg: script.Config, device: torch.device) -> tuple[nn.Module, str, Path, dict[str, Any]]:
@@ -64,33 +70,56 @@ def prompt_of(given: str, alphabet: str, device: torch.device) -> Tensor:
     return text.encode(given or begin, alphabet).long()[None].to(device)
 
 
-def generate_lyrics(
+def draws(cfg: script.Config, start: str, n: int) -> Sequence[torch.Generator]:
+    """A generator for each of n texts behind `start`: a function of (seed, start, strategy, its number)."""
+    return [make_rng(cfg.seed, 0, "pictures", of=(start, cfg.strategy, i)) for i in range(n)]
+
+
+def newest_songs(out: str) -> Path:
+    """The folder of the run of a character model on a CSV of songs that has finished last; in `out`, seen
+    from here or, as from a notebook, from the root of this tree. Raises UserError where there is none.
+    """
+    place = Path(out) if Path(out).is_dir() else ROOT / out
+    found = []
+    for file in (*place.glob(f"*/{CONFIG}"), *place.glob(f"*/*/{CONFIG}")):  # runs, and those of sweeps
+        config, status = read_json(file) or {}, read_json(file.with_name(STATUS)) or {}
+        songs = {*ENDINGS} & {*Path(str(config.get("flags", {}).get("dataset")).lower()).suffixes}
+        finished = status.get("status") == "finished" and ".old-" not in file.parent.name
+        if config.get("family") == "charlm" and songs and finished:
+            found.append(file.parent)
+    if not found:
+        raise UserError(
+            f"LyricsGenerator: {place} holds no finished run of research/charlm.py on a CSV of songs; make "
+            "one with `python research/charlm.py --dataset=songs.csv --model=lstm`, or give checkpoint=FOLDER"
+        )
+    return max(found, key=lambda folder: (folder / STATUS).stat().st_mtime)
+
+
+def LyricsGenerator(
     starting_string: str,
     char_count: int,
-    checkpoint: str,
+    checkpoint: str | Path | None = None,
     strategy: str = "top_p",
     seed: int = 0,
     **flags: Any,
 ) -> str:
-    """`starting_string` and exactly `char_count` characters behind it, by the model of `checkpoint`.
+    """`starting_string` and exactly `char_count` characters behind it, by a trained model.
 
-    flags: others of research/charlm.py (temperature, top_k, device ...). Raises UserError for a wrong value.
+    checkpoint: its run folder; default: that of the newest run on a CSV of songs, whose name is printed.
+    flags: others of research/charlm.py (temperature, no_repeat ...). Raises UserError for a wrong value.
     """
-    cfg = script.Config(
-        task="generate",
-        checkpoint=checkpoint,
-        start=starting_string,
-        chars=char_count,
-        strategy=strategy,
-        seed=seed,
-        **flags,
-    )
+    if checkpoint is None:
+        checkpoint = newest_songs(flags.get("out", script.Config.out))
+        console.print(f"LyricsGenerator: the model of {escape(str(checkpoint))}")
+    how = {"start": starting_string, "chars": char_count, "strategy": strategy, "seed": seed}
+    cfg = script.Config(task="generate", checkpoint=str(checkpoint), **how, **flags)
+    refuse_unread(cfg)
     device = pick_device(cfg.device)
     model, alphabet, _, run_config = load_model(cfg, device)
     cfg = flags_of_run(cfg, run_config)
-    prompt = prompt_of(known(starting_string, cfg, alphabet, "starting_string"), alphabet, device)
-    pen = writer(model, cfg.cut, alphabet)
-    made = generate(pen, prompt, char_count, cfg, make_rng(seed, 0, "pictures"))
+    given = known(starting_string, cfg, alphabet, "starting_string")
+    prompt, pen = prompt_of(given, alphabet, device), writer(model, cfg.cut, alphabet)
+    made = generate(pen, prompt, char_count, cfg, draws(cfg, given, 1))
     return starting_string + text.decode(made[0], alphabet)
 
 
@@ -111,7 +140,7 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
     if alone:
         sys.stdout.write(given)
     pen = writer(model, cfg.cut, alphabet)
-    made = generate(pen, prompt, cfg.chars, cfg, task.rng(), show if alone else None)
+    made = generate(pen, prompt, cfg.chars, cfg, draws(cfg, given, cfg.samples), show if alone else None)
     texts = [given + text.decode(row, alphabet) for row in made]
     print("" if alone else "\n\n".join(f"--- {i}\n{t}" for i, t in enumerate(texts, 1)))
 
@@ -127,10 +156,11 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
             row.pop("copied")
             row.pop("known_words")
 
-    rows = [
-        [str(i), pages.literal(t), *(f"{v:.3g}" for v in f.values())]
-        for i, (t, f) in enumerate(zip(texts, figures, strict=True), 1)
-    ]
+    rows = []
+    for i, (t, f) in enumerate(zip(texts, figures, strict=True), 1):
+        rows.append([str(i), pages.written_text(t, f, cfg.no_repeat), *(f"{v:.3g}" for v in f.values())])
+        if said := pages.loops(f, cfg.no_repeat):
+            console.print(f"[yellow]text {i}[/] {said}")
     title = f"{cfg.model}, {cfg.strategy}: {cfg.chars:,} characters behind {given!r}"
     task.html("texts", pages.page(title, pages.table(rows, ["", "text", *figures[0]])))
     return {"start": given, "strategy": cfg.strategy, "texts": texts} | {
@@ -228,6 +258,8 @@ def score(
 
 def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    if cfg.task == "generate":
+        refuse_unread(cfg)
     device = pick_device(cfg.device)
     model, alphabet, file, run_config = load_model(cfg, device)
     encoding = cfg.encoding  # as given here; the run's is that of its --dataset

@@ -1,13 +1,19 @@
 """Songs that a trained character model writes by every strategy, side by side: charlm_corpus --task=compare.
 
 Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
-How     Three songs (from OPENING, from the first line of a song, from nothing) by every strategy of
-        research/parts/charlm_sampling.py, with figures and what each does, in <run>/compare/.
+How     Three songs (from --start, from the first line of --song, from nothing) by every strategy of
+        research/parts/charlm_sampling.py, with figures and what each does, in <run>/compare/; the figures of
+        every song in songs.csv, too.
+Draws   Each song has its own, a function of (seed, start, strategy, number of the sample): another --song, or
+        more --samples, leave the other songs as they are.
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given.
 """
 
+import csv
 import html
+import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -23,13 +29,23 @@ from data import text
 from research import charlm as script
 from research.charlm_corpus import Config
 from research.common.flags import require
-from research.common.messages import UserError, console
+from research.common.folder import write_bytes
+from research.common.messages import UserError, console, escape, news
 from research.common.start import pick_device
 from research.common.task import flags_of_run, start_task
 from research.draw.pages import literal, page, table
-from research.parts.charlm_sampling import EXPLAINED, STRATEGIES, Decoding, generate, statistics, writer
+from research.parts import charlm_pages as pages
+from research.parts.charlm_sampling import (
+    DRAWN,
+    EXPLAINED,
+    STRATEGIES,
+    Decoding,
+    generate,
+    statistics,
+    writer,
+)
 from research.parts.text_flags import load_text
-from research.tasks.charlm import known, load_model, prompt_of
+from research.tasks.charlm import draws, known, load_model, prompt_of
 
 OPENING = "it's not a silly little moment"
 FIGURES = (
@@ -38,10 +54,10 @@ FIGURES = (
     "share of words that are in it."
 )
 DECODING = [field.name for field in fields(Decoding)]
-# of the command's flags those that a character model's script has too; its --chars may be None
-SHARED = {field.name for field in fields(Config)} & {field.name for field in fields(script.Config)} - {
-    "chars"
-}
+OWN = ("start", "song", "chars", "samples")  # flags that this task has for itself
+# of the command's other flags those that a character model's script has too
+SHARED = {f.name for f in fields(Config)} & {f.name for f in fields(script.Config)} - {*OWN}
+TITLE_LIKE = 0.85  # a --song that is as near as this to a title is taken for a slip in it
 
 
 def run(command: Config) -> dict[str, Any]:
@@ -52,23 +68,33 @@ def run(command: Config) -> dict[str, Any]:
     model, alphabet, file, run_config = load_model(cfg, device)
     cfg = flags_of_run(cfg, run_config)
     splits = load_text(cfg)
-    line, about = pick_song(command, splits)
+    line, about = pick_line(command, splits)
     mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())
     n_chars = command.chars or mean
-    task = start_task(replace(cfg, chars=n_chars), file, run_config, song=command.song)
+    asked = {k: getattr(command, k) for k in OWN if getattr(command, k) != getattr(Config, k)}
+    task = start_task(replace(cfg, chars=n_chars), file, run_config, **asked)
     training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
-    starts = [known(OPENING, cfg, alphabet, "the opening"), known(line, cfg, alphabet, about), ""]
+
+    opening = OPENING if command.start is None else command.start
+    first = known_start(command, "start", opening, cfg, alphabet)
+    second = known_start(command, "song", line, cfg, alphabet)
+    starts = list(dict.fromkeys([first, second, ""]))  # each once
+    songs, pen = [], writer(model, cfg.cut, alphabet)
     every = [(start, strategy) for start in starts for strategy in STRATEGIES]
-    songs, pen = [], writer(model, cfg.cut, splits.alphabet)
-    for start, strategy in track(every, f"songs of {n_chars:,} characters", console=console, transient=True):
-        how, prompt = replace(cfg, strategy=strategy), prompt_of(start, alphabet, device)
-        song = text.decode(generate(pen, prompt, n_chars, how, task.rng())[0], alphabet)
-        songs.append({"start": start, "strategy": strategy, "text": song} | statistics(song, training))
+    for start, strategy in track(every, f"songs of {n_chars:,} characters", console=news, transient=True):
+        how, n = replace(cfg, strategy=strategy), command.samples if strategy in DRAWN else 1
+        prompt = prompt_of(start, alphabet, device).expand(n, -1)
+        for i, row in enumerate(generate(pen, prompt, n_chars, how, draws(how, start, n)), 1):
+            song = {"start": start, "strategy": strategy, "sample": i, "text": text.decode(row, alphabet)}
+            songs.append(song | statistics(song["text"], training))
+
     used = ", ".join(f"{k} = {getattr(cfg, k):g}" for k in DECODING if k != "strategy")
-    notes = [f"The second start is the first line of {about}.", FIGURES, f"Used: {used}."]
+    notes = [f"The second start is {about}.", FIGURES, f"Used: {used}."]
     notes += [f"{strategy}: {EXPLAINED[strategy]}" for strategy in STRATEGIES]
     title = f"{cfg.model} on {splits.name}: {n_chars:,} characters by every strategy"
-    task.html("songs", lay_out(title, songs, notes))
+    task.html("songs", lay_out(title, songs, notes, cfg.no_repeat))
+    write_bytes(task.folder / "songs.csv", as_csv(songs, cfg.no_repeat).encode())
+    news.print(escape(str(task.folder / "songs.csv")))
     results = {"model": cfg.model, "data": splits.name, "chars": n_chars, "song": about}
     for strategy in STRATEGIES:
         mine = [song for song in songs if song["strategy"] == strategy]
@@ -79,36 +105,86 @@ def run(command: Config) -> dict[str, Any]:
     return results
 
 
-def pick_song(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
-    """The first line of --song, and which it is; without songs, of the test part. Raises UserError."""
+# ------------------------------------------------------------------------------------------------ starts
+
+
+def known_start(command: Config, flag: str, given: str, cfg: script.Config, alphabet: str) -> str:
+    """What the model knows of a start. Raises UserError: nothing of what the user gave by `flag`."""
+    asked = getattr(command, flag) is not None
+    start = known(given, cfg, alphabet, f"--{flag}" if asked else f"the start {given!r}")
+    require(bool(start or not given or not asked), command, flag, "of characters that the model has seen")
+    return start
+
+
+def pick_line(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
+    """The first line of the song --song, or --song itself as a line, and what it is; without --song the first
+    line of the first song, or of the text, of the test part. Raises UserError for a slip in a song's name.
+    """
+    require(cfg.song is None or bool(cfg.song.strip()), cfg, "song", "the name of a song, or a line")
     songs = splits.songs
-    if songs is None:
-        require(cfg.song is None, cfg, "song", f"None: {splits.name} has no songs")
-        lyrics, about = text.decode(splits.test, splits.alphabet), f"the test part of {splits.name}"
+    if songs is None and cfg.song is None:
+        lyrics = text.decode(splits.test, splits.alphabet)
         lyrics = lyrics.partition("\n")[2] or lyrics  # its first line may have begun in the part before
-    else:
-        names, wanted = songs["song"].str.strip().str.lower(), (cfg.song or "").strip().lower()
-        chosen = songs[songs["part"] == "test" if cfg.song is None else names == wanted]
-        if chosen.empty:
-            near = [*get_close_matches(wanted, names, n=5, cutoff=0.5), *(n for n in names if wanted in n)]
-            titles = ", ".join(dict.fromkeys(songs["song"][names == name].iloc[0] for name in near[:5]))
-            hint = f"; near are {titles}" if titles else ""
-            raise UserError(f"--song={cfg.song}: no song of {splits.name}{hint}")
+        return first_line(lyrics), f"the first line of the test part of {splits.name}"
+    if songs is None:
+        return cfg.song, "the line of --song"
+    names, wanted = songs["song"].str.strip().str.lower(), (cfg.song or "").strip().lower()
+    chosen = songs[songs["part"] == "test" if cfg.song is None else names == wanted]
+    if len(chosen):
         song = chosen.iloc[0]
-        lyrics, about = song["lyrics"], f"{song['song']!r} by {song['artist']}, of the {song['part']} part"
-    return lyrics.strip().partition("\n")[0].strip(), about
+        about = f"{song['song']!r} by {song['artist']}, of the {song['part']} part"
+        return first_line(song["lyrics"]), f"the first line of {about}"
+
+    def titles(found: Sequence[str]) -> str:
+        return ", ".join(dict.fromkeys(songs["song"][names == name].iloc[0] for name in found[:5]))
+
+    if slip := get_close_matches(wanted, names, n=5, cutoff=TITLE_LIKE):
+        raise UserError(
+            f"--song={cfg.song}: no song of {splits.name}; near are {titles(slip)}; as a line of your own "
+            "give it by --start"
+        )
+    near = [*get_close_matches(wanted, names, n=5, cutoff=0.5), *(n for n in names if wanted in n)]
+    hint = f" (titles like it: {titles(near)})" if near else ""
+    console.print(escape(f"--song={cfg.song}: no song of {splits.name}, so a line of your own{hint}"))
+    return cfg.song, "the line of --song"
 
 
-def lay_out(title: str, songs: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+def first_line(lyrics: str) -> str:
+    """The first line that is sung: notes of an editor, whole lines in brackets, come before it."""
+    sung = re.sub(r"\A(\s*(\[[^\]]*\]|\([^)]*\)|\{[^}]*\})[^\w\n]*(\n|\Z))+", "", lyrics).strip()
+    return (sung or lyrics.strip()).partition("\n")[0].strip()
+
+
+# ------------------------------------------------------------------------------------------------ showing
+
+
+def as_csv(songs: Sequence[Mapping[str, Any]], no_repeat: int) -> str:
+    """The figures of each song, and which it is."""
+    written = io.StringIO()
+    names = ["start", "strategy", "no_repeat", "sample", *statistics("", "")]
+    rows = csv.DictWriter(written, names, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(
+        {k: round(v, 6) if isinstance(v, float) else v for k, v in song.items()} | {"no_repeat": no_repeat}
+        for song in songs
+    )
+    return written.getvalue()
+
+
+def lay_out(title: str, songs: Sequence[Mapping[str, Any]], notes: Sequence[str], no_repeat: int) -> str:
     """Print songs, each with its figures, and notes; returns a page of the same."""
     figures, rows = list(statistics("", "")), []
     printed = Table("strategy", "text", title=Text(title), box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    several = any(song["sample"] > 1 for song in songs)
     for song in songs:
         values, whole_text = [f"{song[name]:.3g}" for name in figures], song["start"] + song["text"]
-        left = [song["strategy"], *(f"{name:<11} {value:>5}" for name, value in zip(figures, values))]
-        printed.add_row(Text("\n".join(left)), Text(whole_text))
+        said = pages.loops(song, no_repeat)
+        which = f"{song['strategy']} {song['sample']}" if several else song["strategy"]
+        left = [which, *(f"{name:<11} {value:>5}" for name, value in zip(figures, values))]
+        shown = Text(pages.seen_by_lines(whole_text))
+        printed.add_row(Text("\n".join(left)), shown.append(f"\n({said})" if said else "", "yellow"))
         start = literal(song["start"] or "(nothing)", "given")
-        rows.append([start, song["strategy"], literal(whole_text), *values])
+        rows.append([start, which, pages.written_text(whole_text, song, no_repeat), *values])
     Console().print(printed)
     body = table(rows, ["start", "strategy", "text", *figures])
     for note in notes:
