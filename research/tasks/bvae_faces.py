@@ -204,7 +204,8 @@ def traversals(
     unit = "" if bench.has_prior else " sd"
     which = f"the {len(top)} most informative of" if len(top) < len(rows) else "all"
     by = "KL" if bench.has_prior else "variance"
-    which = f"{which} {len(rows)} latents, sorted by {by}; {bench.name}"
+    quiet = f"; silent: KL below {latents.SILENT_NATS:g} nats" if "silent" in carried[: len(top)] else ""
+    which = f"{which} {len(rows)} latents, sorted by {by}{quiet}; {bench.name}"
 
     def moved(values: Tensor) -> np.ndarray:  # (faces, R, C, S, S, 3)
         return np.stack([bench.decode(latents.traversal(code, top, values, scale, shift)) for code in z])

@@ -198,7 +198,7 @@ def measure(bench: Bench, turn: Turn) -> dict[str, Any]:
         lines |= {"rendered, mean": (asked, seen[..., yaw].mean(0)), "as asked": (asked, asked)}
         rows, table = [*rows, "rendered"], [*table, floor[others]]
     axis = {"°": "yaw asked for, degrees", " sd": "standard deviations", "": "value"}[turn.unit]
-    title = f"{len(z)} test faces turned {turn.how}; {bench.name}"
+    title = f"{len(z)} test faces moved {turn.how}; {bench.name}"
     bench.task.picture("yaw_read", charts.curves(lines, axis, "yaw read off the pictures, degrees", title))
     title = f"Mean change of what is not to change, share of its range; {title}"
     bench.task.picture("others", charts.heatmap(np.array(table), rows, [names[k] for k in others], title))
@@ -211,8 +211,8 @@ def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
     left from right; 0: no better than the face unturned; below 0: worse.
 
     Light that changes sides can be most of that, so `mirror_share_detail` asks the same of `fine_detail`,
-    where a head moves its eyes, nose and mouth, and light hardly shows. Of rendered faces at 32 pixels that only
-    turn 0.87 of the detail is gone, of those whose light alone changes sides 0.02 (of all: 0.71 and 0.24).
+    where a head moves its eyes, nose and mouth, and light hardly shows. Of rendered faces at 32 pixels that
+    only turn 0.87 of the detail is gone, of those whose light alone changes sides 0.02 (of all: 0.71, 0.24).
     """
     z = bench.encode(bench.data.test[:N_FACES])[0]
     unturned = bench.decode(z)
@@ -286,7 +286,8 @@ def what_is_wrong(turn: Turn, noun: str, numbers: dict[str, Any]) -> str | None:
     if detail >= MIRRORED:
         return None
     # what is gone of the whole, but not of its detail, is smooth
-    moves = "light and background change sides " if turn.sides and share > max(detail, 0) + 0.1 else ""
+    smooth = "light and background" if noun == "face" else "light and large shapes"
+    moves = f"{smooth} change sides " if turn.sides and share > max(detail, 0) + 0.1 else ""
     return f"{still}: {moves}(mirror test: {gone(share, detail)})"
 
 
