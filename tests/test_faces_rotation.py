@@ -191,9 +191,9 @@ def test_where_the_yaw_can_be_read_it_decides():
 
 def test_a_share_below_zero_is_no_percentage_of_what_is_gone():
     said = rotation.gone(-0.45, 0.2)
-    told = "gone of the difference to the mirror image: nothing (it grows by 45%), of its fine detail: 20%"
+    told = "gone of the difference to the mirror image: nothing, it grows by 45%; of its fine detail: 20%"
     assert said == told
-    assert rotation.gone(0.561, -0.001).endswith("image: 56%, of its fine detail: nothing")
+    assert rotation.gone(0.561, -0.001).endswith("image: 56%; of its fine detail: nothing")
     assert rotation.gone(float("nan"), float("nan")) == "decoded pictures are their own mirror images"
 
 

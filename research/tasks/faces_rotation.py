@@ -251,11 +251,11 @@ def gone(share: float, detail: float) -> str:
     def words(value: float) -> str:
         if value >= 0.005:
             return f"{value:.0%}"
-        return "nothing" if value > -0.005 else f"nothing (it grows by {-value:.0%})"
+        return "nothing" if value > -0.005 else f"nothing, it grows by {-value:.0%}"
 
     if np.isnan(share):
         return "decoded pictures are their own mirror images"
-    of_detail = "" if np.isnan(detail) else f", of its fine detail: {words(detail)}"
+    of_detail = "" if np.isnan(detail) else f"; of its fine detail: {words(detail)}"
     return f"gone of the difference to the mirror image: {words(share)}{of_detail}"
 
 
@@ -349,7 +349,9 @@ def show(bench: Bench, face: Face, turn: Turn, wrong: str | None) -> dict[str, A
     ]
     animate(bench, "turn", frames)
     axis = {"°": "yaw asked for, degrees", " sd": "standard deviations", "": "value"}[turn.unit]
-    bench.task.picture("distance", charts.curves(curves, axis, "RMSE of pixels", heading + title))
+    measure = told if error is None else "RMSE of pixels"
+    short = f"{heading.split(' (')[0].strip()}; {title}" if wrong else title
+    bench.task.picture("distance", charts.curves(curves, axis, measure, short))
     results = {"face": face.label, "own_value": own, "unit": turn.unit.strip() or None, "values": values}
     results |= {"rmse_to_the_unturned_face": change, "rmse_to_the_unturned_face_mean": change.mean()}
     if error is None:
