@@ -97,7 +97,9 @@ def curves(
     return chart(6.4, max(4.0, 0.4 + 0.205 * len(series)), title, draw, beside)
 
 
-def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = "") -> np.ndarray:
+def bars(
+    values, labels: Sequence | None = None, title: str = "", ylabel: str = "", xlabel: str = ""
+) -> np.ndarray:
     """One bar per value (n,); labels default to 0 … n − 1 and stand upright where they would touch."""
     values = np.asarray(values, dtype=float)
     labels = [str(label) for label in (range(len(values)) if labels is None else labels)]
@@ -108,7 +110,7 @@ def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = 
         ax.bar(range(len(values)), values, color=COLORS[0])
         ax.set_xticks(range(len(values)), labels, fontsize=9, rotation=90 if crowded else 0)
         ax.set_xlim(-0.6, len(values) - 0.4)
-        ax.set_ylabel(ylabel)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(axis="y", alpha=0.25)
 
     return chart(width, 3.4, title, draw)
@@ -134,7 +136,7 @@ def heatmap(
     """Matrix (R, C) as coloured cells with their values in `fmt` ('' for none); not finite: grey."""
     matrix = np.asarray(matrix, dtype=float)
     n_rows, n_cols = matrix.shape
-    texts = [[format(value, fmt) if fmt else "" for value in row] for row in matrix]
+    texts = [[format(value, fmt) if fmt and np.isfinite(value) else "" for value in row] for row in matrix]
     cell = max(0.3, 0.15 + 0.07 * max(map(_longest, texts), default=0))
     margin = LETTER * max(_longest(row_labels), 0.7 * _longest(col_labels)) + 0.9
 
