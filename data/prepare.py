@@ -38,6 +38,7 @@ from data import DataError, digits, images, text
 from data.files import reason
 from data.images import load_arrays
 from data.names import closest
+from data.terminal import replace_unwritable
 
 # scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
 LFW_URL = "https://ndownloader.figshare.com/files/5976015"
@@ -332,6 +333,7 @@ def _source(dataset: str) -> ModuleType:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    replace_unwritable()
     cfg = tyro.cli(Config, description=__doc__, args=args, use_underscores=True)
     socket.setdefaulttimeout(TIMEOUT)
     try:

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from data import DataError
 from data.names import closest, did_you_mean
+from data.terminal import replace_unwritable
 from research.common.help import grouped
 from research.common.messages import UserError, console, escape
 
@@ -167,6 +168,7 @@ def main(
     positional: the flag that a word without -- stands for. tasks: the module whose `run` does every --task
     but the default one; imported only then.
     """
+    replace_unwritable()
     try:
         cfg = parse(config_class, positional=positional)
         if tasks is not None and cfg.task != config_class.task:
