@@ -60,7 +60,7 @@ def find(folder: Path, memory_dir: Path) -> tuple[dict[str, str], list[tuple[str
     place = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
     memory, known = memory_dir / f"files_{place}.json", {}
     with suppress(OSError, ValueError, TypeError):  # missing or damaged: hash again
-        known = dict(json.loads(memory.read_text()))
+        known = dict(json.loads(memory.read_text(encoding="utf-8")))
     new = [file for file, stamp in found.items() if stamp not in known]
 
     def sha256(file: str) -> tuple[str, str]:

@@ -278,7 +278,7 @@ def _tell(name: str, broken: list[tuple[str, str]], others: int, copies: int) ->
 def _open_cache(path: Path, image_size: int) -> tuple[np.ndarray, list[int]] | None:
     """Map the cache: rows (N, S, S, 3) and how many are train, val, test. None where missing or damaged."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         shape = (sum(about["counts"]), image_size, image_size, 3)
         head = _header(shape)
         with open(path, "rb") as f:

@@ -384,7 +384,7 @@ def _mapped(
 def _open_cache(file: Path, what: str, cut: str) -> tuple[str, str, Parts, None, list[str]] | None:
     """None where it is missing or damaged: the content hash, taken again, tells."""
     try:
-        about = json.loads(file.with_suffix(".json").read_text())
+        about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         alphabet, n = about["alphabet"], about["n"]
         head = _header(n, alphabet)
         with open(file, "rb") as f:

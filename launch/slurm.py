@@ -112,7 +112,7 @@ def with_defaults(flags: Flags) -> Flags:
     """`flags` with what the user's TOML file says of those that were not given. Raises UserError."""
     path = defaults_file()
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return flags
     except (OSError, ValueError) as error:
@@ -249,7 +249,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
         else:
             folder = Path(flags.out) / (flags.name or folder.stem)
     try:
-        text = (folder / SWEEP).read_text()
+        text = (folder / SWEEP).read_text(encoding="utf-8")
     except OSError:
         raise UserError(f"{folder}: no sweep has been submitted there") from None
     spec = yaml.safe_load(text)
@@ -261,7 +261,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
 
 def show_status(flags: Flags) -> None:
     folder, queue, planned = queue_of(flags)
-    spec = yaml.safe_load((folder / SWEEP).read_text())
+    spec = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
     try:
         tasks, unknown = in_queue(folder), None
     except UserError as error:

@@ -100,7 +100,7 @@ class Agent:
             "WANDB_AGENT_MAX_INITIAL_FAILURES": "1000000",
         }
         self.env.setdefault("WANDB_RUN_GROUP", self.folder.name)
-        parameters = yaml.safe_load((self.folder / SWEEP).read_text())["parameters"]
+        parameters = yaml.safe_load((self.folder / SWEEP).read_text(encoding="utf-8"))["parameters"]
         self.env[VARIED] = ",".join(name for name, values in parameters.items() if "value" not in values)
 
     def work(self) -> int:

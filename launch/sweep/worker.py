@@ -132,7 +132,7 @@ class Worker:
 def read_spec(folder: Path) -> dict[str, Any]:
     """The frozen YAML of a sweep folder; {} before there is one."""
     with contextlib.suppress(OSError):
-        return yaml.safe_load((folder / SWEEP).read_text())
+        return yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
     return {}
 
 

@@ -141,7 +141,7 @@ def _tokens_of_file(
     in_part: those that the command lacks are passed over, not refused.
     """
     try:
-        flags = dict(json.loads(Path(path).read_text())["flags"])
+        flags = dict(json.loads(Path(path).read_text(encoding="utf-8"))["flags"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--config={path}: not a run's config.json ({error})") from None
     skip = {*given, "out", "name", "config", "fresh", "reuse", "task"} | (
