@@ -26,6 +26,7 @@ import numpy as np
 
 from data import DataError
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
 
 if TYPE_CHECKING:
     import torch
@@ -237,7 +238,7 @@ def _folder(dataset: str) -> tuple[str, list[np.ndarray]]:
     except DataError as e:
         raise DataError(f"--dataset={dataset}: {e}") from None
     title = folder.resolve()
-    return (title.parent if title.name == "raw" else title).name or "images", arrays
+    return readable((title.parent if title.name == "raw" else title).name) or "images", arrays
 
 
 def _places(dataset: str) -> tuple[Path, Path]:

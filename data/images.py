@@ -33,6 +33,7 @@ from data import DataError
 from data.files import reason, write_whole
 from data.image_files import decode_all, find, in_order
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
 
 if TYPE_CHECKING:
     import torch
@@ -255,7 +256,7 @@ def _digest(*parts: object) -> str:
 
 
 def _title(folder: Path) -> str:
-    return folder.resolve().name or "images"
+    return readable(folder.resolve().name) or "images"
 
 
 def _printable(file: str) -> str:

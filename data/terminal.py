@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import os
 import sys
 import unicodedata
 
@@ -29,6 +30,19 @@ def _replaced(error: UnicodeError) -> tuple[bytes, int]:
 
 
 codecs.register_error("replaced", _replaced)
+
+
+def readable(text: str) -> str:
+    """`text` as every UTF-8 file takes it: bytes that Python holds as half characters are read as UTF-8."""
+    return text.encode(errors="replaced").decode(errors="replace")
+
+
+def argument(text: str) -> bytes:
+    """`text` as an argument of a program; in UTF-8 where the locale has no such character."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return text.encode(errors="replaced")
 
 
 def replace_unwritable() -> None:

@@ -42,6 +42,7 @@ from data.characters import (
 )
 from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
 
 if TYPE_CHECKING:
     import pandas
@@ -130,7 +131,7 @@ def load_arrays(
         raise DataError(f"--cut={cut}: must be {' or '.join(CUTS)}")
     cleaning = cleaning or Cleaning()
     path, what, songs = _find(dataset, Path(data_dir)), f"--dataset={dataset}", None
-    name = path.stem if path and dataset not in NAMED_SETS else dataset
+    name = readable(path.stem) if path and dataset not in NAMED_SETS else dataset
     try:
         if path and path.suffix.lower() == ".csv":
             alphabet, parts, songs, report = _songs(path, what, cut, cleaning)

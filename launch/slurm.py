@@ -27,6 +27,7 @@ if not __package__:  # run as a script: import from this tree
 import tyro
 import yaml
 
+from data.terminal import argument
 from launch.results import read
 from launch.sweep import agent, begin, plan, sbatch
 from launch.sweep.progress import Progress, Row
@@ -229,7 +230,7 @@ def submit(flags: Flags) -> None:
             print(shlex.join(command), flush=True)
         return
     logs.mkdir(parents=True, exist_ok=True)
-    write_bytes(logs / "job.sh", text.encode())
+    write_bytes(logs / "job.sh", argument(text))  # with paths in it
     for array, command in zip(arrays, commands):
         ident = sbatch.ask(*command).strip().partition(";")[0]
         n = int(array.partition("%")[0].partition("-")[2]) + 1

@@ -12,6 +12,7 @@ pandas is imported where it is used.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -39,7 +40,7 @@ from research.common.commandline import main
 from research.common.flags import RunFlags, require
 from research.common.folder import RESULTS, write_bytes, write_json
 from research.common.messages import UserError, console, escape
-from research.common.wandb_client import connect, first_line, settings
+from research.common.wandb_client import connect, first_line, settings, texts
 from research.common.wandb_mirror import send
 from research.draw import charts, pictures
 from research.parts.charlm_sampling import Decoding
@@ -266,7 +267,8 @@ def explore(cfg: Config) -> dict[str, Any]:
     corpus = count(splits)
     numbers = sizes(splits, corpus, cfg)
     tell(splits, corpus, numbers, cfg)
-    folder = Path(cfg.out) / (cfg.name or f"corpus_{corpus.name}") / cfg.task
+    named = os.fsdecode(f"corpus_{corpus.name}".encode())  # in UTF-8, whatever the locale is
+    folder = Path(cfg.out) / (cfg.name or named) / cfg.task
     files = [pictures.write_png(folder / f"{k}.png", array) for k, array in draw(corpus, cfg).items()]
     for name in ("words", "characters", "artists"):
         if len(table := getattr(corpus, name)):
@@ -349,7 +351,7 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
             name=f"{cfg.task} {results['dataset']}",
             job_type=cfg.task,
             tags=["charlm", cfg.task],
-            config=asdict(cfg) | {"data_hash": results["data_hash"]},
+            config=texts(asdict(cfg) | {"data_hash": results["data_hash"]}),
             settings=settings(mode),
         )
 

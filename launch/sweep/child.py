@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data.terminal import argument
+
 POLL_S = 0.2
 
 
@@ -48,7 +50,7 @@ class Child:
 
     def run(self, command: Sequence[str], look: Callable[[], Any] | None = None, **options: Any) -> int:
         """Run a command to its end; its exit code. look: done again and again meanwhile."""
-        self.process = subprocess.Popen(command, start_new_session=True, **options)
+        self.process = subprocess.Popen(list(map(argument, command)), start_new_session=True, **options)
         if self.stops:  # the request came while there was no process yet
             self._ask_to_stop()
         while (code := self.process.poll()) is None:

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.markup import escape as rich_escape
 
+from data.terminal import readable as readable
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data import text
+from data.terminal import readable
 from research import charlm as script
 from research.charlm_corpus import Config
 from research.common.flags import require
@@ -87,7 +88,7 @@ def pick_song(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
         lyrics, about = text.decode(splits.test, splits.alphabet), f"the test part of {splits.name}"
         lyrics = lyrics.partition("\n")[2] or lyrics  # its first line may have begun in the part before
     else:
-        names, wanted = songs["song"].str.strip().str.lower(), (cfg.song or "").strip().lower()
+        names, wanted = songs["song"].str.strip().str.lower(), readable(cfg.song or "").strip().lower()
         chosen = songs[songs["part"] == "test" if cfg.song is None else names == wanted]
         if chosen.empty:
             near = [*get_close_matches(wanted, names, n=5, cutoff=0.5), *(n for n in names if wanted in n)]
