@@ -37,6 +37,12 @@ def readable(text: str) -> str:
     return text.encode(errors="replaced").decode(errors="replace")
 
 
+def file_name(text: str) -> str:
+    """`text` as a name that files can have in this machine's locale."""
+    encoding = sys.getfilesystemencoding()
+    return text.encode(encoding, "replaced").decode(encoding)
+
+
 def argument(text: str) -> bytes:
     """`text` as an argument of a program; in UTF-8 where the locale has no such character."""
     try:

@@ -12,7 +12,6 @@ pandas is imported where it is used.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -36,6 +35,7 @@ from rich.text import Text
 
 from data import text
 from data.characters import whole, words_of
+from data.terminal import file_name
 from research.common.commandline import main
 from research.common.flags import RunFlags, require
 from research.common.folder import RESULTS, write_bytes, write_json
@@ -267,8 +267,7 @@ def explore(cfg: Config) -> dict[str, Any]:
     corpus = count(splits)
     numbers = sizes(splits, corpus, cfg)
     tell(splits, corpus, numbers, cfg)
-    named = os.fsdecode(f"corpus_{corpus.name}".encode())  # in UTF-8, whatever the locale is
-    folder = Path(cfg.out) / (cfg.name or named) / cfg.task
+    folder = Path(cfg.out) / (cfg.name or file_name(f"corpus_{corpus.name}")) / cfg.task
     files = [pictures.write_png(folder / f"{k}.png", array) for k, array in draw(corpus, cfg).items()]
     for name in ("words", "characters", "artists"):
         if len(table := getattr(corpus, name)):
