@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv in the repo's root with the exact versions of requirements.lock. $1: 'cpu' for torch without CUDA.
 #
-# uv does it: the one on PATH, else one that any Python 3 brings into a folder that is removed at the end.
+# uv does it: the one on PATH, else one that any Python from 3.8 on brings into a folder that is removed at the end.
 # .venv gets the Python that PYTHON names, else a 3.11 or 3.12 of this machine, else one that uv fetches.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -57,7 +57,7 @@ bring_uv() {
     return
   done
   if [ -z "$bare" ]; then
-    fail "no Python 3 and no uv found. Python 3.12: $(how_to_get_python)"
+    fail "found neither uv nor a Python from 3.8 on. Python 3.12: $(how_to_get_python)"
   elif command -v apt-get >/dev/null; then
     fail "$bare ($(version "$bare")) comes without venv and pip: sudo apt install python3-venv"
   fi

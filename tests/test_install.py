@@ -185,7 +185,7 @@ def test_what_to_install(machine, programs, told):
     for name, body in programs.items():
         machine.program(name, body)
     line = machine.refused()
-    assert line.startswith("error: no Python 3 and no uv found")
+    assert line.startswith("error: found neither uv nor a Python from 3.8 on")
     assert told in line
     machine.uv(no_download=True)
     line = machine.refused()
