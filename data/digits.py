@@ -31,6 +31,7 @@ from rich.console import Console
 from data import DataError
 from data.files import reason
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
 
 if TYPE_CHECKING:
     import torch
@@ -247,11 +248,11 @@ def _own(dataset: str) -> tuple[str, list[np.ndarray]]:
     try:
         if idx is not None:
             folder, beginning = idx
-            return beginning.rstrip("-_.") or _title(folder), _read_set(folder, beginning, {})
+            return readable(beginning.rstrip("-_.")) or _title(folder), _read_set(folder, beginning, {})
         if tables is not None:
             name = re.sub("[-_ ]?train|\\.csv|\\.gz", "", tables[0].name, flags=re.I)
             name = _title(path) if path.is_dir() else name or _title(path.parent)
-            return name, _read_tables(name, *tables)
+            return readable(name), _read_tables(name, *tables)
     except DataError as e:
         raise DataError(f"--dataset={dataset}: {e}") from None
     raise DataError(f"--dataset={dataset} {_why_not(dataset)}")
@@ -289,7 +290,7 @@ def _title(folder: Path) -> str:
     folder = folder.resolve()
     while folder.name in ("raw", "gzip"):
         folder = folder.parent
-    return folder.name or "images"
+    return readable(folder.name) or "images"
 
 
 def _say(line: str) -> None:

@@ -34,6 +34,7 @@ from data import DataError
 from data.files import reason, write_whole
 from data.image_files import FULL, Depth, Spans, decode_all, find, in_order, span_of, spans_of
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
 
 if TYPE_CHECKING:
     import torch
@@ -319,7 +320,7 @@ def _digest(*parts: object) -> str:
 
 
 def _title(folder: Path) -> str:
-    return folder.resolve().name or "images"
+    return readable(folder.resolve().name) or "images"
 
 
 def _printable(file: str) -> str:

@@ -41,6 +41,7 @@ from data.files import reason
 from data.images import load_arrays
 from data.lyrics import ENDINGS
 from data.names import closest
+from data.terminal import replace_unwritable
 from data.text_files import read_whole, unpacked_name
 
 # scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
@@ -363,6 +364,7 @@ def _source(dataset: str) -> ModuleType:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    replace_unwritable()
     cfg = tyro.cli(Config, description=__doc__, args=args, use_underscores=True)
     socket.setdefaulttimeout(TIMEOUT)
     try:

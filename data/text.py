@@ -41,6 +41,7 @@ from data.characters import (
 )
 from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
 from data.text_files import codec_of, is_packed, read_chunks, unpacked_name
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def load_arrays(
     path, what, songs = _find(dataset, Path(data_dir)), f"--dataset={dataset}", None
     own = path is not None and dataset not in NAMED_SETS
     bare = unpacked_name(path) if own else Path(dataset)
-    name, is_table = bare.stem if own else dataset, own and bare.suffix.lower() in lyrics.ENDINGS
+    name = readable(bare.stem) if own else dataset
+    is_table = own and bare.suffix.lower() in lyrics.ENDINGS
     if encoding is not None and not own:
         raise DataError(f"--encoding={encoding}: {dataset} has its own; it is for a file of yours")
     if columns is not None and not is_table:

@@ -590,7 +590,7 @@ def test_what_is_copied_is_told_of_another_text(trained, tmp_path):
 
 
 def text_known(path: Path) -> str:
-    return "".join(c for c in path.read_text() if c in RHYME)
+    return "".join(c for c in path.read_text(encoding="utf-8") if c in RHYME)
 
 
 def test_another_text_than_the_one_learned_is_refused(trained, tmp_path):

@@ -43,11 +43,13 @@ CHOSEN_WITH = 0  # the seed with which bayes and random sweeps search
 
 
 def content(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def header(path: Path) -> str:
-    return "".join(line + "\n" for line in path.read_text().splitlines() if line.startswith("#"))
+    return "".join(
+        line + "\n" for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    )
 
 
 def violations(content: dict) -> list[str]:

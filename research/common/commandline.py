@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from data import DataError
 from data.names import closest, did_you_mean
+from data.terminal import replace_unwritable
 from research.common.flags import GIVEN, refuse_idle
 from research.common.help import grouped
 from research.common.messages import UserError, console, escape, hush
@@ -145,7 +146,7 @@ def _tokens_of_file(
     in_part: those that the command lacks are passed over, not refused.
     """
     try:
-        flags = dict(json.loads(Path(path).read_text())["flags"])
+        flags = dict(json.loads(Path(path).read_text(encoding="utf-8"))["flags"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--config={path}: not a run's config.json ({error})") from None
     skip = {*given, "out", "name", "config", "fresh", "reuse", "task"} | (
@@ -172,6 +173,7 @@ def main(
     positional: the flag that a word without -- stands for. tasks: the module whose `run` does every --task
     but the default one; imported only then.
     """
+    replace_unwritable()
     try:
         cfg = parse(config_class, positional=positional)
         hush(getattr(cfg, "quiet", False))

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.markup import escape as rich_escape
 
 from data import waiting
+from data.terminal import readable as readable
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)  # warnings, errors, what was asked for
 news = Console(stderr=True, highlight=False, soft_wrap=True)  # how things go, which --quiet silences

@@ -145,7 +145,8 @@ def _label(cfg: Any) -> str:
     names = os.environ.get(VARIED, "").split(",")
     if names == [""] and under_agent():  # an agent of W&B itself: all that the sweep sets
         with contextlib.suppress(KeyError, OSError, ValueError, TypeError):
-            names = list(yaml.safe_load(Path(os.environ["WANDB_SWEEP_PARAM_PATH"]).read_text()))
+            given = Path(os.environ["WANDB_SWEEP_PARAM_PATH"]).read_text(encoding="utf-8")
+            names = list(yaml.safe_load(given))
     results = result_flags(cfg)
     flags = {k: results[k] for k in names if k in results} or changed_flags(cfg)
     return " ".join(f"{k}={v}" for k, v in flags.items())[:128] or "defaults"

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from data.terminal import readable
 from research.common.checkpoints import config_of, resolve
 from research.common.flags import GIVEN, RunFlags, require, result_names
 from research.common.folder import CONFIG, RESULTS, write_bytes, write_json
@@ -25,7 +26,7 @@ from research.common.progress import show_figures
 from research.common.randomness import make_rng
 from research.common.start import pick_device
 from research.common.threads import set_threads
-from research.common.wandb_client import connect, first_line, settings
+from research.common.wandb_client import connect, first_line, settings, texts
 from research.common.wandb_mirror import SET_ASIDE, send, use_model
 from research.draw import pictures
 
@@ -143,7 +144,7 @@ class Task:
         """Write `<name>.html`."""
         path = self.folder / f"{name}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, page.encode())
+        write_bytes(path, readable(page).encode())
         self._wrote(name, path)
 
     def numbers(self, values: Mapping[str, Any]) -> None:
@@ -201,7 +202,7 @@ class Task:
             name=f"{self.cfg.task} of {run.get('key')}",
             job_type=self.cfg.task,
             tags=[run["family"], self.cfg.task],
-            config=dataclasses.asdict(self.cfg) | self._more | lineage,
+            config=texts(dataclasses.asdict(self.cfg) | self._more | lineage),
             settings=settings(mode),
         )
 

@@ -29,7 +29,7 @@ from research.common.folder import (
 )
 from research.common.identity import ROOT, source_files
 from research.common.messages import console, escape, news
-from research.common.wandb_client import connect, first_line, settings, under_agent
+from research.common.wandb_client import connect, first_line, settings, texts, under_agent
 
 SET_ASIDE = "wandb-set-aside"  # segments of an offline run that a later one holds whole
 
@@ -177,10 +177,10 @@ class Mirror(threading.Thread):
         return wandb.init(
             dir=str(self.folder),
             mode=mode,
-            config=self.config,
+            config=texts(self.config),
             resume="allow",
             settings=settings(mode, stop_fn=lambda: self.stop_requested.set()),  # copied: no bound method
-            **init,
+            **texts(init),
         )
 
     def _catch_up(self, wandb_run: Any) -> None:
