@@ -66,8 +66,8 @@ class Config(TextFlags, Decoding, RunFlags):
     batch_size: int = 12
     """windows per step"""
     learning_rate: float | None = resolved(0.002)
-    """peak learning rate of AdamW; that of Muon is ten times it. Default: the model's own, 0.008 for lstm, 0.002
-    for tcn and transformer"""
+    """peak learning rate of AdamW; that of Muon is ten times it. Default: the model's own,
+    0.008 for lstm, 0.002 for tcn and transformer"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(0)
