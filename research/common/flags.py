@@ -36,6 +36,11 @@ def per_task(default: Any) -> Any:
     return field(default=default, metadata={"per_task": True})
 
 
+def resolved(default: Any) -> Any:
+    """A flag that is None until the script fills it in from others; a key takes `default` for its default."""
+    return field(default=None, metadata={"default": default})
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
     """The flags that every family has, with one meaning everywhere."""
@@ -146,7 +151,7 @@ def result_flags(cfg: Any) -> dict[str, Any]:
 
 def changed_flags(cfg: Any) -> dict[str, Any]:
     """The result flags of `cfg` that differ from the defaults of its class (required flags always count)."""
-    defaults = {f.name: f.default for f in dataclasses.fields(cfg)}
+    defaults = {f.name: f.metadata.get("default", f.default) for f in dataclasses.fields(cfg)}
     return {k: v for k, v in result_flags(cfg).items() if v != defaults[k]}
 
 
