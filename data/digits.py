@@ -32,6 +32,7 @@ from data import DataError
 from data.files import reason
 from data.names import closest, did_you_mean, missing
 from data.terminal import readable
+from data.waiting import announced
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,7 @@ def load(dataset: str, data_dir: str, transpose: bool = False) -> DigitSplits:
     return DigitSplits(name, content_hash, **tensors, class_names=class_names)
 
 
+@announced("reading --dataset={}")
 def load_arrays(
     dataset: str, data_dir: str | Path, transpose: bool = False
 ) -> tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:

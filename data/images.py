@@ -35,6 +35,7 @@ from data.files import reason, write_whole
 from data.image_files import FULL, Depth, Spans, decode_all, find, in_order, span_of, spans_of
 from data.names import closest, did_you_mean, missing
 from data.terminal import readable
+from data.waiting import announced
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +121,7 @@ def load(dataset: str, data_dir: str, image_size: int) -> ImageSplits:
     return ImageSplits(name, content_hash, **splits, factor_names=synthetic.FACTOR_NAMES, factors=factors)
 
 
+@announced("reading --dataset={}")
 def load_arrays(dataset: str, data_dir: str, image_size: int) -> tuple[str, str, dict[str, np.ndarray], Path]:
     """As `load`, without torch: name, content hash, part -> uint8 (N, S, S, 3), path of the cache file."""
     source, parts, path = _load(dataset, data_dir, image_size)

@@ -43,6 +43,7 @@ from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
 from data.terminal import readable
 from data.text_files import codec_of, is_packed, read_chunks, unpacked_name
+from data.waiting import announced
 
 if TYPE_CHECKING:
     import pandas
@@ -128,6 +129,7 @@ def load(
     return TextSplits(name, content_hash, alphabet, **tensors, songs=songs, report=report)
 
 
+@announced("reading --dataset={}")
 def load_arrays(
     dataset: str,
     data_dir: str | Path,

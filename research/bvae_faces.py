@@ -46,6 +46,7 @@ from research.measure import latents
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
+OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # those that look at a face that one can choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +89,17 @@ class Config(RunFlags):
     """units of the layer between the convolutions and the code"""
     image_size: Literal[32, 64, 128] = 64
     """edge S of the pictures in pixels"""
-    image: str | None = aside(None)
+    image: str | None = aside(None, *OF_A_FACE)
     """latent_analysis, rotate, interpolate: a picture file of the face to use"""
-    index: int | None = aside(None)
+    index: int | None = aside(None, *OF_A_FACE)
     """latent_analysis, rotate, interpolate: number of the test picture to use; default: 0"""
-    image2: str | None = aside(None)
+    image2: str | None = aside(None, "interpolate")
     """interpolate: a picture file of the second face"""
-    index2: int | None = aside(None)
+    index2: int | None = aside(None, "interpolate")
     """interpolate: number of the second test picture; default: 1"""
-    random: bool = aside(False)
+    random: bool = aside(False, "interpolate")
     """interpolate: between two z drawn from the prior instead of two faces, straight and along the arc"""
-    dim: int | None = aside(None)
+    dim: int | None = aside(None, "rotate")
     """rotate: along this latent instead of a direction found from the data"""
 
     def __post_init__(self):

@@ -84,7 +84,7 @@ class Config(RunFlags):
     """peak learning rate"""
     eval_every: int = 500
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
-    sample_every: int = aside(0)
+    sample_every: int = aside(0, "train")
     """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
     model: Literal["lstm", "transformer"] = "lstm"
     """architecture"""
@@ -114,7 +114,7 @@ class Config(RunFlags):
     """share of what the encoder tells the decoder, and the decoder its head, that is hidden in training"""
     clip: float = 1.0
     """largest norm of the gradient; it is scaled down to it"""
-    query: str | None = aside(None)
+    query: str | None = aside(None, "ask")
     """ask: the query, as in --query="81+24" """
 
     def __post_init__(self):

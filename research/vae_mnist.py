@@ -72,7 +72,7 @@ class Config(RunFlags):
     """peak learning rate"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
-    sample_every: int = aside(250)
+    sample_every: int = aside(250, "train")
     """steps between pictures; 0 doubles: 0, 1, 2, 4, 8 ..."""
     arch: Literal["mlp", "conv"] = "mlp"
     """fully connected layers or convolutions"""
@@ -89,15 +89,15 @@ class Config(RunFlags):
     """pixels: grey; black or white, drawn once with their grey as probability; or drawn anew at each step"""
     input_dropout: float = 0.0
     """share of the pixels that the encoder is not shown in training, so that it learns none by heart"""
-    iw_samples: int = per_task(100)
+    iw_samples: int = per_task(100, "train", "evaluate")
     """codes per picture for the importance-weighted bound on the test part's log-likelihood"""
-    z: str | None = aside(None)
+    z: str | None = aside(None, "generate")
     """generate: the code to decode, its D numbers separated by commas"""
-    label: str | None = aside(None)
+    label: str | None = aside(None, "generate")
     """generate: only this class, a name or number"""
-    index: int | None = aside(None)
+    index: int | None = aside(None, "interpolate")
     """interpolate: number of the first held-out picture; default: one of a random class"""
-    index2: int | None = aside(None)
+    index2: int | None = aside(None, "interpolate")
     """interpolate: number of the second held-out picture; default: one of another random class"""
 
     def __post_init__(self):

@@ -31,9 +31,12 @@ def of_data(default: Any) -> Any:
     return field(default=default, metadata={"result": False, "of_data": True})
 
 
-def per_task(default: Any) -> Any:
-    """A flag that counts for a run's numbers, but that a task on its checkpoint sets for itself."""
-    return field(default=default, metadata={"per_task": True})
+def per_task(default: Any, *tasks: str) -> Any:
+    """A flag that counts for a run's numbers, but that a task on its checkpoint sets for itself.
+
+    tasks: those that alone read it, train among them.
+    """
+    return field(default=default, metadata={"per_task": True, "tasks": tasks})
 
 
 def resolved(default: Any) -> Any:

@@ -102,7 +102,8 @@ def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], mo
     of_run = run_config.get("flags", {}).get("dataset", cfg.dataset)
     flags = dict(more)
     for f in dataclasses.fields(cfg):
-        own = cfg.task in f.metadata.get("tasks", ()) or f.metadata.get("per_task") or f.name == "seed"
+        readers = f.metadata.get("tasks", ())
+        own = cfg.task in readers or (f.metadata.get("per_task") and not readers) or f.name == "seed"
         value = getattr(cfg, f.name)
         if (own and value != f.default) or (f.name == "dataset" and value != of_run):
             flags[f.name] = value
