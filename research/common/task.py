@@ -30,8 +30,7 @@ from research.common.wandb_client import connect, first_line, settings, texts
 from research.common.wandb_mirror import SET_ASIDE, send, use_model
 from research.draw import pictures
 
-# result flags that a task has for itself: what it reads, and how it computes
-OF_EVERY_TASK = ("dataset", "checkpoint", "weights", "seed", "precision", "batch_size")
+OF_EVERY_TASK = ("dataset", "checkpoint", "weights", "seed")  # result flags that each task has for itself
 
 
 def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
@@ -47,10 +46,10 @@ def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
     return file, config
 
 
-def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
+def flags_of_run(cfg: Any, run_config: dict[str, Any], *reads: str) -> Any:
     """`cfg` with the run's own model: every result flag of the family but those that are `per_task`; and with
-    the run's data, read as there, unless the user chose others. How a task runs (--seed, --precision …) is
-    its own.
+    the run's data, read as there, unless the user chose others. reads: other result flags that this task has
+    for itself; what the command line gives of the rest must be as in the run, since it could not act.
 
     A run that was made before there was such a flag has its default: so it is read for the run's key, too.
     """
@@ -62,10 +61,8 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
     kept = run_config.get("flags", {})
     require(bool(kept), cfg, "checkpoint", "of a run whose config.json tells its flags")
     for name in result_names(cfg):
-        if name in GIVEN and name not in of_task and name not in OF_EVERY_TASK:
-            allowed = (
-                f"{kept.get(name)}, as in the run of --checkpoint, which --task={cfg.task} cannot change"
-            )
+        if name in GIVEN and name not in of_task and name not in (*OF_EVERY_TASK, *reads):
+            allowed = f"{kept.get(name)}, as in the run of --checkpoint: --task={cfg.task} cannot change it"
             require(getattr(cfg, name) == kept.get(name, defaults[name]), cfg, name, allowed)
     if "dataset" in names:  # how its file is read
         of_data = [field.name for field in dataclasses.fields(cfg) if field.metadata.get("of_data")]

@@ -264,7 +264,7 @@ def run(cfg: script.Config) -> dict[str, Any]:
     device = pick_device(cfg.device)
     model, alphabet, file, run_config = load_model(cfg, device)
     encoding = cfg.encoding  # as given here; the run's is that of its --dataset
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, *(["precision"] if cfg.task == "evaluate" else []))
     if cfg.text is not None:
         cfg = dataclasses.replace(cfg, encoding=encoding)
     task = start_task(cfg, file, run_config)

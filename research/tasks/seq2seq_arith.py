@@ -26,7 +26,7 @@ from data import arithmetic
 from data.arithmetic import Queries
 from research import seq2seq_arith as script
 from research.common.checkpoints import load_weights
-from research.common.flags import require
+from research.common.flags import GIVEN, require
 from research.common.messages import console
 from research.common.start import pick_device
 from research.common.task import Task, find_run, flags_of_run, start_task
@@ -217,10 +217,11 @@ def run(cfg: script.Config) -> dict[str, Any]:
     device = pick_device(cfg.device)
     file, run_config = find_run(cfg, "seq2seq_arith")
     asked, default = cfg, script.Config
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, *(["digits"] if cfg.task == "ask" else ["digits", "precision"]))
     draws = cfg.mode != "text_to_text" or asked.dataset == default.dataset
     require(draws, asked, "dataset", "used with a run whose --mode has pictures; this one has text_to_text")
-    digits = cfg.digits if asked.digits == default.digits else asked.digits
+    given = "digits" in GIVEN or asked.digits != default.digits
+    digits = asked.digits if given else cfg.digits
     alphabet = arithmetic.alphabet_of(cfg.ops)
     model = load_weights(cfg, script.build(cfg, alphabet, device), file).eval()
     cfg, data = with_digits(cfg, digits, model)

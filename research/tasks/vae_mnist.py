@@ -336,7 +336,7 @@ RUNS = {task.__name__: task for task in (generate, latent_space, interpolate, ev
 def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
     file, run_config = find_run(cfg, "vae_mnist")
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, *(["precision"] if cfg.task == "evaluate" else []))
     task = start_task(cfg, file, run_config)
     model = load_weights(cfg, script.build(cfg, task.device), file).eval()
     bench = Bench(cfg, model, script.load_data(cfg), task)
