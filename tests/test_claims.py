@@ -654,23 +654,23 @@ def sooner_on_the_page() -> str:
     )
 
 
-def left_are_carries() -> str:
+def left_is_off_by_ten() -> str:
     runs = results("seq2seq_best")
     tenth, half = where(runs, train_fraction=0.1), where(runs, train_fraction=0.5)
     assert len(tenth) == 3 and (tenth["test/exact_add"] < tenth["test/exact_subtract"]).all()
     wrong = 1 - half["test/exact_match"]
-    assert np.allclose(half["test/mistakes_carry"], wrong, atol=1e-5)
-    carry, of = tenth["test/mistakes_carry"].mean(), 1 - tenth["test/exact_match"].mean()
-    return f"What is left are carries: {carry:.3f} of the {of:.3f} wrong at 0.1, all at 0.5; sums more than differences."
+    assert np.allclose(half["test/mistakes_off_by_ten"], wrong, atol=1e-5)
+    carry, of = tenth["test/mistakes_off_by_ten"].mean(), 1 - tenth["test/exact_match"].mean()
+    return f"What is left is off by ten, a hundred …: {carry:.3f} of the {of:.3f} wrong at 0.1, all at 0.5; sums more than differences."
 
 
-def carries_on_the_page() -> str:
-    left_are_carries()
+def off_by_ten_on_the_page() -> str:
+    left_is_off_by_ten()
     tenth = where(results("seq2seq_best"), train_fraction=0.1)
-    carry, of = tenth["test/mistakes_carry"].mean(), 1 - tenth["test/exact_match"].mean()
+    carry, of = tenth["test/mistakes_off_by_ten"].mean(), 1 - tenth["test/exact_match"].mean()
     return (
-        f"one column with a carry too many or too few, {carry:.3f} of the {of:.3f} that are wrong with a tenth of "
-        "the queries; in sums more than in differences."
+        f"what is left is off by ten, a hundred or a thousand, {carry:.3f} of the {of:.3f} that are wrong with a "
+        "tenth of the queries; in sums more than in differences."
     )
 
 
@@ -720,8 +720,8 @@ def what_goes_wrong() -> str:
         f"{1 - plain['test/exact_match']:.3f} are off by one, in the units digit of answers of which few are seen "
         f"(plain {plain['test/exact_length_1']:.2f} of one digit right, of three "
         f"{plain['test/exact_length_3']:.2f}); forwards the first digit has to be right before the others are "
-        f"computed. Carries come next ({plain['test/mistakes_carry']:.3f}; with decay 0.3 they are "
-        f"{decayed['test/mistakes_carry']:.3f} of {1 - decayed['test/exact_match']:.3f}; one seed), the sign is hardly ever "
+        f"computed. Off by ten comes next ({plain['test/mistakes_off_by_ten']:.3f}; with decay 0.3 it is "
+        f"{decayed['test/mistakes_off_by_ten']:.3f} of {1 - decayed['test/exact_match']:.3f}; one seed), the sign is hardly ever "
         f"wrong ({runs['test/mistakes_sign'].max():.4f} at most)."
     )
 
@@ -860,7 +860,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     "docs/seq2seq_arith.md": [
         sooner_on_the_page,
         plain_on_the_page,
-        carries_on_the_page,
+        off_by_ten_on_the_page,
         signs_and_numbers,
         attention_and_reverse,
         layers_on_the_page,
@@ -879,7 +879,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     "sweeps/charlm_bayes.yaml": [recipe],
     "sweeps/charlm_lr.yaml": [best_rates, default_rates],
     "sweeps/charlm_pos.yaml": [positions],
-    "sweeps/seq2seq_best.yaml": [left_are_carries],
+    "sweeps/seq2seq_best.yaml": [left_is_off_by_ten],
     "sweeps/seq2seq_depth.yaml": [layers_in_the_header],
     "sweeps/seq2seq_mode.yaml": [reading_costs],
     "sweeps/seq2seq_short.yaml": [sooner_in_the_header],
