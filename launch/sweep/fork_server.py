@@ -133,12 +133,12 @@ def serve(program: str, connection: socket.socket, later: Sequence[str]) -> None
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(Exception):  # the trial meets it again, and there it is told
         runpy.run_path(program, run_name="imported")
-    for name in later:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
     # Python 3.12 warns of forks beside threads; those of OpenBLAS are the only ones, and end before a fork
     warnings.simplefilter("ignore", DeprecationWarning)
-    for line in connection.makefile("rb"):
+    for n, line in enumerate(connection.makefile("rb")):
+        for name in later if n == 1 else ():  # a worker may have one trial only, which needs not all of them
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
         if (pid := os.fork()) == 0:
             become(program, json.loads(line))
             return
