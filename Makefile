@@ -8,9 +8,10 @@ PYTEST := $(PY) -m pytest
 JOBS ?= 3
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help install sweep test test-wandb test-slurm test-all check format lock clean
+.PHONY: no-python help install sweep test test-wandb test-slurm test-all check format lock clean
 help:
-	@echo "make install     .venv with the exact versions of requirements.lock (TORCH=cpu: without CUDA)"
+	@echo "make install     .venv with the exact versions of requirements.lock; fetches a Python where none fits"
+	@echo "                 (TORCH=cpu: torch without CUDA; PYTHON=/path/to/python3.12: with that one)"
 	@echo "make sweep       the main job, small: 3 values of beta x 2 seeds on rendered faces, then a report"
 	@echo "make test        all tests that a change must pass"
 	@echo "make test-wandb  of these, the ones with the real W&B client: sweeps, agents, faults, upload, report"
@@ -21,7 +22,8 @@ help:
 	@echo "make lock        resolve requirements.lock anew (environment.yml reads it)"
 
 install: .venv/installed
-.venv/installed: requirements.lock
+# once for each lock; anew when the Python that .venv points to has been removed from this machine
+.venv/installed: requirements.lock $(shell test -x $(PY) || echo no-python)
 	@launch/install.sh "$(TORCH)"
 	@touch $@
 

@@ -167,7 +167,7 @@ def train_peer(flags: Flags, cfg: charlm.Config, tree: Path) -> float:
     threads = {"OMP_NUM_THREADS": str(flags.threads), "MKL_NUM_THREADS": str(flags.threads)}
     env = os.environ | threads | {"PYTHONWARNINGS": "ignore"}
     at: dict[str, float] = {}  # when a line came, by what stands before its colon
-    with subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.PIPE, encoding="utf-8") as process:
         for line in process.stdout:
             at[line.partition(":")[0]] = time.perf_counter()
     if process.returncode:

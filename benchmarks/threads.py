@@ -75,7 +75,7 @@ class Flags:
 
 def last_step(times: Path) -> int:
     """The step of the last whole row; -1 before there is one."""
-    lines = times.read_text().splitlines() if times.exists() else []
+    lines = times.read_text(encoding="utf-8").splitlines() if times.exists() else []
     return json.loads(lines[-1])["step"] if lines else -1
 
 
@@ -100,13 +100,13 @@ def measure(case: str, threads: int | None, waiting: dict[str, str], flags: Flag
         command = [sys.executable, f"{ROOT}/research/{script}.py", *its_flags, f"--threads={threads}"]
         command += [f"--{name}={NEVER}" for name in ("steps", "eval_every", "sample_every", "save_every")]
         command += ["--log_every=2", "--wandb=disabled", f"--out={folder}", "--name=run"]
-        with open(f"{folder}/log", "w") as log:
+        with open(f"{folder}/log", "w", encoding="utf-8") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         times, strangers, figures = Path(folder, "run", TIMES), [], []
         try:
             while last_step(times) < 10:
                 if process.poll() is not None:
-                    raise RuntimeError(Path(folder, "log").read_text())
+                    raise RuntimeError(Path(folder, "log").read_text(encoding="utf-8"))
                 time.sleep(0.1)
             for n in range(flags.strangers + 1):
                 if n:

@@ -48,7 +48,7 @@ def train(flags: Flags, home: Path, env: dict[str, str]) -> dict[str, Any]:
     subprocess.run(command, env=os.environ | env, check=True, stdout=subprocess.DEVNULL)
     wall, after = time.time() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     (folder,) = home.glob("*/")
-    timed = [json.loads(line) for line in (folder / "time.jsonl").read_text().splitlines()]
+    timed = [json.loads(line) for line in (folder / "time.jsonl").read_text(encoding="utf-8").splitlines()]
     last_row = (folder / "metrics.jsonl").stat().st_mtime
     return timed[-1] | {
         "wall": wall,

@@ -28,6 +28,11 @@ PARTS = ("train", "val", "test")
 PIPELINE = 1  # part of every content hash: raise it when the text or the split changes
 OPERATORS = "+-*"
 BLANK = " "
+TYPED = {  # what people type or paste for an operator
+    "+": "\uff0b\ufe62\u2795",
+    "-": "\u2212\u2010\u2011\u2012\u2013\u2014\u2015\ufe63\uff0d\u2796",  # the minus sign, dashes, wide ones
+    "*": "\u00d7\u2217\u22c5\u00b7\uff0a\u2715\u2716",
+}
 MOST_DIGITS = 3  # with 4 there are 100 million ordered pairs, which nobody enumerates
 MOST_VAL = 1000  # pairs of operands in val: enough to choose by
 
@@ -110,7 +115,12 @@ def load_arrays(
         a, b = np.repeat(a, len(codes)), np.repeat(b, len(codes))
         order = np.random.RandomState(1).permutation(len(a))
         parts[part] = a[order], b[order], op[order]
-    return "0123456789" + "".join(OPERATORS[code] for code in codes) + BLANK, parts
+    return alphabet_of(ops), parts
+
+
+def alphabet_of(ops: str) -> str:
+    """The characters of queries and answers with these operators: digits, operators, blank."""
+    return "0123456789" + "".join(op for op in OPERATORS if op in ops) + BLANK
 
 
 def compute(a: np.ndarray, b: np.ndarray, op: np.ndarray) -> np.ndarray:
@@ -226,8 +236,11 @@ def values_of(ids: torch.Tensor, alphabet: str) -> tuple[torch.Tensor, torch.Ten
 
 
 def parse(query: str, ops: str, digits: int) -> tuple[int, str, int]:
-    """The operands and the operator of a query. Raises DataError that says what is allowed."""
-    found = re.fullmatch(rf"(\d{{1,{digits}}})([{re.escape(ops)}])(\d{{1,{digits}}})", query, re.ASCII)
+    """The operands and the operator of a query, which may be any character of TYPED. Raises DataError that
+    says what is allowed.
+    """
+    plain = query.translate({ord(char): op for op, chars in TYPED.items() for char in chars})
+    found = re.fullmatch(rf"(\d{{1,{digits}}})([{re.escape(ops)}])(\d{{1,{digits}}})", plain, re.ASCII)
     if found is None:
         most = "1 digit" if digits == 1 else f"{digits} digits"
         raise DataError(

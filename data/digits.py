@@ -1,11 +1,13 @@
 """Small grey pictures with classes: handwritten digits, MNIST, Fashion-MNIST or any set laid out like them.
 
 `digits`, the default, is scikit-learn's 1,797 digits of 8×8 pixels brought to 28×28; it needs no download.
-The others are four IDX files, gzipped or not, read where they lie; nothing is written beside them.
+The others are four IDX files, gzipped or not, or tables of pixels (.csv), read where they lie; nothing is
+written beside them.
 
     splits = load("mnist", "data/store")
     splits.train, splits.train_labels                   # uint8 (55000, 28, 28), int64 (55000,)
 
+Classes are the labels that occur, whatever they begin with: those of EMNIST's letters are 1 to 26.
 torch is imported where it is used: reading and checking need none.
 Shapes: N pictures.
 """
@@ -16,6 +18,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,9 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
 
 from data import DataError
+from data.files import reason
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
+from data.waiting import announced
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +44,10 @@ MIN_IMAGES = 32  # to train on; of fewer, val would be one or two
 NAMED_SETS = ("digits", "mnist", "fashion")
 IMAGES, LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 FILES = tuple(part + kind for part in ("train", "t10k") for kind in (IMAGES, LABELS))
+# FILES, and as others spell them: train-images.idx3-ubyte, emnist-letters-test-images-idx3-ubyte.gz
+SPELLED = re.compile(r"(.*?)(train|t10k|test)-(?:images[-.]idx3|labels[-.]idx1)-ubyte(?:\.gz)?")
+SUBFOLDERS = ("raw", "", "gzip", "raw/gzip")  # in which a set's files may lie, below its own folder
+LABEL_COLUMNS = ("label", "class", "target")  # what tables of pixels call it
 FOLDERS = {"mnist": "MNIST/raw", "fashion": "FashionMNIST/raw"}  # under --data_dir: torchvision's own places
 LAYOUTS = {name: f"in {folder}/ {'.gz, '.join(FILES)}.gz" for name, folder in FOLDERS.items()}
 # name -> file -> checksums of the .gz and of what is in it, where known: 32 hex digits md5, 64 sha256
@@ -99,48 +110,59 @@ class DigitSplits:
     train_labels: torch.Tensor  # int64 (N,), from 0 to len(class_names) - 1
     val_labels: torch.Tensor
     test_labels: torch.Tensor
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # the labels of the files, those that occur; of Fashion-MNIST words
 
 
-def load(dataset: str, data_dir: str) -> DigitSplits:
-    """Load a named set or a folder of IDX files. Raises DataError where missing, damaged or unusable."""
+def load(dataset: str, data_dir: str, transpose: bool = False) -> DigitSplits:
+    """Load a named set, IDX files or a table of pixels. Raises DataError where missing, damaged or unusable.
+
+    transpose: exchange the rows and columns of every picture.
+    """
     import torch
 
-    name, content_hash, parts, class_names = load_arrays(dataset, data_dir)
+    name, content_hash, parts, class_names = load_arrays(dataset, data_dir, transpose)
     tensors = {part: torch.from_numpy(images) for part, (images, _) in parts.items()}
     tensors |= {f"{part}_labels": torch.from_numpy(labels) for part, (_, labels) in parts.items()}
     return DigitSplits(name, content_hash, **tensors, class_names=class_names)
 
 
+@announced("reading --dataset={}")
 def load_arrays(
-    dataset: str, data_dir: str | Path
+    dataset: str, data_dir: str | Path, transpose: bool = False
 ) -> tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """As `load`, without torch: name, content hash, part -> (images, labels), class names."""
-    name = dataset
     if dataset == "digits":
-        images, labels = embedded()
-        chosen = draw(labels, len(labels) // 5)
+        name, (images, labels, *test) = dataset, embedded()
+    elif dataset in FOLDERS:
+        name, (images, labels, *test) = dataset, _named(dataset, Path(data_dir))
+    else:
+        name, (images, labels, *test) = _own(dataset)
+    if test:
+        n_val = len(labels) // 12  # 5,000 of 60,000
+    else:
+        n_val, chosen = len(labels) // 10, draw(labels, len(labels) // 5)
         test = images[chosen], labels[chosen]
         images, labels = np.delete(images, chosen, axis=0), np.delete(labels, chosen)
-        n_val = (len(labels) + len(chosen)) // 10
-    else:
-        if dataset in FOLDERS:
-            images, labels, *test = _named(dataset, Path(data_dir))
-        else:
-            name, (images, labels, *test) = _folder(dataset)
-        n_val = len(labels) // 12  # 5,000 of 60,000
     chosen = draw(labels, n_val)
     train = np.delete(images, chosen, axis=0), np.delete(labels, chosen)
     parts = dict(zip(PARTS, (train, (images[chosen], labels[chosen]), test)))
-    parts = {part: (x, y.astype(np.int64)) for part, (x, y) in parts.items()}
-    n_classes = 1 + int(labels.max())
-    class_names = FASHION if dataset == "fashion" else tuple(map(str, range(n_classes)))
-    return name, _digest(parts), parts, class_names
+    there = np.unique(np.concatenate([y for _, y in parts.values()]))  # EMNIST's letters begin with 1
+    for part, (x, y) in parts.items():
+        x = np.ascontiguousarray(x.swapaxes(1, 2)) if transpose else x
+        parts[part] = x, np.searchsorted(there, y).astype(np.int64)
+    class_names = FASHION if dataset == "fashion" else tuple(map(str, there.tolist()))
+    if dataset not in NAMED_SETS and look_transposed(*parts["train"], class_names, name):
+        how = "without" if transpose else "with"
+        _say(f"{name}: the rows and columns of these pictures seem to be exchanged; try it {how} --transpose")
+    return name, _digest(parts, there), parts, class_names
 
 
 def holds(dataset: str) -> bool:
-    """Whether this is a set for `load`: one of its names, or a folder with at least one of the four files."""
-    return dataset in NAMED_SETS or any(map(_any_file, _places(dataset)))
+    """Whether this is a set for `load`: one of its names, IDX files or a table of pixels.
+
+    Raises DataError for a folder of several sets.
+    """
+    return dataset in NAMED_SETS or _find_idx(dataset) is not None or _find_tables(dataset) is not None
 
 
 def draw(labels: np.ndarray, n: int) -> np.ndarray:
@@ -151,8 +173,10 @@ def draw(labels: np.ndarray, n: int) -> np.ndarray:
     return np.sort(by_class[(2 * np.arange(n) + 1) * len(labels) // (2 * n)])  # evenly spaced
 
 
-def _digest(parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def _digest(parts: dict[str, tuple[np.ndarray, np.ndarray]], labels: np.ndarray) -> str:
     sha = hashlib.sha256(str(PIPELINE).encode())
+    if labels[-1] != len(labels) - 1:  # not 0, 1, 2 …: what the classes are called
+        sha.update(f"\n{labels.tolist()}".encode())
     for part, (images, labels) in parts.items():
         sha.update(f"\n{part} {len(labels)}\n".encode())
         sha.update(np.ascontiguousarray(images))
@@ -201,79 +225,157 @@ def _eight_by_eight() -> tuple[np.ndarray, np.ndarray]:
     return digits.images.astype(np.int64), digits.target.astype(np.int64)
 
 
-# ---- sets of IDX files ---------------------------------------------------------------------------------
+# ---- sets of one's own and named ones ------------------------------------------------------------------
 
 
 def _named(name: str, data_dir: Path) -> list[np.ndarray]:
     if (folder := place(name, data_dir)) is None:
         raise missing(name, data_dir, LAYOUTS[name])
     try:
-        return _read_set(folder, CHECKSUMS[name])
+        return _read_set(folder, "", CHECKSUMS[name])
     except DataError as e:
         raise missing(name, data_dir, LAYOUTS[name], f"is incomplete or damaged ({e})") from None
 
 
 def place(name: str, data_dir: Path) -> Path | None:
     """The folder where `load` finds the files of `mnist` or `fashion`, which may not be all there."""
-    return next(filter(_any_file, (data_dir / FOLDERS[name], data_dir)), None)
+    places = (data_dir / FOLDERS[name], data_dir)
+    return next((folder for folder in places if "" in _beginnings(folder)), None)
 
 
-def _folder(dataset: str) -> tuple[str, list[np.ndarray]]:
-    folder = next(filter(_any_file, _places(dataset)), None)
-    if folder is None and os.path.isdir(os.path.expanduser(dataset)):
-        below = sorted(p.parent for p in Path(dataset).expanduser().glob("*/raw") if _any_file(p))
-        hint = did_you_mean(below[0] if below else None)
-        raise DataError(
-            f"--dataset={dataset} holds none of {', '.join(FILES)} (.gz or not), nor does its raw/{hint}"
-        )
-    if folder is None:
-        hint = did_you_mean(closest(NAMED_SETS, dataset.lower()))
-        raise DataError(
-            f"--dataset={dataset} is neither a named set ({', '.join(NAMED_SETS)}) nor an existing folder of "
-            f"IDX files{hint}"
-        )
+def _own(dataset: str) -> tuple[str, list[np.ndarray]]:
+    """Short name of the user's own set, its pictures and labels, and those to test with, if any."""
+    path, idx = Path(os.path.expanduser(dataset)), _find_idx(dataset)
+    tables = _find_tables(dataset) if idx is None else None
     try:
-        arrays = _read_set(folder, {})
+        if idx is not None:
+            folder, beginning = idx
+            return readable(beginning.rstrip("-_.")) or _title(folder), _read_set(folder, beginning, {})
+        if tables is not None:
+            name = re.sub("[-_ ]?train|\\.csv|\\.gz", "", tables[0].name, flags=re.I)
+            name = _title(path) if path.is_dir() else name or _title(path.parent)
+            return readable(name), _read_tables(name, *tables)
     except DataError as e:
         raise DataError(f"--dataset={dataset}: {e}") from None
-    title = folder.resolve()
-    return (title.parent if title.name == "raw" else title).name or "images", arrays
+    raise DataError(f"--dataset={dataset} {_why_not(dataset)}")
 
 
-def _places(dataset: str) -> tuple[Path, Path]:
-    folder = Path(os.path.expanduser(dataset))
-    return folder / "raw", folder
+def _why_not(dataset: str) -> str:
+    """What a path that is no set is, and what was meant, perhaps."""
+    path = Path(os.path.expanduser(dataset))
+    if dataset and path.is_dir():
+        below = sorted(p for deep in ("*", "*/raw", "*/gzip") for p in path.glob(deep) if _beginnings(p))
+        meant = below[0] if below else None
+        if meant is not None and meant.name in SUBFOLDERS:
+            meant = meant.parent
+        return (
+            f"holds none of {', '.join(FILES)} (.gz or not), nor do its raw/ and gzip/, nor has it a .csv of "
+            f"pixels{did_you_mean(meant)}"
+        )
+    if path.is_file() and SPELLED.fullmatch(path.name):
+        return f"is one of the four files of a set: name its folder, {path.parent}"
+    if path.is_file() and _is_csv(path):
+        return f"is no table of digits: each row must have a label and {SIZE**2} pixels, separated by commas"
+    if path.is_file():
+        return "is a file, not a folder of IDX files or a .csv of pixels (unpack an archive first)"
+    known = list(NAMED_SETS)
+    for folder in (path.parent / sub for sub in SUBFOLDERS):
+        known += [
+            str(path.parent / beginning.rstrip("-_.")) for beginning in _beginnings(folder) if beginning
+        ]
+    hint = did_you_mean(closest(known, dataset, dataset.lower()))
+    names = ", ".join(NAMED_SETS)
+    return f"is neither a named set ({names}) nor an existing folder of IDX files or .csv of pixels{hint}"
 
 
-def _any_file(folder: Path) -> bool:
-    return any(os.path.isfile(folder / f"{file}{ending}") for file in FILES for ending in (".gz", ""))
+def _title(folder: Path) -> str:
+    folder = folder.resolve()
+    while folder.name in ("raw", "gzip"):
+        folder = folder.parent
+    return readable(folder.name) or "images"
 
 
-def _read_set(folder: Path, checksums: dict[str, tuple[str, str | None]]) -> list[np.ndarray]:
+def _say(line: str) -> None:
+    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(line)
+
+
+# ---- IDX files -----------------------------------------------------------------------------------------
+
+
+def _find_idx(dataset: str) -> tuple[Path, str] | None:
+    """The folder of a set's IDX files and what their names begin with ('emnist-letters-'), if any.
+
+    dataset: a folder or, in a folder of several sets, what the names of one begin with.
+    """
+    path = Path(os.path.expanduser(dataset))
+    for folder in (path / sub for sub in SUBFOLDERS):
+        beginnings = _beginnings(folder)
+        if "" in beginnings:
+            return folder, ""
+        if len(beginnings) > 1:
+            sets = ", ".join(f"--dataset={path / beginning.rstrip('-_.')}" for beginning in beginnings)
+            raise DataError(f"--dataset={dataset} holds {len(beginnings)} sets; choose one of {sets}")
+        if beginnings:
+            return folder, beginnings[0]
+    for folder in (path.parent / sub for sub in SUBFOLDERS):
+        for beginning in _beginnings(folder):
+            if path.name and beginning.rstrip("-_.") == path.name:
+                return folder, beginning
+    return None
+
+
+def _beginnings(folder: Path) -> list[str]:
+    """What stands before the usual names of IDX files in a folder: '' or, for example, 'emnist-letters-'."""
+    try:
+        with os.scandir(folder) as entries:
+            spelled = [SPELLED.fullmatch(entry.name) for entry in entries if entry.is_file()]
+    except OSError:
+        return []
+    return sorted({match[1] for match in spelled if match})
+
+
+def _spellings(file: str) -> list[str]:
+    """Every name under which one of FILES is read."""
+    part, kind, ending = file.split("-", 2)
+    parts = (part, "test") if part == "t10k" else (part,)
+    names = [f"{part}-{kind}{mark}{ending}" for part in parts for mark in "-."]
+    return [name + packed for name in names for packed in (".gz", "")]
+
+
+def _read_set(folder: Path, beginning: str, checksums: dict[str, tuple[str, str | None]]) -> list[np.ndarray]:
     """Train images, train labels, test images, test labels; they fit together."""
-    arrays = [read_file(folder, file, checksums.get(file)) for file in FILES]
+    arrays = [read_file(folder, file, checksums.get(file), beginning) for file in FILES]
+    files = [beginning + file for file in FILES]
     for i, least in ((0, MIN_IMAGES), (2, 1)):
         images, labels = len(arrays[i]), len(arrays[i + 1])
         if images != labels:
             raise DataError(
-                f"{folder}: {images:,} images in {FILES[i]}, but {labels:,} labels in {FILES[i + 1]}"
+                f"{folder}: {images:,} images in {files[i]}, but {labels:,} labels in {files[i + 1]}"
             )
         if images < least:
-            raise DataError(f"{folder / FILES[i]}: {images} images; at least {least} are needed")
-    known, largest = int(arrays[1].max()), int(arrays[3].max())
-    if largest > known:
-        raise DataError(f"{folder / FILES[3]}: label {largest}, but {FILES[1]} allows only 0 to {known}")
+            raise DataError(f"{folder / files[i]}: {images} images; at least {least} are needed")
+    _check_labels(arrays[1], arrays[3], files[1], folder / files[3])
     return arrays
 
 
-def read_file(folder: Path, file: str, checksums: tuple[str, str | None] | None = None) -> np.ndarray:
+def _check_labels(train: np.ndarray, test: np.ndarray, train_file: str, test_file: Path) -> None:
+    if test.max() > train.max():
+        allowed = f"{train_file} allows only {train.min()} to {train.max()}"
+        raise DataError(f"{test_file}: label {test.max()}, but {allowed}")
+
+
+def read_file(
+    folder: Path, file: str, checksums: tuple[str, str | None] | None = None, beginning: str = ""
+) -> np.ndarray:
     """Read one of FILES, its .gz if that is there, and compare the checksum, where one is known.
 
+    beginning: what stands before the file's name.
     Returns uint8 (N, 28, 28) or (N,). Raises DataError, naming the file.
     """
-    path = next((p for p in (folder / f"{file}.gz", folder / file) if os.path.isfile(p)), None)
+    names = (folder / (beginning + name) for name in _spellings(file))
+    path = next((p for p in names if os.path.isfile(p)), None)
     if path is None:
-        raise DataError(f"{folder} lacks {file}.gz")
+        raise DataError(f"{folder} lacks {beginning}{file}.gz")
     try:
         content = path.read_bytes()
         array = _parse(content, (SIZE, SIZE) if file.endswith(IMAGES) else ())
@@ -317,3 +419,139 @@ def _parse(content: bytes, item: tuple[int, ...]) -> np.ndarray:
         follow = f"only {len(values):,} follow" if len(values) < size else "more follow"
         raise DataError(f"the header says {count:,} items in {size:,} bytes, but {follow}")
     return np.frombuffer(values, np.uint8).reshape(count, *item)
+
+
+# ---- tables of pixels ----------------------------------------------------------------------------------
+
+
+def _is_csv(path: Path) -> bool:
+    return path.name.lower().endswith((".csv", ".csv.gz"))
+
+
+def _find_tables(dataset: str) -> tuple[Path, Path | None] | None:
+    """The table to train on, and the one to test with, which has 'test' in place of 'train' in its name.
+
+    dataset: the first one, or a folder that holds it and no other.
+    """
+    path = Path(os.path.expanduser(dataset))
+    if dataset and path.is_dir():
+        tables = [p for p in sorted(path.iterdir()) if _is_csv(p) and _columns(p) is not None]
+        choice = [p for p in tables if "train" in p.name] or [p for p in tables if "test" not in p.name]
+        if len(choice) > 1:
+            tables = ", ".join(f"--dataset={p}" for p in choice)
+            raise DataError(f"--dataset={dataset} holds {len(choice)} tables; choose one of {tables}")
+        if not choice:
+            return None
+        path = choice[0]
+    elif not path.is_file() or not _is_csv(path) or _columns(path) is None:
+        return None
+    test = path.with_name(path.name.replace("train", "test"))
+    return path, test if test != path and os.path.isfile(test) and _columns(test) is not None else None
+
+
+def _columns(path: Path) -> tuple[int | None, bool] | None:
+    """Of a table of pixels: which column is the label (None: it has none); whether its first line is names.
+
+    None of anything else.
+    """
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+            first = file.readline(100_000).decode("utf-8-sig", errors="replace")
+    except (OSError, EOFError, zlib.error):
+        return None
+    cells = [cell.strip().strip('"').lower() for cell in first.split(",")]
+    if len(cells) not in (SIZE**2, SIZE**2 + 1):
+        return None
+    named = not all(cell.replace(".", "", 1).isdigit() for cell in cells)
+    if len(cells) == SIZE**2:
+        return None, named
+    if not named:
+        return 0, False
+    return next((i for i, cell in enumerate(cells) if cell in LABEL_COLUMNS), None), True
+
+
+def _read_tables(name: str, path: Path, test: Path | None) -> list[np.ndarray]:
+    """Pictures and labels of a table and, where there is one with labels, of its test table."""
+    images, labels = _read_table(path)
+    if len(labels) < MIN_IMAGES:
+        raise DataError(f"{path}: {len(labels)} pictures; at least {MIN_IMAGES} are needed")
+    unlabelled = test is not None and _columns(test)[0] is None
+    if test is None or unlabelled:
+        why = f" ({test.name} has no labels)" if unlabelled else ""
+        _say(f"{name}: a fifth of {path.name} is the test part{why}")
+        return [images, labels]
+    _say(f"{name}: {test.name} is the test part")
+    test_images, test_labels = _read_table(test)
+    if not len(test_labels):
+        raise DataError(f"{test}: 0 pictures; at least 1 is needed")
+    _check_labels(labels, test_labels, path.name, test)
+    return [images, labels, test_images, test_labels]
+
+
+def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures, uint8 (N, 28, 28), and labels, uint8 (N,), of rows with a label and 784 pixels."""
+    import pandas as pd
+
+    column, named = _columns(path)
+    if column is None:
+        raise DataError(f"{path}: no column is called label, class or target")
+    rows, options = [], {"header": None, "skiprows": int(named), "chunksize": 10_000}
+    try:
+        with pd.read_csv(path, encoding="utf-8-sig", **options) as chunks:
+            for chunk in chunks:
+                values = chunk.to_numpy(np.float64)
+                bad = np.argwhere(~((values >= 0) & (values <= 255) & (values == np.floor(values))))
+                if len(bad):
+                    line = named + sum(map(len, rows)) + bad[0][0] + 1
+                    found = f"line {line}, column {bad[0][1] + 1}: {values[tuple(bad[0])]:g}"
+                    raise DataError(f"{path}: {found}; needed are whole numbers from 0 to 255")
+                rows.append(values.astype(np.uint8))
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, zlib.error) as e:  # pandas raises kinds of ValueError
+        raise DataError(f"{path}: {reason(e)}") from None
+    table = np.concatenate(rows)
+    return np.delete(table, column, axis=1).reshape(-1, SIZE, SIZE), table[:, column]
+
+
+# ---- which way up --------------------------------------------------------------------------------------
+
+
+N_LOOKED_AT = 3000  # pictures
+
+
+def look_transposed(images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], name: str) -> bool:
+    """Whether the rows and columns of pictures (N, 28, 28) seem to be exchanged, as in EMNIST's files.
+
+    Of the ten digits the mean pictures are compared with those of the embedded ones, both ways. Those of
+    MNIST are more alike by 0.36 (in correlation) the right way, and by 0.2 already for 32 of its pictures.
+    Other sets of ten classes can be more alike transposed, but not most classes each to its own digit.
+    Classes that are not digits are looked at where the name says EMNIST alone: letters are taller than wide.
+    """
+    images, labels, is_emnist = images[:N_LOOKED_AT], labels[:N_LOOKED_AT], "emnist" in name.lower()
+    ten = [class_names.index(digit) for digit in "0123456789" if digit in class_names]
+    if len(ten) == 10 and all((labels == k).any() for k in ten):
+        upright, turned = _like_embedded(np.stack([images[labels == k].mean(0) for k in ten]))
+        gain = np.trace(turned - upright) / 10
+        are_digits = (turned.argmax(1) == np.arange(10)).sum() >= 5
+        return bool(gain > 0.15 and (is_emnist or are_digits))
+    sideways, up_and_down = _spread(images)
+    return is_emnist and sideways > up_and_down
+
+
+def _like_embedded(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations (10, 10) of means (10, 28, 28) with those of the embedded digits; of transposed ones."""
+    images, labels = embedded()
+    known = np.stack([images[labels == k].mean(0) for k in range(10)]).reshape(10, -1)
+    upright, turned = (np.corrcoef(x.reshape(10, -1), known)[:10, 10:] for x in (means, means.swapaxes(1, 2)))
+    return upright, turned
+
+
+def _spread(images: np.ndarray) -> list[float]:
+    """How far ink lies from its centre, as mean variances over pictures: sideways, and up and down."""
+    ink, at, spread = images.astype(np.float64), np.arange(SIZE), []
+    for axis in (1, 2):
+        along = ink.sum(axis) / np.maximum(ink.sum((1, 2)), 1)[:, None]  # (N, 28)
+        centre = along @ at
+        spread.append(float(((at - centre[:, None]) ** 2 * along).sum(1).mean()))
+    return spread

@@ -24,9 +24,9 @@ SLANTS = {"+": (0.0, math.pi / 2), "-": (0.0,), "*": (math.pi / 6, math.pi / 2, 
 N_DIGITS = 10
 
 
-def load(dataset: str, data_dir: str) -> DigitSplits:
+def load(dataset: str, data_dir: str, transpose: bool = False) -> DigitSplits:
     """As digits.load. Raises DataError too where the classes are not the ten digits, or a part lacks one."""
-    data = digits.load(dataset, data_dir)
+    data = digits.load(dataset, data_dir, transpose)
     for part in digits.PARTS:
         there = set(getattr(data, f"{part}_labels").tolist())
         if data.class_names != tuple(map(str, range(N_DIGITS))) or len(there) != N_DIGITS:

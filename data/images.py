@@ -17,11 +17,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,10 @@ from rich.console import Console
 
 from data import DataError
 from data.files import reason, write_whole
-from data.image_files import decode_all, find, in_order
+from data.image_files import FULL, Depth, Spans, decode_all, find, in_order, span_of, spans_of
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
+from data.waiting import announced
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +48,8 @@ LAYOUTS = {  # where a set's files lie under --data_dir: torchvision's own place
     "list_attr_celeba.txt, identity_CelebA.txt, list_bbox_celeba.txt, list_landmarks_align_celeba.txt",
     "lfw": "lfw-py/lfw_funneled/<Person_Name>/<Person_Name>_0001.jpg … (13,233 images of 5,749 people)",
 }
+NOUNS = {"face": "faces", "emoji": "emoji", "photo": "photos"}  # what pictures are called, one and many
+NEARLY_BLACK = 16  # of 255: pictures without a brighter value were not meant to be seen so
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,17 @@ class ImageSplits:
     test: torch.Tensor
     factor_names: tuple[str, ...] = ()
     factors: dict[str, np.ndarray] | None = None  # part -> float32 (N, F), where the truth is known
+    spans: Spans = field(default_factory=dict)  # what is black and white in pictures of more than 8 bits
+
+    @property
+    def noun(self) -> str:
+        """What one of the pictures is called in titles: 'face', 'emoji', 'photo', else 'picture'."""
+        return noun_of(self.name)[0]
+
+    @property
+    def nouns(self) -> str:
+        """What many of them are called."""
+        return noun_of(self.name)[1]
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,18 @@ class _Source:
     content_hash: str
     # fill(image_size, write) hands all rows in order to `write`; returns how many are train, val, test
     fill: Callable[[int, Callable[[np.ndarray], Any]], list[int]]
+    spans: Spans = field(default_factory=dict)
+
+
+def noun_of(name: str) -> tuple[str, str]:
+    """What the pictures of the set `name` are called, one and many: what its name says, else pictures."""
+    if name in NAMED_SETS:
+        return "face", "faces"
+    for word in re.findall("[a-z]+", name.lower()):
+        for one, many in NOUNS.items():
+            if word in (one, many, f"{one}s"):
+                return one, many
+    return "picture", "pictures"
 
 
 def fingerprint(dataset: str, data_dir: str) -> str:
@@ -80,10 +108,11 @@ def load(dataset: str, data_dir: str, image_size: int) -> ImageSplits:
     """
     import torch
 
-    name, content_hash, parts, _ = load_arrays(dataset, data_dir, image_size)
+    source, parts, _ = _load(dataset, data_dir, image_size)
+    name, content_hash = source.name, source.content_hash
     splits = {part: torch.from_numpy(rows) for part, rows in parts.items()}
     if dataset != "synthetic":
-        return ImageSplits(name, content_hash, **splits)
+        return ImageSplits(name, content_hash, **splits, spans=source.spans)
     from data import synthetic
 
     truth = synthetic.sample_factors(0, np.arange(synthetic.N_IMAGES))
@@ -92,8 +121,14 @@ def load(dataset: str, data_dir: str, image_size: int) -> ImageSplits:
     return ImageSplits(name, content_hash, **splits, factor_names=synthetic.FACTOR_NAMES, factors=factors)
 
 
+@announced("reading --dataset={}")
 def load_arrays(dataset: str, data_dir: str, image_size: int) -> tuple[str, str, dict[str, np.ndarray], Path]:
     """As `load`, without torch: name, content hash, part -> uint8 (N, S, S, 3), path of the cache file."""
+    source, parts, path = _load(dataset, data_dir, image_size)
+    return source.name, source.content_hash, parts, path
+
+
+def _load(dataset: str, data_dir: str, image_size: int) -> tuple[_Source, dict[str, np.ndarray], Path]:
     if image_size < 1:
         raise DataError(f"--image_size={image_size}: must be at least 1 pixel")
     source = _resolve(dataset, Path(data_dir))
@@ -105,7 +140,7 @@ def load_arrays(dataset: str, data_dir: str, image_size: int) -> tuple[str, str,
         raise DataError(f"the image cache {path} does not read back as it was written: is the disk in order?")
     rows, counts = cached
     parts = {part: rows[end - n : end] for part, n, end in zip(PARTS, counts, accumulate(counts))}
-    return source.name, source.content_hash, parts, path
+    return source, parts, path
 
 
 # ---- the sets ------------------------------------------------------------------------------------------
@@ -174,7 +209,7 @@ def _celeba(data_dir: Path) -> _Source:
 def _lfw(data_dir: Path) -> _Source:
     # Only torchvision's layout: its LFWPeople insists on people.txt and lfw-names.txt, whose server is gone.
     folder = data_dir / "lfw-py" / "lfw_funneled"
-    hashes, broken, _ = find(folder, data_dir / "cache")
+    hashes, _, broken, _ = find(folder, data_dir / "cache")
     hashes = {file: digest for file, digest in sorted(hashes.items()) if len(Path(file).parts) == 2}
     if not hashes:
         raise _missing("lfw", data_dir)
@@ -198,25 +233,30 @@ def _lfw(data_dir: Path) -> _Source:
 
 def _folder(folder: Path, data_dir: Path) -> _Source:
     """The user's own images. Order and split follow from the files' bytes: renaming changes nothing."""
-    hashes, unreadable, others = find(folder, data_dir / "cache")
+    hashes, depths, unreadable, others = find(folder, data_dir / "cache")
     if not hashes:
         raise DataError(
             f"--dataset={folder}: no images found ({len(unreadable)} unreadable, {others} other files); "
             "read by their ending: JPEG, PNG, WebP, GIF, BMP, TIFF and the other pixel formats of Pillow"
         )
     files = sorted(hashes, key=lambda file: (hashes[file], file))
+    spans = spans_of(depths.values())
 
     def fill(image_size: int, write: Callable) -> list[int]:
-        broken, kept = list(unreadable), []
-        with closing(decode_all(folder, files, image_size)) as images:
+        broken, kept, brightest = list(unreadable), [], 0
+        with closing(decode_all(folder, files, image_size, spans)) as images:
             for file, image in zip(files, images):
                 if isinstance(image, str):
                     broken.append((file, image))
                 else:
                     write(image)
                     kept.append(hashes[file])
+                    brightest = max(brightest, int(image.max()))
         different = sorted(set(kept))
-        _tell(_title(folder), broken, others, copies=len(kept) - len(different))
+        notes = _about_spans(list(depths.values()), spans)
+        if kept and brightest < NEARLY_BLACK:
+            notes.append(f"all pictures are nearly black: their largest value is {brightest} of 255")
+        _tell(_title(folder), broken, others, len(kept) - len(different), notes)
         if len(different) < MIN_IMAGES:
             raise DataError(
                 f"--dataset={folder}: {len(files) + len(unreadable)} images found, {len(broken)} broken, "
@@ -226,7 +266,34 @@ def _folder(folder: Path, data_dir: Path) -> _Source:
         ends = [bisect.bisect_left(kept, different[-2 * tenth]), bisect.bisect_left(kept, different[-tenth])]
         return [ends[0], ends[1] - ends[0], len(kept) - ends[1]]
 
-    return _Source(_title(folder), _digest("folder", *sorted(hashes.values())), fill)
+    content_hash = _digest("folder", *sorted(hashes.values()), *_marks(list(depths.values()), spans))
+    return _Source(_title(folder), content_hash, fill, spans)
+
+
+def _marks(depths: list[Depth], spans: Spans) -> list[str]:
+    """What tells a set from the one that earlier versions made of the same files.
+
+    They took all integers for 16 bits, and read every float picture by itself.
+    """
+    marks = [f"integer {spans['integer']}"] if spans.get("integer", FULL) != FULL else []
+    if any(span_of(*depth) != spans["float"] for depth in depths if depth[0] == "float"):
+        marks.append(f"float {spans['float']}")
+    return marks
+
+
+def _about_spans(depths: list[Depth], spans: Spans) -> list[str]:
+    """What was taken for black and white in deep pictures, and why: a line for each kind."""
+    lines = []
+    for kind, span in spans.items():
+        lows, highs = zip(*(ends for of_kind, *ends in depths if of_kind == kind))
+        low, high = min(lows), max(highs)
+        depth = "16-bit" if kind == "integer" and low >= 0 and high <= FULL[1] else kind
+        what = f"{len(lows):,} {depth} pictures"
+        if span == (low, high) and low != 0:
+            lines.append(f"{what} with values from {low:g} to {high:g}: these are read as black and white")
+        else:
+            lines.append(f"{what} whose largest value is {high:g}: read as 0 to {span[1]:g}")
+    return lines
 
 
 NAMED_SETS: dict[str, Callable[[Path], _Source]] = {"synthetic": _synthetic, "celeba": _celeba, "lfw": _lfw}
@@ -255,19 +322,20 @@ def _digest(*parts: object) -> str:
 
 
 def _title(folder: Path) -> str:
-    return folder.resolve().name or "images"
+    return readable(folder.resolve().name) or "images"
 
 
 def _printable(file: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in file)  # names may hold line breaks and stray bytes
 
 
-def _tell(name: str, broken: list[tuple[str, str]], others: int, copies: int) -> None:
+def _tell(name: str, broken: list[tuple[str, str]], others: int, copies: int, notes: list[str]) -> None:
     lines = [f"{name}: {len(broken)} broken files skipped"] if broken else []
     lines += [f"  {_printable(file)}: {why}" for file, why in broken[:10]]
     lines += [f"  … and {len(broken) - 10} more"] if len(broken) > 10 else []
     lines += [f"{name}: {others} files skipped: hidden, or without an image's ending"] if others else []
     lines += [f"{name}: {copies} exact copies; copies stay in one part of the split"] if copies else []
+    lines += [f"{name}: {note}" for note in notes]
     for line in lines:
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -278,7 +346,7 @@ def _tell(name: str, broken: list[tuple[str, str]], others: int, copies: int) ->
 def _open_cache(path: Path, image_size: int) -> tuple[np.ndarray, list[int]] | None:
     """Map the cache: rows (N, S, S, 3) and how many are train, val, test. None where missing or damaged."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         shape = (sum(about["counts"]), image_size, image_size, 3)
         head = _header(shape)
         with open(path, "rb") as f:

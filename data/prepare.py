@@ -3,6 +3,7 @@
     python data/prepare.py synthetic
     python data/prepare.py celeba
     python data/prepare.py mnist
+    python data/prepare.py path/to/gzip/emnist-letters --transpose
     python data/prepare.py path/to/my/photos --image_size=128 --contact_sheet=sheet.png
     python data/prepare.py shakespeare
     python data/prepare.py path/to/lyrics.csv --encoding=cp1251
@@ -40,6 +41,7 @@ from data.files import reason
 from data.images import load_arrays
 from data.lyrics import ENDINGS
 from data.names import closest
+from data.terminal import replace_unwritable
 from data.text_files import read_whole, unpacked_name
 
 # scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
@@ -63,14 +65,17 @@ TIMEOUT = 60  # seconds without a byte; without it a firewall that drops packets
 @dataclass
 class Config:
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET|FOLDER|FILE")]
-    """synthetic, celeba, lfw or a folder of your own images; digits, mnist, fashion or one of IDX files;
-    pydoc, shakespeare, a text file or a .csv of lyrics; or onehot, to write the lines of FILE as arrays"""
+    """synthetic, celeba, lfw or a folder of your own images; digits, mnist, fashion, IDX files or a .csv of
+    pixels; pydoc, shakespeare, a text file or a .csv of lyrics; or onehot, to write the lines of FILE as
+    arrays"""
     file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None
     """after onehot: a text file; each line that is not blank becomes one array"""
     data_dir: Path = ROOT / "data" / "store"
     """where sets and their cache lie"""
     image_size: int | None = None
     """pixels a side of the cached square images, 64 unless told; digits, mnist and fashion always have 28"""
+    transpose: bool = False
+    """of sets with 28: exchange rows and columns, as EMNIST's files need"""
     contact_sheet: Path | None = None
     """also draw 100 of the training images, as a model will see them, into this PNG file"""
     onehot_dir: Path | None = None
@@ -251,6 +256,8 @@ def prepare(cfg: Config) -> None:
     source, size = _source(cfg.dataset), 64 if cfg.image_size is None else cfg.image_size
     if source is digits and cfg.image_size not in (None, digits.SIZE):
         raise DataError(f"--image_size={size}: {cfg.dataset} is kept at 28×28 pixels")
+    if source is not digits and cfg.transpose:
+        raise DataError(f"--transpose: {cfg.dataset} is no set of 28×28 pixels in classes")
     if source is text:
         for flag, value in (("--image_size", cfg.image_size), ("--contact_sheet", cfg.contact_sheet)):
             if value is not None:
@@ -265,9 +272,10 @@ def prepare(cfg: Config) -> None:
         _prepare_text(cfg)
         return
     if source is digits:
-        name, content_hash, pairs, class_names = digits.load_arrays(cfg.dataset, cfg.data_dir)
+        name, content_hash, pairs, class_names = digits.load_arrays(cfg.dataset, cfg.data_dir, cfg.transpose)
         parts = {part: pictures for part, (pictures, _) in pairs.items()}
-        shape, cache, flag = f"28×28 in {len(class_names)} classes", "no cache is needed", ""
+        shape, cache = f"28×28 in {len(class_names)} classes", "no cache is needed"
+        flag = " --transpose" if cfg.transpose else ""
     else:
         name, content_hash, parts, path = load_arrays(cfg.dataset, str(cfg.data_dir), size)
         shape, flag = f"{size}×{size}×3", f" --image_size={size}"
@@ -356,6 +364,7 @@ def _source(dataset: str) -> ModuleType:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    replace_unwritable()
     cfg = tyro.cli(Config, description=__doc__, args=args, use_underscores=True)
     socket.setdefaulttimeout(TIMEOUT)
     try:

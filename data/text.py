@@ -41,7 +41,9 @@ from data.characters import (
 )
 from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
+from data.terminal import readable
 from data.text_files import codec_of, is_packed, read_chunks, unpacked_name
+from data.waiting import announced
 
 if TYPE_CHECKING:
     import pandas
@@ -127,6 +129,7 @@ def load(
     return TextSplits(name, content_hash, alphabet, **tensors, songs=songs, report=report)
 
 
+@announced("reading --dataset={}")
 def load_arrays(
     dataset: str,
     data_dir: str | Path,
@@ -142,7 +145,8 @@ def load_arrays(
     path, what, songs = _find(dataset, Path(data_dir)), f"--dataset={dataset}", None
     own = path is not None and dataset not in NAMED_SETS
     bare = unpacked_name(path) if own else Path(dataset)
-    name, is_table = bare.stem if own else dataset, own and bare.suffix.lower() in lyrics.ENDINGS
+    name = readable(bare.stem) if own else dataset
+    is_table = own and bare.suffix.lower() in lyrics.ENDINGS
     if encoding is not None and not own:
         raise DataError(f"--encoding={encoding}: {dataset} has its own; it is for a file of yours")
     if columns is not None and not is_table:

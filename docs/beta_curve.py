@@ -29,6 +29,7 @@ from research.common.commandline import main
 from research.common.identity import ROOT
 from research.common.messages import UserError, console
 from research.draw import charts, pictures
+from research.measure.latents import SILENT_NATS
 from research.measure.mutual_information import mig
 from research.tasks.bvae_faces import bench_of
 from research.tasks.faces_bench import Bench
@@ -173,7 +174,9 @@ def regions(runs: pd.DataFrame) -> np.ndarray:
 
 
 def meanings() -> np.ndarray:
-    """For each β a heat map: what the most informative latents of one seed tell of each factor."""
+    """For each β a heat map: what the most informative latents of one seed tell of each factor; grey where a
+    latent is silent, and tells nothing that its noise would not drown.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -185,12 +188,15 @@ def meanings() -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(-(-len(groups) // columns), columns, squeeze=False).flat
     for (beta, group), ax in zip(groups, axes):
-        share = group[list(FACTOR_NAMES)].to_numpy(float)
+        quiet = (group["kl_nats"] < SILENT_NATS).to_numpy()  # of β = 0, which has no KL, none
+        share = np.where(quiet[:, None], np.nan, group[list(FACTOR_NAMES)].to_numpy(float))
+        ax.set_facecolor("#bbbbbb")
         image = ax.imshow(share, vmin=0, vmax=1, aspect="auto", cmap="viridis")
         labels = [
             f"z{r.latent}  {r.kl_nats:.2f}" if np.isfinite(r.kl_nats) else f"z{r.latent}"
             for r in group.itertuples()
         ]
+        labels = [f"{label} silent" if q else label for label, q in zip(labels, quiet, strict=True)]
         slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
         ax.set_xticks(range(len(FACTOR_NAMES)), FACTOR_NAMES, fontsize=8, **slanted)
         ax.set_yticks(range(len(group)), labels, fontsize=8)

@@ -8,6 +8,13 @@ Exit code 0: nothing fails (there may be warnings); 1: something fails; 2: a fla
 Whatever it makes to try a disk is removed again, and no group of checks may take longer than a minute.
 """
 
+import sys
+from importlib.util import find_spec
+
+if sys.version_info < (3, 11) or find_spec("rich") is None:  # before what only the right Python imports
+    which = f"{sys.executable} (Python {sys.version_info[0]}.{sys.version_info[1]})"
+    sys.exit(f"error: {which} has no packages of this project: make install, then source .venv/bin/activate")
+
 import contextlib
 import hashlib
 import importlib.metadata
@@ -15,7 +22,6 @@ import json
 import os
 import re
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -63,13 +69,15 @@ def versions(flags: Flags) -> Iterator[Line]:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     wishes = {"python": SpecifierSet(project["requires-python"])}
     wishes |= {wish.name: wish.specifier for wish in map(Requirement, project["dependencies"])}
     for name, wish in wishes.items():
-        version, install = installed(name), "make install"
-        if name != "python":
-            install += f", or pip install '{name}{wish}'"
+        version = installed(name)
+        if name == "python":
+            install = "make clean install, which brings a Python that fits; or environment.yml, with conda"
+        else:
+            install = f"make install, or pip install '{name}{wish}'"
         if version is None or not wish.contains(version, prereleases=True):
             found = f"{version or 'not installed'}, but pyproject.toml asks for {wish}"
             yield Line(name, "fail", found, install)

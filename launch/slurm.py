@@ -27,6 +27,7 @@ if not __package__:  # run as a script: import from this tree
 import tyro
 import yaml
 
+from data.terminal import argument
 from launch.results import read
 from launch.sweep import agent, begin, plan, sbatch
 from launch.sweep.progress import Progress, Row
@@ -112,7 +113,7 @@ def with_defaults(flags: Flags) -> Flags:
     """`flags` with what the user's TOML file says of those that were not given. Raises UserError."""
     path = defaults_file()
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return flags
     except (OSError, ValueError) as error:
@@ -229,7 +230,7 @@ def submit(flags: Flags) -> None:
             print(shlex.join(command), flush=True)
         return
     logs.mkdir(parents=True, exist_ok=True)
-    write_bytes(logs / "job.sh", text.encode())
+    write_bytes(logs / "job.sh", argument(text))  # with paths in it
     for array, command in zip(arrays, commands):
         ident = sbatch.ask(*command).strip().partition(";")[0]
         n = int(array.partition("%")[0].partition("-")[2]) + 1
@@ -249,7 +250,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
         else:
             folder = Path(flags.out) / (flags.name or folder.stem)
     try:
-        text = (folder / SWEEP).read_text()
+        text = (folder / SWEEP).read_text(encoding="utf-8")
     except OSError:
         raise UserError(f"{folder}: no sweep has been submitted there") from None
     spec = yaml.safe_load(text)
@@ -261,7 +262,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
 
 def show_status(flags: Flags) -> None:
     folder, queue, planned = queue_of(flags)
-    spec = yaml.safe_load((folder / SWEEP).read_text())
+    spec = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
     try:
         tasks, unknown = in_queue(folder), None
     except UserError as error:

@@ -46,6 +46,7 @@ from research.measure import latents
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
+OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # those that look at a face that one can choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +89,17 @@ class Config(RunFlags):
     """units of the layer between the convolutions and the code"""
     image_size: Literal[32, 64, 128] = 64
     """edge S of the pictures in pixels"""
-    image: str | None = aside(None)
-    """tasks: a picture file of the face to use"""
-    index: int | None = aside(None)
-    """tasks: number of the held-out face to use; default: 0"""
-    image2: str | None = aside(None)
+    image: str | None = aside(None, *OF_A_FACE)
+    """latent_analysis, rotate, interpolate: a picture file of the face to use"""
+    index: int | None = aside(None, *OF_A_FACE)
+    """latent_analysis, rotate, interpolate: number of the test picture to use; default: 0"""
+    image2: str | None = aside(None, "interpolate")
     """interpolate: a picture file of the second face"""
-    index2: int | None = aside(None)
-    """interpolate: number of the second held-out face; default: 1"""
-    random: bool = aside(False)
-    """interpolate: between two z drawn from the prior instead of two faces"""
-    dim: int | None = aside(None)
+    index2: int | None = aside(None, "interpolate")
+    """interpolate: number of the second test picture; default: 1"""
+    random: bool = aside(False, "interpolate")
+    """interpolate: between two z drawn from the prior instead of two faces, straight and along the arc"""
+    dim: int | None = aside(None, "rotate")
     """rotate: along this latent instead of a direction found from the data"""
 
     def __post_init__(self):
@@ -348,19 +349,24 @@ def training_pictures(
     random = torch.sigmoid(model.decode(shift + scale * noise))
     codes = latents.traversal(mu[0], order[:12], torch.linspace(-3, 3, 9), scale, shift)
     travelled = torch.sigmoid(model.decode(codes.flatten(0, 1)))
-    measure = "KL" if cfg.beta > 0 else "var"
-    rows = [f"z{d} {measure} {v:.2g}" for d, v in zip(order[:12].tolist(), value.tolist(), strict=False)]
-    cols = [f"{v:g}" for v in torch.linspace(-3, 3, 9).tolist()]
+    names, values = [f"z{d}" for d in order.tolist()], value.tolist()
+    measure, unit = ("KL", "") if cfg.beta > 0 else ("var", " sd")
+    rows = [f"{name} {measure} {v:.2g}" for name, v in zip(names[:12], values)]
+    if cfg.beta > 0:
+        quiet = latents.silent(value).tolist()
+        rows = [f"{row}\nsilent" if q else row for row, q in zip(rows, quiet)]
+    cols = [f"{v:g}{unit}" for v in torch.linspace(-3, 3, 9).tolist()]
     label = f"β = {cfg.beta:g}"
+    drawn = "z ~ N(0, I)" if cfg.beta > 0 else "z ~ N(mean, sd²) of the codes, which β = 0 gives no prior"
     files = {
         "sample/reconstructions": picture(pictures.grid, both.cpu(), len(rebuilt), ["x", "x̂"]),
-        "sample/random": picture(pictures.grid, random.cpu(), 4),
+        "sample/random": picture(pictures.grid, random.cpu(), 4, title=drawn),
         "latent/traversal": picture(pictures.grid, travelled.cpu(), 9, rows, cols, title=label),
     }
     if cfg.beta > 0:
-        kl, names = value.tolist(), [f"z{d}" for d in order.tolist()]
-        files["latent/kl_per_latent"] = picture(charts.bars, kl, names, f"KL per latent, {label}", "nats")
-        files["latent/kl_histogram"] = picture(charts.histogram, kl, f"KL per latent, {label}", "nats")
+        title = f"KL per latent, {label}"
+        files["latent/kl_per_latent"] = picture(charts.bars, values, names, title, "KL, nats", "latent")
+        files["latent/kl_histogram"] = picture(charts.histogram, values, title, "KL, nats")
     return files
 
 
@@ -370,7 +376,9 @@ def interpolation(model: VAE, z0: Tensor, z1: Tensor, n_frames: int = 48) -> dic
     codes = latents.lerp(z0, z1, torch.linspace(0, 1, n_frames, device=z0.device))
     frames = pictures.to_uint8(torch.sigmoid(model.decode(codes)).cpu())
     nine = torch.linspace(0, n_frames - 1, 9).round().long().tolist()
-    strip = picture(pictures.strip, frames[nine], [f"{i / (n_frames - 1):.2f}" for i in nine], scale=2)
+    labels = [f"t = {i / (n_frames - 1):.2f}" for i in nine]
+    title = "straight from code to code: z = (1 − t)·z₀ + t·z₁"
+    strip = picture(pictures.strip, frames[nine], labels, title, scale=2)
     there_and_back = pictures.ping_pong(frames)
     return {"sample/interpolation": strip, "sample/interpolation_video": video(there_and_back, 24, upscale=4)}
 

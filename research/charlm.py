@@ -35,7 +35,7 @@ from data import text
 from data.characters import shown
 from research.common.checkpoints import load_file, load_weights, resolve
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, require, with_epochs
+from research.common.flags import RunFlags, aside, require, resolved, with_epochs
 from research.common.media import File, html
 from research.common.messages import UserError, console, escape
 from research.common.randomness import make_rng, seeded
@@ -49,6 +49,7 @@ from research.parts.text_flags import TEXT_FLAGS, TextFlags, load_text
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", *TEXT_FLAGS)  # what load_data depends on
 TASKS = ("train", "generate", "evaluate")
+LEARNING_RATES = {"lstm": 0.008, "tcn": 0.002, "transformer": 0.002}  # why: sweeps/charlm_lr.yaml
 IGNORED = -1  # target of what is no character: the rest of a row whose sequence is shorter
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
 COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are looked for
@@ -66,8 +67,9 @@ class Config(TextFlags, Decoding, RunFlags):
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 12
     """windows per step"""
-    learning_rate: float = 0.002
-    """peak learning rate of AdamW; that of Muon is ten times it. An LSTM wants more, 0.008"""
+    learning_rate: float | None = resolved(0.002)
+    """peak learning rate of AdamW; that of Muon is ten times it. Default: the model's own,
+    0.008 for lstm, 0.002 for tcn and transformer"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(0, "train")
@@ -112,6 +114,8 @@ class Config(TextFlags, Decoding, RunFlags):
     """evaluate: a text file to score; default: the test part"""
 
     def __post_init__(self):
+        if self.learning_rate is None:  # from here on a number, which config.json and the key hold
+            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.model])
         for flags in (RunFlags, TextFlags, Decoding):
             flags.__post_init__(self)
         for name in ("n_layers", "n_heads", "embed_dim", "hidden_dim", "seq_len", "samples"):

@@ -35,11 +35,12 @@ from rich.text import Text
 
 from data import text
 from data.characters import whole, words_of
+from data.terminal import file_name
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, require
 from research.common.folder import RESULTS, write_bytes, write_json
 from research.common.messages import UserError, console, escape, news
-from research.common.wandb_client import connect, first_line, settings
+from research.common.wandb_client import connect, first_line, settings, texts
 from research.common.wandb_mirror import send
 from research.draw import charts, pictures
 from research.parts.charlm_sampling import Decoding
@@ -272,7 +273,7 @@ def explore(cfg: Config) -> dict[str, Any]:
     corpus = count(splits)
     numbers = sizes(splits, corpus, cfg)
     tell(splits, corpus, numbers, cfg)
-    folder = Path(cfg.out) / (cfg.name or f"corpus_{corpus.name}") / cfg.task
+    folder = Path(cfg.out) / (cfg.name or file_name(f"corpus_{corpus.name}")) / cfg.task
     files = [pictures.write_png(folder / f"{k}.png", array) for k, array in draw(corpus, cfg).items()]
     for name in ("words", "characters", "artists"):
         if len(table := getattr(corpus, name)):
@@ -355,7 +356,7 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
             name=f"{cfg.task} {results['dataset']}",
             job_type=cfg.task,
             tags=["charlm", cfg.task],
-            config=asdict(cfg) | {"data_hash": results["data_hash"]},
+            config=texts(asdict(cfg) | {"data_hash": results["data_hash"]}),
             settings=settings(mode),
         )
 

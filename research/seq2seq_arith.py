@@ -25,6 +25,7 @@ import dataclasses
 import hashlib
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,7 @@ from data import arithmetic, digits, glyphs
 from data.arithmetic import Queries
 from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, require, with_epochs
+from research.common.flags import RunFlags, aside, of_data, require, with_epochs
 from research.common.media import html, picture
 from research.common.randomness import make_rng, seeded
 from research.common.run import Run
@@ -51,9 +52,10 @@ from research.parts import seq2seq_mistakes as mistakes
 from research.parts.seq2seq_models import LSTM, N_PICTURES, Transformer
 
 KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
-DATA_FLAGS = ("dataset", "data_dir", "mode", "digits", "ops", "train_fraction", "columns")
+DATA_FLAGS = ("dataset", "data_dir", "transpose", "mode", "digits", "ops", "train_fraction", "columns")
 TASKS = ("train", "evaluate", "ask", "mistakes")
 N_SHOWN = 12  # answers that are shown while training
+N_AT_ONCE = 2000  # queries that are answered in one call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +65,13 @@ class Config(RunFlags):
     task: Literal[TASKS] = aside("train")
     """train, or one of the tasks that read a --checkpoint and write beside it"""
     dataset: str = aside("digits")
-    """pictures of digits, where --mode has any: digits (embedded), mnist, or a folder laid out like it"""
+    """pictures of digits, where --mode has any: digits (embedded), mnist, or your own (a folder or .csv)"""
+    transpose: bool = of_data(False)
+    """exchange rows and columns of all pictures of digits, as EMNIST's files need"""
     mode: Literal["text_to_text", "image_to_text", "text_to_image"] = "text_to_text"
     """what queries and answers are: characters, or a picture of each"""
     digits: int = 2
-    """most digits of an operand"""
+    """most digits of an operand; evaluate, ask, mistakes: of those asked, default those of the run"""
     ops: str = "+-"
     """operators, some of + - *"""
     train_fraction: float = 0.5
@@ -80,7 +84,7 @@ class Config(RunFlags):
     """peak learning rate"""
     eval_every: int = 500
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
-    sample_every: int = aside(0)
+    sample_every: int = aside(0, "train")
     """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
     model: Literal["lstm", "transformer"] = "lstm"
     """architecture"""
@@ -110,7 +114,7 @@ class Config(RunFlags):
     """share of what the encoder tells the decoder, and the decoder its head, that is hidden in training"""
     clip: float = 1.0
     """largest norm of the gradient; it is scaled down to it"""
-    query: str | None = aside(None)
+    query: str | None = aside(None, "ask")
     """ask: the query, as in --query="81+24" """
 
     def __post_init__(self):
@@ -127,6 +131,8 @@ class Config(RunFlags):
         teaches = self.mode != "text_to_image" or self.teacher_forcing == 1
         require(teaches, self, "teacher_forcing", f"1 with --mode={self.mode}")
         require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")
+        has_pictures = self.mode != "text_to_text" or not self.transpose
+        require(has_pictures, self, "transpose", f"False with --mode={self.mode}, which has no pictures")
         require(0 < self.train_fraction < 1, self, "train_fraction", "above 0 and below 1")
         require(1 <= self.digits <= arithmetic.MOST_DIGITS, self, "digits", f"1 to {arithmetic.MOST_DIGITS}")
         in_order = "".join(op for op in arithmetic.OPERATORS if op in self.ops)
@@ -172,7 +178,9 @@ class Data:
 def load_data(cfg: Config) -> Data:
     """The queries of `cfg`, with pictures where --mode has them. Raises DataError where these are missing."""
     splits = arithmetic.load(cfg.ops, cfg.digits, cfg.train_fraction, cfg.columns)
-    return Data(splits, None if cfg.mode == "text_to_text" else glyphs.load(cfg.dataset, cfg.data_dir))
+    if cfg.mode == "text_to_text":
+        return Data(splits, None)
+    return Data(splits, glyphs.load(cfg.dataset, cfg.data_dir, cfg.transpose))
 
 
 def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, glyphs.Glyphs | None]:
@@ -298,6 +306,15 @@ def reader_of(cfg: Config, data: Data) -> Reader | None:
     return Reader(model, classifier.accuracy(model, known.test, known.test_labels))
 
 
+def batches(
+    queries: Queries, glyph: glyphs.Glyphs | None, cfg: Config, alphabet: str, device: torch.device
+) -> Iterator[Batch]:
+    """All queries in batches of N_AT_ONCE; their pictures are the same at every call."""
+    rng = make_rng(cfg.seed, 0, "eval", device)
+    for src, tgt in zip(queries.src.split(N_AT_ONCE), queries.tgt.split(N_AT_ONCE), strict=True):
+        yield batch_of(src.to(device), tgt.to(device), glyph, rng, cfg, alphabet)
+
+
 @torch.no_grad()
 def answers(
     model: torch.nn.Module,
@@ -309,14 +326,41 @@ def answers(
     device: torch.device,
 ) -> tuple[Tensor, float]:
     """What the model answers to all queries, ids (N, A) read forwards, on the CPU; its mean loss."""
-    answered, total, rng = [], 0.0, make_rng(cfg.seed, 0, "eval", device)
-    for src, tgt in zip(queries.src.split(2000), queries.tgt.split(2000), strict=True):
-        batch = batch_of(src.to(device), tgt.to(device), glyph, rng, cfg, alphabet)
-        total += loss_fn(model, batch, None, cfg).item() * len(src)
+    answered, total = [], 0.0
+    for batch in batches(queries, glyph, cfg, alphabet, device):
+        total += loss_fn(model, batch, None, cfg).item() * len(batch.src)
         made = model.answer(batch.src)
         ids = made.cpu() if reader is None else reader.read(made)
         answered.append(arithmetic.reverse(ids, alphabet) if cfg.reverse else ids)
     return torch.cat(answered), total / len(queries)
+
+
+@torch.no_grad()
+def pictures_of(
+    model: torch.nn.Module,
+    queries: Queries,
+    ids: Tensor,
+    rows: Tensor,
+    glyph: glyphs.Glyphs,
+    cfg: Config,
+    alphabet: str,
+    device: torch.device,
+) -> Tensor:
+    """What `answers`, which said ids (N, A), saw of some rows (R,), in rising order: the handwritten queries,
+    or the answers that the model drew, as one reads them; (R, 1, 28, 28 T) in [0, 1], on the CPU.
+    """
+    shown = []
+    for i, batch in enumerate(batches(queries, glyph, cfg, alphabet, device)):
+        here = rows[rows // N_AT_ONCE == i]
+        if not len(here):
+            continue
+        if cfg.mode == "image_to_text":
+            x = batch.src[here - i * N_AT_ONCE].cpu()
+        else:
+            x = torch.sigmoid(model.answer(batch.src)[here - i * N_AT_ONCE]).cpu()
+            x = in_reverse(x, ids[here], alphabet) if cfg.reverse else x
+        shown.append(torch.cat(tuple(x.unbind(1)), 2)[:, None])  # one character's picture beside the other's
+    return torch.cat(shown)
 
 
 # ------------------------------------------------------------------------------------------------ samples
@@ -342,19 +386,13 @@ def samples(
     made: dict[str, Any] = {"sample/answers": html(pages.page(title, pages.table(cells, [*rows[0]])))}
     if glyph is None:
         return made
-    rng = make_rng(cfg.seed, 0, "eval", device)
-    batch = batch_of(shown.src.to(device), shown.tgt.to(device), glyph, rng, cfg, alphabet)
-    if cfg.mode == "image_to_text":
-        x = batch.src
-    else:
-        x = torch.sigmoid(model.answer(batch.src)).cpu()
-        x = in_reverse(x, ids, alphabet) if cfg.reverse else x  # as one reads
-    labels = [
-        f"{row['query']} = {row['model'] or '?'}" + (f", not {row['answer']}" if row["mistake"] else "")
-        for row in rows
-    ]
-    tiles = torch.cat(tuple(x.cpu().unbind(1)), 2)[:, None]  # a query's or an answer's pictures side by side
-    return made | {"sample/pictures": picture(pictures.grid, tiles, 1, labels)}
+    every = torch.arange(len(shown))
+    tiles = pictures_of(model, shown, ids, every, glyph, cfg, alphabet, device)
+    reads = cfg.mode == "image_to_text"
+    what = "Handwritten validation queries" if reads else "Drawn answers to validation queries"
+    title = f"{what}, {data.name}, step {step:,}"
+    labels = [mistakes.told(row) for row in rows]
+    return made | {"sample/pictures": picture(pictures.grid, tiles, 1, labels, None, title)}
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -436,9 +474,8 @@ def final(
     metrics |= mistakes.breakdown(ids, test, alphabet, "test")
     if reader is not None:
         metrics["test/reader_accuracy"] = reader.accuracy
-    shares = mistakes.maps((ids == test.tgt).all(1), test, cfg.digits)
-    about = f"{data.name}, {metrics['test/exact_match']:.2%} right"
-    return metrics | {"sample/map": picture(mistakes.map_picture, shares, cfg.digits, about)}
+    found = mistakes.maps((ids == test.tgt).all(1), test, cfg.digits)
+    return metrics | {"sample/map": picture(mistakes.map_picture, found, cfg.digits, data.name)}
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from data import digits
 from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, per_task, require, with_epochs
+from research.common.flags import RunFlags, aside, of_data, per_task, require, with_epochs
 from research.common.media import File, picture
 from research.common.randomness import make_rng, seeded
 from research.common.run import Run
@@ -48,7 +48,7 @@ from research.measure import latents
 from research.parts import vae_mnist_maps as views
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
-DATA_FLAGS = ("dataset", "data_dir")  # what load_data depends on
+DATA_FLAGS = ("dataset", "data_dir", "transpose")  # what load_data depends on
 TASKS = ("train", "generate", "latent_space", "interpolate", "evaluate")
 EDGE, PIXELS = digits.SIZE, digits.SIZE**2
 N_NEIGHBOURS = 10
@@ -61,7 +61,9 @@ class Config(RunFlags):
     task: Literal[TASKS] = aside("train")
     """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
     dataset: str = aside("digits")
-    """digits (embedded), mnist, fashion, or a folder with such files of your own"""
+    """digits (embedded), mnist, fashion, or your own: a folder with such files, or a .csv of pixels"""
+    transpose: bool = of_data(False)
+    """exchange rows and columns of all pictures, as EMNIST's files need"""
     steps: int = 2000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 128
@@ -70,7 +72,7 @@ class Config(RunFlags):
     """peak learning rate"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
-    sample_every: int = aside(250)
+    sample_every: int = aside(250, "train")
     """steps between pictures; 0 doubles: 0, 1, 2, 4, 8 ..."""
     arch: Literal["mlp", "conv"] = "mlp"
     """fully connected layers or convolutions"""
@@ -87,15 +89,15 @@ class Config(RunFlags):
     """pixels: grey; black or white, drawn once with their grey as probability; or drawn anew at each step"""
     input_dropout: float = 0.0
     """share of the pixels that the encoder is not shown in training, so that it learns none by heart"""
-    iw_samples: int = per_task(100)
+    iw_samples: int = per_task(100, "train", "evaluate")
     """codes per picture for the importance-weighted bound on the test part's log-likelihood"""
-    z: str | None = aside(None)
+    z: str | None = aside(None, "generate")
     """generate: the code to decode, its D numbers separated by commas"""
-    label: str | None = aside(None)
+    label: str | None = aside(None, "generate")
     """generate: only this class, a name or number"""
-    index: int | None = aside(None)
+    index: int | None = aside(None, "interpolate")
     """interpolate: number of the first held-out picture; default: one of a random class"""
-    index2: int | None = aside(None)
+    index2: int | None = aside(None, "interpolate")
     """interpolate: number of the second held-out picture; default: one of another random class"""
 
     def __post_init__(self):
@@ -323,12 +325,14 @@ def training_pictures(
     axes, (order, kl) = views.plane(mu), latents.sort_by_kl(mu, logvar)
     about = f"step {step:,}, β = {cfg.beta:g}"
     title = f"Codes of {len(mu):,} validation pictures{views.on_plane(cfg.latent_dim)}; {about}"
-    points, names = (mu @ axes).numpy(), [f"z{d}" for d in order.tolist()]
-    labels = data.val_labels[: len(mu)].numpy()
+    names = [views.latent_name(d) for d in order.tolist()]
+    codes = (mu @ axes, data.val_labels[: len(mu)], data.class_names, title, cfg.latent_dim)
+    what = f"Validation pictures x and what is made of their codes, x̂; {about}"
+    drawn = f"The same {len(random)} codes z ~ N(0, I) at every step; {about}"
     return {
-        "sample/reconstructions": picture(pictures.grid, both, len(rebuilt), ["x", "x̂"], scale=2),
-        "sample/random": picture(pictures.grid, random, 6, scale=2),
-        "latent/scatter": picture(charts.scatter, points, labels, data.class_names, title, (1, 2, 3)),
+        "sample/reconstructions": picture(pictures.grid, both, len(rebuilt), ["x", "x̂"], None, what, scale=2),
+        "sample/random": picture(pictures.grid, random, 6, title=drawn, scale=2),
+        "latent/scatter": views.scatter_file(*codes),
         "latent/kl_per_latent": picture(charts.bars, kl.tolist(), names, f"KL per latent, {about}", "nats"),
     } | views.map_files(model.decode, axes, device, about)
 
@@ -338,7 +342,7 @@ def training_pictures(
 
 def load_data(cfg: Config) -> digits.DigitSplits:
     """The data set of `cfg`. Raises DataError when it is missing or unusable."""
-    return digits.load(cfg.dataset, cfg.data_dir)
+    return digits.load(cfg.dataset, cfg.data_dir, cfg.transpose)
 
 
 def draw_pixels(data: Tensor, part: str, cfg: Config) -> Tensor:
@@ -431,9 +435,11 @@ def final(best: VAE, data: digits.DigitSplits, cfg: Config, device: torch.device
     codes, held_out = (encode_all(best, x, device)[0] for x in (data.train, data.test))
     metrics["test/knn_accuracy"] = knn_accuracy(codes, data.train_labels, held_out, data.test_labels)
     i, j = views.two_of_different_classes(data.test_labels, make_rng(cfg.seed, 0, "pictures"))
+    ends = [f"test picture {n:,} ({data.class_names[int(data.test_labels[n])]})" for n in (i, j)]
+    title = f"From the code of {ends[0]} to that of {ends[1]}, straight"
     return (
         metrics
-        | views.interpolation(best.decode, held_out[i], held_out[j])
+        | views.interpolation(best.decode, held_out[i], held_out[j], title)
         | {"latent/film": views.film("latent/scatter")}
     )
 

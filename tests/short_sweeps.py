@@ -46,7 +46,7 @@ DATASETS = {"vae_mnist": "digits", "charlm": "pydoc", "seq2seq_arith": "digits"}
 
 
 def read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def script_of(content: dict[str, Any]) -> ModuleType:

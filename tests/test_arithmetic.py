@@ -161,6 +161,26 @@ def test_parse():
 
 
 @pytest.mark.parametrize(
+    ("query", "op"),
+    [
+        ("81−24", "-"),  # U+2212, the minus sign
+        ("81–24", "-"),
+        ("81—24", "-"),
+        ("81‐24", "-"),
+        ("81－24", "-"),
+        ("81＋24", "+"),
+        ("81×24", "*"),
+        ("81·24", "*"),
+    ],
+    ids=ascii,
+)
+def test_operators_as_they_are_typed_elsewhere_are_read(query, op):
+    assert parse(query, "+-*", 2) == (81, op, 24)
+    with pytest.raises(DataError, match="is no query: must be two numbers"):  # where the model lacks it
+        parse(query, "+-*".replace(op, ""), 2)
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "81*24",
@@ -175,6 +195,10 @@ def test_parse():
         "1+2\n",
         "٣+١",
         "²+1",
+        "−1+2",
+        "81±24",
+        "81−−24",
+        "８１+24",
         "1+2+3",
         "12",
     ],

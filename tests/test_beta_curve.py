@@ -28,6 +28,12 @@ def test_the_picture_changes_with_the_results(drawn, monkeypatch):
     assert np.abs(beta_curve.curve(runs).astype(int) - drawn["beta_curve.png"]).mean() > 0.5
 
 
+def test_silent_latents_are_grey_on_the_map(drawn):
+    grey = (drawn["beta_latents.png"] == 187).all(-1)
+    assert grey[370:600, 745:960].all(), "β = 40: nothing is told, though one latent goes with the hat"
+    assert grey[20:265, :640].mean() < 0.01, "β = 0 and 0.2: none is silent"
+
+
 def test_evidence_is_complete():
     runs = beta_curve.tables()
     assert len(runs) == 17 and runs["beta"].nunique() == 6  # and one that diverged

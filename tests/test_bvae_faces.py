@@ -374,6 +374,35 @@ def test_the_measures_of_a_code_that_is_the_truth():
     assert metrics["test/dci_disentanglement"] > 0.95 and metrics["test/dci_informativeness"] > 0.95
 
 
+@pytest.mark.parametrize("beta", [0.0, 4.0])
+def test_pictures_of_training_say_what_they_show(monkeypatch, beta):
+    said = {}
+
+    def note(make, *args, **kwargs):
+        said.setdefault(make.__name__, []).append([*args[1:], *kwargs.values()])
+
+    monkeypatch.setattr(bvae_faces, "picture", note)
+    cfg = Config(**SMALL, beta=beta)
+    model = build(cfg, CPU)
+    with torch.no_grad():
+        model.encoder[-1].weight[1:] = 0  # all latents but the first are those of the prior
+        model.encoder[-1].bias[:] = 1 - torch.arange(8).clamp(max=1)
+    bvae_faces.training_pictures(model, faces(8, 40), cfg, CPU)
+    _, (_, drawn), (_, rows, columns, _) = said["grid"]
+    if beta:
+        assert drawn == "z ~ N(0, I)" and columns[0] == "-3"
+        assert [row.split()[0] for row in rows if not row.endswith("\nsilent")] == ["z0"]
+        assert [chart[-2:] for chart in said["bars"]] == [["KL, nats", "latent"]]
+        assert said["histogram"][0][-1] == "KL, nats"
+    else:
+        assert drawn == "z ~ N(mean, sd²) of the codes, which β = 0 gives no prior"
+        assert columns[0] == "-3 sd" and not any("silent" in row for row in rows)
+    bvae_faces.interpolation(model, torch.zeros(4), torch.ones(4))
+    labels, title = said["strip"][0][:2]
+    assert (labels[0], labels[1], labels[-1]) == ("t = 0.00", "t = 0.13", "t = 1.00")
+    assert title.startswith("straight from code to code")
+
+
 # ---- training ------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from data import DataError, synthetic
 from research import bvae_faces
 from research.common.messages import UserError
 from research.common.task import find_run, flags_of_run, start_task
+from research.draw import charts, pictures
 from research.measure.latents import Aggregate
 from research.parts import face_reader
 from research.tasks import bvae_faces as tasks
@@ -93,6 +94,28 @@ def check_files(folder, task, missing=()):
     assert Image.open(video.with_suffix(".gif")).n_frames <= FRAMES[task] // 2
 
 
+@pytest.fixture
+def said(monkeypatch):
+    """What pictures of tiles and charts say: titles and labels, in the order in which they are drawn."""
+    words = []
+
+    def listen(module, name):
+        draw = getattr(module, name)
+
+        def spy(*args, **kwargs):
+            given = [*args[1:], *kwargs.values()]
+            words.extend(str(w) for w in given if isinstance(w, str))
+            words.extend(str(w) for row in given if isinstance(row, (list, tuple)) for w in row)
+            return draw(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, spy)
+
+    listen(pictures, "grid")
+    for name in ("bars", "curves", "heatmap"):
+        listen(charts, name)
+    return words
+
+
 @pytest.mark.parametrize("task", FILES)
 @pytest.mark.parametrize("run", ["b4", "b0"])
 def test_tasks_write_their_files_and_leave_the_training_run_alone(place, task, run):
@@ -139,6 +162,28 @@ def test_latents_are_sorted_and_all_in_the_numbers(place):
     assert results["faces"] == ["test face 39"]
 
 
+def test_silent_latents_have_no_meaning(place, said, monkeypatch):
+    def encode(self, x):
+        mu = 1e-3 * torch.randn(len(x), 20, generator=torch.Generator().manual_seed(0))
+        mu[:, 3] = torch.linspace(-2, 2, len(x))
+        return mu, torch.zeros_like(mu)
+
+    monkeypatch.setattr(faces_bench.Bench, "encode", encode)
+    monkeypatch.setattr(tasks, "scores", lambda *_: {})  # seconds, and of no interest here
+    _, results = do(place, "latent_analysis")
+    assert results["latents_sorted"][0] == 3
+    assert results["silent_latents"] == results["latents_sorted"][1:]
+    assert results["main_factors"][0]["factor"] in synthetic.FACTOR_NAMES
+    assert results["main_factors"][1:] == 19 * [{"factor": None, "share": None}]
+    assert min(max(row) for row in results["mi_share"]) > 0, "a meaning could be read off all of them"
+    named = [w for w in said if w.startswith("z") and any(n in w for n in synthetic.FACTOR_NAMES)]
+    assert named and {w.split()[0].strip() for w in named} == {"z3"}
+    quiet = [w for w in said if w.startswith("z") and w.endswith("\nsilent")]
+    assert {w.split()[0] for w in quiet} == {f"z{d}" for d in results["silent_latents"][:15]}
+    assert any("19 of 20 are silent: below 0.05 nats" in w for w in said)
+    assert any("grey: silent" in w for w in said)
+
+
 def test_yaw_steps_go_where_codes_go(place, monkeypatch):
     bench, _ = tasks.bench_of(config(place, "rotate"))
     yaw = {len(getattr(bench.data, p)): bench.data.factors[p][:, 0] for p in ("train", "test")}
@@ -160,7 +205,7 @@ def test_yaw_steps_go_where_codes_go(place, monkeypatch):
     assert turn.numbers["r2_test"] > 0.95
 
 
-def test_rotation_says_what_it_went_along(place):
+def test_rotation_says_what_it_went_along(place, said):
     folder, results = do(place, "rotate", index=3)
     assert results["unit"] == "°"
     assert results["values"][0] == -60 and results["values"][-1] == 60
@@ -170,6 +215,13 @@ def test_rotation_says_what_it_went_along(place):
         == 9
     )
     assert "r2_test" in results
+    assert results["turns"] is False, "a model of five steps turns nothing"
+    assert results["verdict"].startswith("nothing turns: pictures at both ends are alike (RMSE 0.00")
+    heading = results["verdict"].replace("nothing", "Nothing")
+    strips = [w for w in said if w.startswith(f"{heading}\ntest face 3 moved along the yaw direction")]
+    assert any(w.endswith("error: RMSE of pixels to the face rendered at that yaw") for w in strips)
+    assert any(w.startswith("−60°\nerror 0.") for w in said)
+    assert said.count(heading) == 9, "on each frame of the film"
     folder, results = do(place, "rotate", dim=19)
     assert results["direction"] == "latent 19"
     assert results["values"][-1] == 3
@@ -196,14 +248,21 @@ def test_the_evidence_of_a_sweep_is_what_its_tasks_measure(place, tmp_path, monk
     assert Image.open(tmp_path / "bvae_beta_faces.png").size == (13 * 32, 2 * 32)
 
 
-def test_photos_turn_along_the_mirror_direction(place):
+def test_photos_move_along_the_mirror_direction(place, said):
     folder, results = do(place, "rotate", "photos")
     check_files(folder, "rotate", ["yaw_read.png", "others.png"])
     assert "mirror" in results["direction"] and "yaw_span_degrees" not in results
     assert 0 <= results["share_explained"] <= 1
+    assert results["turns"] is False and results["mirror_share_detail"] < 0.5
+    ends = results["values"][-1]
+    assert 2 < abs(results["own_value"]) <= ends < abs(results["own_value"]) + 0.1, "where the face lies"
+    assert any(w.startswith(f"−{ends:.2f} sd\nchange 0.") for w in said)
+    assert any(w.endswith("change: RMSE of pixels to the unturned picture") for w in said)
+    assert results["face"] == "test picture 0"
     folder, results = do(place, "latent_analysis", "photos")
     check_files(folder, "latent_analysis", ["factors.png"])
     assert "mig" not in results
+    assert not [w for w in said if "face" in w], "these pictures need not be faces"
 
 
 def test_faces_from_files_and_random_codes(place):
@@ -213,9 +272,33 @@ def test_faces_from_files_and_random_codes(place):
     assert results["rmse_to_first"][0] == results["rmse_to_last"][-1] == 0
     for run in ("b4", "b0"):
         _, results = do(place, "interpolate", run, random=True)
-        assert results["way"] == "spherical"
+        assert results["way"] == "linear and spherical"
         _, other = do(place, "interpolate", run, random=True, seed=1)
-        assert other["code_norms"] != results["code_norms"]
+        assert other["linear"]["code_norms"] != results["linear"]["code_norms"]
+
+
+def test_ways_between_random_codes_are_shown_by_name(place, said):
+    _, results = do(place, "interpolate", random=True)
+    line, arc = (np.array(results[way]["code_norms"]) for way in ("linear", "spherical"))
+    assert line[[0, -1]] == pytest.approx(arc[[0, -1]])
+    assert line[4] < arc[4], "the line passes through shorter codes"
+    assert {"linear", "spherical", "t = 0", "t = 0.125", "t = 1", "linear\nt = 0.50"} <= set(said)
+    del said[:]
+    _, results = do(place, "interpolate")
+    assert results["way"] == "linear" and len(results["code_norms"]) == 9
+    assert {"test face 0", "t = 0.125", "t = 0.88", "test face 1"} <= set(said)
+
+
+def test_pictures_are_called_faces_where_the_set_is_of_faces(place):
+    bench, _ = tasks.bench_of(config(place, "rotate"))
+    names = {
+        "face": ("synthetic", "celeba", "Faces", "my_faces2"),
+        "picture": ("emoji", "surface", "typefaces"),
+    }
+    for noun, sets in names.items():
+        for name in sets:
+            other = dataclasses.replace(bench, data=dataclasses.replace(bench.data, name=name))
+            assert faces_bench.pick_face(other, 1).label == f"test {noun} 1", name
 
 
 @pytest.mark.parametrize(

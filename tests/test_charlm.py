@@ -32,6 +32,8 @@ from research.charlm import (
     width_for,
 )
 from research.common.commandline import main, parse
+from research.common.flags import result_flags
+from research.common.identity import run_key
 from research.common.messages import UserError
 from research.common.randomness import make_rng
 from research.parts.charlm_sampling import DRAWN
@@ -167,6 +169,34 @@ def test_learning_rate():
     rates = [lr_at(step, cfg) for step in range(1001)]
     assert rates[0] == pytest.approx(0.01) and rates[1000] == 0 and max(rates) <= 0.5
     assert rates[50] == pytest.approx(0.5) and rates[525] == pytest.approx(0.25)
+
+
+def test_each_model_has_a_learning_rate_of_its_own():
+    """Where none is given; config.json and the key hold the number, and keys of runs that gave one stay."""
+
+    def key(*args: str) -> str:
+        return run_key("charlm", charlm.KEY_VERSION, parse(Config, args), "0123456789abcdef")
+
+    for model in MODELS:
+        for unsaid in ([], ["--learning_rate=None"]):
+            cfg = parse(Config, [f"--model={model}", *unsaid])
+            assert cfg.learning_rate == charlm.LEARNING_RATES[model] == result_flags(cfg)["learning_rate"]
+        assert parse(Config, [f"--model={model}", "--learning_rate=0.5"]).learning_rate == 0.5
+    assert key() == key("--learning_rate=0.002") == "03d8b138873d"
+    assert key("--model=tcn") == "09190e69e154"
+    assert key("--model=lstm", "--learning_rate=0.002") == "daf13cb5ef4f"
+    assert key("--model=lstm") == key("--model=lstm", "--learning_rate=0.008") == "70ccad3f7397"
+    with pytest.raises(UserError, match=r"--learning_rate=0\.0: must be a number above 0"):
+        parse(Config, ["--learning_rate=0"])
+
+
+def test_a_run_tells_the_rate_that_it_had(learn, quiet):
+    rows, folder = learn(model="lstm", steps=2, log_every=1)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["learning_rate"] == 0.008
+    assert max(row.get("train/learning_rate", 0) for row in rows) == 0.008
+    again = parse(Config, [f"--config={folder / 'config.json'}", "--model=transformer"])
+    assert again.learning_rate == 0.008  # what a run had is given
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -590,7 +620,7 @@ def test_what_is_copied_is_told_of_another_text(trained, tmp_path):
 
 
 def text_known(path: Path) -> str:
-    return "".join(c for c in path.read_text() if c in RHYME)
+    return "".join(c for c in path.read_text(encoding="utf-8") if c in RHYME)
 
 
 def test_another_text_than_the_one_learned_is_refused(trained, tmp_path):

@@ -35,7 +35,7 @@ WORDS = ["heart", "love", "o'er", "moon", "the", "and", "it's", "don’t", "Love
 def place(tmp_path_factory):
     """A folder with songs.csv, 200 artists of whom the first has three songs, many.txt and a tiny run."""
     place, rng = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    with open(place / "songs.csv", "w", newline="") as file:
+    with open(place / "songs.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["artist", "song", "lyrics", "year"])
         for i in range(202):
@@ -63,7 +63,7 @@ def compared(place, **flags):
 
 
 def rows_of(path):
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

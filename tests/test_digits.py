@@ -1,8 +1,10 @@
 """Digits: the look of the embedded ones, splits, IDX files whole and damaged, how prepare.py gets them."""
 
+import dataclasses
 import functools
 import gzip
 import hashlib
+import importlib
 import struct
 import threading
 from collections import Counter
@@ -19,6 +21,9 @@ from PIL import Image
 
 from data import DataError, digits, prepare
 from data.digits import FILES, load, load_arrays, read_file
+from research.common.flags import result_names
+from research.common.messages import UserError
+from research.common.task import flags_of_run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = FILES
@@ -357,6 +362,266 @@ def test_unknown_names(tmp_path):
     assert "neither" in refused("")
     assert not digits.holds(str(tmp_path))
     assert digits.holds(str(lay(tmp_path / "a")))
+
+
+# ---- other names, other places, other labels -----------------------------------------------------------
+
+EMNIST = ("emnist-letters-train-images-idx3-ubyte", "emnist-letters-train-labels-idx1-ubyte")
+EMNIST += ("emnist-letters-test-images-idx3-ubyte", "emnist-letters-test-labels-idx1-ubyte")
+DOTTED = tuple(file.replace("-idx", ".idx") for file in FILES)
+
+
+def lay_as(folder: Path, names: tuple[str, ...], values: list[np.ndarray], ending: str = "") -> Path:
+    """The four files under other names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names, values):
+        content = idx(np.ascontiguousarray(value))
+        (folder / f"{name}{ending}").write_bytes(gzip.compress(content, 1) if ending else content)
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".gz", ""])
+@pytest.mark.parametrize("place", [".", "raw", "gzip", "raw/gzip"])
+@pytest.mark.parametrize(("names", "title"), [(DOTTED, "own"), (EMNIST, "emnist-letters"), (FILES, "own")])
+def test_files_are_found_under_their_other_names_and_in_their_folders(tmp_path, names, title, place, ending):
+    values = arrays()
+    lay_as(tmp_path / "own" / place, names, values, ending)
+    name, content_hash, parts, _ = load_arrays(str(tmp_path / "own"), "nowhere")
+    assert (name, [len(y) for _, y in parts.values()]) == (title, [55, 5, 12])
+    assert content_hash == load_arrays(str(lay(tmp_path / "usual", values)), "nowhere")[1]
+    assert (parts["test"][0] == values[2]).all()
+    assert prepare._source(str(tmp_path / "own")) is digits
+
+
+def test_one_of_several_sets_in_a_folder_is_named_after_it(tmp_path):
+    letters, balanced = arrays(60, 12, 5), arrays(72, 12, 7)
+    folder = lay_as(tmp_path / "gzip", EMNIST, letters, ".gz")
+    lay_as(folder, tuple(name.replace("letters", "balanced") for name in EMNIST), balanced, ".gz")
+    choice = f"--dataset={folder}/emnist-balanced, --dataset={folder}/emnist-letters"
+    assert refused(folder) == f"--dataset={folder} holds 2 sets; choose one of {choice}"
+    assert prepare.main([str(folder)]) == 2
+    for place in (folder, tmp_path):  # in its folder, or in the one above: it is found in gzip/
+        name, _, _, class_names = load_arrays(str(place / "emnist-letters"), "nowhere")
+        assert (name, class_names) == ("emnist-letters", tuple("01234"))
+    assert load_arrays(str(folder / "emnist-balanced"), "nowhere")[3] == tuple("0123456")
+    assert refused(folder / "emnist-leters").endswith(f"; did you mean {folder / 'emnist-letters'}?")
+    one = folder / f"{EMNIST[0]}.gz"
+    assert refused(one) == f"--dataset={one} is one of the four files of a set: name its folder, {folder}"
+    (folder / f"{EMNIST[3]}.gz").unlink()
+    lacks = f"{folder} lacks emnist-letters-t10k-labels-idx1-ubyte.gz"
+    assert refused(folder / "emnist-letters").endswith(lacks)
+
+
+def test_classes_are_the_labels_that_occur(tmp_path):
+    """EMNIST's letters are 1 to 26: no class 0 without pictures, and class 3 is called '3'."""
+    values = arrays(300, 52, 26)
+    from_1 = [values[0], values[1] + 1, values[2], values[3] + 1]
+    _, content_hash, parts, class_names = load_arrays(str(lay(tmp_path / "from 1", from_1)), "nowhere")
+    assert class_names == tuple(map(str, range(1, 27)))
+    assert all(sorted(set(y)) == list(range(26)) for y in (parts["train"][1], parts["test"][1]))
+    assert {int(label) for label in parts["test"][1][(from_1[3] == 3).nonzero()]} == {class_names.index("3")}
+    _, as_before, same, _ = load_arrays(str(lay(tmp_path / "from 0", values)), "nowhere")
+    assert all((same[part][1] == parts[part][1]).all() for part in digits.PARTS)
+    assert content_hash != as_before  # other classes, though the same numbers
+    # a sign language set has no 9, the sign for J moves; what only the test part has is a class too
+    gap = [values[0][:40], np.repeat(np.uint8([0, 1, 3, 9]), 10), values[2][:4], np.uint8([0, 3, 9, 2])]
+    assert load_arrays(str(lay(tmp_path / "gap", gap)), "nowhere")[3] == tuple("01239")
+
+
+def save_table(path: Path, images: np.ndarray, labels: np.ndarray | None, head: str = "", last: bool = False):
+    """A .csv as Kaggle has it. head: names in its first line; last: the label is the last column."""
+    rows = images.reshape(len(images), -1)
+    if labels is not None:
+        rows = np.concatenate([rows, labels[:, None]] if last else [labels[:, None], rows], axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = head + "\n" * bool(head) + "".join(",".join(map(str, row)) + "\n" for row in rows.tolist())
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+PIXELS = ",".join(f"pixel{i}" for i in range(784))
+HEADS = [("", False), (f"label,{PIXELS}", False), (f'"Label",{PIXELS}', False), (f"{PIXELS},class", True)]
+
+
+@pytest.mark.parametrize(("head", "last"), [*HEADS, (f"\ufefflabel,{PIXELS}", False)])
+def test_a_table_of_pixels(tmp_path, capsys, head, last):
+    images, labels, *_ = arrays(100)
+    save_table(tmp_path / "kaggle" / "train.csv", images, labels, head, last)
+    for dataset in (tmp_path / "kaggle", tmp_path / "kaggle" / "train.csv"):
+        name, _, parts, class_names = load_arrays(str(dataset), "nowhere")
+        assert (name, class_names) == ("kaggle", tuple("0123456789"))
+        assert [len(y) for _, y in parts.values()] == [70, 10, 20]  # as of the embedded digits
+        assert sum((bag(*pair) for pair in parts.values()), Counter()) == bag(images, labels)
+        assert all(np.bincount(parts[part][1]).tolist() == [n] * 10 for part, n in (("val", 1), ("test", 2)))
+        assert capsys.readouterr().err == "kaggle: a fifth of train.csv is the test part\n"
+        assert prepare._source(str(dataset)) is digits
+
+
+def test_a_table_beside_it_is_the_test_part(tmp_path, capsys):
+    images, labels, test_images, test_labels = arrays(96, 20)
+    for ending in (".csv", ".csv.gz"):
+        folder = tmp_path / ending
+        save_table(folder / f"emnist-digits-train{ending}", images, labels)
+        save_table(folder / f"emnist-digits-test{ending}", test_images, test_labels)
+        name, content_hash, parts, _ = load_arrays(str(folder / f"emnist-digits-train{ending}"), "nowhere")
+        assert (name, [len(y) for _, y in parts.values()]) == ("emnist-digits", [88, 8, 20])
+        assert (parts["test"][0] == test_images).all() and (parts["test"][1] == test_labels).all()
+        assert f"emnist-digits-test{ending} is the test part" in capsys.readouterr().err
+        assert content_hash == load_arrays(str(lay(tmp_path / "idx", arrays(96, 20))), "nowhere")[1]
+    folder = tmp_path / "contest"  # whose test table has no labels
+    save_table(folder / "train.csv", images, labels, f"label,{PIXELS}")
+    save_table(folder / "test.csv", test_images, None, PIXELS)
+    load_arrays(str(folder), "nowhere")
+    assert "a fifth of train.csv is the test part (test.csv has no labels)" in capsys.readouterr().err
+    assert refused(folder / "test.csv").endswith("test.csv: no column is called label, class or target")
+    save_table(folder / "train2.csv", images, labels)
+    assert "holds 2 tables; choose one of --dataset=" in refused(folder)
+
+
+def test_each_fault_of_a_table_is_named(tmp_path):
+    images, labels, *_ = arrays(40)
+    path = tmp_path / "letters.csv"
+
+    def refusal(change, head: str = "") -> str:
+        save_table(path, images, labels, head)
+        lines = path.read_text().splitlines()
+        path.write_bytes(change(lines).encode("latin-1"))
+        return refused(path).removeprefix(f"--dataset={path}: ").removeprefix(f"{path}: ")
+
+    def cell(value: str):
+        return lambda lines: "\n".join([*lines[:5], f"{value},{lines[5].partition(',')[2]}", *lines[6:]])
+
+    assert refusal(cell("256")) == "line 6, column 1: 256; needed are whole numbers from 0 to 255"
+    assert refusal(cell("0.5"), f"label,{PIXELS}").startswith("line 6, column 1: 0.5; needed are")
+    assert refusal(cell("")).startswith("line 6, column 1: nan; needed are")
+    assert "could not convert string to float: 'A'" in refusal(cell("A"))
+    assert "codec can't decode byte 0xe4" in refusal(cell("ä"))
+    assert "line 7, saw 786" in refusal(lambda lines: "\n".join([*lines[:6], lines[6] + ",0"]))
+    assert "column 785: nan" in refusal(lambda lines: "\n".join([lines[0], lines[1].rpartition(",")[0]]))
+    assert refusal(lambda lines: "\n".join(lines[:31])) == "31 pictures; at least 32 are needed"
+    assert "is no table of digits" in refusal(lambda lines: "artist,song,lyrics\na,b,c\n")
+    assert not digits.holds(str(path))  # so prepare.py takes it for lyrics
+    (tmp_path / "empty.csv").touch()
+    assert "is no table of digits" in refused(tmp_path / "empty.csv")
+    (tmp_path / "mnist.zip").touch()
+    assert refused(tmp_path / "mnist.zip").endswith("(unpack an archive first)")
+
+
+# ---- rows and columns exchanged ------------------------------------------------------------------------
+
+
+def part_of_digits(transposed: bool, label: int = 0, per_class: int = 20) -> list[np.ndarray]:
+    """As many of the embedded digits of each class, to train on and to test with."""
+    images, labels = digits.embedded()
+    rows = np.concatenate([np.nonzero(labels == k)[0][:per_class] for k in range(10)])
+    images = images[rows].swapaxes(1, 2) if transposed else images[rows]
+    labels = (labels[rows] + label).astype(np.uint8)
+    return [images, labels, images[::4], labels[::4]]
+
+
+def test_transpose_exchanges_rows_and_columns(tmp_path, capsys):
+    exchanged = str(lay(tmp_path / "digits by hand", part_of_digits(True)))
+    _, wrong, _, _ = load_arrays(exchanged, "nowhere")
+    hint = (
+        "digits by hand: the rows and columns of these pictures seem to be exchanged; try it {} --transpose\n"
+    )
+    assert capsys.readouterr().err == hint.format("with")
+    _, content_hash, parts, _ = load_arrays(exchanged, "nowhere", transpose=True)
+    assert capsys.readouterr().err == ""
+    upright = str(lay(tmp_path / "upright", part_of_digits(False)))
+    _, again, same, _ = load_arrays(upright, "nowhere")
+    assert capsys.readouterr().err == ""
+    assert content_hash == again != wrong
+    assert all((parts[part][0] == same[part][0]).all() for part in digits.PARTS)
+    assert parts["train"][0].flags.c_contiguous
+    load_arrays(upright, "nowhere", transpose=True)
+    assert capsys.readouterr().err == hint.replace("digits by hand", "upright").format("without")
+    assert load(exchanged, "nowhere", transpose=True).content_hash == content_hash
+
+    assert prepare.main([exchanged, "--transpose", f"--contact_sheet={tmp_path / 'sheet.png'}"]) == 0
+    out = capsys.readouterr().out
+    assert content_hash in out and out.endswith(" --transpose\n")
+    assert prepare.main(["synthetic", "--transpose"]) == 2
+    assert capsys.readouterr().err == "--transpose: synthetic is no set of 28×28 pixels in classes\n"
+
+
+@pytest.mark.parametrize("family", ["vae_mnist", "seq2seq_arith"])
+def test_a_task_reads_the_data_as_its_run_did(tmp_path, family):
+    """But takes another data set as the user says."""
+    script = importlib.import_module(f"research.{family}")
+    exchanged = str(lay(tmp_path / "by hand", part_of_digits(True)))
+    mode = {"mode": "image_to_text"} if family == "seq2seq_arith" else {}
+    run = script.Config(dataset=exchanged, transpose=True, **mode)
+    cfg = script.Config(task="evaluate", checkpoint="runs/some")
+    kept = {"flags": dataclasses.asdict(run)}
+    asked = flags_of_run(cfg, kept)
+    assert asked.transpose and script.load_data(asked).content_hash == script.load_data(run).content_hash
+    assert not flags_of_run(dataclasses.replace(cfg, dataset="mnist"), kept).transpose
+    del kept["flags"]["transpose"]  # a run that is older than the flag
+    assert not flags_of_run(cfg, kept).transpose
+    assert "transpose" in script.DATA_FLAGS and "transpose" not in result_names(run)
+
+
+def test_arithmetic_transposes_no_text():
+    with pytest.raises(UserError, match=r"^--transpose=True: must be False with --mode=text_to_text"):
+        importlib.import_module("research.seq2seq_arith").Config(transpose=True)
+
+
+def letters(transposed: bool, first_label: int) -> list[np.ndarray]:
+    """Upright letters of a font and, for classes that are no digits, EMNIST's kind of labels."""
+    from PIL import ImageDraw
+
+    from research.draw.pictures import _font
+
+    drawn = []
+    for i in range(52):
+        picture = Image.new("L", (28, 28))
+        ImageDraw.Draw(picture).text((14, 14), chr(65 + i % 26 + 32 * (i > 25)), 255, _font(20), anchor="mm")
+        drawn.append(np.array(picture))
+    images = np.stack(drawn).swapaxes(1, 2) if transposed else np.stack(drawn)
+    labels = (np.arange(52) % 26 + first_label).astype(np.uint8)
+    return [images, labels, images, labels]
+
+
+def test_the_hint_is_given_for_letters_where_the_name_says_emnist(tmp_path, capsys):
+    for transposed, names, told in ((True, EMNIST, True), (False, EMNIST, False), (True, FILES, False)):
+        folder = lay_as(tmp_path / f"{transposed} {names[0]}", names, letters(transposed, 1))
+        load_arrays(str(folder), "nowhere")
+        assert ("seem to be exchanged; try it with --transpose" in capsys.readouterr().err) is told
+
+
+def test_the_hint_is_no_false_alarm(tmp_path, capsys):
+    """Not for few digits, digits with other labels, upside down or mirrored, nor for ten other classes."""
+    images, labels, *_ = part_of_digits(False)
+    sets = {"upright": (images, labels), "wrong labels": (images, np.roll(labels, 20))}
+    sets |= {"mirrored": (images[:, :, ::-1], labels), "upside down": (images[:, ::-1], labels)}
+    sets |= {"inverted": (255 - images, labels), "noise": tuple(arrays(200)[:2])}
+    y, x = np.mgrid[:28, :28] - 13.5
+    for seed in range(20):  # ten kinds of boxes: clothes, cars, shoes
+        sides = np.random.default_rng(seed).uniform(3, 12, (10, 2))
+        boxes = [255 * ((np.abs(x) < w) & (np.abs(y) < h)) for w, h in sides]
+        sets[f"boxes {seed}"] = np.repeat(boxes, 20, axis=0).astype(np.uint8), labels
+    for name, (pictures, classes) in sets.items():
+        assert not digits.look_transposed(pictures, classes, tuple("0123456789"), name), name
+    for seed in range(20):
+        rows = np.random.default_rng(seed).permutation(200)[:32]
+        assert not digits.look_transposed(images[rows], labels[rows], tuple("0123456789"), "few")
+    load_arrays("digits", "nowhere")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.shared
+def test_the_hint_knows_mnist(tmp_path, capsys):
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared/data/mnist here")
+    images, labels = load_arrays("mnist", str(SHARED))[2]["test"]
+    names = tuple("0123456789")
+    for n in (500, 10_000):
+        for start in range(0, len(labels), n):
+            some, of = images[start : start + n], labels[start : start + n]
+            assert not digits.look_transposed(some, of, names, "emnist-mnist")
+            assert digits.look_transposed(some.swapaxes(1, 2), of, names, "my-digits")
+    load_arrays(str(SHARED / "MNIST"), "nowhere")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.shared

@@ -31,7 +31,7 @@ PROGRAMS = sorted(
 
 def commands(path: Path) -> list[str]:
     """Lines of the shell blocks of a Markdown file, without comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(), re.S)
+    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 

@@ -118,7 +118,20 @@ def test_versions(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text(project)
     monkeypatch.setattr(doctor, "PYPROJECT", tmp_path / "pyproject.toml")
     bad = ("python", "wandb", "surely-not-there", "rich")
-    assert states(doctor.versions(Flags())) == dict.fromkeys(bad, "fail") | {"numpy": "ok"}
+    found = by_name(doctor.versions(Flags()))
+    assert states(found.values()) == dict.fromkeys(bad, "fail") | {"numpy": "ok"}
+    assert "make clean install" in found["python"].mend
+    assert "pip install 'rich<1'" in found["rich"].mend
+
+
+def test_a_python_without_the_packages():
+    """One line, not the traceback of an import: as when .venv is not activated."""
+    command = [sys.executable, "-S", str(ROOT / "launch" / "doctor.py")]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {sys.executable} (Python 3.")
+    assert "make install" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 # -------------------------------------------------------------------------------------------------- W&B

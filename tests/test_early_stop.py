@@ -131,7 +131,7 @@ def test_a_history_is_the_rows_that_have_the_metric(queue):
     assert histories.of(trial) == []
     logged(queue, 0, [3.0, None, 2])  # null: not finite; the engine drops it as well
     assert histories.logged(trial) == [(0, 3.0), (20, 2)]
-    with open(queue.run_folder(trial) / "metrics.jsonl", "a") as f:
+    with open(queue.run_folder(trial) / "metrics.jsonl", "a", encoding="utf-8") as f:
         f.write('{"step": 30, "val/mse_best": 1.')
         f.flush()
         assert histories.of(trial) == [3.0, 2]
@@ -261,7 +261,7 @@ def test_a_decision_whose_writing_failed_is_taken_again(queue, monkeypatch):
 
     def full(path: Path, row: dict) -> None:
         if row["evaluation"] == 2:
-            with open(path, "a") as f:
+            with open(path, "a", encoding="utf-8") as f:
                 f.write(json.dumps(row)[:20])
             raise OSError(28, "No space left on device")
         real(path, row)

@@ -12,6 +12,7 @@ from research.parts import face_reader
 from research.tasks import faces_rotation as rotation
 
 YAW = synthetic.FACTOR_NAMES.index("yaw")
+REALLY_RENDER = synthetic.render
 LOW, HIGH = (np.array([getattr(f, end) for f in synthetic.FACTORS], np.float32) for end in ("low", "high"))
 
 
@@ -46,6 +47,7 @@ def truth_bench(n=40, mix=None):
         decode=decode,
         task=task,
         name="truth",
+        noun="face",
         scale=1,
         has_prior=True,
         shown_range=lambda mu: (torch.zeros_like(mu[0]), torch.ones_like(mu[0])),
@@ -107,20 +109,116 @@ def test_spearman_is_scipys():
     assert rotation.spearman(asked, np.ones((1, 13))) == 0
 
 
-def test_the_mirror_test_of_a_turn_that_mirrors():
-    """Pictures of two pixels, left and right of a face turned by z: mirrored they are those of −z."""
+def head_bench():
+    """Pictures of a head with two codes: how far it is turned (its eyes move), and the side of its light."""
     bench = truth_bench(8)
-    z = torch.tensor([[0.5], [-1.0], [0.2]])
-    bench.encode = lambda x: (z, torch.zeros_like(z))
+    z = torch.tensor([[0.5, 1.0], [-1.0, 0.3], [0.2, -0.8]])
+    bench.encode = lambda x: (z[: len(x)], torch.zeros_like(z[: len(x)]))
+    y, x = np.mgrid[:32, :32] - 15.5
 
     def decode(codes):
-        value = np.round(128 + 60 * codes[..., 0].numpy())
-        rows = np.stack([value, 256 - value], -1).astype(np.uint8)
-        return np.repeat(rows[..., None, :, None], 3, axis=-1).repeat(2, axis=-3)  # (…, 2, 2, 3)
+        turned, lit = (codes[..., i, None, None].numpy() for i in (0, 1))
+        eyes = sum(np.exp(-((x - c - 5 * turned) ** 2 + (y + 3) ** 2) / 3) for c in (-4, 4))
+        grey = np.round(128 + 50 * lit * x / 16 - 60 * eyes).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)  # (…, 32, 32, 3)
 
     bench.decode = decode
-    turn = rotation.Turn(torch.ones(1), torch.ones(1), 0.0, 2.0, " sd", "by z", {})
-    assert rotation.mirror_test(bench, turn)["mirror_share"] == 1
-    still = turn._replace(step=torch.zeros(1))
-    assert rotation.mirror_test(bench, still)["mirror_share"] == 0
+    return bench
+
+
+def along(code, sides=True):
+    """The turn that moves one of the two codes of `head_bench`."""
+    one = torch.eye(2)[code]
+    return rotation.Turn(one, one, 0.0, 2.0, " sd", "somehow", {}, sides)
+
+
+def verdict_of(bench, turn, **more):
+    numbers = rotation.mirror_test(bench, turn)
+    numbers["change_between_ends"] = rotation.change_between_ends(bench, turn)
+    return rotation.what_is_wrong(turn, bench.noun, numbers | more), numbers
+
+
+def test_the_mirror_test_tells_a_turned_head_from_light_that_changes_sides():
+    bench = head_bench()
+    verdict, numbers = verdict_of(bench, along(0))
+    assert verdict is None and numbers["mirror_share_detail"] > 0.99
     assert bench.written["mirror_test"].ndim == 3
+    verdict, numbers = verdict_of(bench, along(1))
+    assert numbers["mirror_share"] > 0.5, "most of the pixels' difference: it alone would call this a turn"
+    assert abs(numbers["mirror_share_detail"]) < 0.05
+    said = "light and background change sides (mirror test: gone of the difference"
+    assert verdict.startswith(f"the head does not turn: {said}")
+    bench.noun = "picture"
+    assert verdict_of(bench, along(1))[0].startswith("nothing turns: light and large shapes change sides")
+    # of a latent nobody knows what it moves
+    assert verdict_of(bench, along(1, sides=False))[0].startswith("nothing turns (mirror test: gone of")
+
+
+def test_the_fine_detail_of_rendered_faces_tells_turning_from_light():
+    factors = synthetic.sample_factors(5, np.arange(100))
+    unturned = REALLY_RENDER(factors, 32)
+    for name, whole, detail in (("yaw", 0.71, 0.87), ("light", 0.24, 0.02)):  # as `mirror_test` says
+        opposite = factors.copy()
+        opposite[:, synthetic.FACTOR_NAMES.index(name)] *= -1
+        parts = unturned, REALLY_RENDER(opposite, 32), unturned[:, :, ::-1]
+        assert rotation.mirror_share(*(x / 255 for x in parts)) == pytest.approx(whole, abs=0.01)
+        found = rotation.mirror_share(*map(rotation.fine_detail, parts))
+        assert found == pytest.approx(detail, abs=0.01)
+        assert (found >= rotation.MIRRORED) == (name == "yaw")
+
+
+def test_a_turn_that_moves_nothing_says_so():
+    bench = head_bench()
+    still = along(0)._replace(step=torch.zeros(2))
+    verdict, numbers = verdict_of(bench, still)
+    assert verdict == "nothing turns: pictures at both ends are alike (RMSE 0.000)"
+    assert numbers["mirror_share"] == numbers["mirror_share_detail"] == 0
+    bench.decode = lambda codes: np.full((*codes.shape[:-1], 32, 32, 3), 128, np.uint8)  # as an untrained one
+    verdict, numbers = verdict_of(bench, along(0))
+    assert verdict.startswith("nothing turns") and np.isnan(numbers["mirror_share"])
+
+
+def test_a_head_may_hardly_turn():
+    """As one does whose codes tell the yaw with an R² of 0.37: it covers 68° of 120; a share of 0.41."""
+    numbers = {"change_between_ends": 0.2, "mirror_share": 0.59, "mirror_share_detail": 0.41}
+    turn = along(0)
+    assert rotation.what_is_wrong(turn, "face", numbers).startswith(
+        "the head hardly turns: light and background"
+    )
+    assert rotation.what_is_wrong(turn, "picture", numbers).startswith(
+        "hardly anything turns: light and large"
+    )
+    assert rotation.what_is_wrong(turn, "face", numbers | {"mirror_share_detail": 0.51}) is None
+
+
+def test_where_the_yaw_can_be_read_it_decides():
+    bench, turn = head_bench(), along(1)._replace(unit="°", ends=60.0)
+    assert verdict_of(bench, turn, yaw_span_degrees=-70.0, n_faces=100)[0] is None
+    verdict, _ = verdict_of(bench, turn, yaw_span_degrees=13.2, n_faces=100)
+    told = "the yaw read off 100 faces changes by 13°, 120° were asked for"
+    assert verdict == f"the head does not turn: {told}"
+    by_latent = along(1)._replace(unit="", ends=3.0)
+    verdict, _ = verdict_of(bench, by_latent, yaw_span_degrees=13.2, n_faces=100)
+    assert verdict == "the head does not turn: the yaw read off 100 faces changes by 13°"
+
+
+def test_a_share_below_zero_is_no_percentage_of_what_is_gone():
+    said = rotation.gone(-0.45, 0.2)
+    told = "gone of the difference to the mirror image: nothing, it grows by 45%; of its fine detail: 20%"
+    assert said == told
+    assert rotation.gone(0.561, -0.001).endswith("image: 56%; of its fine detail: nothing")
+    assert rotation.gone(float("nan"), float("nan")) == "decoded pictures are their own mirror images"
+
+
+def test_the_pictures_reach_to_where_the_face_lies():
+    turn = along(0)
+    assert rotation.ends_with(turn, 1.2) == rotation.ends_with(turn, -1.2) == 2
+    assert rotation.ends_with(turn, -3.374) == rotation.ends_with(turn, 3.374) == pytest.approx(3.4)
+    assert rotation.ends_with(turn._replace(unit="°", ends=60.0), 71.0) == 60  # a reading; no face is there
+
+
+def test_a_silent_latent_is_called_that():
+    bench = truth_bench()
+    assert "silent" not in rotation.turn_by_latent(bench, YAW).how
+    bench.encode = lambda x: (torch.zeros(len(x), len(LOW)), torch.full((len(x), len(LOW)), -0.1))
+    assert rotation.turn_by_latent(bench, YAW).how == "along latent 0, which is silent (KL 0.002 nats)"

@@ -268,7 +268,7 @@ def any_text(flag: str, text: str, kind: type) -> None:
 
 
 def config_file(path: Path, **flags) -> str:
-    path.write_text(json.dumps({"key": "0", "flags": dataclasses.asdict(Config()) | flags}))
+    path.write_text(json.dumps({"key": "0", "flags": dataclasses.asdict(Config()) | flags}), encoding="utf-8")
     return f"--config={path}"
 
 

@@ -1,6 +1,7 @@
 """Image files of every kind become the right pixels; sets, splits, hashes, cache and errors of images.py."""
 
 import errno
+import hashlib
 import json
 import os
 import struct
@@ -19,6 +20,7 @@ from PIL import Image
 
 from data import DataError, image_files, images, prepare, synthetic
 from data.images import fingerprint, load, load_arrays
+from research.tasks import faces_bench
 
 ROOT = Path(__file__).resolve().parents[1]
 FACES = ROOT.parent / "shared" / "data" / "faces" / "faces"
@@ -109,15 +111,149 @@ def test_a_damaged_exif_block_costs_nothing(tmp_path):
     assert np.abs(pixels.astype(int) - RED).max() <= 4
 
 
+def write_deep(path: Path, values: np.ndarray, order: str = ">", packed: bool = True) -> Path:
+    """A file with 16 bits a channel, of which Pillow writes none in colour.
+
+    values (H, W, C), C 1 to 4: grey, grey and alpha, RGB, RGBA; order and packed: of a TIFF.
+    """
+    height, width, channels = values.shape
+    if path.suffix == ".pgm":
+        path.write_bytes(b"P5 %d %d 65535\n" % (width, height) + values.astype(">u2").tobytes())
+    elif path.suffix == ".png":
+
+        def chunk(kind: bytes, data: bytes) -> bytes:
+            whole = kind + data
+            return struct.pack(">I", len(data)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+        body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    else:
+        data = values.astype(f"{order}u2").tobytes()
+        data = zlib.compress(data) if packed else data
+        tags = {256: width, 257: height, 259: 8 if packed else 1, 262: 2 if channels > 2 else 1}
+        tags |= {277: channels, 278: height, 279: len(data)} | ({338: 2} if channels == 4 else {})
+        n = len(tags) + 2
+        depths = struct.pack(f"{order}4H", *[16] * 4)
+        at = 8 + 2 + 12 * n + 4
+        short = struct.pack(f"{order}HHIHH", 258, 3, 1, 16, 0)  # one channel's depth stands in the tag itself
+        entries = {258: struct.pack(f"{order}HHII", 258, 3, channels, at) if channels > 1 else short}
+        entries |= {k: struct.pack(f"{order}HHII", k, 4, 1, v) for k, v in tags.items()}
+        entries[273] = struct.pack(f"{order}HHII", 273, 4, 1, at + len(depths))
+        head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, n)
+        listed = b"".join(entries[k] for k in sorted(entries))
+        path.write_bytes(head + listed + bytes(4) + depths + data)
+    return path
+
+
+TIFFS = [("a.tif", {"order": order, "packed": packed}) for order in "<>" for packed in (True, False)]
+DEEP = [("a.pgm", {}), ("a.png", {}), *TIFFS]
+CHANNELS = {"a.pgm": (1,), "a.png": (1, 2, 3, 4), "a.tif": (1, 3, 4)}
+EVERY_DEEP = [(name, save, channels) for name, save in DEEP for channels in CHANNELS[name]]
+
+
+@pytest.mark.parametrize(("name", "save", "channels"), EVERY_DEEP)
+@pytest.mark.parametrize("white", [1, 255, 1023, 4095, 16383, 65535])
+def test_16_bits_are_read_in_the_span_of_their_largest_value(tmp_path, name, save, channels, white):
+    """Grey and colour. With 65,535 for white in all of them, 0 to 255 would be black."""
+    values = np.random.default_rng(white).integers(0, white + 1, (8, 8, channels)).astype(np.uint16)
+    values[0, 0], values[0, 1] = 0, white
+    if channels in (2, 4):
+        values[..., -1] = 65535  # opaque
+    path = write_deep(tmp_path / name, values, **save)
+    assert image_files.depth_of(path) == ("integer", 0, white)
+    shown = np.broadcast_to(values[..., :1], (8, 8, 3)) if channels < 3 else values[..., :3]
+    off = np.abs(image_files.decode(path, 8) - shown * (255 / white)).max()
+    assert off <= (1 if channels > 1 and white == 65535 else 0.51)  # of these Pillow keeps the high bytes
+
+
 @pytest.mark.parametrize(("stored", "seen"), [(0, 0), (128 * 257, 128), (32768, 128), (255, 1), (65535, 255)])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path, stored, seen):
-    grey = np.full((16, 16), stored, np.uint16)
-    assert (one(tmp_path, "a.png", Image.fromarray(grey)) == seen).all()
-    assert (one(tmp_path, "a.tif", Image.fromarray(grey)) == seen).all()
-    big_endian = Image.frombytes("I;16B", (16, 16), grey.astype(">u2").tobytes())
-    assert (one(tmp_path, "b.tif", big_endian) == seen).all()
-    (tmp_path / "a.pgm").write_bytes(b"P5 16 16 65535\n" + grey.astype(">u2").tobytes())
-    assert (image_files.decode(tmp_path / "a.pgm", 8) == seen).all()
+    """As part of a folder with a white pixel."""
+    grey, spans = np.full((16, 16, 1), stored, np.uint16), {"integer": (0, 65535)}
+    for name, save in DEEP:
+        path = write_deep(tmp_path / name, grey, **save)
+        assert (image_files.decode(path, 8, spans) == seen).all()
+
+
+def deep_album(folder: Path, white: int, channels: int = 1, ending: str = "png") -> list[np.ndarray]:
+    """40 pictures, each plain: the last one as bright as `white`, the others darker, all different."""
+    folder.mkdir(parents=True)
+    plain = [np.full((8, 8, channels), white * (i + 1) // 40, np.uint16) for i in range(40)]
+    for i, values in enumerate(plain):
+        write_deep(folder / f"{i:02d}.{ending}", values)
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("white", "channels", "ending"), [(255, 1, "png"), (4095, 3, "png"), (4095, 1, "tif")]
+)
+def test_deep_pictures_are_read_in_the_span_of_their_folder(tmp_path, capsys, white, channels, ending):
+    """So that a picture that is half as bright as another stays so; one line says what was inferred."""
+    plain = deep_album(tmp_path / "scans", white, channels, ending)
+    splits = load(str(tmp_path / "scans"), str(tmp_path / "store"), 8)
+    told = capsys.readouterr().err
+    assert told == f"scans: 40 16-bit pictures whose largest value is {white}: read as 0 to {white}\n"
+    rows = torch.cat([splits.train, splits.val, splits.test])[:, 0, 0, 0].tolist()
+    expected = [round(float(values[0, 0, 0]) * 255 / white) for values in plain]
+    assert sorted(rows) == pytest.approx(sorted(expected), abs=1)
+    # --image of a task: a file of one's own, too
+    flags = types.SimpleNamespace(image=str(tmp_path / "scans" / f"19.{ending}"), index=None, image_size=8)
+    face = faces_bench.pick_face(types.SimpleNamespace(cfg=flags, data=splits, noun="scan"), 0)
+    assert int(face.x[0, 0, 0, 0]) == pytest.approx(expected[19], abs=1)
+
+
+def test_full_16_bits_stay_the_set_that_they_were_and_others_do_not_mix(tmp_path):
+    """Hashes and pixels of a folder that was read well before; another for one that was black."""
+    deep_album(tmp_path / "full", 65535)
+    files = sorted((tmp_path / "full").iterdir(), key=lambda p: hashlib.sha256(p.read_bytes()).digest())
+    digests = sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in files)
+    as_before = hashlib.sha256("\n".join(["1", "folder", *digests]).encode()).hexdigest()[:16]
+    store = str(tmp_path / "store")
+    assert fingerprint(str(tmp_path / "full"), store) == as_before
+
+    deep_album(tmp_path / "dark", 255)
+    digests = sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "dark").iterdir())
+    black = hashlib.sha256("\n".join(["1", "folder", *digests]).encode()).hexdigest()[:16]
+    dark = fingerprint(str(tmp_path / "dark"), store)
+    assert dark != black
+    assert dark == fingerprint(str(tmp_path / "dark"), str(tmp_path / "elsewhere"))  # deterministic
+
+
+def test_floats_are_read_in_the_span_of_their_folder(tmp_path, capsys):
+    """Each by itself, the dark ones of a folder from 0 to 255 would be taken for pictures from 0 to 1."""
+    folder = tmp_path / "floats"
+    folder.mkdir()
+    for i in range(40):
+        Image.new("F", (8, 8), 0.5 + 5.0 * i).save(folder / f"{i}.tif")
+    _, _, parts, _ = load_arrays(str(folder), str(tmp_path / "store"), 8)
+    assert "40 float pictures whose largest value is 195.5: read as 0 to 255" in capsys.readouterr().err
+    rows = sorted(int(row[0, 0, 0]) for row in np.concatenate(list(parts.values())))
+    assert rows == [int(0.5 + 5.0 * i + 0.5) for i in range(40)]
+
+
+def test_values_beyond_all_spans_go_from_black_to_white(tmp_path, capsys):
+    folder = tmp_path / "heights"
+    folder.mkdir()
+    for i in range(40):
+        Image.new("I", (8, 8), 100_000 * i - 1_000_000).save(folder / f"{i}.tif")
+    _, _, parts, _ = load_arrays(str(folder), str(tmp_path / "store"), 8)
+    assert "40 integer pictures with values from -1e+06 to 2.9e+06: these are" in capsys.readouterr().err
+    rows = sorted(int(row[0, 0, 0]) for row in np.concatenate(list(parts.values())))
+    assert (rows[0], rows[-1]) == (0, 255) and (np.diff(rows) > 0).all()
+
+
+def test_pictures_that_are_nearly_black_are_told(tmp_path, capsys):
+    """Class numbers or masks of 0 and 1: 8 bits are taken as they are, but not without a word."""
+    for folder, factor in (("masks", 1), ("photos", 200)):
+        (tmp_path / folder).mkdir()
+        for i in range(40):
+            mask = np.random.default_rng(i).integers(0, 2, (8, 8)).astype(np.uint8)
+            Image.fromarray(factor * mask).save(tmp_path / folder / f"{i}.png")
+        load_arrays(str(tmp_path / folder), str(tmp_path / "store"), 8)
+    told = capsys.readouterr().err
+    assert told == "masks: all pictures are nearly black: their largest value is 1 of 255\n"
 
 
 def test_32_bit_grey(tmp_path):
@@ -312,8 +448,10 @@ def test_hashes_are_remembered(tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(image_files.hashlib, "file_digest", None)  # reading a file again would fail
         assert fingerprint(str(folder), str(store)) == first
-    memory.write_text("{ damaged")
-    assert fingerprint(str(folder), str(store)) == first
+    older = {stamp: digest for stamp, (digest, _) in json.loads(memory.read_text()).items()}
+    for content in ("{ damaged", "[]", "{}", json.dumps(older)):
+        memory.write_text(content)
+        assert fingerprint(str(folder), str(store)) == first
     assert len(json.loads(memory.read_text())) == 40
 
 
@@ -422,6 +560,22 @@ def test_unknown_names(tmp_path):
     assert refused(tmp_path / "portrait", tmp_path).endswith(f"; did you mean {tmp_path / 'portraits'}?")
     with pytest.raises(DataError, match="--image_size=0"):
         load_arrays("synthetic", str(tmp_path), 0)
+
+
+def test_what_pictures_are_called(tmp_path):
+    """'emoji', not 'faces': what the folder's name says."""
+    called = {"faces": "face", "My-Faces_2": "face", "emoji": "emoji", "emojis": "emoji", "photos": "photo"}
+    called |= {
+        "surfaces": "picture",
+        "shoes": "picture",
+        "synthetic": "face",
+        "lfw": "face",
+        "celeba": "face",
+    }
+    assert {name: images.noun_of(name)[0] for name in called} == called
+    assert images.noun_of("emoji") == ("emoji", "emoji") and images.noun_of("x") == ("picture", "pictures")
+    splits = load(str(album(tmp_path / "Noto emoji")), str(tmp_path / "store"), 8)
+    assert (splits.noun, splits.nouns) == ("emoji", "emoji")
 
 
 @pytest.mark.parametrize("name", ["celeba", "lfw"])

@@ -193,3 +193,15 @@ def test_mirror_does_not_centre_and_has_a_sign():
     assert torch.equal(swapped, direction)
     zeros, share = latents.mirror_direction(mu, mu)
     assert (zeros.tolist(), share) == ([0, 0, 0], 0)
+
+
+def test_a_latent_is_silent_below_its_nats_and_active_above_another_bound():
+    kl = torch.tensor([0.0, 0.04, 0.0499, 0.05, 2.0, float("nan")])
+    assert latents.silent(kl).tolist() == [True, True, True, False, False, False]
+    # the best q(z|x) of means with variance v has variance 1 − v, and −½ ln(1 − v) nats
+    for v, is_silent, is_active in ((0.005, True, False), (0.09, True, True), (0.1, False, True)):
+        mu = math.sqrt(v) * torch.tensor([[1.0], [-1.0]])
+        logvar = torch.full_like(mu, math.log(1 - v))
+        close(latents.kl_per_latent(mu, logvar), torch.tensor([-0.5 * math.log(1 - v)]))
+        assert latents.silent(latents.kl_per_latent(mu, logvar)).tolist() == [is_silent]
+        assert latents.active_units(mu).tolist() == [is_active]

@@ -53,7 +53,7 @@ def write_sweep(path: Path, *, without: str = "", parameters: dict | None = None
     more = {k: {"values": v} if isinstance(v, list) else {"value": v} for k, v in (parameters or {}).items()}
     content = SWEEP | {"parameters": SWEEP["parameters"] | more} | changes
     content = {k: v for k, v in content.items() if k != without}
-    path.write_text("# Question  does it run?\n" + yaml.safe_dump(content, sort_keys=False))
+    path.write_text("# Question  does it run?\n" + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
 
 

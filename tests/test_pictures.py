@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from research.draw import pictures
+from research.draw.charts import class_colors, curves, scatter
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def tiles(n, height=8, width=8, seed=0):
@@ -212,6 +216,75 @@ def test_charts_show_their_data():
     assert (one_point == [0, 114, 178]).all(-1).sum() > 5  # its marker
     grey = (pictures.heatmap([[np.nan, 1.0], [0.0, 1.0]], "ab", "cd", fmt="") == 187).all(-1)
     assert grey.mean() > 0.05
+
+
+def eight_bits(colors: np.ndarray) -> np.ndarray:
+    return (255 * colors).round().astype(int)
+
+
+def far_apart(colors: np.ndarray) -> float:
+    """The least distance between two of these colours (N, 3), in steps of the channel that differs most."""
+    between = np.abs(colors[:, None].astype(int) - colors).max(-1)
+    return between[~np.eye(len(colors), dtype=bool)].min()
+
+
+def test_classes_have_colours_that_are_told_apart():
+    """Of EMNIST's 62 too. Ten have matplotlib's own, which pages and legends have had."""
+    assert eight_bits(class_colors(10))[[0, 3]].tolist() == [[31, 119, 180], [214, 39, 40]]
+    for n in (2, 10, 11, 26, 47, 62):
+        colors = class_colors(n)
+        assert colors.shape == (n, 3) and (class_colors(62)[:n] == colors).all()
+        assert far_apart(eight_bits(colors)) >= 20
+        assert (colors.min(1) < 0.8).all()  # none is lost on white
+
+
+def of_classes(n: int, shift: float = 0.0) -> np.ndarray:
+    points = np.stack(np.meshgrid(np.linspace(-3, 3, 40), np.linspace(-3, 3, 31)), axis=-1).reshape(-1, 2)
+    names = [str(i) for i in range(n)]
+    return scatter(points + shift, np.arange(len(points)) % n, names, "Codes", rings=(1, 2, 3))
+
+
+@pytest.mark.parametrize("n", [10, 26, 62])
+def test_files_keep_the_classes_apart(tmp_path, n):
+    """In the legend of a PNG each class has its colour; in a film, which has 256 colours, nearly so."""
+    picture, wanted = of_classes(n), eight_bits(class_colors(n))
+    for rim in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert (rim == 255).all()  # no name is cut off
+    legend = picture.shape[1] - 640 // 2  # the points lie further left
+    is_dot = [(picture == color).all(-1) & (np.arange(picture.shape[1]) > legend - 60) for color in wanted]
+    with Image.open(pictures.write_png(tmp_path / "a.png", picture)) as image:
+        assert image.mode == "RGB"
+        kept = np.array(image)
+    assert all(dots.sum() >= 20 and (kept[dots] == color).all() for dots, color in zip(is_dot, wanted))
+    with Image.open(pictures.write_gif(tmp_path / "a.gif", [picture, of_classes(n, 0.1)])) as image:
+        frame = np.array(image.convert("RGB"))
+    shown = np.array([np.median(frame[dots], axis=0) for dots in is_dot])
+    assert np.abs(shown - wanted).max() <= 10
+    assert far_apart(shown) >= 15
+
+
+def test_no_curve_is_without_its_name():
+    """Nor do two of them look alike, however many there are."""
+    drawn = curves({f"run {i}": (np.arange(30), np.arange(30) + i) for i in range(40)}, "step", "loss")
+    for rim in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
+        assert (rim == 255).all()
+    beside = drawn[:, -75:-10]
+    written = (beside < 128).any((1, 2))
+    assert (np.diff(written.astype(int)) == 1).sum() >= 40  # rows of letters in the legend
+
+
+def test_committed_pictures_are_in_true_colour():
+    """With a palette, two digits of README's plane had one colour."""
+    committed = [
+        p for folder in ("docs", "sweeps", "benchmarks") for p in sorted((ROOT / folder).rglob("*.png"))
+    ]
+    assert len(committed) >= 9
+    for path in committed:
+        with Image.open(path) as image:
+            assert image.mode in ("RGB", "RGBA", "L"), path
+    plane = np.array(Image.open(ROOT / "docs" / "pictures" / "digits_plane.png"))
+    for color in eight_bits(class_colors(10)):
+        assert (plane == color).all(-1).sum() >= 30  # the dot in the legend at least
 
 
 def test_importing_pictures_does_not_import_matplotlib_or_imageio():

@@ -269,7 +269,7 @@ def test_torn_last_lines(config, straight):
     with killed("log", 16):
         train(config())
     for name in ("metrics.jsonl", "time.jsonl"):
-        with open(folder_of(config()) / name, "a") as f:
+        with open(folder_of(config()) / name, "a", encoding="utf-8") as f:
             f.write('{"step": 17, "trai')
     train(config())
     assert results(folder_of(config())) == results(straight)

@@ -599,6 +599,8 @@ def test_pictures_that_are_shown_are_those_that_were_read_or_drawn(store, monkey
             wrong = "" if torch.equal(ids[i], few.tgt[i]) else f", not {answer}"
             expected.append(f"{query} = {said or '?'}{wrong}")
         assert labels == expected and make(tiles, *rest).std() > 5
+        what = {"image_to_text": "Handwritten validation queries", "text_to_image": "Drawn answers"}
+        assert rest[-1].startswith(what[mode]) and rest[-1].endswith(f"step {step}")
 
 
 def test_answers_that_are_drawn_in_reverse_are_shown_as_one_reads(store, monkeypatch):

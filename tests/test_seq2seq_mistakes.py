@@ -5,18 +5,25 @@ import operator
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from data import arithmetic
 from data.arithmetic import OPERATORS, Queries
+from research.parts import seq2seq_mistakes
 from research.parts.seq2seq_mistakes import (
     KINDS,
+    Map,
     breakdown,
     carries,
     figures,
     kinds_of,
     map_picture,
     maps,
+    names,
+    percent,
+    score,
     table,
+    told,
 )
 
 ALPHABET = "0123456789+-* "
@@ -39,7 +46,7 @@ def ids_of(*texts: str, width: int = 4, alphabet: str = ALPHABET) -> torch.Tenso
 
 def kind(query: str, answer: str) -> str:
     (found,) = kinds_of(ids_of(answer), queries_of(query), ALPHABET).tolist()
-    return "right" if found < 0 else KINDS[found]
+    return "right" if found < 0 else [*KINDS][found]
 
 
 # ---- kinds ---------------------------------------------------------------------------------------------
@@ -59,7 +66,15 @@ EXAMPLES = {
     ],
     "sign": [("41-89", "48"), ("89-41", "-48"), ("1+1", "-2")],
     "off_by_one": [("81+24", "104"), ("81+24", "106"), ("41-89", "-47"), ("41-89", "-49"), ("5-5", "-1")],
-    "carry": [("81+24", "115"), ("81+24", "205"), ("99*99", "8801"), ("41-89", "-58"), ("5-5", "-100")],
+    "off_by_ten": [
+        ("81+24", "115"),
+        ("0+20", "10"),
+        ("0+20", "30"),
+        ("81+24", "205"),
+        ("99*99", "8801"),
+        ("41-89", "-58"),
+        ("5-5", "-100"),
+    ],
     "length": [("81+24", "15"), ("81+24", "1805"), ("41-89", "-8"), ("2*3", "66"), ("5-5", "23")],
     "leading_digit": [("81+24", "305"), ("24+24", "78"), ("41-89", "-98"), ("99*99", "1801"), ("2+3", "9")],
     "other": [("81+24", "123"), ("24+24", "63"), ("41-89", "-84"), ("41-89", "78"), ("2+3", "-9")],
@@ -83,29 +98,29 @@ def test_kinds(expected, query, answer):
         ("no_number", "right", "24+24", "048"),  # the number that it should be, but for its leading zero
         ("no_number", "sign", "24+24", "-048"),
         ("no_number", "off_by_one", "24+24", "047"),
-        ("sign", "carry", "2+3", "-5"),  # 10 less
-        ("sign", "carry", "25+25", "-50"),  # 100 less
+        ("sign", "off_by_ten", "2+3", "-5"),  # 10 less
+        ("sign", "off_by_ten", "25+25", "-50"),  # 100 less
         ("off_by_one", "length", "99+1", "99"),
         ("off_by_one", "leading_digit", "2+3", "6"),
         ("off_by_one", "other", "5-5", "-1"),
-        ("carry", "length", "81+24", "5"),
-        ("carry", "length", "81+24", "95"),
-        ("carry", "leading_digit", "24+24", "58"),
-        ("carry", "other", "2-3", "9"),
+        ("off_by_ten", "length", "81+24", "5"),
+        ("off_by_ten", "length", "81+24", "95"),
+        ("off_by_ten", "leading_digit", "24+24", "58"),
+        ("off_by_ten", "other", "2-3", "9"),
         ("length", "leading_digit", "24+24", "248"),
     ],
 )
 def test_of_two_kinds_that_fit_the_first_counts(first, second, query, answer):
     """`second` is what it would be without `first`."""
     assert kind(query, answer) == first
-    assert KINDS.index(first) < [*KINDS, "right"].index(second)
+    assert [*KINDS].index(first) < [*KINDS, "right"].index(second)
 
 
 def test_kinds_of_many_at_once():
     cases = [(name, *case) for name, some in EXAMPLES.items() for case in some]
-    names, queries, answers = zip(*cases)
+    expected, queries, answers = zip(*cases)
     found = kinds_of(ids_of(*answers), queries_of(*queries), ALPHABET).tolist()
-    assert [KINDS[k] if k >= 0 else "right" for k in found] == [*names]
+    assert [[*KINDS][k] if k >= 0 else "right" for k in found] == [*expected]
 
 
 def test_an_answer_is_right_where_its_number_is():
@@ -254,27 +269,57 @@ def test_the_table():
         {"query": "81+24", "answer": "105", "model": "105", "mistake": ""},
         {"query": "41-89", "answer": "-48", "model": "-47", "mistake": "off by one"},
     ]
+    assert [told(row) for row in rows] == ["7*8 = 5, not 56", "81+24 = 105", "41-89 = -47, not -48"]
+    (ten,) = table(ids_of("10"), queries_of("0+20"), ALPHABET, [0])
+    assert ten["mistake"] == "off by ten" in names()  # no column of it carries
+    assert [name.replace(" ", "_") for name in names()] == [*KINDS]
+    (empty,) = table(ids_of(""), queries_of("0+20"), ALPHABET, [0])
+    assert told(empty) == "0+20 = ?, not 20"
 
 
 def test_maps_of_known_queries():
-    shares = maps(torch.tensor([True, False, False]), queries_of("81+24", "24+81", "0-99"), 2)
-    assert [*shares] == ["+", "-"] and all(m.shape == (100, 100) for m in shares.values())
-    assert shares["+"][81, 24] == 1 and shares["+"][24, 81] == 0 and shares["-"][0, 99] == 0
-    assert np.isnan(shares["+"]).sum() == 9998 and np.isnan(shares["-"]).sum() == 9999
+    found = maps(torch.tensor([True, False, False]), queries_of("81+24", "24+81", "0-99"), 2)
+    assert [*found] == ["+", "-"] and all(m.shares.shape == (100, 100) for m in found.values())
+    sums, differences = (m.shares for m in found.values())
+    assert sums[81, 24] == 1 and sums[24, 81] == 0 and differences[0, 99] == 0
+    assert np.isnan(sums).sum() == 9998 and np.isnan(differences).sum() == 9999
+
+
+def test_each_map_tells_its_own_score():
+    right = torch.tensor([True, False, True, True])
+    found = maps(right, queries_of("81+24", "24+81", "0+20", "0-99"), 2)
+    assert {op: m.score for op, m in found.items()} == {
+        "+": "2 of 3 right (66.7 %)",
+        "-": "1 of 1 right (100 %)",
+    }
+
+
+def test_no_share_is_rounded_to_none_or_all():
+    assert [percent(*n) for n in ((0, 7), (7, 7), (1, 3), (1999, 2000))] == [
+        "0 %",
+        "100 %",
+        "33.3 %",
+        "99.95 %",
+    ]
+    assert percent(1_899_959, 1_900_000) == "99.998 %" and percent(1, 1_900_000) == "0.0001 %"
+    assert score(torch.tensor([True] * 1999 + [False])) == "1,999 of 2,000 right (99.95 %)"
 
 
 def test_maps_of_one_and_of_three_digits():
-    shares = maps(torch.tensor([True]), queries_of("3*7", digits=1), 1)
-    assert shares["*"].shape == (10, 10) and shares["*"][3, 7] == 1
+    (found,) = maps(torch.tensor([True]), queries_of("3*7", digits=1), 1).values()
+    assert found.shares.shape == (10, 10) and found.shares[3, 7] == 1
     cell = queries_of("120+457", "129+450", "123+455", "130+457", digits=3)  # three in one cell of 10 × 10
-    shares = maps(torch.tensor([True, False, True, False]), cell, 3)
-    assert shares["+"].shape == (100, 100) and shares["+"][12, 45] == pytest.approx(2 / 3)
-    assert shares["+"][13, 45] == 0 and np.isnan(shares["+"]).sum() == 9998
+    (found,) = maps(torch.tensor([True, False, True, False]), cell, 3).values()
+    assert found.shares.shape == (100, 100) and found.shares[12, 45] == pytest.approx(2 / 3)
+    assert found.shares[13, 45] == 0 and np.isnan(found.shares).sum() == 9998
 
 
 def test_the_picture_of_maps():
     test = arithmetic.load("+-", 1, 0.5).test
-    right, wrong = (maps(torch.full((len(test),), value), test, 1) for value in (True, False))
+    right, wrong = (
+        {op: Map(m.shares, "") for op, m in maps(torch.full((len(test),), value), test, 1).items()}
+        for value in (True, False)
+    )
     bright, dark = (map_picture(shares, 1, "about").astype(int) for shares in (right, wrong))
     assert bright.shape == dark.shape and bright.shape[2] == 3 and bright.shape[1] > 1.8 * bright.shape[0]
     changed = (bright != dark).any(2)  # the cells that were asked, and no others
@@ -285,10 +330,34 @@ def test_the_picture_of_maps():
     assert changed[:, :half].sum() == pytest.approx(changed[:, half:].sum(), rel=0.02) and changed.any()
 
 
+@pytest.mark.parametrize("digits", [1, 3])
+def test_the_picture_says_what_its_colours_are_and_whose_its_figures(monkeypatch, digits):
+    seen = {}
+
+    def chart(width, height, title, draw):
+        ax = Figure().add_subplot()
+        draw(ax)
+        words = [text.get_text() for text in ax.figure.legends[0].get_texts()]
+        seen[title] = words, [bar.get_ylabel() for bar in ax.figure.axes[1:]]
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(seq2seq_mistakes, "chart", chart)
+    some = queries_of("1+2", "2+1", "1-2", digits=digits)
+    map_picture(maps(torch.tensor([True, False, True]), some, digits), digits, "a model")
+    told = {
+        1: (["right", "wrong", "not in the test part"], []),
+        3: (["not in the test part"], ["share right"]),
+    }
+    assert seen == {
+        "a + b: 1 of 2 right (50.0 %); a model": told[digits],
+        "a − b: 1 of 1 right (100 %); a model": told[digits],
+    }
+
+
 def test_rows_of_the_picture_are_a_from_the_bottom():
     """a upwards, b to the right: what is right for a = 9, b = 0 is bright at the upper left."""
     shares = np.zeros((10, 10))
-    plain = map_picture({"+": shares}, 1, "about").astype(int)
+    plain = map_picture({"+": Map(shares, "")}, 1, "about").astype(int)
     shares[9, 0] = 1
-    y, x = np.nonzero((map_picture({"+": shares}, 1, "about").astype(int) != plain).any(2))
+    y, x = np.nonzero((map_picture({"+": Map(shares, "")}, 1, "about").astype(int) != plain).any(2))
     assert y.max() < plain.shape[0] / 3 and x.max() < plain.shape[1] / 3 and len(y) > 100

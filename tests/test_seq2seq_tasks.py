@@ -1,12 +1,16 @@
 """The tasks on a trained sequence model: their files and numbers, what they show, what is refused."""
 
+import base64
+import dataclasses
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data import DataError, arithmetic
 from research import seq2seq_arith as script
@@ -75,7 +79,7 @@ def test_evaluate_finds_what_training_found(trained, run):
     }
     assert {key: results[key] for key in last} == pytest.approx(last, rel=1e-6)
     n = {"text": 20, "plain": 60, "read": 20, "draw": 20}[run]
-    own = {"task", "checkpoint", "seed", "files", "queries"}
+    own = {"task", "checkpoint", "seed", "files", "queries", "digits"}
     assert results["queries"] == n and set(results) == set(last) | own and results["files"] == []
     assert [p.name for p in folder.iterdir()] == ["results.json"]
     assert {p: p.read_bytes() for p in (trained / run).glob("*.json*")} == before
@@ -87,6 +91,7 @@ def test_mistakes_tells_all_that_is_wrong(trained, run, request):
         request.getfixturevalue("no_charts")
     folder, results = do(trained, run, "mistakes")
     files = {"mistakes.html", "kinds.png", "map.png"}
+    files |= {"read": {"handwriting.png"}, "draw": {"drawn.png"}}.get(run, set())
     assert {path.name for path in folder.iterdir()} == files | {"results.json"} and set(
         results["files"]
     ) == files
@@ -97,8 +102,9 @@ def test_mistakes_tells_all_that_is_wrong(trained, run, request):
         k: v for k, v in figures.items() if k not in ("task", "files")
     }
     page = (folder / "mistakes.html").read_text()
-    assert f"{n - wrong} of {n} test queries right" in page
+    assert f"Test queries: {n - wrong} of {n} right (" in page
     counts = dict(re.findall(r"<h2>([a-z_ ]+): (\d+)</h2>", page))
+    assert all(f'<p class="given">{counted}</p>' in page for counted in seq2seq_mistakes.KINDS.values())
     assert [*counts] == [kind.replace("_", " ") for kind in seq2seq_mistakes.KINDS]
     for kind, count in counts.items():
         assert int(count) == round(results[f"mistakes_{kind.replace(' ', '_')}"] * n)
@@ -110,6 +116,59 @@ def test_mistakes_tells_all_that_is_wrong(trained, run, request):
     shown = {tuple(arithmetic.decode(x[i], alphabet) for x in (test.src, test.tgt, ids)) for i in range(n)}
     assert set(rows) <= shown and all(answer != model for _, answer, model in rows)
     assert len(rows) == sum(min(int(count), tasks.N_OF_A_KIND) for count in counts.values())
+
+
+def tiles_on(page: str) -> dict[str, np.ndarray]:
+    """Query → the picture in its row of a page of mistakes, grey (28, 28 T)."""
+    rows = re.findall(r"<td><pre>(.*?)</pre></td>.*?base64,(.*?)\"", page)
+    return {query: np.asarray(Image.open(BytesIO(base64.b64decode(png))))[..., 0] for query, png in rows}
+
+
+@pytest.mark.parametrize("run", ["read", "draw"])
+def test_wrong_answers_are_shown_with_what_was_read_or_drawn(trained, no_charts, monkeypatch, run):
+    """On the page and in a picture: the very handwriting of that query, or the drawing of that answer."""
+    seen, real = {}, tasks.pictures.grid
+
+    def grid(tiles, n_cols, labels, title):
+        seen.update(tiles=tiles, labels=labels, title=title)
+        return real(tiles, n_cols, labels, title=title)
+
+    monkeypatch.setattr(tasks.pictures, "grid", grid)
+    monkeypatch.setattr(script, "N_AT_ONCE", 7)  # of 20 queries: three calls
+    folder, results = do(trained, run, "mistakes")
+    cfg, net, data = loaded(trained, run)
+    test, alphabet = data.splits.test, data.splits.alphabet
+    glyph, rng, shown, said = drawers(data, CPU)["test"], script.make_rng(0, 0, "eval", CPU), {}, {}
+    for src, tgt in zip(test.src.split(7), test.tgt.split(7)):
+        batch = script.batch_of(src, tgt, glyph, rng, cfg, alphabet)
+        made = net.answer(batch.src)
+        ids = made if run == "read" else reader_of(cfg, data).read(made)
+        forwards = arithmetic.reverse(ids, alphabet) if cfg.reverse else ids
+        x = batch.src if run == "read" else torch.sigmoid(made)
+        x = x if run == "read" else script.in_reverse(x, forwards, alphabet)
+        for query, tile, answer in zip(src, x, forwards):
+            query = arithmetic.decode(query, alphabet)
+            shown[query] = np.concatenate([*tile.numpy()], 1)
+            said[query] = arithmetic.decode(answer, alphabet)
+    on_page = tiles_on((folder / "mistakes.html").read_text())
+    assert results["wrong"] >= len(on_page) > 5
+    for query, tile in on_page.items():
+        assert np.abs(tile / 255 - shown[query]).max() < 0.003
+    wide = 28 * (3 if run == "read" else 2)
+    assert 5 <= len(seen["tiles"]) == len(seen["labels"]) and seen["tiles"].shape[1:] == (1, 28, wide)
+    for tile, label in zip(seen["tiles"], seen["labels"]):
+        kind, query, answer = re.fullmatch(r"([a-z ]+):  (\S+) = (.*), not \S+", label).groups()
+        assert kind in seq2seq_mistakes.names() and answer == (said[query] or "?")
+        np.testing.assert_allclose(tile[0].numpy(), shown[query])
+    what = {"read": "Handwriting that was answered wrongly", "draw": "Wrong answers as they were drawn"}[run]
+    assert seen["title"] == f"{what}, {data.name}"
+
+
+def test_nothing_is_shown_where_nothing_is_wrong(trained, no_charts, monkeypatch):
+    monkeypatch.setattr(script, "answers", lambda model, queries, *_: (queries.tgt.long(), 0.0))
+    folder, results = do(trained, "read", "mistakes")
+    assert results["wrong"] == 0 and "handwriting.png" not in results["files"]
+    assert "20 of 20 right (100 %)" in (folder / "mistakes.html").read_text()
 
 
 def test_examples_of_a_kind_are_limited(trained, no_charts, monkeypatch):
@@ -193,6 +252,7 @@ def test_ask_shows_the_pictures_that_were_read(trained, no_charts, monkeypatch):
     own = {picture.numpy().tobytes() for picture in data.digits.test}
     assert {tiles[i, 0].mul(255).round().byte().numpy().tobytes() for i in (0, 2)} <= own  # never seen before
     assert shown["title"] == f"3-7 = {results['answer']}"
+    assert do(trained, "read", "ask", query="3−7")[1]["query"] == "3-7"  # the minus sign U+2212
     do(trained, "read", "ask", query="3-7", seed=1)
     assert not torch.equal(shown["tiles"], tiles)  # --seed draws others
 
@@ -223,6 +283,7 @@ def test_ask_shows_the_pictures_that_were_drawn(trained, monkeypatch):
     [
         ("text", "1-1", r"--query='1-1' is no query: must be two numbers of at most 1 digit with one of \+ "),
         ("text", "11+1", r"--query='11\+1' is no query"),
+        ("text", "1−1", r"--query='1−1' is no query: must be two numbers of at most 1 digit"),
         ("text", "", r"--query='' is no query"),
         ("read", "1+1", r"--query='1\+1' is no query: .* with one of - between them, as in '9-1'"),
     ],
@@ -236,11 +297,77 @@ def test_what_cannot_be_asked_is_refused_in_one_line(trained, run, query, messag
 def test_the_flags_of_the_model_come_from_the_run(trained):
     """Whatever model the command line names; only its seed and its place are the task's own."""
     _, results = do(trained, "text", "evaluate")
-    _, same = do(trained, "text", "evaluate", hidden_dim=7, ops="*", digits=3, model="transformer", n_heads=1)
+    _, same = do(trained, "text", "evaluate", hidden_dim=7, ops="*", model="transformer", n_heads=1)
     assert same == results
     _, other = do(trained, "read", "evaluate", seed=5)
     # other pictures
     assert other["seed"] == 5 and other["loss"] != do(trained, "read", "evaluate")[1]["loss"]
+
+
+# ---- other digits --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_digits(tmp_path_factory) -> Path:
+    """A run that learned from queries of two digits, a hundred of them."""
+    place = tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "samples", lambda *_: {})
+        patch.setattr(seq2seq_mistakes, "map_picture", lambda *_: np.zeros((8, 8, 3), np.uint8))
+        script.train(Config(**SMALL | {"steps": 1, "ops": "+", "name": "two", "out": str(place)}))
+    return place
+
+
+def test_fewer_digits_are_those_of_the_test_part(two_digits, no_charts):
+    """Never a query that was learned from."""
+    _, results = do(two_digits, "two", "evaluate", digits=1)
+    test = arithmetic.load("+", 2, 0.5).test
+    n = int((torch.maximum(test.a, test.b) < 10).sum())
+    assert (results["queries"], results["digits"]) == (n, 1) and 20 < n < 80
+    folder, results = do(two_digits, "two", "mistakes", digits=1)
+    assert (
+        results["queries"] == n
+        and "1-digit +, asked of a 2-digit model" in (folder / "mistakes.html").read_text()
+    )
+    _, whole = do(two_digits, "two", "evaluate")
+    assert (whole["queries"], whole["digits"]) == (len(test), 2)
+    with pytest.raises(
+        DataError, match=r"^--query='12\+3' is no query: must be two numbers of at most 1 digit"
+    ):
+        do(two_digits, "two", "ask", query="12+3", digits=1)
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"columns": True, "bidirectional": True, "attention": True}, {"mode": "image_to_text"}]
+)
+def test_more_digits_are_read_by_an_lstm_and_none_of_them_was_learned_from(trained, flags):
+    cfg = Config(**SMALL | ONE | {"data_dir": str(trained / "store"), "task": "train"} | flags)
+    model = build(cfg, "0123456789+ ", CPU)
+    asked, data = tasks.with_digits(cfg, 2, model)
+    test = data.splits.test
+    assert asked.digits == 2 and data.name.startswith("2-digit +, asked of a 1-digit model")
+    assert torch.maximum(test.a, test.b).min() == 10 and test.src.shape[1] == 5
+    few = arithmetic.Queries(*(getattr(test, f.name)[:9] for f in dataclasses.fields(test)))
+    ids, loss = answers(model, few, drawers(data, CPU)["test"], asked, data.splits.alphabet, None, CPU)
+    assert ids.shape == few.tgt.shape == (9, 3) and loss > 0
+
+
+def test_more_digits_than_a_transformer_has_places_for_are_refused(trained):
+    message = r"^--digits=3: must be at most 1, the digits of this run: a transformer has learned no further "
+    with pytest.raises(UserError, match=message):
+        do(trained, "plain", "evaluate", digits=3)
+
+
+def test_digits_of_which_no_query_is_there_are_refused(trained):
+    cfg = Config(**SMALL | {"digits": 2, "ops": "*", "train_fraction": 0.999})
+    with pytest.raises(DataError, match=r"^--digits=1: no such query is in the test part of this run$"):
+        tasks.with_digits(cfg, 1, build(cfg, "0123456789* ", CPU))
+
+
+def test_pictures_are_refused_by_a_model_of_text(trained):
+    message = r"^--dataset=mnist: must be used with a run whose --mode has pictures;"
+    with pytest.raises(UserError, match=message):
+        do(trained, "text", "evaluate", dataset="mnist")
 
 
 def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path):

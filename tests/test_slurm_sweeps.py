@@ -55,7 +55,10 @@ def sweep_file(path: Path, tiny: dict[str, Any], n: int, **more: Any) -> Path:
     for name in ("threads", "device"):
         values.pop(name)
     parameters = {k: {"value": v} for k, v in values.items()} | {"seed": {"values": list(range(n))}}
-    path.write_text(yaml.safe_dump({"program": online.SCRIPT, "method": "grid", "parameters": parameters}))
+    path.write_text(
+        yaml.safe_dump({"program": online.SCRIPT, "method": "grid", "parameters": parameters}),
+        encoding="utf-8",
+    )
     return path
 
 

@@ -43,11 +43,13 @@ CHOSEN_WITH = 0  # the seed with which bayes and random sweeps search
 
 
 def content(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def header(path: Path) -> str:
-    return "".join(line + "\n" for line in path.read_text().splitlines() if line.startswith("#"))
+    return "".join(
+        line + "\n" for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    )
 
 
 def violations(content: dict) -> list[str]:
@@ -235,7 +237,8 @@ def test_importing_what_reads_a_sweep_imports_nothing_slow():
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_the_size_in_the_header(path):
     size, spec = re.search(r"(?m)^# Size +(.*)$", header(path))[1], content(path)
-    assert f"{len(planned(path)) if spec['method'] == 'grid' else spec['run_cap']} runs" in size
+    n = len(planned(path)) if spec["method"] == "grid" else spec["run_cap"]
+    assert (f"{n} runs" if n > 1 else "1 run ") in size
     if spec["method"] != "grid":
         assert spec["parameters"]["seed"] == {"value": CHOSEN_WITH}  # else bayes optimises it
 

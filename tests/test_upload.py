@@ -164,7 +164,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 def pictures(*_: Any) -> dict[str, File]:
     def write_text(path: Path) -> None:
-        path.write_text("<b>81+24</b>")
+        path.write_text("<b>81+24</b>", encoding="utf-8")
 
     def write_gif(path: Path) -> None:
         write_dot(path)
@@ -433,7 +433,7 @@ def test_local_files_of_a_name_come_from_the_newest_segment(tmp_path):
 
     class Recorder:
         def save(self, path: Path, base_path: Path, policy: str) -> None:
-            saved[str(Path(path).relative_to(base_path))] = Path(path).read_text()
+            saved[str(Path(path).relative_to(base_path))] = Path(path).read_text(encoding="utf-8")
 
     for i, name in enumerate(("offline-run-1-x", "run-2-x")):
         files = tmp_path / name / "files"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import distributions as D
 
@@ -318,6 +319,73 @@ def test_a_scatter_has_one_size_for_all_frames_of_a_film():
     assert charts.scatter(np.full((3, 2), np.nan), [0, 1, 1], "ab").std() > 0
 
 
+def axes_of(monkeypatch, make, *args, **kwargs):
+    """The axes that a chart is drawn on, and the words of its legend."""
+    seen = []
+
+    def chart(width, height, title, draw, beside=0.0):
+        draw(ax := Figure().add_subplot())
+        seen.append(ax)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(charts, "chart", chart)
+        make(*args, **kwargs)
+    (ax,) = seen
+    return ax, [text.get_text() for text in ax.figure.legends[0].get_texts()]
+
+
+def test_a_scatter_names_its_axes_and_circles(monkeypatch, tmp_path):
+    points, labels = torch.randn(50, 2), torch.arange(50) % 3
+    for latent_dim, names in {
+        1: ("z₀", ""),
+        2: ("z₀", "z₁"),
+        20: ("first principal component", "second principal component"),
+    }.items():
+        file = views.scatter_file(points, labels, "abc", "t", latent_dim)
+        ax, legend = axes_of(monkeypatch, file.write, tmp_path / "a.png")
+        assert (ax.get_xlabel(), ax.get_ylabel()) == names == views.axis_names(latent_dim)
+        assert legend == ["a", "b", "c", "prior, 1, 2, 3 sd"] and len(ax.patches) == 3
+    assert axes_of(monkeypatch, charts.scatter, points, labels, "abc")[1] == ["a", "b", "c"]
+    assert views.latent_name(17) == "z₁₇"
+
+
+def test_a_film_has_the_limits_of_its_last_frame(monkeypatch, tmp_path):
+    rng, labels = torch.Generator().manual_seed(0), torch.arange(60) % 3
+    folder = tmp_path / "media/latent/scatter"
+    folder.mkdir(parents=True)
+    shown, files = {}, []
+    for step, spread in enumerate((9, 1, 1, 3)):
+        shown[step] = spread * torch.randn(60, 2, generator=rng)
+        files.append(folder / f"{step:08d}.png")
+        views.scatter_file(shown[step], labels, "abc", f"step {step}", 2).write(files[-1])
+    last = charts.reach_of(shown[3])
+    assert charts.reach_of(shown[0]) > last > charts.reach_of(shown[1])  # each picture by itself has its own
+    drawn, real = [], charts.scatter
+    monkeypatch.setattr(charts, "scatter", lambda **what: drawn.append(what) or real(**what))
+    frames = views.same_limits(files)
+    assert [what["reach"] for what in drawn] == [last] * 3
+    assert np.array_equal(frames[3], np.asarray(Image.open(files[3])))
+    for step in range(3):
+        assert drawn[step]["points"] == pytest.approx(shown[step].numpy(), abs=1e-3)
+        assert drawn[step]["title"] == f"step {step}" and (frames[step] != Image.open(files[step])).any()
+    drawn.clear()
+    assert all(map(np.array_equal, views.same_limits(files[1:3]), map(Image.open, files[1:3]))) and not drawn
+    (tmp_path / "media/latent/film").mkdir()
+    views.film("latent/scatter").write(tmp_path / "media/latent/film/00000003.gif")
+    assert Image.open(tmp_path / "media/latent/film/00000003.gif").n_frames == 4
+
+
+def test_the_way_between_two_codes_tells_t_and_its_ends(monkeypatch):
+    decode = lambda z: z[:, :1, None, None].expand(-1, 1, 28, 28)  # noqa: E731
+    monkeypatch.setattr(views, "picture", lambda make, tiles, times, title, scale: (times, title))
+    monkeypatch.setattr(views, "video", lambda *_, **__: None)
+    made = views.interpolation(decode, torch.zeros(2), torch.ones(2), "from one to the other")
+    times, title = made["sample/interpolation"]
+    assert times[:2] == ["t = 0.00", "t = 0.12"] and times[-1] == "t = 1.00" and len(times) == 9
+    assert title == "from one to the other"
+
+
 def test_two_pictures_of_different_classes():
     labels = torch.tensor([0, 0, 0, 1, 2])
     for seed in range(20):
@@ -536,7 +604,7 @@ def test_fashion_and_folders_keep_their_class_names(tmp_path, monkeypatch, data)
     monkeypatch.setattr(vae_mnist.digits, "load", lambda *_: loaded)
     shown = []
     dot = np.zeros((8, 8, 3), np.uint8)
-    monkeypatch.setattr(vae_mnist.charts, "scatter", lambda p, y, labels, *_: shown.append(labels) or dot)
+    monkeypatch.setattr(vae_mnist.charts, "scatter", lambda names, **_: shown.append(names) or dot)
     cfg = Config(**SMALL)
     files = vae_mnist.training_pictures(build(cfg, CPU), vae_mnist.load_data(cfg), cfg, CPU, 0)
     files["latent/scatter"].write(tmp_path / "scatter.png")

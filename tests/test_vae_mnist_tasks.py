@@ -1,5 +1,6 @@
 """The tasks on a trained VAE of digits: their files and numbers, which pictures, what is refused."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -139,11 +140,69 @@ def test_evaluate_finds_what_training_found(place):
 
 def test_generate_from_a_code_and_of_a_class(place):
     _, results = do(place, "generate", z="0.5,-1")
-    assert results["z"] == [0.5, -1] and set(results["files"]) == {"digit.png"}
+    assert results["z"] == [0.5, -1] and set(results["files"]) == {"decoded.png"}
     _, results = do(place, "generate", label="7")
     assert set(results["files"]) == {"class.png"} and list(results["centres"]) == ["7"]
     _, results = do(place, "generate")
     assert list(results["centres"]) == list("0123456789")
+
+
+def test_a_class_without_training_pictures_is_refused(place, monkeypatch):
+    """As with labels that begin at 1."""
+    data = vae_mnist.load_data(config(place, "train", checkpoint=None))
+    labels = data.train_labels.clamp(min=1)
+    monkeypatch.setattr(vae_mnist, "load_data", lambda cfg: dataclasses.replace(data, train_labels=labels))
+    with pytest.raises(UserError, match=r"^--label=0: must be one of 1, 2, 3, 4, 5, 6, 7, 8, 9$"):
+        tasks.run(config(place, "generate", label="0"))
+    assert list(do(place, "generate", label="1")[1]["centres"]) == ["1"]
+    named = dataclasses.replace(data, class_names=(*"123456789", "ten"))
+    monkeypatch.setattr(vae_mnist, "load_data", lambda cfg: named)
+    with pytest.raises(UserError, match=r"^--label=0: must be one of 1, 2"):  # a name, not a place
+        tasks.run(config(place, "generate", label="0"))
+    words = dataclasses.replace(data, class_names=tuple("abcdefghij"))
+    monkeypatch.setattr(vae_mnist, "load_data", lambda cfg: words)
+    assert list(do(place, "generate", label="2")[1]["centres"]) == ["c"]
+
+
+def test_the_inception_score_stands_beside_the_most_that_it_could_be(place, monkeypatch):
+    titles, real = [], tasks.pictures.grid
+
+    def grid(*args, **options):
+        titles.append(options["title"])
+        return real(*args, **options)
+
+    monkeypatch.setattr(tasks.pictures, "grid", grid)
+    _, results = do(place, "evaluate")
+    score, of_real = (results[f"inception_score{what}"] for what in ("", "_of_real"))
+    assert results["inception_score_at_most"] == 10
+    (title,) = titles
+    assert f"Inception Score {score:.2f} (at most 10; real pictures {of_real:.2f}) of 359" in title
+
+
+def test_axes_circles_latents_and_times_are_named(place, monkeypatch):
+    scatters, grids, bars = [], [], []
+    empty = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(tasks.charts, "scatter", lambda *_, **what: scatters.append(what) or empty)
+    monkeypatch.setattr(tasks.charts, "bars", lambda values, names, *_: bars.append(names) or empty)
+    real = tasks.pictures.grid
+
+    def grid(images, n_cols=None, row_labels=None, col_labels=None, title="", **options):
+        grids.append((row_labels, col_labels, title))
+        return real(images, n_cols, row_labels, col_labels, title, **options)
+
+    monkeypatch.setattr(tasks.pictures, "grid", grid)
+    do(place, "latent_space", "two")
+    assert [what["axes"] for what in scatters] == [("z₀", "z₁")] and scatters[0]["rings"] == (1, 2, 3)
+    assert all("z₀ to the right, z₁ upwards" in title for *_, title in grids) and len(grids) == 2
+    assert sorted(bars[0]) == ["z₀", "z₁"]
+    do(place, "latent_space", "three")
+    assert scatters[1]["axes"] == ("first principal component", "second principal component")
+    (rows,) = (rows for rows, columns, _ in grids if columns and len(columns) == 13)
+    assert sorted(row.split()[0] for row in rows) == ["z₀", "z₁", "z₂"]
+    grids.clear()
+    do(place, "interpolate", "two")
+    assert scatters[2]["axes"] == ("z₀", "z₁") and scatters[2]["rings"] == (1, 2, 3)
+    assert grids[0][1] == [f"t = {t / 12:.2f}" for t in range(13)] and grids[1][2] == "t = 0.00"
 
 
 def test_interpolation_is_between_two_classes_or_the_pictures_that_were_chosen(place):

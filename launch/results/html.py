@@ -10,7 +10,7 @@ from launch.results.read import Sweep
 from launch.results.values import show, sort_key
 from launch.results.words import cell, command, label, what_was_run
 from research.common.folder import COMPLETE, REPORT, SOURCE_DIFF, SWEEP, write_bytes
-from research.common.messages import UserError
+from research.common.messages import UserError, readable
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MAX_MB = 25.0  # of pictures
@@ -74,5 +74,5 @@ def write_report(
     if not sweep.runs:
         raise UserError(f"{folder}: holds no runs")
     out = Path(out or sweep.folder / REPORT)
-    write_bytes(out, render(sweep, max_mb, planned).encode())
+    write_bytes(out, readable(render(sweep, max_mb, planned)).encode())
     return out

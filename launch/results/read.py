@@ -24,6 +24,7 @@ from rich.text import Text
 from launch.results.values import show, sort_key
 from research.common.flags import RunFlags, result_names
 from research.common.folder import CONFIG, ENDED, MEDIA, METRICS, STATUS, SWEEP, TRIALS, write_bytes
+from research.common.messages import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -276,7 +277,7 @@ def results_csv(sweep: Sweep, path: Path | str) -> int:
     for name in flags + figures:
         df[name] = [show(v, 6 if name in figures else None) for v in df[name]]
     text = df[[*flags, "status", *figures, "commit"]].to_csv(index=False, lineterminator="\n")
-    write_bytes(path, text.encode())
+    write_bytes(path, readable(text).encode())
     return len(df)
 
 

@@ -22,6 +22,7 @@ import yaml
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from data.terminal import argument
 from launch.sweep.child import Child
 from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
 from research.common import lease as leases
@@ -101,7 +102,7 @@ class Agent:
             "WANDB_AGENT_MAX_INITIAL_FAILURES": "1000000",
         }
         self.env.setdefault("WANDB_RUN_GROUP", self.folder.name)
-        parameters = yaml.safe_load((self.folder / SWEEP).read_text())["parameters"]
+        parameters = yaml.safe_load((self.folder / SWEEP).read_text(encoding="utf-8"))["parameters"]
         self.env[VARIED] = ",".join(name for name, values in parameters.items() if "value" not in values)
 
     def work(self) -> int:
@@ -127,6 +128,7 @@ class Agent:
 
     def run(self, command: list[str], env: dict[str, str]) -> int:
         """Run a command to its end; its exit code."""
+        command = list(map(argument, command))
         return self.child.run(partial(subprocess.Popen, command, env=env, start_new_session=True))
 
     def left_open(self) -> Iterator[Path]:

@@ -96,7 +96,7 @@ def planned(folder: Path, found: Any = None) -> int:
     if (folder / TRIALS).is_dir():
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
             # whatever a damaged folder brings up: then what is there has to do
-            if spec := yaml.safe_load((folder / SWEEP).read_text()):
+            if spec := yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8")):
                 return Proposer(Queue(folder), spec).planned()
     from launch.results import read
 
@@ -154,7 +154,7 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
 
 def _refuse_other(sweep: plan.Sweep, frozen: Path, planned: list[dict[str, Any]]) -> None:
     """Only a grid may change, and only grow; comments may change."""
-    old = yaml.safe_load(frozen.read_text())
+    old = yaml.safe_load(frozen.read_text(encoding="utf-8"))
     if old == sweep.content:
         return
     rest = {k: v for k, v in old.items() if k != "parameters"}

@@ -60,7 +60,7 @@ def ask(*command: str, seconds: float | None = None) -> tuple[int, str, str]:
         stdin=subprocess.DEVNULL,
         stdout=pipe,
         stderr=pipe,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
         env=os.environ | {"LC_ALL": "C"},
@@ -294,7 +294,7 @@ def exercise(folder: Path) -> Iterator[Line]:
 def mount_type(path: Path) -> str:
     """The type of the file system that holds `path`."""
     best, kind, real = -1, "unknown", existing(path).resolve()
-    for line in MOUNTS.read_text().splitlines() if MOUNTS.exists() else ():
+    for line in os.fsdecode(MOUNTS.read_bytes()).splitlines() if MOUNTS.exists() else ():
         _, where, this, *_ = line.split()
         where = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), where)  # \040 is a blank
         if len(where) >= best and real.is_relative_to(where):

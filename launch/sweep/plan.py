@@ -120,7 +120,7 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
 def _load(path: str) -> tuple[str, dict[str, Any]]:
     """A sweep YAML: its text and its content."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
         content = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"--sweep={path}: {error.strerror}") from None

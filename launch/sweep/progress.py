@@ -43,7 +43,7 @@ class Row:
     def last_lines(self, n: int = 8) -> list[str]:
         """The end of what the training process has printed."""
         try:
-            return (self.folder / OUTPUT).read_text(errors="replace").splitlines()[-n:]
+            return (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()[-n:]
         except FileNotFoundError:
             return []
 

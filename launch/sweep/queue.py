@@ -53,7 +53,8 @@ class Queue:
         for name in os.listdir(folder) if folder.is_dir() else ():  # glob is far slower
             stem, _, suffix = name.partition(".")
             if suffix == "json" and stem.isdigit() and int(stem) not in self._trials:
-                kept = json.loads((folder / name).read_text())  # whole from its first moment: see `add`
+                # whole from its first moment: see `add`
+                kept = json.loads((folder / name).read_text(encoding="utf-8"))
                 self._trials[int(stem)] = Trial(int(stem), kept["flags"], kept["key"], kept.get("confirms"))
         return [self._trials[i] for i in sorted(self._trials)]
 

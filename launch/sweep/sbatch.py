@@ -209,7 +209,9 @@ def ask(*command: str, within_s: float = 120) -> str:
     # filters in the user's shell would hide partitions or jobs, and SBATCH_* wins over what a script says
     env = {k: v for k, v in os.environ.items() if not k.startswith(HIDING)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=within_s)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=env, timeout=within_s
+        )
     except FileNotFoundError:
         raise UserError(
             f"{command[0]} is not on PATH: is this a login node of a SLURM cluster? launch/local.py runs the "
@@ -328,7 +330,7 @@ def script(flags: Any, folder: Path, program: str, logs: Path, array: str) -> st
         "worker": "\n  ".join(shlex.quote(word) for word in worker_command(submission)),
         "setup": "\n".join(setup),
     }
-    return filled(BATCH.read_text(), holes)
+    return filled(BATCH.read_text(encoding="utf-8"), holes)
 
 
 def option_lines(submission: Submission) -> list[str]:

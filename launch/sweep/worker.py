@@ -19,6 +19,7 @@ import yaml
 if not __package__:  # run as a script: import from this tree, which is the sweep's snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from data.terminal import argument
 from launch.sweep import fork_server
 from launch.sweep.child import Child, Process
 from launch.sweep.early_stop import Watcher
@@ -107,7 +108,7 @@ class Worker:
         """The training script in a process of its own, in a session of its own."""
         if fork_server.POSSIBLE:
             return self.server.start(args, log, env)
-        command = [sys.executable, str(ROOT / self.flags.program), *args]
+        command = list(map(argument, [sys.executable, str(ROOT / self.flags.program), *args]))
         with open(log, "ab") as output:
             return subprocess.Popen(command, stdout=output, stderr=output, env=env, start_new_session=True)
 
@@ -142,7 +143,7 @@ class Worker:
 def read_spec(folder: Path) -> dict[str, Any]:
     """The frozen YAML of a sweep folder; {} before there is one."""
     with contextlib.suppress(OSError):
-        return yaml.safe_load((folder / SWEEP).read_text())
+        return yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
     return {}
 
 

@@ -20,9 +20,10 @@ from typing import Any, Literal, TypeVar
 
 from data import DataError
 from data.names import closest, did_you_mean
+from data.terminal import replace_unwritable
 from research.common.flags import GIVEN, refuse_idle
 from research.common.help import grouped
-from research.common.messages import UserError, console, escape, news
+from research.common.messages import UserError, console, escape, hush
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
 EXIT_BROKEN_PIPE = 128 + 13  # as a shell tells of other programs
@@ -145,7 +146,7 @@ def _tokens_of_file(
     in_part: those that the command lacks are passed over, not refused.
     """
     try:
-        flags = dict(json.loads(Path(path).read_text())["flags"])
+        flags = dict(json.loads(Path(path).read_text(encoding="utf-8"))["flags"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--config={path}: not a run's config.json ({error})") from None
     skip = {*given, "out", "name", "config", "fresh", "reuse", "task"} | (
@@ -172,9 +173,10 @@ def main(
     positional: the flag that a word without -- stands for. tasks: the module whose `run` does every --task
     but the default one; imported only then.
     """
+    replace_unwritable()
     try:
         cfg = parse(config_class, positional=positional)
-        news.quiet = getattr(cfg, "quiet", False)
+        hush(getattr(cfg, "quiet", False))
         if tasks is not None:
             refuse_idle(cfg)
         if tasks is not None and cfg.task != config_class.task:

@@ -31,9 +31,17 @@ def of_data(default: Any) -> Any:
     return field(default=default, metadata={"result": False, "of_data": True})
 
 
-def per_task(default: Any) -> Any:
-    """A flag that counts for a run's numbers, but that a task on its checkpoint sets for itself."""
-    return field(default=default, metadata={"per_task": True})
+def per_task(default: Any, *tasks: str) -> Any:
+    """A flag that counts for a run's numbers, but that a task on its checkpoint sets for itself.
+
+    tasks: those that alone read it, train among them.
+    """
+    return field(default=default, metadata={"per_task": True, "tasks": tasks})
+
+
+def resolved(default: Any) -> Any:
+    """A flag that is None until the script fills it in from others; a key takes `default` for its default."""
+    return field(default=None, metadata={"default": default})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +154,7 @@ def result_flags(cfg: Any) -> dict[str, Any]:
 
 def changed_flags(cfg: Any) -> dict[str, Any]:
     """The result flags of `cfg` that differ from the defaults of its class (required flags always count)."""
-    defaults = {f.name: f.default for f in dataclasses.fields(cfg)}
+    defaults = {f.name: f.metadata.get("default", f.default) for f in dataclasses.fields(cfg)}
     return {k: v for k, v in result_flags(cfg).items() if v != defaults[k]}
 
 

@@ -63,7 +63,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`, or None when it is missing or unreadable."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append one row to a .jsonl file; on failure the error names `path`."""
     try:
-        with open(path, "a") as f:
+        with open(path, "a", encoding="utf-8") as f:
             f.write(json.dumps(row, allow_nan=False) + "\n")
     except OSError as error:
         error.filename = str(path)
@@ -82,7 +82,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a .jsonl file; a last line torn by a kill is left out."""
     if path.exists():
-        with open(path) as f:
+        with open(path, encoding="utf-8", errors="replace") as f:
             for line in f:
                 if not line.endswith("\n"):
                     return

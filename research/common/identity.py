@@ -38,7 +38,7 @@ def source_files(family: str) -> list[Path]:
         if path in files:
             continue
         files.add(path)
-        for line in ast.walk(ast.parse(path.read_text())):
+        for line in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(line, ast.ImportFrom) and (line.module or "").split(".")[0] in ("research", "data"):
                 names = [line.module, *(f"{line.module}.{alias.name}" for alias in line.names)]
                 at = [ROOT / name.replace(".", "/") for name in names]
@@ -73,6 +73,6 @@ def git_state() -> dict[str, Any]:
     """{"commit": full hash or None, "diff": the uncommitted change}; a snapshot tells its original's."""
     snapshot = ROOT / SNAPSHOT
     if snapshot.exists():
-        return json.loads(snapshot.read_text())
+        return json.loads(snapshot.read_text(encoding="utf-8"))
     commit = _git("rev-parse", "HEAD").strip()
     return {"commit": commit or None, "diff": _git("diff", "HEAD", "--", ".") if commit else ""}

@@ -34,7 +34,7 @@ HANDOVER = "RUN_LEASE"  # environment variable: N of the lease made for this pro
 
 def _first_line(path: str) -> str:
     try:
-        return Path(path).read_text().split("\n")[0]
+        return Path(path).read_text(encoding="utf-8").split("\n")[0]
     except OSError:
         return ""
 
@@ -51,7 +51,7 @@ def _boot() -> str:
 def process_start(pid: int) -> str | None:
     """When `pid` started, in whatever unit the system tells it; None when there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         state, start = (fields := stat.rpartition(")")[2].split())[0], fields[19]
         return None if state in "ZX" else start
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def process_start(pid: int) -> str | None:
     except (ProcessLookupError, PermissionError):
         return None
     command = ["ps", "-o", "lstart=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip() or None
 
 
 def is_local(info: dict[str, Any] | None) -> bool:
@@ -98,7 +98,7 @@ def _slurm_has_lost(job: str) -> bool:
         answer = subprocess.run(
             ["squeue", "-h", "-o", "%T", "-j", job],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=30,
             env={k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")},  # the user's filters
         )

@@ -3,8 +3,16 @@
 from rich.console import Console
 from rich.markup import escape as rich_escape
 
+from data import waiting
+from data.terminal import readable as readable
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)  # warnings, errors, what was asked for
 news = Console(stderr=True, highlight=False, soft_wrap=True)  # how things go, which --quiet silences
+
+
+def hush(quiet: bool) -> None:
+    """Say nothing of how things go, or say it again."""
+    news.quiet = waiting.quiet = quiet
 
 
 def escape(text: str) -> str:

@@ -491,7 +491,7 @@ class Run:
         reason = self._signal
         if self._signal == "stop file":  # whoever wrote it may say why
             with contextlib.suppress(OSError):
-                text = (self.folder / STOP).read_text(errors="replace").strip()
+                text = (self.folder / STOP).read_text(encoding="utf-8", errors="replace").strip()
                 reason = text.partition("\n")[0][:200] or reason
         return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), reason
 

@@ -21,7 +21,7 @@ from research.common.folder import (
     read_json,
 )
 from research.common.identity import run_key
-from research.common.messages import UserError, console, escape, news
+from research.common.messages import UserError, console, escape, hush, news
 from research.common.run import Preempted, Run
 from research.common.threads import set_threads
 from research.common.wandb_client import under_agent
@@ -50,7 +50,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     best weights are kept, and 'minimize' or 'maximize'. Raises UserError, and Preempted when another process
     is training this run. `run.finished` is True when nothing is left to do.
     """
-    news.quiet = cfg.quiet
+    hush(cfg.quiet)
     device, family = pick_device(cfg.device), Path(script).stem
     key = run_key(family, key_version, cfg, data.content_hash)
     given = os.environ.get("WANDB_RUN_ID") if under_agent() else None  # W&B's own name for the run
@@ -145,7 +145,8 @@ def _label(cfg: Any) -> str:
     names = os.environ.get(VARIED, "").split(",")
     if names == [""] and under_agent():  # an agent of W&B itself: all that the sweep sets
         with contextlib.suppress(KeyError, OSError, ValueError, TypeError):
-            names = list(yaml.safe_load(Path(os.environ["WANDB_SWEEP_PARAM_PATH"]).read_text()))
+            given = Path(os.environ["WANDB_SWEEP_PARAM_PATH"]).read_text(encoding="utf-8")
+            names = list(yaml.safe_load(given))
     results = result_flags(cfg)
     flags = {k: results[k] for k in names if k in results} or changed_flags(cfg)
     return " ".join(f"{k}={v}" for k, v in flags.items())[:128] or "defaults"

@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
+from data.terminal import readable
 from research.common.checkpoints import config_of, resolve
 from research.common.flags import GIVEN, RunFlags, require, result_names
 from research.common.folder import CONFIG, RESULTS, write_bytes, write_json
-from research.common.messages import console, escape, news
+from research.common.messages import console, escape, hush, news
 from research.common.progress import show_figures
 from research.common.randomness import make_rng
 from research.common.start import pick_device
 from research.common.threads import set_threads
-from research.common.wandb_client import connect, first_line, settings
+from research.common.wandb_client import connect, first_line, settings, texts
 from research.common.wandb_mirror import SET_ASIDE, send, use_model
 from research.draw import pictures
 
-# result flags that a task has for itself: what it reads, and how it computes
-OF_EVERY_TASK = ("dataset", "checkpoint", "weights", "seed", "precision", "batch_size")
+OF_EVERY_TASK = ("dataset", "checkpoint", "weights", "seed")  # result flags that each task has for itself
 
 
 def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
@@ -46,10 +46,10 @@ def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
     return file, config
 
 
-def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
+def flags_of_run(cfg: Any, run_config: dict[str, Any], *reads: str) -> Any:
     """`cfg` with the run's own model: every result flag of the family but those that are `per_task`; and with
-    the run's data, read as there, unless the user chose others. How a task runs (--seed, --precision …) is
-    its own.
+    the run's data, read as there, unless the user chose others. reads: other result flags that this task has
+    for itself; what the command line gives of the rest must be as in the run, since it could not act.
 
     A run that was made before there was such a flag has its default: so it is read for the run's key, too.
     """
@@ -61,10 +61,8 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any]) -> Any:
     kept = run_config.get("flags", {})
     require(bool(kept), cfg, "checkpoint", "of a run whose config.json tells its flags")
     for name in result_names(cfg):
-        if name in GIVEN and name not in of_task and name not in OF_EVERY_TASK:
-            allowed = (
-                f"{kept.get(name)}, as in the run of --checkpoint, which --task={cfg.task} cannot change"
-            )
+        if name in GIVEN and name not in of_task and name not in (*OF_EVERY_TASK, *reads):
+            allowed = f"{kept.get(name)}, as in the run of --checkpoint: --task={cfg.task} cannot change it"
             require(getattr(cfg, name) == kept.get(name, defaults[name]), cfg, name, allowed)
     if "dataset" in names:  # how its file is read
         of_data = [field.name for field in dataclasses.fields(cfg) if field.metadata.get("of_data")]
@@ -86,7 +84,7 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **mo
     run = checkpoint_file.absolute().parents[1]
     if not (run / CONFIG).exists():
         run = Path(cfg.out) / (cfg.name or run_config.get("key") or checkpoint_file.stem)
-    news.quiet = cfg.quiet
+    hush(cfg.quiet)
     device = pick_device(cfg.device)
     set_threads(cfg.threads)
     name = _folder_name(cfg, checkpoint_file, run_config, more)
@@ -101,7 +99,8 @@ def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], mo
     of_run = run_config.get("flags", {}).get("dataset", cfg.dataset)
     flags = dict(more)
     for f in dataclasses.fields(cfg):
-        own = cfg.task in f.metadata.get("tasks", ()) or f.metadata.get("per_task") or f.name == "seed"
+        readers = f.metadata.get("tasks", ())
+        own = cfg.task in readers or (f.metadata.get("per_task") and not readers) or f.name == "seed"
         value = getattr(cfg, f.name)
         if (own and value != f.default) or (f.name == "dataset" and value != of_run):
             flags[f.name] = value
@@ -143,7 +142,7 @@ class Task:
         """Write `<name>.html`."""
         path = self.folder / f"{name}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, page.encode())
+        write_bytes(path, readable(page).encode())
         self._wrote(name, path)
 
     def numbers(self, values: Mapping[str, Any]) -> None:
@@ -201,7 +200,7 @@ class Task:
             name=f"{self.cfg.task} of {run.get('key')}",
             job_type=self.cfg.task,
             tags=[run["family"], self.cfg.task],
-            config=dataclasses.asdict(self.cfg) | self._more | lineage,
+            config=texts(dataclasses.asdict(self.cfg) | self._more | lineage),
             settings=settings(mode),
         )
 

@@ -2,12 +2,15 @@
 
 import atexit
 import contextlib
+import logging
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from data.terminal import readable
 from research.common.messages import console, escape
 
 # What W&B's environment may say of one run: never meant for every run of a sweep.
@@ -33,6 +36,8 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
     if mode == "disabled":
         return None
     os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
+    sys.argv[1:] = map(readable, sys.argv[1:])  # the client keeps them, and takes UTF-8 only
+    logging.raiseExceptions = False  # it writes a log in the locale's encoding, which may lack a character
     import wandb
 
     said = os.environ.pop("WANDB_MODE", None)  # the client would let it win over --wandb
@@ -58,6 +63,11 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
     run = init(wandb, "offline")
     _bound_exit()
     return run
+
+
+def texts(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with texts that the client takes: a flag may hold a file name that is no text."""
+    return {k: readable(v) if isinstance(v, str) else v for k, v in values.items()}
 
 
 def settings(mode: str, **more: Any) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import queue
 import secrets
+import shlex
 import shutil
 import tempfile
 import threading
@@ -28,7 +29,7 @@ from research.common.folder import (
 )
 from research.common.identity import ROOT, source_files
 from research.common.messages import console, escape, news
-from research.common.wandb_client import connect, first_line, settings, under_agent
+from research.common.wandb_client import connect, first_line, settings, texts, under_agent
 
 SET_ASIDE = "wandb-set-aside"  # segments of an offline run that a later one holds whole
 
@@ -56,6 +57,8 @@ def send(wandb_run: Any, step: int, row: dict[str, Any], media: dict[str, Path])
 
     kinds = {".png": wandb.Image, ".mp4": wandb.Video, ".gif": wandb.Video, ".html": wandb.Html}
     values = {k: float("nan") if v is None else v for k, v in row.items() if k != "step"}
+    if media:  # W&B names files by the step that it is at when it gets them
+        wandb_run.log({}, step=step, commit=False)
     wandb_run.log(values | {k: kinds[p.suffix](str(p)) for k, p in media.items()}, step=step)
 
 
@@ -164,7 +167,7 @@ class Mirror(threading.Thread):
 
     def _complain(self, what: str, error: Exception | None = None) -> None:
         why = f" ({first_line(error)})" if error else ""
-        folder = escape(str(self.folder))
+        folder = escape(shlex.quote(str(self.folder)))
         console.print(f"[yellow]{what}[/]{why}; {folder} holds everything: python launch/upload.py {folder}")
 
     def _init(self, wandb: Any, mode: str) -> Any:
@@ -174,10 +177,10 @@ class Mirror(threading.Thread):
         return wandb.init(
             dir=str(self.folder),
             mode=mode,
-            config=self.config,
+            config=texts(self.config),
             resume="allow",
             settings=settings(mode, stop_fn=lambda: self.stop_requested.set()),  # copied: no bound method
-            **init,
+            **texts(init),
         )
 
     def _catch_up(self, wandb_run: Any) -> None:

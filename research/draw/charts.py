@@ -14,6 +14,9 @@ import numpy as np
 
 # Okabe & Ito
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+# Of classes: tab10 of matplotlib
+TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd")
+TEN += ("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 LETTER = 0.085  # inches that a letter of a 9-point label takes
 
 
@@ -40,15 +43,45 @@ def _longest(labels) -> int:
     return max((len(str(label)) for label in labels), default=0)
 
 
+def class_colors(n: int) -> np.ndarray:
+    """Colours (n, 3) in [0, 1] that the eye tells apart: ten known ones, then always the one that is farthest
+    from white and from all before it, in CIELAB, whose distances are about those that are seen.
+    """
+    chosen = np.array([[int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)] for name in TEN])
+    if n <= len(chosen):
+        return chosen[:n]
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 12)] * 3), axis=-1).reshape(-1, 3)
+    places = _lab(grid)
+    is_ink = (places[:, 0] > 30) & (places[:, 0] < 85)  # neither nearly black nor pale on white
+    grid, places = grid[is_ink], places[is_ink]
+    taken = np.concatenate([_lab(chosen), _lab(np.ones((1, 3)))])
+    distance = np.linalg.norm(places[:, None] - taken, axis=-1).min(1)
+    while len(chosen) < n:
+        best = distance.argmax()
+        chosen = np.concatenate([chosen, grid[best : best + 1]])
+        distance = np.minimum(distance, np.linalg.norm(places - places[best], axis=-1))
+    return chosen
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB (…, 3) in [0, 1] as CIELAB (…, 3), white point D65."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
+    x, y, z = np.moveaxis(np.cbrt(xyz / (0.9505, 1.0, 1.089)), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
 def curves(
     series: Mapping[str, tuple], xlabel: str, ylabel: str, title: str = "", logy: bool = False
 ) -> np.ndarray:
     """Lines name → (x, y); values that are not finite (with logy also those not positive) leave gaps."""
 
     def draw(ax):
-        lines = []
+        lines, dashes = [], ("-", "--", ":")
+        few = len(series) <= len(COLORS) * len(dashes)
+        colors = COLORS if few else class_colors(len(series))
         for i, (x, y) in enumerate(series.values()):
-            style = {"color": COLORS[i % len(COLORS)], "linestyle": ("-", "--", ":")[i // len(COLORS) % 3]}
+            style = {"color": colors[i % len(colors)], "linestyle": dashes[i // len(colors)]}
             marker = "o" if len(x) <= 20 else ""  # a line through one point would be invisible
             lines += ax.plot(x, y, marker=marker, markersize=3.5, linewidth=1.5, **style)
         if logy:
@@ -61,10 +94,12 @@ def curves(
             ax.legend(lines, list(series), framealpha=0.8, edgecolor="none", fontsize=9)
 
     beside = 0.6 + LETTER * _longest(series) if len(series) > 6 else 0.0
-    return chart(6.4, max(4.0, 0.3 + 0.19 * len(series)), title, draw, beside)
+    return chart(6.4, max(4.0, 0.4 + 0.205 * len(series)), title, draw, beside)
 
 
-def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = "") -> np.ndarray:
+def bars(
+    values, labels: Sequence | None = None, title: str = "", ylabel: str = "", xlabel: str = ""
+) -> np.ndarray:
     """One bar per value (n,); labels default to 0 … n − 1 and stand upright where they would touch."""
     values = np.asarray(values, dtype=float)
     labels = [str(label) for label in (range(len(values)) if labels is None else labels)]
@@ -75,7 +110,7 @@ def bars(values, labels: Sequence | None = None, title: str = "", ylabel: str = 
         ax.bar(range(len(values)), values, color=COLORS[0])
         ax.set_xticks(range(len(values)), labels, fontsize=9, rotation=90 if crowded else 0)
         ax.set_xlim(-0.6, len(values) - 0.4)
-        ax.set_ylabel(ylabel)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(axis="y", alpha=0.25)
 
     return chart(width, 3.4, title, draw)
@@ -101,7 +136,7 @@ def heatmap(
     """Matrix (R, C) as coloured cells with their values in `fmt` ('' for none); not finite: grey."""
     matrix = np.asarray(matrix, dtype=float)
     n_rows, n_cols = matrix.shape
-    texts = [[format(value, fmt) if fmt else "" for value in row] for row in matrix]
+    texts = [[format(value, fmt) if fmt and np.isfinite(value) else "" for value in row] for row in matrix]
     cell = max(0.3, 0.15 + 0.07 * max(map(_longest, texts), default=0))
     margin = LETTER * max(_longest(row_labels), 0.7 * _longest(col_labels)) + 0.9
 
@@ -122,6 +157,14 @@ def heatmap(
     return chart(margin + cell * n_cols, max(2.0, height), title, draw)
 
 
+def reach_of(points, paths: Mapping[str, Any] | None = None) -> float:
+    """How far the axes of `scatter` go: in whole steps with the bulk of the points and with whole paths."""
+    points = np.asarray(points, dtype=float)
+    sizes = np.abs(points[np.isfinite(points)])
+    bulk = np.quantile(sizes, 0.999) if len(sizes) else 0.0
+    return max([4.0, np.ceil(bulk), *(np.ceil(np.abs(p).max() + 0.2) for p in (paths or {}).values())])
+
+
 def scatter(
     points,
     labels,
@@ -130,27 +173,25 @@ def scatter(
     rings: Sequence[float] = (),
     paths: Mapping[str, Any] | None = None,
     axes: tuple[str, str] = ("", ""),
+    reach: float | None = None,
 ) -> np.ndarray:
     """Points (N, 2) coloured by labels (N,), numbers into `names`; a class's name also stands at that
     point of it which is nearest to all others: the mean of a class in two places lies in neither.
 
-    rings: radii of circles around 0; paths: name → (T, 2), lines with their ends marked. The scale is that
-    of both axes and grows in whole steps with the bulk of the points: neighbouring frames of a film match.
+    rings: circles around 0, so many standard deviations of the prior; paths: name → (T, 2), lines with their
+    ends marked; reach: how far both axes go from 0, else `reach_of` the points and paths.
     """
     points, labels = np.asarray(points, dtype=float), np.asarray(labels)
-    sizes = np.abs(points[np.isfinite(points)])
-    bulk = np.quantile(sizes, 0.999) if len(sizes) else 0.0
-    reach = max([4.0, np.ceil(bulk), *(np.ceil(np.abs(p).max() + 0.2) for p in (paths or {}).values())])
+    reach = reach_of(points, paths) if reach is None else reach
     present = [k for k in range(len(names)) if (labels == k).any()]
+    circles = [f"prior, {', '.join(f'{r:g}' for r in rings)} sd"] if len(rings) else []
+    columns = 1 + (len(present) + len(paths or {}) + len(circles)) // 28
 
     def draw(ax):
         import matplotlib
         from matplotlib.patheffects import withStroke
 
-        if len(names) <= 10:
-            colors = matplotlib.colormaps["tab10"](range(len(names)))
-        else:
-            colors = matplotlib.colormaps["gist_rainbow"](np.linspace(0, 1, len(names)))
+        colors = class_colors(len(names))
         halo, handles = [withStroke(linewidth=2.5, foreground="white")], []
         size = min(25.0, max(4.0, 6000 / max(1, len(points))))
         ax.scatter(*points.T, s=size, c=colors[labels], linewidths=0, alpha=0.7)
@@ -158,7 +199,8 @@ def scatter(
             handles.append(ax.scatter([], [], s=36, color=colors[k]))
             own = points[labels == k][:300]
             at = own[np.linalg.norm(own[:, None] - own, axis=-1).sum(1).argmin()].clip(-reach, reach)
-            ax.annotate(names[k], at, ha="center", va="center", weight="bold", path_effects=halo, fontsize=10)
+            style = {"weight": "bold", "path_effects": halo, "fontsize": 10 if len(present) <= 20 else 8}
+            ax.annotate(names[k], at, ha="center", va="center", **style)
         for radius in rings:
             circle = matplotlib.patches.Circle((0, 0), radius, fill=False, ls="--", lw=0.8, ec="#666666")
             ax.add_patch(circle)
@@ -167,9 +209,12 @@ def scatter(
             handles += ax.plot(*np.asarray(way).T, "-" if i == 0 else "--", color="black", lw=1.8)
             ax.plot(*np.asarray(way)[[0, -1]].T, "o", color="black", mfc="white", ms=7)
             shown.append(name)
+        for name in circles:
+            handles += ax.plot([], [], ls="--", lw=0.8, color="#666666")
+            shown.append(name)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=axes[0], ylabel=axes[1])
-        columns = 1 + len(shown) // 28
         ax.figure.legend(handles, shown, frameon=False, fontsize=9, loc="outside right upper", ncols=columns)
 
-    longest = _longest([*names, *(paths or {})])
-    return chart(6.4, 6.4, title, draw, (0.6 + LETTER * longest) * (1 + len(present) // 28))
+    one = 0.6 + LETTER * _longest(names)  # width of a column of the legend; the last may have longer lines
+    last = max(one, 0.6 + LETTER * _longest([*(paths or {}), *circles]))
+    return chart(6.4, 6.4, title, draw, (columns - 1) * one + last)

@@ -23,6 +23,7 @@ __all__ += ["write_gif", "write_mp4", "write_png"]
 
 INK = (30, 30, 30)
 MAGENTA = (255, 0, 255)
+N_EXACT = 128  # of the 256 colours of a GIF of charts: at most so many are kept as they are
 
 
 def to_uint8(x) -> np.ndarray:
@@ -199,11 +200,35 @@ def write_gif(path, frames, fps: float = 20, upscale: int = 1, resample: str = "
     """
     images = _enlarge(frames, upscale, resample)
     # One palette for all: with one a frame, areas at rest would flicker, and finding them takes seconds.
-    sheet = Image.fromarray(np.concatenate([np.asarray(image) for image in images[:: 1 + len(images) // 16]]))
-    palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT)
+    palette = _palette(np.concatenate([np.asarray(image) for image in images[:: 1 + len(images) // 16]]))
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     options = {"loop": 0, "duration": max(20, round(100 / fps) * 10)}
     return _save(path, lambda file: first.save(file, save_all=True, append_images=rest, **options))
+
+
+def _palette(sheet: np.ndarray) -> Image.Image:
+    """256 colours for the pixels (H, W, 3), in a picture as `quantize` wants it.
+
+    Cut evenly from all pixels; but of charts, which are mostly flat, the colours of flat areas are kept as
+    they are: two classes with few points would be merged into one.
+    """
+    red, green, blue = np.moveaxis(sheet.astype(np.uint32), -1, 0)
+    numbers = (red << 16) + (green << 8) + blue
+    squares = np.lib.stride_tricks.sliding_window_view(numbers, (3, 3))  # (H - 2, W - 2, 3, 3)
+    is_flat = (squares == squares[..., 1:2, 1:2]).all((-2, -1))
+    cut = Image.Quantize.MEDIANCUT
+    if is_flat.mean() < 0.5:
+        return Image.fromarray(sheet).quantize(256, method=cut)
+    colors, counts = np.unique(squares[is_flat][:, 1, 1], return_counts=True)
+    kept = colors[np.argsort(counts, kind="stable")[::-1][:N_EXACT]]
+    palette = np.stack([kept >> 16, kept >> 8 & 255, kept & 255], axis=1).astype(np.uint8)
+    rest = sheet[~np.isin(numbers, kept)]
+    if len(rest):
+        others = Image.fromarray(rest[None]).quantize(256 - len(kept), method=cut).getpalette()
+        palette = np.concatenate([palette, np.reshape(others, (-1, 3)).astype(np.uint8)])
+    image = Image.new("P", (1, 1))
+    image.putpalette(palette.tobytes())
+    return image
 
 
 def write_mp4(path, frames, fps: float = 20, upscale: int = 1, resample: str = "lanczos") -> Path:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+SILENT_NATS = 0.05  # a latent with less KL is silent; with means of variance v that is v < 0.095, noise 1 − v
+
 
 def _ratios(t, z: Tensor) -> Tensor:
     """t, a number, list or tensor (*T), shaped (*T, 1, …, 1) to multiply z."""
@@ -73,6 +75,15 @@ def sort_by_kl(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     """Latents from the most to the least informative (D,), equal ones by number; and their KL, so ordered."""
     kl, order = torch.sort(kl_per_latent(mu, logvar), descending=True, stable=True)
     return order, kl
+
+
+def silent(kl: Tensor) -> Tensor:
+    """Which latents tell so little that nothing is to be read off them: KL below SILENT_NATS, a mask (D,).
+
+    Stricter than `active_units`, whose bound is passed at 0.005 nats: the means of such a latent may still go
+    with factors, but its noise drowns them.
+    """
+    return kl < SILENT_NATS
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:

@@ -20,6 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from data.digits import SIZE, DigitSplits
+from data.waiting import announced
 from research.common.messages import console
 from research.common.randomness import make_rng, seeded
 from research.parts.judge import trained_once
@@ -78,6 +79,7 @@ def train(data: DigitSplits) -> Classifier:
     return model.eval()
 
 
+@announced("training a classifier of these digits, once")
 def load(data: DigitSplits, data_dir: str | Path) -> tuple[Classifier, str]:
     """The classifier for `data` from <data_dir>/readers or trained now; and the digest of its weights."""
     model = Classifier(len(data.class_names))

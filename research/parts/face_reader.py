@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data.images import ImageSplits
 from data.synthetic import FACTORS
+from data.waiting import announced
 from research.common.messages import console
 from research.common.randomness import make_rng, seeded
 from research.parts.judge import trained_once
@@ -105,6 +106,7 @@ def train(data: ImageSplits) -> Reader:
     return model.eval()
 
 
+@announced("training a reader of faces, once")
 def load(data: ImageSplits, data_dir: str | Path) -> tuple[Reader, str]:
     """The reader for `data`, which has factors, from <data_dir>/readers or trained now; and its digest."""
     model = Reader(data.train.shape[1])

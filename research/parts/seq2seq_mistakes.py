@@ -5,6 +5,7 @@ Shapes: N queries, A characters of an answer; ids as in data/arithmetic.py, neve
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,9 +15,18 @@ from data import arithmetic
 from data.arithmetic import OPERATORS, Queries, values_of
 from research.draw.charts import chart
 
-# what each kind means is told by docs/METRICS.md; an answer is of the first that fits
-KINDS = ("no_number", "sign", "off_by_one", "carry", "length", "leading_digit", "other")
+KINDS = {  # what each kind counts; an answer is of the first that fits
+    "no_number": "nothing, a minus or a blank within, a leading zero, an operator",
+    "sign": "the right number with the wrong sign",
+    "off_by_one": "1 more or less",
+    "off_by_ten": "10, 100, 1,000 … more or less, whether or not there is a carry",
+    "length": "none of these, and another number of digits",
+    "leading_digit": "none of these, and only the first digit is wrong",
+    "other": "anything else",
+}
 NAMES = {"+": "add", "-": "subtract", "*": "multiply"}
+SIGNS = {"+": "+", "-": "−", "*": "×"}
+NOT_ASKED = "#9fb4c0"
 CELLS = 100  # of a map along each side: with three digits a cell is ten operands
 
 
@@ -47,7 +57,7 @@ def kinds_of(ids: Tensor, queries: Queries, alphabet: str) -> Tensor:
         ~is_number,
         given == -true,
         off == 1,
-        (off[:, None] == tens).any(1),  # exactly one column has one too many or too few
+        (off[:, None] == tens).any(1),
         digits != true_digits,
         (given.abs() % power == true.abs() % power) & ((given < 0) == (true < 0)),
         torch.ones_like(is_number),
@@ -87,7 +97,7 @@ def breakdown(ids: Tensor, queries: Queries, alphabet: str, part: str) -> dict[s
 
 def table(ids: Tensor, queries: Queries, alphabet: str, rows: Sequence[int]) -> list[dict[str, str]]:
     """Query, answer, what the model says, and the kind of mistake, of some rows."""
-    kinds, out = kinds_of(ids, queries, alphabet), []
+    kinds, named, out = kinds_of(ids, queries, alphabet), names(), []
     for row in rows:
         kind = int(kinds[row])
         out.append(
@@ -95,14 +105,49 @@ def table(ids: Tensor, queries: Queries, alphabet: str, rows: Sequence[int]) -> 
                 "query": f"{queries.a[row]}{OPERATORS[queries.op[row]]}{queries.b[row]}",
                 "answer": arithmetic.decode(queries.tgt[row], alphabet),
                 "model": arithmetic.decode(ids[row], alphabet),
-                "mistake": "" if kind < 0 else KINDS[kind].replace("_", " "),
+                "mistake": "" if kind < 0 else named[kind],
             }
         )
     return out
 
 
-def maps(right: Tensor, queries: Queries, digits: int) -> dict[str, np.ndarray]:
-    """Per operator the share of right answers, float64 (C, C), over a (rows) and b; NaN where no query is."""
+def names() -> list[str]:
+    """KINDS as one reads them."""
+    return [kind.replace("_", " ") for kind in KINDS]
+
+
+def percent(n: int, of: int) -> str:
+    """A share in per cent, with as many decimals as keep it from being rounded to none or to all."""
+    share, decimals = 100 * n / of, 1
+    while 0 < n < of and float(f"{share:.{decimals}f}") in (0, 100):
+        decimals += 1
+    return f"{share:.{decimals if 0 < n < of else 0}f} %"
+
+
+def score(right: Tensor) -> str:
+    """How many of (N,) are right: '9,952 of 9,992 right (99.6 %)'."""
+    n, of = int(right.sum()), len(right)
+    return f"{n:,} of {of:,} right ({percent(n, of)})"
+
+
+def told(row: dict[str, str]) -> str:
+    """A row of `table` in one line: '83-25 = 60, not 58'."""
+    said = f"{row['query']} = {row['model'] or '?'}"
+    return said + (f", not {row['answer']}" if row["mistake"] else "")
+
+
+@dataclass(frozen=True)
+class Map:
+    """Where one operator's queries are right. shares: float64 (C, C) over a (rows) and b, NaN where no query
+    is; score: how many of all are, in words.
+    """
+
+    shares: np.ndarray
+    score: str
+
+
+def maps(right: Tensor, queries: Queries, digits: int) -> dict[str, Map]:
+    """The map of each operator, of queries of operands with at most so many digits; right (N,)."""
     side = min(CELLS, 10**digits)
     cell = 10**digits // side
     out = {}
@@ -115,21 +160,40 @@ def maps(right: Tensor, queries: Queries, digits: int) -> dict[str, np.ndarray]:
             torch.bincount(place, weights=w, minlength=side * side)
             for w in (torch.ones(len(place)).double(), right[of].double())
         )
-        out[op] = (n_right / n).view(side, side).numpy()  # 0 / 0 is NaN
+        out[op] = Map((n_right / n).view(side, side).numpy(), score(right[of]))  # 0 / 0 is NaN
     return out
 
 
-def map_picture(shares: dict[str, np.ndarray], digits: int, about: str) -> np.ndarray:
-    """The maps side by side, uint8 (H, W, 3): dark where answers are wrong, grey where no query was asked."""
+def map_picture(by_op: dict[str, Map], digits: int, about: str) -> np.ndarray:
+    """The maps side by side, uint8 (H, W, 3): dark where answers are wrong, grey where no query was asked.
+
+    about: what to say in each title.
+    """
+    one_query = 10**digits <= CELLS  # in a cell: it is right or wrong, and nothing between
 
     def draw(ax, op: str) -> None:
+        from matplotlib import colormaps
+        from matplotlib.patches import Patch
+
         colours = {"vmin": 0, "vmax": 1, "cmap": "magma", "interpolation": "nearest"}
         place = {"origin": "lower", "extent": (0, 10**digits, 0, 10**digits)}
-        image = ax.imshow(np.ma.masked_invalid(shares[op]), **colours, **place)
-        ax.set_facecolor("#9fb4c0")
+        image = ax.imshow(np.ma.masked_invalid(by_op[op].shares), **colours, **place)
+        ax.set_facecolor(NOT_ASKED)
         ax.set(xlabel="b", ylabel="a")
-        ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03, label="share right")
+        legend = {"not in the test part": NOT_ASKED}
+        if one_query:
+            legend = {"right": colormaps["magma"](1.0), "wrong": colormaps["magma"](0.0)} | legend
+        else:
+            ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03, label="share right")
+        patches = [
+            Patch(facecolor=colour, edgecolor="#666666", label=name) for name, colour in legend.items()
+        ]
+        ax.figure.legend(
+            handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9
+        )
 
-    signs = {"+": "+", "-": "−", "*": "×"}
-    made = [chart(4.4, 3.9, f"a {signs[op]} b, {about}", lambda ax, op=op: draw(ax, op)) for op in shares]
+    made = []
+    for op, found in by_op.items():
+        title = f"a {SIGNS[op]} b: {found.score}; {about}"
+        made.append(chart(4.4, 4.4, title, lambda ax, op=op: draw(ax, op)))
     return np.concatenate(made, 1)

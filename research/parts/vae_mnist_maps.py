@@ -4,22 +4,27 @@ For research/vae_mnist.py, which logs them while it trains, and its tasks. `deco
 model's device to logits (B, 1, S, S). Every picture shows sigmoid(logits).
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from data.files import becoming
 from research.common.media import File, picture, video
-from research.draw import pictures
+from research.draw import charts, pictures
 from research.measure import latents
 
 Decode = Callable[[Tensor], Tensor]
 WIDE = 4.0  # how far from the prior's mean the wider map goes, in its standard deviations
 N_MAP = 20  # pictures on an edge of the map
+RINGS = (1, 2, 3)  # circles around the prior's mean, in its standard deviations
+KEPT = "scatter"  # the text in a PNG that says what it shows
 
 
 def plane(mu: Tensor) -> Tensor:
@@ -37,6 +42,18 @@ def plane(mu: Tensor) -> Tensor:
 def on_plane(latent_dim: int) -> str:
     """What the plane of `plane` is, for titles; of one or two latents that goes without saying."""
     return "" if latent_dim <= 2 else f" on the first two principal components of {latent_dim} latents"
+
+
+def latent_name(d: int) -> str:
+    """Latent d as it is written: z₀."""
+    return "z" + str(d).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+def axis_names(latent_dim: int) -> tuple[str, str]:
+    """What lies along the two axes of the plane of `plane`; '' where there is one latent."""
+    if latent_dim > 2:
+        return "first principal component", "second principal component"
+    return latent_name(0), latent_name(1) if latent_dim == 2 else ""
 
 
 def map_values(n: int, wide: bool) -> Tensor:
@@ -62,13 +79,15 @@ def map_grid(decode: Decode, axes: Tensor, wide: bool, device: torch.device, abo
     values = map_values(N_MAP, wide)
     ticks = [f"{v:.1f}" for v in values.tolist()]
     scale = f"equal steps from −{WIDE:g} to {WIDE:g}" if wide else "quantiles of the prior"
+    right, up = axis_names(len(axes))
+    along = f"{right} to the right" + (f", {up} upwards" if up else "")
     return {
         "images": latent_map(decode, axes, values, device),
         "n_cols": N_MAP,
         "pad": 0,
         "row_labels": ticks[::-1],
         "col_labels": ticks,
-        "title": f"Decoded codes{on_plane(len(axes))}, {scale}; {about}",
+        "title": f"Decoded codes{on_plane(len(axes))}: {along}; {scale}; {about}",
     }
 
 
@@ -79,17 +98,55 @@ def map_files(decode: Decode, axes: Tensor, device: torch.device, about: str) ->
     return {keys[wide]: picture(pictures.grid, **given) for wide, given in grids.items()}
 
 
+def scatter_file(points: Tensor, labels: Tensor, names: Sequence[str], title: str, latent_dim: int) -> File:
+    """Codes (N, 2) on the plane, by class, as a PNG that also keeps what it shows: a film of these can draw
+    them again with other limits.
+    """
+    what = {
+        "points": [[round(v, 3) for v in point] for point in points.tolist()],
+        "labels": labels.tolist(),
+        "names": tuple(names),
+        "title": title,
+        "rings": RINGS,
+        "axes": axis_names(latent_dim),
+    }
+
+    def write(path: Path) -> None:
+        kept = PngInfo()
+        kept.add_text(KEPT, json.dumps(what), zip=True)
+        with becoming(path, ".png") as temporary:
+            Image.fromarray(charts.scatter(**what)).save(temporary, pnginfo=kept)
+
+    return File(".png", write)
+
+
 def film(of: str) -> File:
-    """A GIF of the pictures `of`, kept in this run's media; an interrupted run has the same ones."""
+    """A GIF of the pictures `of` in this run's media, with the limits of the last one; an interrupted run has
+    the same pictures.
+    """
 
     def write(path: Path) -> None:  # <run>/media/<key>/<step>.gif, where keys have two parts
         kept = [p for p in sorted((path.parents[2] / of).glob("*.png")) if p.stem.isdigit()]
         kept = [p for i, p in enumerate(reversed(kept)) if i % (1 + len(kept) // 60) == 0][::-1]
-        frames = [np.asarray(Image.open(p)) for p in kept]
+        frames = same_limits(kept)
         frames = [frame for frame in frames if frame.shape == frames[-1].shape]
         pictures.write_gif(path, [*frames, *frames[-1:] * 6], fps=4)  # the last one stands a while
 
     return File(".gif", write)
+
+
+def same_limits(files: Sequence[Path]) -> list[np.ndarray]:
+    """The pictures in these files; those of `scatter_file` with other limits than the last drawn anew."""
+    frames, shown = [], []
+    for file in files:
+        with Image.open(file) as image:
+            frames.append(np.asarray(image.convert("RGB")))
+            shown.append(json.loads(image.text[KEPT]) if KEPT in image.text else None)
+    reach = [charts.reach_of(what["points"]) if what else None for what in shown]
+    for i, what in enumerate(shown):
+        if what and reach[i] != reach[-1]:
+            frames[i] = charts.scatter(**what, reach=reach[-1])
+    return frames
 
 
 def two_of_different_classes(labels: Tensor, rng: torch.Generator) -> tuple[int, int]:
@@ -104,11 +161,12 @@ def two_of_different_classes(labels: Tensor, rng: torch.Generator) -> tuple[int,
 
 
 @torch.no_grad()
-def interpolation(decode: Decode, z0: Tensor, z1: Tensor, n_frames: int = 49) -> dict[str, File]:
-    """The straight way from code z0 to z1 (D,): a strip of nine pictures and a video there and back."""
+def interpolation(decode: Decode, z0: Tensor, z1: Tensor, title: str, n_frames: int = 49) -> dict[str, File]:
+    """The straight way from code z0 (D,) at t = 0 to z1 at t = 1: nine pictures, a video there and back."""
     codes = latents.lerp(z0, z1, torch.linspace(0, 1, n_frames, device=z0.device))
     frames = pictures.to_uint8(torch.sigmoid(decode(codes)).cpu())
     nine = range(0, n_frames, n_frames // 8)
-    strip = picture(pictures.strip, frames[nine], [f"{i / (n_frames - 1):.2f}" for i in nine], scale=3)
+    times = [f"t = {i / (n_frames - 1):.2f}" for i in nine]
+    strip = picture(pictures.strip, frames[nine], times, title, scale=3)
     there_and_back = pictures.ping_pong(frames)
     return {"sample/interpolation": strip, "sample/interpolation_video": video(there_and_back, 24, upscale=8)}

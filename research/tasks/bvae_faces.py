@@ -4,7 +4,7 @@ Run     python research/bvae_faces.py --task=TASK --checkpoint=runs/<run>; the f
 Tasks   random_generation   samples from the prior, and from a Gaussian fitted to the codes of training faces
         latent_analysis     every latent from −3 to 3, and which known factor it carries
         rotate              a face turned left and right, or moved along --dim (faces_rotation.py)
-        interpolate         the way between two faces, or with --random between two random codes
+        interpolate         the way between two faces; with --random between random codes, by line and by arc
 Faces   --index=N is the N-th picture of the test part, --image=FILE any picture file.
 Flags   The model's flags and β come from the checkpoint's run. So do --dataset and --data_dir, unless they
         were given; a value equal to the flag's default counts as not given. --seed is the task's own, so that
@@ -81,11 +81,12 @@ def random_generation(bench: Bench) -> dict[str, Any]:
     """
     mu, logvar = bench.encode(bench.data.train[:N_FIT])
     fit = latents.fit_aggregate(mu, logvar if bench.has_prior else None)
-    fitted_to = f"{'q(z|x)' if bench.has_prior else 'the codes'} of {len(mu):,} training faces"
+    fitted_to = f"{'q(z|x)' if bench.has_prior else 'the codes'} of {len(mu):,} training {bench.noun}s"
     of_prior = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
     of_aggregate = latents.sample_aggregate(fit, 64, bench.task.rng())
+    untrained = "" if bench.has_prior else ", which codes with β = 0 were not trained towards"
     codes = {  # by their title
-        "prior: z ~ N(0, I)": of_prior,
+        f"prior: z ~ N(0, I){untrained}": of_prior,
         f"aggregate posterior: z ~ N(mean, cov), fitted to {fitted_to}": of_aggregate,
     }
     panels = [
@@ -118,7 +119,9 @@ def random_generation(bench: Bench) -> dict[str, Any]:
 
 
 def latent_analysis(bench: Bench) -> dict[str, Any]:
-    """Every latent on its own: its KL, what it tells of each known factor, and pictures from −3 to 3.
+    """Every latent on its own: its KL, what it tells of each known factor, and pictures from −3 to 3. A
+    silent one is called that, and nothing is said to be told by it: its mean may go with a factor, but the
+    decoder gets it under noise that drowns it.
 
     With β = 0 there is no prior: from −3 to 3 standard deviations of the codes, and the variance for the KL.
     """
@@ -126,25 +129,32 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
     mu, logvar = bench.encode(data.test[:N_TEST])
     order, value = script.latent_order(mu, logvar, cfg)
     kl = value if bench.has_prior else None
+    # without a prior there is no measure of silence: the decoder may amplify as it likes
+    silent = latents.silent(value) if bench.has_prior else torch.zeros(len(value), dtype=torch.bool)
     results: dict[str, Any] = {
         "n_test": len(mu),
         "active_units": int(latents.active_units(mu).sum()),
         "latents_sorted": order,
+        "silent_latents": order[silent],
         "kl_nats": None if kl is None else kl.sum(),
         "kl_nats_per_latent": kl,
         "variance_per_latent": mu.var(0)[order],
     }
     names, values = [f"z{d}" for d in order.tolist()], value.tolist()
-    title = f"{'Variance of the mean' if kl is None else 'KL'} per latent, {bench.name}"
-    bench.task.picture("per_latent", charts.bars(values, names, title, "" if kl is None else "nats"))
+    measure, unit = ("Variance of the mean", "variance") if kl is None else ("KL", "KL, nats")
+    title = f"{measure} per latent, {bench.name}"
+    if silent.any():
+        title += f"; {silent.sum()} of {len(silent)} are silent: below {latents.SILENT_NATS:g} nats"
+    bench.task.picture("per_latent", charts.bars(values, names, title, unit, "latent"))
     rows = [f"{name}  {'var' if kl is None else 'KL'} {v:.2f}" for name, v in zip(names, values)]
-    carried = [""] * len(rows)
+    carried = ["silent" if quiet else "" for quiet in silent.tolist()]
     if data.factors is not None:
         found = information.mig(mu.numpy(), data.factors["test"][: len(mu)])
         mi, entropy = found.mi[order.numpy()], found.factor_entropy
         share = np.divide(mi, entropy, out=np.full_like(mi, np.nan), where=entropy > 0)
         main = information.main_factors(mi, entropy, data.factor_names)
-        carried = [f"{name} {part:.0%}" if name else "" for name, part in main]
+        main = [(None, None) if quiet else pair for pair, quiet in zip(main, silent.tolist(), strict=True)]
+        carried = [f"{name} {part:.0%}" if name else told for (name, part), told in zip(main, carried)]
         results |= {
             "mig": found.score,
             "mig_per_factor": dict(zip(data.factor_names, found.per_factor, strict=True)),
@@ -154,9 +164,11 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
             "mi_nats": mi,
             "mi_share": share,
         } | scores(bench, mu, logvar)
+        shown = np.where(silent.numpy()[:, None], np.nan, share)  # what these tell is noise, whatever it says
         title = "Share of each factor that a latent tells, I(z; v) / H(v)"
+        title += "; grey: silent" if silent.any() else ""
         title = f"{title}; {bench.name}, MIG {found.score:.3f}"
-        bench.task.picture("factors", charts.heatmap(share, rows, data.factor_names, title))
+        bench.task.picture("factors", charts.heatmap(shown, rows, data.factor_names, title))
     given = cfg.image is not None or cfg.index is not None
     chosen = [pick_face(bench, i) for i in range(1 if given else min(3, len(data.test)))]
     traversals(bench, chosen, order[:N_SHOWN], bench.shown_range(mu), rows, carried)
@@ -192,7 +204,8 @@ def traversals(
     unit = "" if bench.has_prior else " sd"
     which = f"the {len(top)} most informative of" if len(top) < len(rows) else "all"
     by = "KL" if bench.has_prior else "variance"
-    which = f"{which} {len(rows)} latents, sorted by {by}; {bench.name}"
+    quiet = f"; silent: KL below {latents.SILENT_NATS:g} nats" if "silent" in carried[: len(top)] else ""
+    which = f"{which} {len(rows)} latents, sorted by {by}{quiet}; {bench.name}"
 
     def moved(values: Tensor) -> np.ndarray:  # (faces, R, C, S, S, 3)
         return np.stack([bench.decode(latents.traversal(code, top, values, scale, shift)) for code in z])
@@ -225,48 +238,77 @@ def traversals(
 # ------------------------------------------------------------------------------------------------ between
 
 
-def interpolate(bench: Bench) -> dict[str, Any]:
-    """From one face to another in a straight line between their codes, or with --random between two random
-    codes along the great arc, on which codes keep the length that the decoder knows.
-    """
-    cfg, ratios, ends = bench.cfg, torch.linspace(0, 1, N_FRAMES), []
-    if cfg.random:
-        chosen = [n for n in ("image", "index", "image2", "index2") if getattr(cfg, n) is not None]
-        require(not chosen, cfg, "random", f"used without --{chosen[0] if chosen else ''}")
-        z0, z1 = torch.randn(2, cfg.latent_dim, generator=bench.task.rng())
-        codes, distribution = latents.slerp(z0, z1, ratios), "N(0, I)"
-        if not bench.has_prior:  # no prior: noise of the codes' own mean and spread
-            shift, scale = bench.shown_range(bench.encode(bench.data.test[:N_TEST])[0])
-            codes, distribution = shift + scale * codes, "N(mean, sd²) of the codes"
-        way, title = "spherical", f"Between two z ~ {distribution}, along the great arc (spherical)"
-    else:
-        ends = [pick_face(bench, 0), pick_face(bench, 1, "2")]
-        z0, z1 = bench.encode(torch.cat([face.x for face in ends]))[0]
-        codes = latents.lerp(z0, z1, ratios)
-        way, title = "linear", f"{ends[0].label} to {ends[1].label}, straight between their codes (linear)"
-    frames = bench.decode(codes)
-    nine = range(0, N_FRAMES, N_FRAMES // 8)
-    tiles, labels = list(frames[nine]), [f"{ratios[i]:.3g}" for i in nine]
-    if ends:
-        first, last = (face.x[0].numpy() for face in ends)
-        tiles, labels = [first, *tiles, last], [ends[0].label, *labels, ends[1].label]
-    bench.task.picture("strip", bench.row(tiles, labels, f"{title}; {bench.name}"))
-    shown = [
-        bench.row([tiles[0], frame, tiles[-1]], [labels[0], f"{ratio:.2f}", labels[-1]])
-        for ratio, frame in zip(ratios.tolist(), frames, strict=True)
-    ]
-    animate(bench, "way", shown)
+def measured(codes: Tensor, frames: np.ndarray) -> dict[str, Any]:
+    """Numbers of one way: codes (T, D) and their pictures (T, S, S, 3)."""
     return {
-        "from": ends[0].label if ends else "random",
-        "to": ends[1].label if ends else "random",
-        "way": way,
-        "code_distance": (codes[-1] - codes[0]).norm(),
-        "ratios": ratios,
         "code_norms": codes.norm(dim=-1),
         "rmse_to_first": rmse(frames, frames[0]),
         "rmse_to_last": rmse(frames, frames[-1]),
         "rmse_between_frames": rmse(frames[1:], frames[:-1]),
     }
+
+
+def interpolate(bench: Bench) -> dict[str, Any]:
+    """From one face to another in a straight line between their codes. With --random between two random
+    codes, and beside the line the great arc, on which codes keep the length that the decoder knows.
+    """
+    ratios, cfg = torch.linspace(0, 1, N_FRAMES), bench.cfg
+    if cfg.random:
+        chosen = [n for n in ("image", "index", "image2", "index2") if getattr(cfg, n) is not None]
+        require(not chosen, cfg, "random", f"used without --{chosen[0] if chosen else ''}")
+        return between_random_codes(bench, ratios)
+    ends = [pick_face(bench, 0), pick_face(bench, 1, "2")]
+    z0, z1 = bench.encode(torch.cat([face.x for face in ends]))[0]
+    codes = latents.lerp(z0, z1, ratios)
+    frames = bench.decode(codes)
+    nine = range(0, N_FRAMES, N_FRAMES // 8)
+    first, last = (face.x[0].numpy() for face in ends)
+    labels = [ends[0].label, *(f"t = {ratios[i]:.3g}" for i in nine), ends[1].label]
+    title = f"{ends[0].label} to {ends[1].label}, straight between their codes (linear); {bench.name}"
+    bench.task.picture("strip", bench.row([first, *frames[nine], last], labels, title))
+    shown = [
+        bench.row([first, frame, last], [labels[0], f"t = {ratio:.2f}", labels[-1]])
+        for ratio, frame in zip(ratios.tolist(), frames, strict=True)
+    ]
+    animate(bench, "way", shown)
+    return {
+        "from": ends[0].label,
+        "to": ends[1].label,
+        "way": "linear",
+        "code_distance": (z1 - z0).norm(),
+        "ratios": ratios,
+    } | measured(codes, frames)
+
+
+def between_random_codes(bench: Bench, ratios: Tensor) -> dict[str, Any]:
+    """The line and the great arc between two random codes, at ratios (T,), one below the other."""
+    z0, z1 = torch.randn(2, bench.cfg.latent_dim, generator=bench.task.rng())
+    paths = {"linear": latents.lerp(z0, z1, ratios), "spherical": latents.slerp(z0, z1, ratios)}
+    distribution = "N(0, I)"
+    if not bench.has_prior:  # no prior: noise of the codes' own mean and spread
+        shift, scale = bench.shown_range(bench.encode(bench.data.test[:N_TEST])[0])
+        paths = {name: shift + scale * codes for name, codes in paths.items()}
+        distribution = "N(mean, sd²) of the codes"
+    ways = {name: bench.decode(codes) for name, codes in paths.items()}  # (T, S, S, 3) each
+    nine = range(0, N_FRAMES, N_FRAMES // 8)
+    title = f"Between two z ~ {distribution}: straight (linear), and along the great arc (spherical)"
+    tiles = np.stack([frames[nine] for frames in ways.values()])
+    columns = [f"t = {ratios[i]:.3g}" for i in nine]
+    strip = pictures.grid(tiles, 9, [*ways], columns, f"{title}; {bench.name}", 2 * bench.scale)
+    bench.task.picture("strip", strip)
+    first, last = ways["linear"][[0, -1]]
+    shown = [
+        bench.row([first, *tiles, last], ["t = 0", *(f"{way}\nt = {t:.2f}" for way in ways), "t = 1"])
+        for t, *tiles in zip(ratios.tolist(), *ways.values(), strict=True)
+    ]
+    animate(bench, "way", shown)
+    return {
+        "from": "random",
+        "to": "random",
+        "way": "linear and spherical",
+        "code_distance": (paths["linear"][-1] - paths["linear"][0]).norm(),
+        "ratios": ratios,
+    } | {way: measured(codes, ways[way]) for way, codes in paths.items()}
 
 
 # ------------------------------------------------------------------------------------------------ entry

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from data import DataError, text
 from data.characters import Cleaning
 from data.lyrics import ENDINGS
+from data.terminal import readable
 from data.text_files import read_chunks
 from research import charlm as script
 from research.common.checkpoints import load_weights
@@ -55,7 +56,7 @@ def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
     """`given` as the run's --normalize and --lower have it, without the characters that the model has never
     seen; how many those are is printed.
     """
-    given = Cleaning(cfg.normalize, cfg.lower).rewrite(given)
+    given = Cleaning(cfg.normalize, cfg.lower).rewrite(readable(given))
     if strange := text.unknown(given, alphabet):
         shown = " ".join(map(repr, strange[:20])) + (" ..." if len(strange) > 20 else "")
         n = sum(c in strange for c in given)
@@ -202,7 +203,7 @@ def part_of_file(cfg: script.Config, alphabet: str) -> tuple[script.Part, str]:
         lines = [line + "\n" for line in whole.split("\n") if line.strip()]
         whole, ends = "".join(lines), torch.tensor([len(line) for line in lines]).cumsum(0).tolist()
     part = script.rows_of(text.encode(whole, alphabet), torch.tensor([0, *ends]), cfg)
-    return part, Path(cfg.text).name
+    return part, readable(Path(cfg.text).name)
 
 
 def lines_to_show(cfg: script.Config, part: script.Part, alphabet: str) -> list[str]:
@@ -263,7 +264,7 @@ def run(cfg: script.Config) -> dict[str, Any]:
     device = pick_device(cfg.device)
     model, alphabet, file, run_config = load_model(cfg, device)
     encoding = cfg.encoding  # as given here; the run's is that of its --dataset
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, *(["precision"] if cfg.task == "evaluate" else []))
     if cfg.text is not None:
         cfg = dataclasses.replace(cfg, encoding=encoding)
     task = start_task(cfg, file, run_config)

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data import text
+from data.terminal import readable
 from research import charlm as script
 from research.charlm_corpus import Config
 from research.common.flags import require
@@ -128,7 +129,7 @@ def pick_line(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
         return first_line(lyrics), f"the first line of the test part of {splits.name}"
     if songs is None:
         return cfg.song, "the line of --song"
-    names, wanted = songs["song"].str.strip().str.lower(), (cfg.song or "").strip().lower()
+    names, wanted = songs["song"].str.strip().str.lower(), readable(cfg.song or "").strip().lower()
     chosen = songs[songs["part"] == "test" if cfg.song is None else names == wanted]
     if len(chosen):
         song = chosen.iloc[0]

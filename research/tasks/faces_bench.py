@@ -1,11 +1,14 @@
 """What the tasks on faces share: a model with its data, the face to work on, pictures put together.
 
+A folder of one's own may show anything: its pictures are called faces only where its name says so.
+
 A family of faces builds a `Bench` of its own model and hands it to the tasks, which know nothing else of it.
 
 Shapes  D latents, S image size; codes (…, D) lie on the CPU, where draws and directions are alike everywhere.
         RMSE is over pixels in [0, 1].
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +25,7 @@ from research.draw import pictures
 
 N_FIT, N_TEST = 5000, 2000  # at most so many training faces for a fit, test faces for statistics
 N_FRAMES = 49  # of the way there, 8 k + 1: nine of them are in the strip
+FACES = re.compile(r"(?<![a-z])(faces?|synthetic|celeba|lfw)(?![a-z])")  # in the name of a data set
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Bench:
         return shown.reshape(*z.shape[:-1], *shown.shape[1:])
 
     @property
+    def noun(self) -> str:
+        """What one of the pictures is called: a face, or a picture where the set need not show faces."""
+        return "face" if FACES.search(self.data.name.lower()) else "picture"
+
+    @property
     def scale(self) -> int:
         """How often a tile is enlarged so that it is at least 64 pixels wide."""
         return max(1, 64 // self.cfg.image_size)
@@ -66,7 +75,9 @@ class Bench:
 
 
 class Face(NamedTuple):
-    """A face to work on. x: uint8 (1, S, S, 3); index: into the test part, None for a picture file."""
+    """A face, or another picture, to work on. x: uint8 (1, S, S, 3); index: into the test part, None for a
+    picture file.
+    """
 
     x: Tensor
     label: str
@@ -82,14 +93,14 @@ def pick_face(bench: Bench, default: int, which: str = "") -> Face:
     path, index = getattr(cfg, f"image{which}"), getattr(cfg, f"index{which}")
     if path is not None:
         try:
-            x = image_files.decode(path, cfg.image_size)
+            x = image_files.decode(path, cfg.image_size, bench.data.spans)
         except Exception as error:  # Pillow's readers raise nearly any type on damaged bytes
             raise UserError(f"--image{which}={path}: {image_files.reason(error)}") from None
-        label = f"your face {which}" if which else "your face"
+        label = f"your {bench.noun} {which}" if which else f"your {bench.noun}"
         return Face(torch.from_numpy(x[None].copy()), label, None)
     require(index is None or 0 <= index < n, cfg, f"index{which}", f"from 0 to {n - 1}, the test part")
     index = default if index is None else index
-    return Face(bench.data.test[index : index + 1], f"test face {index}", index)
+    return Face(bench.data.test[index : index + 1], f"test {bench.noun} {index}", index)
 
 
 def rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:

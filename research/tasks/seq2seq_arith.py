@@ -4,19 +4,29 @@ Run     python research/seq2seq_arith.py --task=TASK --checkpoint=runs/<run>; fi
 Tasks   ask        --query: the answer, how sure each character is, where the decoder looked (attention), and
                    pictures of the query or of the answer where the model's --mode has them
         evaluate   exact match, characters right, by operator, length and carry, on the test part
-        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind
+        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind; where
+                   the model's --mode has pictures, with the handwriting that was misread or what was drawn
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given. --seed is the task's own, and draws pictures.
+        --digits, where given, is the most digits of an operand that is asked: of fewer than the model learned
+        from those queries of its test part that have no more; of more, which an LSTM can read but has
+        never seen, those of the test part of so many digits that are longer than any it learned from.
 """
 
+import base64
+import dataclasses
+from io import BytesIO
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from data import arithmetic
+from data.arithmetic import Queries
 from research import seq2seq_arith as script
 from research.common.checkpoints import load_weights
+from research.common.flags import GIVEN, require
 from research.common.messages import console
 from research.common.start import pick_device
 from research.common.task import Task, find_run, flags_of_run, start_task
@@ -24,7 +34,42 @@ from research.draw import pages, pictures
 from research.draw.charts import bars, heatmap
 from research.parts import seq2seq_mistakes as mistakes
 
-N_OF_A_KIND = 20  # wrong answers of each kind that are shown
+N_OF_A_KIND = 20  # wrong answers of each kind that are shown on the page
+N_IN_PICTURE = 5  # and in the picture of what was read or drawn
+
+
+# ------------------------------------------------------------------------------------------------ digits
+
+
+def with_digits(cfg: script.Config, digits: int, model: torch.nn.Module) -> tuple[script.Config, script.Data]:
+    """As test part the queries of operands with at most `digits` digits that the model of `cfg` did not learn
+    from; and `cfg` with as many digits as they are written with.
+
+    Raises UserError where the model cannot read them, DataError where there are none.
+    """
+    learned = cfg.digits
+    if digits > learned:
+        asked = dataclasses.replace(cfg, digits=digits)
+        what = f"at most {learned}, the digits of this run: a transformer has learned no further places"
+        require(cfg.model == "lstm", asked, "digits", what)
+        model.answer_width = arithmetic.answer_width(cfg.ops, digits)
+        cfg = asked
+    data = script.load_data(cfg)
+    test, splits = data.splits.test, data.splits
+    longest = torch.maximum(test.a, test.b)
+    if digits > learned:
+        kept, name = longest >= 10**learned, f"{splits.name}, asked of a {learned}-digit model"
+    elif digits < learned:
+        kept, name = longest < 10**digits, f"{digits}-digit {cfg.ops}, asked of a {learned}-digit model"
+    else:
+        return cfg, data
+    if not kept.any():
+        raise arithmetic.DataError(f"--digits={digits}: no such query is in the test part of this run")
+    test = Queries(*(getattr(test, field.name)[kept] for field in dataclasses.fields(Queries)))
+    return cfg, dataclasses.replace(data, splits=dataclasses.replace(splits, name=name, test=test))
+
+
+# ------------------------------------------------------------------------------------------------ evaluate
 
 
 def all_answers(
@@ -33,7 +78,7 @@ def all_answers(
     """Answers to the test part, ids (N, A), and their figures, without `test/`."""
     test, alphabet, reader = data.splits.test, data.splits.alphabet, script.reader_of(cfg, data)
     glyph = script.drawers(data, device)["test"]
-    with console.status("answering the test part"):
+    with console.status(f"answering {len(test):,} queries of the test part"):
         ids, loss = script.answers(model, test, glyph, cfg, alphabet, reader, device)
     figures = {"loss": loss} | mistakes.figures(ids, test, alphabet, "test")
     figures |= mistakes.breakdown(ids, test, alphabet, "test")
@@ -43,42 +88,85 @@ def all_answers(
     return ids, {"queries": len(test)} | figures
 
 
-def evaluate(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Task) -> dict[str, Any]:
+def evaluate(
+    cfg: script.Config, digits: int, model: torch.nn.Module, data: script.Data, task: Task
+) -> dict[str, Any]:
     """The figures of the test part."""
-    return all_answers(cfg, model, data, task.device)[1]
+    return {"digits": digits} | all_answers(cfg, model, data, task.device)[1]
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+def inline(tile: Tensor) -> str:
+    """A picture (1, H, W) in [0, 1] as HTML that needs no file."""
+    (pixels,) = pictures.to_uint8(tile[None])
+    png = BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
 
 
 def show_mistakes(
-    cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Task
+    cfg: script.Config, digits: int, model: torch.nn.Module, data: script.Data, task: Task
 ) -> dict[str, Any]:
-    """Kinds of mistakes with examples of each, as a page; how often each is, as bars; where they are."""
+    """Kinds of mistakes with examples of each, as a page; how often each is, as bars; where they are; and of
+    a model that reads or draws pictures what it saw or drew.
+    """
     test, alphabet = data.splits.test, data.splits.alphabet
     ids, figures = all_answers(cfg, model, data, task.device)
     kinds, right = mistakes.kinds_of(ids, test, alphabet), (ids == test.tgt).all(1)
     counts = torch.bincount(kinds[kinds >= 0], minlength=len(mistakes.KINDS)).tolist()
-    names = [kind.replace("_", " ") for kind in mistakes.KINDS]
-    body = f"<p>{int(right.sum()):,} of {len(test):,} test queries right ({right.double().mean():.3%}).</p>"
-    for kind, name in enumerate(names):
-        rows = torch.where(kinds == kind)[0].tolist()
-        body += f"<h2>{name}: {len(rows):,}</h2>"
-        if rows:
-            examples = mistakes.table(ids, test, alphabet, rows[:N_OF_A_KIND])
-            cells = [[pages.literal(row[key]) for key in ("query", "answer", "model")] for row in examples]
-            body += pages.table(cells, ["query", "answer", "model"])
-    title = f"Mistakes, {data.name}, {cfg.train_fraction:.0%} learned from"
+    title = f"Mistakes, {data.name}, {100 * cfg.train_fraction:g} % learned from"
+
+    of_kind = [torch.where(kinds == kind)[0][:N_OF_A_KIND] for kind in range(len(mistakes.KINDS))]
+    rows = torch.cat(of_kind).sort().values
+    examples = dict(zip(rows.tolist(), mistakes.table(ids, test, alphabet, rows.tolist())))
+    glyph = script.drawers(data, task.device)["test"]
+    seen: dict[int, Tensor] = {}  # row → what was read or drawn
+    if glyph is not None and len(rows):
+        tiles = script.pictures_of(model, test, ids, rows, glyph, cfg, alphabet, task.device)
+        seen = dict(zip(rows.tolist(), tiles))
+
+    reads = cfg.mode == "image_to_text"
+    head = [
+        "query",
+        "answer",
+        "model",
+        *(["as it was written" if reads else "as it was drawn"] if seen else []),
+    ]
+    body = f"<p>Test queries: {mistakes.score(right)}.</p>"
+    for name, counted, count, some in zip(mistakes.names(), mistakes.KINDS.values(), counts, of_kind):
+        body += f'<h2>{name}: {count:,}</h2><p class="given">{counted}</p>'
+        cells = []
+        for row in some.tolist():
+            cells.append([pages.literal(examples[row][key]) for key in ("query", "answer", "model")])
+            cells[-1] += [inline(seen[row])] if seen else []
+        body += pages.table(cells, head) if cells else ""
     task.html("mistakes", pages.page(title, body))
-    task.picture("kinds", bars(counts, names, title, "wrong answers"))
-    shares = mistakes.maps(right, test, cfg.digits)
-    task.picture("map", mistakes.map_picture(shares, cfg.digits, f"{right.double().mean():.2%} right"))
-    return {"wrong": int((~right).sum())} | figures
+    task.picture("kinds", bars(counts, mistakes.names(), title, "wrong answers"))
+    found = mistakes.maps(right, test, digits)
+    task.picture("map", mistakes.map_picture(found, digits, data.name))
+    if seen:
+        few = [row for some in of_kind for row in some[:N_IN_PICTURE].tolist()]
+        labels = [f"{examples[row]['mistake']}:  {mistakes.told(examples[row])}" for row in few]
+        what = "Handwriting that was answered wrongly" if reads else "Wrong answers as they were drawn"
+        shown = torch.stack([seen[row] for row in few])
+        name = "handwriting" if reads else "drawn"
+        task.picture(name, pictures.grid(shown, 1, labels, title=f"{what}, {data.name}"))
+    return {"digits": digits, "wrong": int((~right).sum())} | figures
+
+
+# ------------------------------------------------------------------------------------------------ ask
 
 
 @torch.no_grad()
-def ask(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Task) -> dict[str, Any]:
+def ask(
+    cfg: script.Config, digits: int, model: torch.nn.Module, data: script.Data, task: Task
+) -> dict[str, Any]:
     """The answer to --query, printed, with the probability of each of its characters."""
     alphabet, device = data.splits.alphabet, task.device
     try:
-        a, op, b = arithmetic.parse(cfg.query, cfg.ops, cfg.digits)
+        a, op, b = arithmetic.parse(cfg.query, cfg.ops, digits)
     except arithmetic.DataError as error:
         raise arithmetic.DataError(f"--query={error}") from None
     code, query = arithmetic.OPERATORS.index(op), f"{a}{op}{b}"
@@ -121,16 +209,25 @@ def ask(cfg: script.Config, model: torch.nn.Module, data: script.Data, task: Tas
     return results | {"answer": said, "right": right}
 
 
+# ------------------------------------------------------------------------------------------------ entry
+
+
 def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
     device = pick_device(cfg.device)
     file, run_config = find_run(cfg, "seq2seq_arith")
-    cfg = flags_of_run(cfg, run_config)
-    data = script.load_data(cfg)
-    model = load_weights(cfg, script.build(cfg, data.splits.alphabet, device), file).eval()
-    task = start_task(cfg, file, run_config)
+    asked, default = cfg, script.Config
+    cfg = flags_of_run(cfg, run_config, *(["digits"] if cfg.task == "ask" else ["digits", "precision"]))
+    draws = cfg.mode != "text_to_text" or asked.dataset == default.dataset
+    require(draws, asked, "dataset", "used with a run whose --mode has pictures; this one has text_to_text")
+    given = "digits" in GIVEN or asked.digits != default.digits
+    digits = asked.digits if given else cfg.digits
+    alphabet = arithmetic.alphabet_of(cfg.ops)
+    model = load_weights(cfg, script.build(cfg, alphabet, device), file).eval()
+    cfg, data = with_digits(cfg, digits, model)
+    task = start_task(dataclasses.replace(cfg, digits=digits), file, run_config)
     do = {"ask": ask, "evaluate": evaluate, "mistakes": show_mistakes}[cfg.task]
-    results = do(cfg, model, data, task)
+    results = do(cfg, digits, model, data, task)
     task.numbers(results)
     task.finish()
     return results

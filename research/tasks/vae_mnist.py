@@ -6,9 +6,9 @@ Tasks   generate       digits at random and around each class's centre; with --l
         latent_space   codes of the test part by class, the map on two scales, what each latent carries
         interpolate    the way between two pictures: of pixels, and of codes, straight and along a great arc;
                        --index and --index2 are numbers of pictures of the test part
-        evaluate       ELBO, log-likelihood by --iw_samples codes, kNN accuracy of the code, Inception Score
-                       and Fréchet distance (research/parts/digit_classifier.py); with two latents log p(x)
-                       itself, and how far the ELBO stays below it
+        evaluate       ELBO, log-likelihood by --iw_samples codes, kNN accuracy of the code; Inception Score,
+                       with its maximum, and Fréchet distance (research/parts/digit_classifier.py); with two
+                       latents log p(x) itself, and how far the ELBO stays below it
 Flags   The model's flags, β and the pixels come from the checkpoint's run. So do --dataset and --data_dir,
         unless they were given; a value equal to the flag's default counts as not given. --seed is the task's
         own, so that models compare on the same noise.
@@ -80,13 +80,18 @@ def parse_code(cfg: script.Config) -> Tensor:
     return z
 
 
-def parse_label(cfg: script.Config, names: tuple[str, ...]) -> int:
-    """The class that --label names, or its number. UserError for one that is not there."""
-    if cfg.label in names:
-        return names.index(cfg.label)
-    ok = cfg.label.isascii() and cfg.label.isdigit() and int(cfg.label) < len(names)
-    require(ok, cfg, "label", f"one of {', '.join(names)}")
-    return int(cfg.label)
+def parse_label(cfg: script.Config, data: DigitSplits) -> int:
+    """The class that --label names, or its number where names are words. UserError for one that is not there
+    or has no training pictures.
+    """
+    names = data.class_names
+    present = [names[k] for k in data.train_labels.unique().tolist()]
+    label = cfg.label
+    numbered = label.isascii() and label.isdigit() and not any(name.isdigit() for name in names)
+    if numbered and int(label) < len(names):
+        label = names[int(label)]
+    require(label in present, cfg, "label", f"one of {', '.join(present)}")
+    return names.index(label)
 
 
 def generate(bench: Bench) -> dict[str, Any]:
@@ -99,9 +104,9 @@ def generate(bench: Bench) -> dict[str, Any]:
     if cfg.z is not None:
         z = parse_code(cfg)
         title = f"z = ({', '.join(f'{v:g}' for v in z[0].tolist())}), {bench.name}"
-        bench.task.picture("digit", pictures.grid(bench.decode(z), 1, title=title, scale=8))
+        bench.task.picture("decoded", pictures.grid(bench.decode(z), 1, title=title, scale=8))
         return {"z": z[0]}
-    chosen = range(len(data.class_names)) if cfg.label is None else [parse_label(cfg, data.class_names)]
+    chosen = range(len(data.class_names)) if cfg.label is None else [parse_label(cfg, data)]
     n = 9 if cfg.label is None else 63
     mu, logvar = bench.encode(script.draw_pixels(data.train, "train", cfg))
     rng, centres, codes = bench.task.rng(), {}, []
@@ -134,7 +139,8 @@ def scatter(bench: Bench, mu: Tensor, axes: Tensor, title: str, **more: Any) -> 
     """The first codes mu (N, D) of the test part on the plane of `axes`, by class."""
     mu, labels = mu[:N_SHOWN], bench.data.test_labels[:N_SHOWN]
     names = bench.data.class_names
-    return charts.scatter((mu @ axes).numpy(), labels.numpy(), names, title, rings=(1, 2, 3), **more)
+    more |= {"rings": vae_mnist_maps.RINGS, "axes": vae_mnist_maps.axis_names(len(axes))}
+    return charts.scatter((mu @ axes).numpy(), labels.numpy(), names, title, **more)
 
 
 def latent_space(bench: Bench) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def latent_space(bench: Bench) -> dict[str, Any]:
     for wide in (False, True):
         shown = vae_mnist_maps.map_grid(bench.model.decode, axes, wide, bench.task.device, bench.name)
         bench.task.picture("manifold_wide" if wide else "manifold", pictures.grid(**shown))
-    names = [f"z{d}" for d in order.tolist()]
+    names = [vae_mnist_maps.latent_name(d) for d in order.tolist()]
     title = f"KL per latent, {bench.name}"
     bench.task.picture("kl_per_latent", charts.bars(kl.tolist(), names, title, "nats"))
     if len(order) > 2:
@@ -201,7 +207,7 @@ def interpolate(bench: Bench) -> dict[str, Any]:
     paths = {"linear": latents.lerp(z0, z1, ratios), "spherical": latents.slerp(z0, z1, ratios)}
     ways = {"pixels": latents.lerp(first, last, ratios)} | {k: bench.decode(z) for k, z in paths.items()}
     columns = range(0, N_FRAMES, max(1, N_FRAMES // 12))
-    ticks = [f"{ratios[c]:.2f}" for c in columns]
+    ticks = [f"t = {ratios[c]:.2f}" for c in columns]
     title = f"{ends[0]} to {ends[1]}: pixels mixed, codes mixed (linear) and turned (spherical); {bench.name}"
     tiles = torch.cat([frames[list(columns)] for frames in ways.values()])
     shown = pictures.grid(tiles, len(columns), [*ways], ticks, title, scale=2)
@@ -294,12 +300,15 @@ def evaluate(bench: Bench) -> dict[str, Any]:
     made = as_stored(bench.decode(torch.randn(n, cfg.latent_dim, generator=rng)))
     real, others = data.test[:n], data.train[torch.randperm(len(data.train), generator=rng)[:n]]
     score, score_sd = digit_classifier.inception_score(model, made)
+    score_of_real, _ = digit_classifier.inception_score(model, real)
+    most = len(data.class_names)
     seen = [data.class_names[k] for k in digit_classifier.classify(model, made).tolist()]
     shown = pictures.grid(
         made[:100, None].float() / 255,
         10,
         scale=2,
-        title=f"z ~ N(0, I), {bench.name}: Inception Score {score:.2f} of {n:,}",
+        title=f"z ~ N(0, I), {bench.name}: Inception Score {score:.2f} (at most {most}; real pictures "
+        f"{score_of_real:.2f}) of {n:,}, the first {min(100, n)} shown",
     )
     bench.task.picture("scored", shown)
     return results | {
@@ -308,7 +317,8 @@ def evaluate(bench: Bench) -> dict[str, Any]:
         "n_neighbours": script.N_NEIGHBOURS,
         "inception_score": score,
         "inception_score_sd": score_sd,
-        "inception_score_of_real": digit_classifier.inception_score(model, real)[0],
+        "inception_score_at_most": most,
+        "inception_score_of_real": score_of_real,
         "frechet": digit_classifier.frechet(model, made, real),
         "frechet_of_real": digit_classifier.frechet(model, others, real),
         "n_scored": n,
@@ -326,7 +336,7 @@ RUNS = {task.__name__: task for task in (generate, latent_space, interpolate, ev
 def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
     file, run_config = find_run(cfg, "vae_mnist")
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, *(["precision"] if cfg.task == "evaluate" else []))
     task = start_task(cfg, file, run_config)
     model = load_weights(cfg, script.build(cfg, task.device), file).eval()
     bench = Bench(cfg, model, script.load_data(cfg), task)

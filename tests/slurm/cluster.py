@@ -76,7 +76,7 @@ def install() -> None:
     if os.getuid() != 0 or not shutil.which("apt-get"):
         raise ClusterError(f"{advice} (only root can, with apt-get)")
     # two test processes may come here at once, and apt refuses the second
-    with open(Path(tempfile.gettempdir()) / "test-slurm.install", "w") as lock:
+    with open(Path(tempfile.gettempdir()) / "test-slurm.install", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         get = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES]
         for command in (["apt-get", "update", "-q"], get):
@@ -92,7 +92,7 @@ def install() -> None:
 def started(pid: int) -> str | None:
     """When this process started, in clock ticks: a pid is used again, the two together are not."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]
@@ -145,7 +145,7 @@ def kill(pids: Iterable[int]) -> None:
 
 def is_ours(conf: str | Path) -> bool:
     with contextlib.suppress(OSError):
-        return Path(conf).read_text().startswith(HEADER)
+        return Path(conf).read_text(encoding="utf-8").startswith(HEADER)
     return False
 
 
