@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -19,6 +20,7 @@ from research import charlm, charlm_corpus
 from research.common import flags as flags_module
 from research.common.commandline import main, parse
 from research.common.flags import refuse_idle
+from research.common.identity import ROOT
 from research.common.messages import UserError, news
 from research.parts.charlm_sampling import DRAWN, EXPLAINED, STRATEGIES, statistics
 from research.tasks import charlm_corpus as compare
@@ -425,10 +427,7 @@ def test_compare_takes_no_flag_of_the_text_from_the_command_line(place, monkeypa
     with pytest.raises(SystemExit, match="2"):
         main(charlm_corpus.Config, charlm_corpus.explore, tasks="research.tasks.charlm_corpus")
     said = " ".join(capsys.readouterr().err.split())
-    assert (
-        "--lower=True: must be False, as in the run of --checkpoint, which --task=compare cannot change"
-        in said
-    )
+    assert "--lower=True: must be False, as in the run of --checkpoint" in said
 
 
 def test_quiet_says_only_what_was_asked_for(place, capsys):
@@ -436,3 +435,21 @@ def test_quiet_says_only_what_was_asked_for(place, capsys):
     printed = capsys.readouterr()
     news.quiet = False
     assert printed.err == "" and "greedy" in printed.out
+
+
+def test_the_page_tells_what_the_songs_figures_prove():
+    """Each row of the table is the mean over the songs of a strategy; so is what is said beside it."""
+    songs = pd.read_csv(ROOT / "sweeps/results/charlm_songs.csv", keep_default_na=False)
+    words = (ROOT / "docs/charlm.md").read_text().split("## A hundred epochs of songs")[1]
+    for strategy in STRATEGIES:
+        cells = []
+        for n in (0, 12):
+            mine = songs[(songs["strategy"] == strategy) & (songs["no_repeat"] == n)]
+            assert len(mine) == (9 if strategy in DRAWN else 3) and mine["start"].nunique() == 3
+            figures = {"known_words": 3, "repetition": 3, "distinct_1": 2}
+            cells += [f"{mine[k].mean():.{digits}f}" for k, digits in figures.items()]
+        row = rf"(?m)^\| {strategy}[ \d.]* \| {re.escape(' | '.join(cells))} \|$"
+        assert re.search(row, words), (strategy, cells)
+    loops = songs[(songs["repetition"] > 0.5)]
+    assert {*loops["strategy"]} == {"greedy", "beam"} and {*loops["no_repeat"]} == {0}
+    assert len(loops) == 6  # all of both

@@ -72,18 +72,17 @@ def test_a_trial_is_as_if_its_script_had_been_started(server, tmp_path):
     assert told["argv"] == [str(server.program), "tell", "--a=1 2"] and told["path"] == str(tmp_path)
     assert told["env"]["HERE"] == "ü" and "HOME" not in told["env"]
     assert told["pid"] == told["session"] == process.pid != server._process.pid
-    assert told["stops"] == [True] * 3 and told["stdin"] == "" and told["ready"]
+    assert told["stops"] == [True] * 3 and told["stdin"] == ""
     assert process.poll() == 0
     process.send_signal(signal.SIGTERM)  # it has ended: whoever has its number now is not meant
 
 
 def test_each_trial_begins_anew(server, tmp_path):
-    pids = []
-    for _ in range(2):
-        process = server.start(["tell"], tmp_path / "log", dict(os.environ))
-        assert wait(process) == 0
-        pids.append(process.pid)
-    assert pids[0] != pids[1] and len((tmp_path / "log").read_text().splitlines()) == 2
+    for _ in range(3):
+        assert wait(server.start(["tell"], tmp_path / "log", dict(os.environ))) == 0
+    told = [json.loads(line) for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()]
+    assert len({one["pid"] for one in told}) == 3
+    assert [one["ready"] for one in told] == [False, True, True]  # from the second on, when it pays
 
 
 @pytest.mark.parametrize(("args", "code"), [(["exit", "0"], 0), (["exit", "75"], 75), (["raise"], 1)])

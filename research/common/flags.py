@@ -6,6 +6,7 @@ up the run's key.
 
 import dataclasses
 import re
+import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -128,7 +129,8 @@ def refuse_idle(cfg: Any) -> None:
     for f in dataclasses.fields(cfg):
         tasks = f.metadata.get("tasks", ())
         if f.name in GIVEN and tasks and cfg.task not in tasks:
-            value, readers = getattr(cfg, f.name), ", ".join(tasks)
+            own = typing.get_args(type(cfg).__annotations__.get("task"))  # some flags serve two scripts
+            value, readers = getattr(cfg, f.name), ", ".join(task for task in tasks if task in own or not own)
             raise UserError(f"--{f.name}={value}: --task={cfg.task} does not read it, only {readers}")
 
 
