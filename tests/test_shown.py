@@ -200,7 +200,7 @@ def test_a_tasks_folder_tells_its_flags():
 
     def name(file=best, **changed):
         cfg = bvae_faces.Config(task="interpolate", checkpoint="r", dataset="faces")
-        return task._folder_name(dataclasses.replace(cfg, **changed), file, run)
+        return task._folder_name(dataclasses.replace(cfg, **changed), file, run, {})
 
     assert name() == "interpolate"
     assert name(index=3, random=False, seed=2) == "interpolate-seed=2-index=3"
