@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 import shutil
 import sys
 import unicodedata
@@ -370,7 +371,8 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
         wandb_run.finish(exit_code=0)
         if wandb_run.offline:
-            news.print(escape(f"offline; to bring it to W&B: wandb sync {Path(wandb_run.dir).parent}"))
+            place = shlex.quote(str(Path(wandb_run.dir).parent))
+            news.print(escape(f"offline; to bring it to W&B: wandb sync {place}"))
     except Exception as error:  # whatever W&B raises, the files are written
         rest = f"({first_line(error)}); {escape(str(folder))} holds everything"
         console.print(f"[yellow]W&B did not take this task[/] {rest}")
