@@ -17,12 +17,11 @@ REFRESH_S = 0.25  # a look at the clock a step, a redrawn line four times a seco
 
 
 class Line:
-    """The line of one run, from `start` to `stop`. headline: the key shown, sign: 1 where less is better."""
+    """The line of one run, from `start` to `stop`. headline: the key that is shown beside the loss."""
 
     def __init__(self, steps: int, batch_size: int, headline: str):
         self.steps, self.batch_size, self.headline = steps, batch_size, headline
         self._began, self._first, self._shown = 0.0, 0, 0.0  # when, at which step, and when it was last drawn
-        self._mark, self._step_s = (0.0, 0), 0.0  # of the row before: time and step; seconds of a step since
         self._loss: float | None = None
         self._value: float | None = None
         self._best: float | None = None

@@ -127,7 +127,7 @@ def run_folder(cfg: Any, family: str, key: str) -> Path:
     found = [out / key] if (out / key).is_dir() else sorted(out.glob(f"*-{key}"))
     common = {field.name for field in dataclasses.fields(RunFlags)}
     changed = sorted(changed_flags(cfg).items(), key=lambda flag: flag[0] in common)
-    words = [value if isinstance(value, str) else f"{name}{value}" for name, value in changed]
+    words = [v if isinstance(v, str) else name if v is True else f"{name}{v}" for name, v in changed]
     words = [re.sub(r"[^\w.]+", "_", Path(word).stem if "/" in word else word)[:24] for word in words]
     return found[0] if found else out / "-".join([family, *words[:3], key])
 
