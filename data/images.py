@@ -121,13 +121,13 @@ def load(dataset: str, data_dir: str, image_size: int) -> ImageSplits:
     return ImageSplits(name, content_hash, **splits, factor_names=synthetic.FACTOR_NAMES, factors=factors)
 
 
-@announced("reading --dataset={}")
 def load_arrays(dataset: str, data_dir: str, image_size: int) -> tuple[str, str, dict[str, np.ndarray], Path]:
     """As `load`, without torch: name, content hash, part -> uint8 (N, S, S, 3), path of the cache file."""
     source, parts, path = _load(dataset, data_dir, image_size)
     return source.name, source.content_hash, parts, path
 
 
+@announced("reading --dataset={}")
 def _load(dataset: str, data_dir: str, image_size: int) -> tuple[_Source, dict[str, np.ndarray], Path]:
     if image_size < 1:
         raise DataError(f"--image_size={image_size}: must be at least 1 pixel")

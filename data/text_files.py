@@ -185,17 +185,25 @@ def _plain(head: bytes, codec: str) -> str:
 # ---- encodings -----------------------------------------------------------------------------------------
 
 
+def _of_text(name: str) -> bool:
+    """Whether Python has this encoding, and it is one of text: base64, for example, is one of bytes."""
+    try:
+        codecs.lookup(name)
+        bytes(4).decode(name)
+    except (LookupError, ValueError, AssertionError):
+        return False
+    return True
+
+
 def _check(encoding: str) -> None:
     """Raises DataError unless Python knows the encoding; 'utf-8+cp1252' is UTF-8 but for its wrong bytes."""
     first, plus, rest = encoding.partition("+")
     for name in [first, rest] if plus else [first]:
-        try:
-            codecs.lookup(name)
-            bytes(4).decode(name)  # refuses codecs of bytes, such as base64
-        except (LookupError, ValueError):
-            near = closest({*aliases, *aliases.values()}, name.lower().replace("-", "_"))
+        if not _of_text(name):
+            known = filter(_of_text, {*aliases, *aliases.values()})
+            near = closest(known, name.lower().replace("-", "_"))
             hint = did_you_mean(near and near.replace("_", "-"))
-            raise DataError(f"--encoding={encoding}: no encoding is called {name!r}{hint}") from None
+            raise DataError(f"--encoding={encoding}: no encoding of text is called {name!r}{hint}")
     if plus and codecs.lookup(first).name != "utf-8":
         raise DataError(f"--encoding={encoding}: before the + only utf-8 can stand")
 

@@ -99,7 +99,7 @@ class Config(TextFlags, Decoding):
     device: str = aside("auto", "compare")
     """compare: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps"""
     threads: int | None = aside(None, "compare")
-    """compare: CPU threads of torch; default: as torch chooses"""
+    """compare: CPU threads of torch; default: one for each free core"""
     wandb: Literal["online", "offline", "disabled"] | None = None
     """default: what WANDB_MODE says, else online when logged in, else offline"""
     project: str = "letters-and-latents"

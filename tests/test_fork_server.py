@@ -99,6 +99,35 @@ def test_a_trial_that_a_signal_ends(server, tmp_path, number):
     assert wait(process) == -number
 
 
+def test_a_trial_hears_a_signal_from_its_first_moment(server, tmp_path):
+    for _ in range(8):
+        process = server.start(["sleep", "60"], tmp_path / "log", dict(os.environ))
+        process.send_signal(signal.SIGTERM)
+        assert wait(process) == -signal.SIGTERM
+
+
+def test_a_handler_may_look_while_we_look(server, tmp_path, monkeypatch):
+    process = server.start(["exit", "5"], tmp_path / "log", dict(os.environ))
+    connection, looked = process._connection, []
+
+    class Interrupted:
+        def recv(self, *args):
+            if not looked:  # as a signal handler does, between our decision to read and our reading
+                looked.append(True)
+                wait(process)
+            return connection.recv(*args)
+
+    process._connection = Interrupted()
+    assert wait(process) == 5 and looked
+
+
+def test_a_trial_that_has_just_ended_takes_no_signal(server, tmp_path, monkeypatch):
+    process = server.start(["exit", "0"], tmp_path / "log", dict(os.environ))
+    assert wait(process) == 0
+    monkeypatch.setattr(process, "poll", lambda: None)  # its code is not told yet
+    process.send_signal(signal.SIGTERM)
+
+
 def test_what_a_cluster_sends_to_everybody_does_not_end_the_server(server, tmp_path):
     process = server.start(["sleep", "60"], tmp_path / "log", dict(os.environ))
     until_it_says(tmp_path / "log", "sleeps")

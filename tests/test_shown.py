@@ -190,8 +190,12 @@ def test_a_checkpoint_is_found_by_the_key_alone(tmp_path):
         file.parent.mkdir(parents=True)
         file.touch()
     assert resolve(str(tmp_path / "0123456789ab"), "best", tmp_path).parts[-3] == "charlm-tcn-0123456789ab"
-    with pytest.raises(UserError, match="no such run folder"):
-        resolve(str(tmp_path / "0123"), "best", tmp_path)
+    for name in ("0123", "tcn-0123456789ab", "ba987654321"):  # the end of a name, but no key
+        with pytest.raises(UserError, match="no such run folder"):
+            resolve(str(tmp_path / name), "best", tmp_path)
+    (tmp_path / "other-0123456789ab").mkdir()
+    with pytest.raises(UserError, match=r"must be one of .*charlm-tcn-0123456789ab, .*other-0123456789ab"):
+        resolve(str(tmp_path / "0123456789ab"), "best", tmp_path)
 
 
 def test_a_tasks_folder_tells_its_flags():
@@ -205,8 +209,11 @@ def test_a_tasks_folder_tells_its_flags():
     assert name() == "interpolate"
     assert name(index=3, random=False, seed=2) == "interpolate-seed=2-index=3"
     assert name(step) == "interpolate-step_00000500"
-    assert name(dataset="my photos/x") == "interpolate-dataset=my_photos_x"
-    assert name(image="a/b c.png", dim=None) == "interpolate-image=a_b_c.png"
+    assert name(dataset="photos") == "interpolate-dataset=photos"
+    assert name(beta=7.0) == "interpolate-beta=7.0"  # a task may have read it as given
+    assert name(precision="bf16") == "interpolate-precision=bf16"
+    paths = [name(image=path) for path in ("a/b c.png", "a/b/c.png", "a_b_c.png")]
+    assert len(set(paths)) == 3 and all(one.startswith("interpolate-image=a_b_c.png") for one in paths)
     assert name(device="cpu", wandb="disabled", threads=1) == "interpolate"
     long = [name(image="x" * 200 + end) for end in "ab"]
     assert long[0] != long[1] and all(len(one) <= 100 for one in long)

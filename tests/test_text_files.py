@@ -101,9 +101,9 @@ def test_an_encoding_that_is_asked_for_is_checked(tmp_path):
     file = write(tmp_path / "a.txt", RUSSIAN)
     assert (
         refused(file, "cp12510")
-        == "--encoding=cp12510: no encoding is called 'cp12510'; did you mean cp1251?"
+        == "--encoding=cp12510: no encoding of text is called 'cp12510'; did you mean cp1251?"
     )
-    assert refused(file, "base64").startswith("--encoding=base64: no encoding is called 'base64'")
+    assert refused(file, "base64").startswith("--encoding=base64: no encoding of text is called 'base64'")
     assert refused(file, "cp1251+cp1252") == "--encoding=cp1251+cp1252: before the + only utf-8 can stand"
     assert refused(file, "ascii") == (
         "it is not ascii (byte 0xd0 at offset 0, in line 1), but it is UTF-8: leave --encoding out"

@@ -54,11 +54,13 @@ def test_a_video_of_our_own_is_no_crowd(clock):
         assert not any(go(clock, 4, 1.0, crowd) + go(clock, 1, 0.0, crowd))
 
 
-def test_a_step_that_takes_long_is_one_look(clock):
-    crowd = threads.Crowd()
-    clock["s"] += 20.0
-    clock["waited"] += 14.0
-    assert crowd.noticed()
+def test_one_long_step_is_not_enough(clock):
+    crowd, seen = threads.Crowd(), []
+    for _ in range(2):
+        clock["s"] += 20.0
+        clock["waited"] += 14.0
+        seen.append(crowd.noticed())
+    assert seen == [False, True]
 
 
 def test_one_thread_waits_for_nobody(clock):
@@ -86,9 +88,18 @@ def test_free_cores(monkeypatch, running, free):
 )
 def test_what_was_asked_for_comes_first(monkeypatch, asked, before, free, got):
     monkeypatch.setattr(threads, "free_cores", lambda: free)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(2)
     threads.set_threads(asked, before)
     assert torch.get_num_threads() == got
+
+
+def test_the_share_that_a_launcher_gives_is_taken(monkeypatch):
+    monkeypatch.setattr(threads, "free_cores", lambda: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    torch.set_num_threads(2)
+    threads.set_threads(None)
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long threads wait")

@@ -19,7 +19,6 @@ import importlib
 import json
 import os
 import runpy
-import select
 import signal
 import socket
 import subprocess
@@ -51,17 +50,30 @@ class Forked:
     def __init__(self, pid: int, connection: socket.socket):
         self.pid, self._connection = pid, connection
         self._code: int | None = None
+        self._received: list[bytes] = []
 
     def poll(self) -> int | None:
-        """Its exit code, −n where signal n has ended it; None while it runs."""
-        if self._code is None and select.select([self._connection], [], [], 0)[0]:
-            told = read_line(self._connection)
-            self._code = -signal.SIGKILL if told is None else told["code"]  # with the server the code is lost
+        """Its exit code, −n where signal n has ended it; None while it runs.
+
+        Never waits, and a signal handler may call it while it runs: what was received is only appended to.
+        """
+        if self._code is None:
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    self._received.append(self._connection.recv(4096, socket.MSG_DONTWAIT))
+                except ConnectionResetError:
+                    self._received.append(b"")
+            line = b"".join(self._received)
+            if line.endswith(b"\n"):
+                self._code = json.loads(line)["code"]
+            elif b"" in self._received:  # nobody is left who could tell it: with the server it is lost
+                self._code = -signal.SIGKILL
         return self._code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -129,15 +141,16 @@ def read_line(connection: socket.socket) -> dict | None:
 
 def serve(program: str, connection: socket.socket, later: Sequence[str]) -> None:
     """Start one trial after the other, until the worker is gone."""
-    for number in ASKED_TO_STOP:  # a cluster sends them to all processes: they are meant for the trial
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(Exception):  # the trial meets it again, and there it is told
+    # a cluster sends them to all processes, and they are meant for the trial: to a new one they wait until it
+    # can hear them
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED_TO_STOP)
+    with contextlib.suppress(Exception, SystemExit):  # the trial meets it again, and there it is told
         runpy.run_path(program, run_name="imported")
     # Python 3.12 warns of forks beside threads; those of OpenBLAS are the only ones, and end before a fork
     warnings.simplefilter("ignore", DeprecationWarning)
     for n, line in enumerate(connection.makefile("rb")):
         for name in later if n == 1 else ():  # a worker may have one trial only, which needs not all of them
-            with contextlib.suppress(ImportError):
+            with contextlib.suppress(Exception):
                 importlib.import_module(name)
         if (pid := os.fork()) == 0:
             become(program, json.loads(line))
@@ -157,9 +170,7 @@ def tell(connection: socket.socket, **what: int) -> None:
 def become(program: str, job: dict) -> None:
     """In the trial: run the script as `python program …` does."""
     os.setsid()
-    for number in ASKED_TO_STOP:
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED_TO_STOP)
     log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for number in (1, 2):
         os.dup2(log, number)

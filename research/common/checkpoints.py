@@ -5,7 +5,6 @@ in the name tells a damaged file. The same training state gives the same bytes, 
 interrupted.
 """
 
-import glob
 import hashlib
 import io
 import re
@@ -118,8 +117,11 @@ def resolve(spec: str, weights: str, download_to: Path) -> Path:
     weights: 'best' or 'last', for a run folder. Raises UserError when there is none.
     """
     path = Path(spec)
-    if not path.exists() and len(named := list(path.parent.glob(f"*-{glob.escape(path.name)}"))) == 1:
-        path = named[0]  # the key is the last part of a folder's name
+    if not path.exists() and re.fullmatch("[0-9a-f]{12}", path.name):  # a key, which ends a folder's name
+        named = sorted(path.parent.glob(f"*-{path.name}"))
+        if len(named) > 1:
+            raise UserError(f"--checkpoint={spec}: must be one of {', '.join(map(str, named))}")
+        path = named[0] if named else path
     if path.is_file():
         return path
     if path.is_dir():

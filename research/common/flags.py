@@ -58,7 +58,7 @@ class RunFlags:
     out: str = aside("runs")
     """folder that holds the run folders"""
     name: str | None = aside(None)
-    """name of this run's folder; default: its key"""
+    """name of this run's folder; default: family, flags that are not at their defaults, and the run's key"""
     checkpoint: str | None = None
     """a run folder, a checkpoint file or a W&B artifact; with --task=train: start from these weights"""
     weights: Literal["best", "last"] = "best"
@@ -129,7 +129,7 @@ def refuse_idle(cfg: Any) -> None:
     for f in dataclasses.fields(cfg):
         tasks = f.metadata.get("tasks", ())
         if f.name in GIVEN and tasks and cfg.task not in tasks:
-            own = typing.get_args(type(cfg).__annotations__.get("task"))  # some flags serve two scripts
+            own = typing.get_args(typing.get_type_hints(type(cfg))["task"])  # some flags serve two scripts
             value, readers = getattr(cfg, f.name), ", ".join(task for task in tasks if task in own or not own)
             raise UserError(f"--{f.name}={value}: --task={cfg.task} does not read it, only {readers}")
 

@@ -105,7 +105,6 @@ class Run:
         self._pending: list[Future] = []
         self._own_s = self._media_s = 0.0
         self._mark = (time.perf_counter(), -1)  # of the row before: time and step
-        self._crowd = Crowd()
         self._line = Line(cfg.steps, cfg.batch_size, self.headline)
 
     # ------------------------------------------------------------------------------------- the beginning
@@ -178,6 +177,7 @@ class Run:
             name = signal.Signals(number).name
             if name == "SIGINT" and self._signal == "SIGINT":
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+                self._line.stop()
                 raise KeyboardInterrupt
             self._signal = name
             again = " (again: abort)" if name == "SIGINT" else ""
@@ -213,7 +213,7 @@ class Run:
 
     def _make_room(self, step: int) -> None:
         """Go on with one thread where others use the cores: several would wait for one another, spinning."""
-        if self.cfg.threads is None and self._crowd.noticed():
+        if self.cfg.threads is None and self._crowd.noticed() and self.lease.check():
             torch.set_num_threads(1)
             self.status["segments"][-1]["threads"] = 1  # those of a later start, should there be one
             self.write_status("running")
@@ -252,6 +252,7 @@ class Run:
         self.mirror.start()
         if step:
             self.say(f"goes on from step {step}")
+        self._crowd = Crowd()  # from now on
         self._line.start(step)
 
     # ------------------------------------------------------------------------------------- randomness

@@ -62,8 +62,9 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any], *reads: str) -> Any:
     require(bool(kept), cfg, "checkpoint", "of a run whose config.json tells its flags")
     for name in result_names(cfg):
         if name in GIVEN and name not in of_task and name not in (*OF_EVERY_TASK, *reads):
-            allowed = f"{kept.get(name)}, as in the run of --checkpoint: --task={cfg.task} cannot change it"
-            require(getattr(cfg, name) == kept.get(name, defaults[name]), cfg, name, allowed)
+            of_run = kept.get(name, defaults[name])
+            allowed = f"{of_run}, as in the run of --checkpoint: --task={cfg.task} cannot change it"
+            require(getattr(cfg, name) == of_run, cfg, name, allowed)
     if "dataset" in names:  # how its file is read
         of_data = [field.name for field in dataclasses.fields(cfg) if field.metadata.get("of_data")]
         names += [name for name in of_data if name in kept and getattr(cfg, name) == defaults[name]]
@@ -96,16 +97,19 @@ def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], mo
     words = [cfg.task]
     if checkpoint_file.name.startswith("step_"):
         words.append(checkpoint_file.stem[: len("step_00001500")])
-    of_run = run_config.get("flags", {}).get("dataset", cfg.dataset)
+    kept, results = run_config.get("flags", {}), set(result_names(cfg))
+    common = {field.name for field in dataclasses.fields(RunFlags)}
     flags = dict(more)
     for f in dataclasses.fields(cfg):
-        readers = f.metadata.get("tasks", ())
-        own = cfg.task in readers or (f.metadata.get("per_task") and not readers) or f.name == "seed"
-        value = getattr(cfg, f.name)
-        if (own and value != f.default) or (f.name == "dataset" and value != of_run):
+        readers, value = f.metadata.get("tasks", ()), getattr(cfg, f.name)
+        own = cfg.task in readers or f.metadata.get("per_task") or f.name in ("seed", "precision")
+        of_run = f.name == "dataset" or f.metadata.get("of_data") or f.name in results - common
+        if (own and value != f.default) or (not own and of_run and value != kept.get(f.name, f.default)):
             flags[f.name] = value
     for flag, value in flags.items():
         slug = re.sub(r"[^\w.,+=-]+", "_", str(value))
+        if slug != str(value):  # another text could become the same
+            slug += f"~{hashlib.sha256(str(value).encode(errors='replace')).hexdigest()[:4]}"
         words.append(f"{flag}={slug}")
     name = "-".join(words)
     return name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

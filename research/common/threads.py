@@ -40,8 +40,9 @@ def waited_s() -> float | None:
 
 def set_threads(asked: int | None, before: int | None = None) -> None:
     """Give torch the threads that were asked for, else those it had before, else one for each free core."""
-    own = torch.get_num_threads()  # that of OMP_NUM_THREADS, else one for each core
-    torch.set_num_threads(asked or before or (min(own, free_cores()) if own > 1 else 1))
+    own = torch.get_num_threads()
+    looks = own > 1 and "OMP_NUM_THREADS" not in os.environ  # by which a launcher gives each run its share
+    torch.set_num_threads(asked or before or (min(own, free_cores()) if looks else own))
 
 
 class Crowd:
@@ -60,7 +61,8 @@ class Crowd:
         share = ((waited or 0.0) - self._waited) / (now - self._looked)
         if share < CROWDED:
             self._since = None
-        elif self._since is None:
-            self._since = self._looked
+        elif self._since is None:  # one look is not enough, however long ago the last was
+            self._since, self._looked, self._waited = self._looked, now, waited
+            return False
         self._looked, self._waited = now, waited
         return self._since is not None and now - self._since >= PATIENCE_S

@@ -81,7 +81,7 @@ def random_generation(bench: Bench) -> dict[str, Any]:
     """
     mu, logvar = bench.encode(bench.data.train[:N_FIT])
     fit = latents.fit_aggregate(mu, logvar if bench.has_prior else None)
-    fitted_to = f"{'q(z|x)' if bench.has_prior else 'the codes'} of {len(mu):,} training {bench.noun}s"
+    fitted_to = f"{'q(z|x)' if bench.has_prior else 'the codes'} of {len(mu):,} training {bench.data.nouns}"
     of_prior = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
     of_aggregate = latents.sample_aggregate(fit, 64, bench.task.rng())
     untrained = "" if bench.has_prior else ", which codes with β = 0 were not trained towards"

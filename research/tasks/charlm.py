@@ -44,12 +44,17 @@ LINE_LIMIT = 200  # characters of a line that are shown: some texts have a chapt
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load_model(cfg: script.Config, device: torch.device) -> tuple[nn.Module, str, Path, dict[str, Any]]:
-    """The model of --checkpoint on `device`, its alphabet, its file and its run's config.json."""
+def load_model(
+    cfg: script.Config, device: torch.device
+) -> tuple[script.Config, nn.Module, str, Path, dict[str, Any]]:
+    """`cfg` with the flags of the run of --checkpoint; its model on `device`, its alphabet, the checkpoint's
+    file and the run's config.json.
+    """
     file, run_config = find_run(cfg, "charlm")
-    cfg = flags_of_run(cfg, run_config)
+    cfg = flags_of_run(cfg, run_config, *(["precision"] if cfg.task == "evaluate" else []))
     alphabet = script.alphabet_of(cfg, file)
-    return load_weights(cfg, script.build(cfg, alphabet, device), file).eval(), alphabet, file, run_config
+    model = load_weights(cfg, script.build(cfg, alphabet, device), file).eval()
+    return cfg, model, alphabet, file, run_config
 
 
 def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
@@ -116,8 +121,7 @@ def LyricsGenerator(
     cfg = script.Config(task="generate", checkpoint=str(checkpoint), **how, **flags)
     refuse_unread(cfg)
     device = pick_device(cfg.device)
-    model, alphabet, _, run_config = load_model(cfg, device)
-    cfg = flags_of_run(cfg, run_config)
+    cfg, model, alphabet, *_ = load_model(cfg, device)
     given = known(starting_string, cfg, alphabet, "starting_string")
     prompt, pen = prompt_of(given, alphabet, device), writer(model, cfg.cut, alphabet)
     made = generate(pen, prompt, char_count, cfg, draws(cfg, given, 1))
@@ -262,9 +266,8 @@ def run(cfg: script.Config) -> dict[str, Any]:
     if cfg.task == "generate":
         refuse_unread(cfg)
     device = pick_device(cfg.device)
-    model, alphabet, file, run_config = load_model(cfg, device)
     encoding = cfg.encoding  # as given here; the run's is that of its --dataset
-    cfg = flags_of_run(cfg, run_config, *(["precision"] if cfg.task == "evaluate" else []))
+    cfg, model, alphabet, file, run_config = load_model(cfg, device)
     if cfg.text is not None:
         cfg = dataclasses.replace(cfg, encoding=encoding)
     task = start_task(cfg, file, run_config)

@@ -33,7 +33,7 @@ from research.common.flags import require
 from research.common.folder import write_bytes
 from research.common.messages import UserError, console, escape, news
 from research.common.start import pick_device
-from research.common.task import flags_of_run, start_task
+from research.common.task import start_task
 from research.draw.pages import literal, page, table
 from research.parts import charlm_pages as pages
 from research.parts.charlm_sampling import (
@@ -66,8 +66,7 @@ def run(command: Config) -> dict[str, Any]:
     flags = {name: getattr(command, name) for name in SHARED}
     cfg = script.Config(**flags)  # a character model's flags, as its own tasks have them
     device = pick_device(cfg.device)
-    model, alphabet, file, run_config = load_model(cfg, device)
-    cfg = flags_of_run(cfg, run_config)
+    cfg, model, alphabet, file, run_config = load_model(cfg, device)
     splits = load_text(cfg)
     line, about = pick_line(command, splits)
     mean = 500 if splits.songs is None else round(splits.songs["lyrics"].str.len().mean())

@@ -8,7 +8,6 @@ Shapes  D latents, S image size; codes (…, D) lie on the CPU, where draws and 
         RMSE is over pixels in [0, 1].
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,7 +24,6 @@ from research.draw import pictures
 
 N_FIT, N_TEST = 5000, 2000  # at most so many training faces for a fit, test faces for statistics
 N_FRAMES = 49  # of the way there, 8 k + 1: nine of them are in the strip
-FACES = re.compile(r"(?<![a-z])(faces?|synthetic|celeba|lfw)(?![a-z])")  # in the name of a data set
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ class Bench:
 
     @property
     def noun(self) -> str:
-        """What one of the pictures is called: a face, or a picture where the set need not show faces."""
-        return "face" if FACES.search(self.data.name.lower()) else "picture"
+        """What one of the pictures is called: 'face', 'emoji' … as the set's name says, else 'picture'."""
+        return self.data.noun
 
     @property
     def scale(self) -> int:

@@ -105,7 +105,7 @@ def turn_by_mirror(bench: Bench) -> Turn:
     centre, spread = float(along.mean()), float(along.std())
     reading = direction / spread if spread > 0 else torch.zeros_like(direction)
     numbers = {
-        "direction": f"difference between codes of {bench.noun}s and of their mirror images",
+        "direction": f"difference between codes of {bench.data.nouns} and of their mirror images",
         "n_train": len(mu),
         "share_explained": share,
         "spread": spread,
@@ -199,7 +199,7 @@ def measure(bench: Bench, turn: Turn) -> dict[str, Any]:
         lines |= {"rendered, mean": (asked, seen[..., yaw].mean(0)), "as asked": (asked, asked)}
         rows, table = [*rows, "rendered"], [*table, floor[others]]
     axis = {"°": "yaw asked for, degrees", " sd": "standard deviations", "": "value"}[turn.unit]
-    title = f"{len(z)} test faces moved {turn.how}; {bench.name}"
+    title = f"{len(z)} test {bench.data.nouns} moved {turn.how}; {bench.name}"
     bench.task.picture("yaw_read", charts.curves(lines, axis, "yaw read off the pictures, degrees", title))
     title = f"Mean change of what is not to change, share of its range; {title}"
     bench.task.picture("others", charts.heatmap(np.array(table), rows, [names[k] for k in others], title))
