@@ -63,7 +63,7 @@ def short(content: dict[str, Any], places: dict[str, Any], n_values: int = 2) ->
     choices = {name: _capped(name, parameter) for name, parameter in given.items()}
     varied = [name for name, values in choices.items() if len(values) > 1]
     varied.sort(key=lambda name: name == "seed")  # another seed only where nothing else varies
-    first = varied[0]
+    first = varied[0] if varied else "seed"
     parameters = {name: {"value": values[-1]} for name, values in choices.items()}
     parameters[first] = {"values": _ends(choices[first], n_values)}
     fixed = {k: v for k, v in FIXED[family].items() if k not in given}

@@ -472,7 +472,7 @@ def test_training_learns_and_logs_what_the_table_says(learn, beta, factors):
         media[path.parent.relative_to(folder / "media").as_posix()].add(path.name)
         assert path.stat().st_size > 50
     expected = {key: {f"{s:08d}.png" for s in (0, 100, 200, 240)} for key in pictures}
-    expected["sample/interpolation"] = {"00000240.png"}
+    expected["sample/interpolation"] = expected["train/curve"] = {"00000240.png"}
     expected["sample/interpolation_video"] = {"00000240.mp4"}
     assert media == expected
     status = json.loads((folder / "status.json").read_text())

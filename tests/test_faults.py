@@ -125,7 +125,7 @@ def test_full_disk(config, straight, disk, monkeypatch, capsys, step, left):
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(Run, "log", log)
         commandline.main(bvae_faces.Config, bvae_faces.train)
-    usual = ("bvae_faces on", "posterior collapse")
+    usual = ("bvae_faces on", "posterior collapse", "step ")
     said = [x for x in capsys.readouterr().err.split("\n") if x and not any(word in x for word in usual)]
     assert stop.value.code == 1 and len(said) == 1, said
     assert said[0].startswith("error: No space left on device (") and "run the same command again" in said[0]

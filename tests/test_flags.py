@@ -98,6 +98,7 @@ ANOTHER = {  # of every flag, a value that is not its default
     "entity": "me",
     "fresh": True,
     "reuse": True,
+    "quiet": True,
     "image": "a.png",
     "index": 3,
     "image2": "b.png",

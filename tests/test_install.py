@@ -100,7 +100,10 @@ def test_another_python_brings_uv_and_uv_brings_one_that_fits(machine, version):
     assert done.stdout.endswith("== .venv is ready\n")
     uv = machine.calls("uv.kept")
     assert "uv.kept venv --python 3.12 .venv" in uv
-    assert uv[-1] == "uv.kept pip install -q --python .venv/bin/python pip -r requirements.lock"
+    assert (
+        uv[-1]
+        == "uv.kept pip install -q --compile-bytecode --python .venv/bin/python pip -r requirements.lock"
+    )
     assert (machine.project / ".venv/bin/python").exists()
     assert not [path for path in machine.stubs.iterdir() if path.name.startswith("tmp.")]  # thrown away
 

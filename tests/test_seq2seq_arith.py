@@ -494,7 +494,7 @@ def test_interrupted_equals_straight_with_pictures(learn, no_charts, flags):
     assert results(folder) == results(straight)
     files = {p.relative_to(straight): p.read_bytes() for p in straight.glob("media/**/*.*")}
     assert {p.relative_to(folder): p.read_bytes() for p in folder.glob("media/**/*.*")} == files
-    assert len(files) == 7  # a page and a picture at 0, 4 and 8, and the map
+    assert len(files) == 8  # a page and a picture at 0, 4 and 8, the map, the loss
 
 
 def test_what_is_logged_stands_in_the_table(learn, no_charts):
@@ -505,7 +505,8 @@ def test_what_is_logged_stands_in_the_table(learn, no_charts):
     media = [
         {p.parent.relative_to(f / "media").as_posix() for p in f.glob("media/*/*/*")} for f in (folder, drawn)
     ]
-    assert media == [{"sample/answers", "sample/map"}, {"sample/answers", "sample/map", "sample/pictures"}]
+    always = {"sample/answers", "sample/map", "train/curve"}
+    assert media == [always, always | {"sample/pictures"}]
     kinds = {f"test/mistakes_{kind}" for kind in seq2seq_mistakes.KINDS}
     assert logged == kinds | {
         "train/loss",

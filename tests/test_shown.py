@@ -82,7 +82,7 @@ def test_a_terminal_has_one_live_line(terminal, monkeypatch):
     line = Line(steps=100, batch_size=8, headline="val/loss")
     line.start(10)
     for step in range(10, 30):
-        line.update(step, {"train/loss": 2.5} | ({"val/loss": 1.25} if step == 20 else {}), 1.25)
+        line.update(step, {"val/loss": 1.25} if step == 20 else {}, 1.25, torch.tensor(2.5))
         time.sleep(0.05)
     line.stop()
     seen = [text for text in shown if text.startswith("step ")]
@@ -96,6 +96,20 @@ def test_what_is_left_is_of_the_steps_made_here():
     line._began = 1000.0
     assert line.text(60, 1020.0) == "step 60 of 100  4 examples/s  1:20 left"
     assert line.text(50, 1020.0) == "step 50 of 100"
+
+
+def test_in_less_room_the_speed_goes_first_and_the_time_left_stays():
+    line = Line(steps=4690, batch_size=64, headline="val/elbo_nats")
+    line.start(0)
+    line._began, line._value, line._best = 1000.0, -139.812345, -139.712345
+    whole = line.text(1200, 1012.0, 142.123)
+    assert whole == (
+        "step 1,200 of 4,690  loss 142.1  val/elbo_nats -139.81 (best -139.71)  6,400 examples/s  0:35 left"
+    )
+    assert line.text(1200, 1012.0, 142.123, 79) == (
+        "step 1,200 of 4,690  loss 142.1  val/elbo_nats -139.81  0:35 left"
+    )
+    assert line.text(1200, 1012.0, 142.123, 50) == "step 1,200 of 4,690  val/elbo_nats -139.81  0:35 left"
 
 
 @pytest.mark.parametrize(("s", "text"), [(0.4, "0:00"), (65, "1:05"), (3725, "1:02:05")])
@@ -138,7 +152,10 @@ def test_every_run_has_a_picture_of_its_loss(config):
     (file,) = folder.glob("media/train/curve/*.png")
     assert file.name == "00000004.png"
     picture = np.asarray(Image.open(file))
-    assert picture.std() > 5 and np.array_equal(picture, loss_curve(folder))
+    assert np.array_equal(picture, loss_curve(folder))
+    blue = np.abs(picture[..., :3].astype(int) - [0, 0x72, 0xB2]).sum(-1) < 30  # of the training loss
+    rows, columns = np.nonzero(blue)
+    assert len(rows) > 200 and np.ptp(columns) > 200 and np.ptp(rows) > 50
 
 
 def test_a_run_that_ends_worse_than_it_began_is_told(config, capsys, monkeypatch):
@@ -173,7 +190,7 @@ def test_files_in_wandb_are_named_by_the_step_of_their_row(config, monkeypatch):
 def test_a_run_has_a_readable_name_beside_its_key(tmp_path):
     cfg = charlm.Config(out=str(tmp_path), steps=7, model="tcn", seq_len=32, dataset="my songs/all of.txt")
     folder = start.run_folder(cfg, "charlm", "0123456789ab")
-    assert folder == tmp_path / "charlm-tcn-seq_len32-steps7-0123456789ab"
+    assert folder == tmp_path / "charlm-all_of-tcn-seq_len32-steps7-0123456789ab"
     assert start.run_folder(charlm.Config(out="runs"), "charlm", "ab").name == "charlm-ab"
     assert start.run_folder(charlm.Config(name="mine"), "charlm", "ab") == Path("runs/mine")
 

@@ -17,6 +17,7 @@ import pytest
 
 from data.terminal import readable, replace_unwritable
 from research.common.identity import ROOT
+from tests.task_folders import latest
 
 C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # files, arguments and output: ASCII
 ASCII, LATIN = {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "iso8859-1"}  # the output alone
@@ -98,8 +99,9 @@ def test_readable():
 def test_text_of_a_yaml_reaches_a_program():
     """A flag's value in a sweep's YAML, on a machine that has no such character; and a file's name."""
     code = """if True:
-        from launch.sweep.child import Child
-        Child(0, None).run(["/bin/echo", "\\u00e9", "caf\\udce9"])
+        import subprocess
+        from data.terminal import argument
+        subprocess.run([argument(word) for word in ("/bin/echo", "\\u00e9", "caf\\udce9")])
     """
     assert python(C, code) == "é ".encode() + b"caf\xe9\n"
 
@@ -185,13 +187,13 @@ def test_songs_from_their_file_to_the_report(tmp_path, place):
 
     # the text is not lost: what the terminal lacks is replaced there, and whole in the files
     folder = place / "runs" / "nom_é"
-    [text] = json.loads((folder / "generate/results.json").read_text(encoding="utf-8"))["texts"]
+    [text] = json.loads((latest(folder, "generate") / "results.json").read_text(encoding="utf-8"))["texts"]
     assert text.startswith("Où β") and len(text) == 84
     assert not set(text) <= set(map(chr, range(256)))
     assert text.encode("ascii", "replaced").decode() in answers[1][1]
-    page = (folder / "generate/texts.html").read_text(encoding="utf-8")
+    page = (latest(folder, "generate") / "texts.html").read_text(encoding="utf-8")
     assert "Où β" in page
-    assert "caf\ufffd" in (folder / "compare/songs.html").read_text(encoding="utf-8")
+    assert "caf\ufffd" in (latest(folder, "compare") / "songs.html").read_text(encoding="utf-8")
     assert "étoile" in (tmp_path / "runs/corpus_caf?/explore/words.csv").read_text(encoding="utf-8")
     assert "nom_é" in (place / "runs/report.html").read_text(encoding="utf-8")
     assert len(pd.read_csv(place / "runs.csv")) == 1

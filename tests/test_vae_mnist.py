@@ -43,7 +43,7 @@ from tests.run_flags import RUN_RESULT_FLAGS, flags_in_key
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parents[1]
-COMMON = ("train/learning_rate", "train/loss_epoch")  # explained for every family
+COMMON = ("train/learning_rate", "train/loss_epoch", "train/curve")  # explained for every family
 SMALL = {"width": 16, "depth": 1, "batch_size": 16, "iw_samples": 5}
 LEARN = {"width": 256, "depth": 2, "batch_size": 32, "learning_rate": 0.008, "steps": 240, "iw_samples": 20}
 BAR = 140.0  # test −ELBO that LEARN must go below; a decoder that is told nothing reaches 160
@@ -515,6 +515,7 @@ def test_training_learns_and_logs_what_the_table_says(learn):
         "sample/interpolation": {"00000240.png"},
         "sample/interpolation_video": {"00000240.mp4"},
         "latent/film": {"00000240.gif"},
+        "train/curve": {"00000240.png"},
     }
     frames = Image.open(folder / "media/latent/film/00000240.gif")
     assert frames.n_frames == 2

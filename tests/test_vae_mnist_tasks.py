@@ -17,6 +17,7 @@ from research.common.checkpoints import load_weights
 from research.common.messages import UserError
 from research.parts import digit_classifier, vae_mnist_maps
 from research.tasks import vae_mnist as tasks
+from tests.task_folders import latest
 
 SMALL = {"width": 16, "depth": 1, "batch_size": 64, "steps": 3, "iw_samples": 2, "device": "cpu"}
 SMALL |= {"eval_every": 3, "wandb": "disabled", "threads": 1}
@@ -64,9 +65,10 @@ def model_of(place, run, cfg):
 
 def do(place, task, run="two", **flags):
     """Run a task; returns its folder and what results.json says."""
-    folder = place / "runs" / run / task
-    shutil.rmtree(folder, ignore_errors=True)
+    for folder in (place / "runs" / run).glob(f"{task}*"):
+        shutil.rmtree(folder)
     tasks.run(config(place, task, run, **flags))
+    folder = latest(place / "runs" / run, task)
     return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
 
 

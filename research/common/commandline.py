@@ -26,7 +26,7 @@ from research.common.help import grouped
 from research.common.messages import UserError, console, escape, hush
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
-EXIT_BROKEN_PIPE = 128 + 13  # as a shell tells of other programs
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13  # as a shell tells of other programs
 AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
 BOOLEANS = {"true": "True", "false": "False"}
 C = TypeVar("C")
@@ -201,6 +201,9 @@ def main(
             "again; it goes on from the last checkpoint"
         )
         sys.exit(1)
+    except KeyboardInterrupt:  # a run that goes on from its checkpoint is left as if it had been killed
+        console.print("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # not handled, only told to the run's folder and to W&B on the way out
         _crash(error)
         raise

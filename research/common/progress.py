@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from research.common.messages import escape, news
 
 REFRESH_S = 0.25  # a look at the clock a step, a redrawn line four times a second
+BAR, WIDE = 20, 120  # columns of the bar, and of a terminal that has room for it
 
 
 class Line:
@@ -22,7 +23,6 @@ class Line:
     def __init__(self, steps: int, batch_size: int, headline: str):
         self.steps, self.batch_size, self.headline = steps, batch_size, headline
         self._began, self._first, self._shown = 0.0, 0, 0.0  # when, at which step, and when it was last drawn
-        self._loss: float | None = None
         self._value: float | None = None
         self._best: float | None = None
         self._live: Progress | None = None
@@ -31,45 +31,51 @@ class Line:
         """Begin to count at `step`."""
         self._began, self._first = time.perf_counter(), step
         if news.is_terminal and not news.quiet:
-            columns = (BarColumn(20), TextColumn("{task.description}"))
+            bar = [BarColumn(BAR)] if news.width >= WIDE else []
+            columns = (*bar, TextColumn("{task.description}", table_column=Column(no_wrap=True)))
             self._live = Progress(*columns, console=news, auto_refresh=False, transient=True)
             self._live.add_task("", total=self.steps, completed=step)
             self._live.start()
 
-    def update(self, step: int, row: Mapping[str, Any], best: float | None) -> None:
-        """Tell what was logged at `step`, which may be nothing."""
+    def update(self, step: int, row: Mapping[str, Any], best: float | None, loss: Any = None) -> None:
+        """Tell what was logged at `step`, which may be nothing. loss: the latest, read only to be shown."""
         if news.quiet:
             return
         now = time.perf_counter()
-        if row.get("train/loss") is not None:
-            self._loss = row["train/loss"]
         evaluated = self.headline in row
         if evaluated:
             self._value, self._best = row[self.headline], best
         if self._live is None:
             if evaluated:
-                news.print(escape(self.text(step, now)))
+                news.print(escape(self.text(step, now, loss)))
         elif now - self._shown > REFRESH_S:
             self._shown = now
-            self._live.update(
-                self._live.task_ids[0], completed=step, description=escape(self.text(step, now))
-            )
+            room = news.width - (BAR + 2 if news.width >= WIDE else 1)
+            text = escape(self.text(step, now, loss, room))
+            self._live.update(self._live.task_ids[0], completed=step, description=text)
             self._live.refresh()
 
-    def text(self, step: int, now: float) -> str:
-        """step 1,200 of 4,690  loss 142.1  val/elbo_nats -139.8 (best -139.8)  9,120 examples/s  0:21 left"""
-        words = [f"step {step:,} of {self.steps:,}"]
-        if self._loss is not None:
-            words.append(f"loss {self._loss:.4g}")
+    def text(self, step: int, now: float, loss: Any = None, room: float = math.inf) -> str:
+        """step 1,200 of 4,690  loss 142.1  val/elbo_nats -139.8 (best -139.8)  9,120 examples/s  0:21 left
+
+        In less room than that first the speed goes, then the best.
+        """
+        parts = {"step": f"step {step:,} of {self.steps:,}"}
+        if loss is not None:
+            parts["loss"] = f"loss {float(loss):.4g}"
         if self._value is not None:
-            best = "" if self._best is None else f" (best {self._best:.5g})"
-            words.append(f"{self.headline} {self._value:.5g}{best}")
+            parts["value"] = f"{self.headline} {self._value:.5g}"
+            if self._best is not None:
+                parts["best"] = f"(best {self._best:.5g})"
         if step > self._first:
             step_s = (now - self._began) / (step - self._first)  # evaluations and pictures included
-            words.append(f"{self.batch_size / step_s:,.0f} examples/s")
+            parts["speed"] = f"{self.batch_size / step_s:,.0f} examples/s"
             if step < self.steps:
-                words.append(f"{clock(step_s * (self.steps - step))} left")
-        return "  ".join(words)
+                parts["left"] = f"{clock(step_s * (self.steps - step))} left"
+        for name in ("speed", "best", "loss"):
+            if len("  ".join(parts.values())) > room:
+                parts.pop(name, None)
+        return "  ".join(parts.values()).replace("  (best", " (best")
 
     def stop(self) -> None:
         """Take the live line away."""

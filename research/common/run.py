@@ -98,6 +98,7 @@ class Run:
         # the train loss over this epoch, and its mean over the epoch before until it is logged
         self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
         self._epoch_loss: torch.Tensor | None = None
+        self._last_loss: torch.Tensor | None = None
         self._order: tuple[int, torch.Tensor] | None = None  # an epoch and the order of its examples
 
         # pictures are composed off the critical path; how long logging and they took
@@ -360,7 +361,8 @@ class Run:
         if self._loss_count == self.steps_per_epoch:  # an epoch was over before this step: due in this row
             self._epoch_loss = self._loss_sum / self._loss_count
             self._loss_sum, self._loss_count = torch.zeros_like(self._loss_sum), 0
-        self._loss_sum += loss.detach()
+        self._last_loss = loss.detach()
+        self._loss_sum += self._last_loss
         self._loss_count += 1
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
@@ -393,7 +395,7 @@ class Run:
         if (row or files) and not self.lease.lost:
             self._pending.append(self._media.submit(self._log_files, step, row | timed, files))
         self._pending = [job for job in self._pending if not (job.done() and job.result() is None)]
-        self._line.update(step, row, self._best)
+        self._line.update(step, row, self._best, self._last_loss)
         self._own_s += time.perf_counter() - began
 
     def _log_files(self, step: int, row: dict[str, Any], files: dict[str, File]) -> None:
@@ -465,11 +467,18 @@ class Run:
 
     def _warn_of_loss(self) -> None:
         """Say it where the last weights are worse than those that the run began with."""
-        rows = read_rows(self.folder / METRICS)
-        values = [row[self.headline] for row in rows if row.get(self.headline) is not None]
-        if len(values) > 1 and values[-1] * self.sign > values[0] * self.sign:
-            what = f"{self.headline} is {values[-1]:.5g} at the end and was {values[0]:.5g} at the beginning"
-            self.warn("has not learned", f"{what}; is the learning rate too high, the run too short?")
+        rows = list(read_rows(self.folder / METRICS))
+        for key, sign in {
+            "val/loss": 1,
+            self.headline: self.sign,
+        }.items():  # a share of right answers hides it
+            if key == "val/loss" and self.goal == "minimize":  # which may be a sum whose weights grow
+                continue
+            values = [row[key] for row in rows if row.get(key) is not None]
+            if len(values) > 1 and values[-1] * sign > values[0] * sign:
+                what = f"{key} is {values[-1]:.5g} at the end and was {values[0]:.5g} at the beginning"
+                self.warn("has not learned", f"{what}; is the learning rate too high, the run too short?")
+                break
 
     def _show_result(self) -> None:
         """Print the test figures, the best of the headline, and where the pictures lie."""
@@ -534,7 +543,7 @@ def loss_curve(folder: Path) -> Any:
     """The training loss of a run against the epoch, uint8 (H, W, 3): each epoch's mean where there are some,
     else each logged step's; and the validation loss, where the script logs one.
     """
-    rows = read_rows(folder / METRICS)
+    rows = list(read_rows(folder / METRICS))
     of_epochs = sum("train/loss_epoch" in row for row in rows) >= 2
     keys = {"train, mean of an epoch": "train/loss_epoch"} if of_epochs else {"train": "train/loss"}
     series = {}

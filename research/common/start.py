@@ -15,7 +15,7 @@ import yaml
 
 from research.common import identity
 from research.common import lease as leases
-from research.common.flags import VARIED, RunFlags, changed_flags, result_flags, result_names
+from research.common.flags import GIVEN, VARIED, RunFlags, changed_flags, result_flags, result_names
 from research.common.folder import (
     CONFIG,
     read_json,
@@ -118,8 +118,8 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
 def run_folder(cfg: Any, family: str, key: str) -> Path:
     """The run's folder in --out: --name, else any that is called by its key, else <family>-<flags>-<key>.
 
-    flags: three values that are not the defaults, the family's own before those that all families have, each
-    with the flag's name before a number.
+    flags: the data set and three others that are not at their defaults, the family's own before those that
+    all families have, each with its name before a number; on a command line only those that it gives.
     """
     out = Path(cfg.out)
     if cfg.name:
@@ -127,9 +127,15 @@ def run_folder(cfg: Any, family: str, key: str) -> Path:
     found = [out / key] if (out / key).is_dir() else sorted(out.glob(f"*-{key}"))
     common = {field.name for field in dataclasses.fields(RunFlags)}
     changed = sorted(changed_flags(cfg).items(), key=lambda flag: flag[0] in common)
+    changed = [(name, value) for name, value in changed if name in GIVEN or not GIVEN][:3]
     words = [v if isinstance(v, str) else name if v is True else f"{name}{v}" for name, v in changed]
-    words = [re.sub(r"[^\w.]+", "_", Path(word).stem if "/" in word else word)[:24] for word in words]
-    return found[0] if found else out / "-".join([family, *words[:3], key])
+    if cfg.dataset != type(cfg).dataset:
+        words.insert(0, cfg.dataset)
+    words = [
+        re.sub(r"[^\w.]+", "_", Path(word).stem if "/" in word else word)[:24].strip("_") for word in words
+    ]
+    words = [word for word in words if word.strip("_")]
+    return found[0] if found else out / "-".join([family, *words, key])
 
 
 def _place(cfg: Any) -> dict[str, Any]:
