@@ -23,6 +23,7 @@ from research.measure.latents import Aggregate
 from research.parts import face_reader
 from research.tasks import bvae_faces as tasks
 from research.tasks import faces_bench, faces_rotation
+from tests.task_folders import latest
 
 SMALL = {"image_size": 32, "width": 4, "depth": 3, "hidden_dim": 16, "batch_size": 16, "steps": 5}
 SMALL |= {"eval_every": 5, "sample_every": 5, "device": "cpu", "wandb": "disabled"}
@@ -73,7 +74,7 @@ def place(tmp_path_factory):
 def do(place, task, run="b4", **flags):
     """Run a task; returns its folder and what results.json says."""
     tasks.run(config(place, task, run, **flags))
-    folder = place / "runs" / run / task
+    folder = latest(place / "runs" / run, task)
     return folder, json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
 
 
@@ -257,8 +258,8 @@ def test_photos_move_along_the_mirror_direction(place, said):
     ends = results["values"][-1]
     assert 2 < abs(results["own_value"]) <= ends < abs(results["own_value"]) + 0.1, "where the face lies"
     assert any(w.startswith(f"−{ends:.2f} sd\nchange 0.") for w in said)
-    assert any(w.endswith("change: RMSE of pixels to the unturned picture") for w in said)
-    assert results["face"] == "test picture 0"
+    assert any(w.endswith("change: RMSE of pixels to the unturned photo") for w in said)
+    assert results["face"] == "test photo 0"
     folder, results = do(place, "latent_analysis", "photos")
     check_files(folder, "latent_analysis", ["factors.png"])
     assert "mig" not in results
@@ -289,11 +290,13 @@ def test_ways_between_random_codes_are_shown_by_name(place, said):
     assert {"test face 0", "t = 0.125", "t = 0.88", "test face 1"} <= set(said)
 
 
-def test_pictures_are_called_faces_where_the_set_is_of_faces(place):
+def test_pictures_are_called_what_the_sets_name_says(place):
     bench, _ = tasks.bench_of(config(place, "rotate"))
     names = {
         "face": ("synthetic", "celeba", "Faces", "my_faces2"),
-        "picture": ("emoji", "surface", "typefaces"),
+        "emoji": ("emoji",),
+        "photo": ("my photos",),
+        "picture": ("surface", "typefaces"),
     }
     for noun, sets in names.items():
         for name in sets:
@@ -362,6 +365,7 @@ def test_a_file_outside_of_a_run_writes_below_out(place, tmp_path):
     shutil.copy(place / "runs/b4/config.json", folder)
     cfg = config(place, "rotate", checkpoint=str(folder / file.name), out=str(tmp_path / "out"))
     found, run_config = find_run(cfg, "bvae_faces")
+    cfg = flags_of_run(cfg, run_config)
     assert start_task(cfg, found, run_config).folder == tmp_path / "out" / run_config["key"] / "rotate"
     named = dataclasses.replace(cfg, name="mine")
     assert start_task(named, found, run_config).folder == tmp_path / "out/mine/rotate"
@@ -375,7 +379,8 @@ def small_task(place, tmp_path, **flags):
     run = tmp_path / "run"
     shutil.copytree(place / "runs/b4", run, ignore=shutil.ignore_patterns(*FILES))
     cfg = bvae_faces.Config(task="rotate", checkpoint=str(run), device="cpu", **flags)
-    task = start_task(cfg, *find_run(cfg, "bvae_faces"))
+    file, run_config = find_run(cfg, "bvae_faces")
+    task = start_task(flags_of_run(cfg, run_config), file, run_config)
     task.picture("strip", np.zeros((8, 8, 3), np.uint8))
     task.numbers({"a": torch.tensor(1.5), "b": float("nan"), "c": {"d": np.arange(2)}, "e": [float("inf")]})
     return task
@@ -416,10 +421,10 @@ class FakeRun:
         self.used.append(spec)
         raise ValueError("unknown artifact")
 
-    def log(self, row, step):
+    def log(self, row, step, commit=None):
         if self.error:
             raise self.error
-        self.logged = row
+        self.logged = self.logged | row
 
     def save(self, *args, **kwargs): ...
 

@@ -36,7 +36,11 @@ def truth_bench(n=40, mix=None):
 
     written = {}
     data = SimpleNamespace(
-        train=x["train"], test=x["test"], factors=parts, factor_names=synthetic.FACTOR_NAMES
+        train=x["train"],
+        test=x["test"],
+        factors=parts,
+        factor_names=synthetic.FACTOR_NAMES,
+        nouns="faces",
     )
     cfg = SimpleNamespace(latent_dim=len(LOW), beta=4.0, image_size=32, data_dir="")
     task = SimpleNamespace(picture=written.__setitem__)

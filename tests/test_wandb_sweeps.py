@@ -136,7 +136,7 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
     spec = f"tester/art/bvae_faces-{name}:best"
     task = values | {"task": "random_generation", "checkpoint": spec, "out": str(tmp_path / "elsewhere")}
     task |= {"data_dir": str(tmp_path / "store")}
-    for flag in ("steps", "seed", "batch_size"):
+    for flag in ("steps", "seed", "batch_size", "log_every", "eval_every", "sample_every", "save_every"):
         task.pop(flag, None)
     again = values | {"checkpoint": spec, "steps": 2, "out": str(tmp_path / "more")}
     begin = lambda flags, log: online.training(server, tmp_path / log, flags, log)  # noqa: E731

@@ -104,7 +104,7 @@ def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], mo
         readers, value = f.metadata.get("tasks", ()), getattr(cfg, f.name)
         own = cfg.task in readers or f.metadata.get("per_task") or f.name in ("seed", "precision")
         of_run = f.name == "dataset" or f.metadata.get("of_data") or f.name in results - common
-        if (own and value != f.default) or (not own and of_run and value != kept.get(f.name, f.default)):
+        if (own and value != f.default) or (not own and of_run and value != kept.get(f.name, value)):
             flags[f.name] = value
     for flag, value in flags.items():
         slug = re.sub(r"[^\w.,+=-]+", "_", str(value))
