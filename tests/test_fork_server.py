@@ -23,7 +23,8 @@ SCRIPT = """
             told = {"stops": [signal.getsignal(n) is signal.SIG_DFL for n in asked]}
             told |= {"argv": sys.argv, "path": sys.path[0], "env": dict(os.environ)}
             told["stdin"] = sys.stdin.read()
-            told |= {"pid": os.getpid(), "session": os.getsid(0), "ready": "colorsys" in sys.modules}
+            ready = "colorsys" in sys.modules and "this" not in sys.modules
+            told |= {"pid": os.getpid(), "session": os.getsid(0), "ready": ready}
             print(json.dumps(told))
         elif what == "exit":
             sys.exit(int(rest[0]))
@@ -40,7 +41,7 @@ SCRIPT = """
 def server(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    one = ForkServer(script, later=["colorsys", "no_such_module"])
+    one = ForkServer(script, later={"json": ["colorsys", "no_such_module"], "not_imported": ["this"]})
     yield one
     one.close()
 

@@ -1,6 +1,6 @@
 """Starts a worker's trials by fork from a process that has imported torch and the script's modules already.
 
-A worker has one server, `python launch/sweep/fork_server.py PROGRAM FD MODULE …`, with which it talks over a
+A worker has one server, `python launch/sweep/fork_server.py PROGRAM FD LATER`, with which it talks over a
 socket: it sends a job, a line of JSON, and gets the process id of the trial and, when that has ended, its
 exit code. The trial is a process of its own in a session of its own, as if `python PROGRAM …` had been
 started: it runs the script from its first line, with the job's arguments, environment and log.
@@ -27,16 +27,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# what trials import on their way, besides the imports of their script; torch._dynamo comes with an optimizer
-LATER = (
-    "torch._dynamo",
-    "torchinfo",
-    "tyro",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
-    "sklearn.neighbors",
-    "wandb",
-)
+# what trials import on their way, by the module of their script's imports that does it
+LATER = {
+    "torch": ["torch._dynamo"],  # it comes with an optimizer
+    "research.common.run": ["torchinfo", "tyro", "wandb"],
+    "research.draw.charts": ["matplotlib.figure", "matplotlib.backends.backend_agg"],
+    "research.parts.vae_mnist_maps": ["sklearn.neighbors"],
+}
 POSSIBLE = sys.platform == "linux"  # Apple's libraries may crash in a forked process
 ASKED_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -82,7 +79,7 @@ class Forked:
 class ForkServer:
     """Starts trials of one script, one at a time; the server's process begins with the first."""
 
-    def __init__(self, program: Path, later: Sequence[str] = LATER):
+    def __init__(self, program: Path, later: Mapping[str, Sequence[str]] = LATER):
         self.program, self.later = program, later
         self._process: subprocess.Popen | None = None
         self._connection: socket.socket | None = None
@@ -108,7 +105,7 @@ class ForkServer:
 
     def _begin(self, env: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, __file__, str(self.program), str(theirs.fileno()), *self.later]
+        command = [sys.executable, __file__, str(self.program), str(theirs.fileno()), json.dumps(self.later)]
         self._process = subprocess.Popen(
             command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
         )
@@ -139,7 +136,7 @@ def read_line(connection: socket.socket) -> dict | None:
 # ---- in the server and its trials -----------------------------------------------------------------------
 
 
-def serve(program: str, connection: socket.socket, later: Sequence[str]) -> None:
+def serve(program: str, connection: socket.socket, later: Mapping[str, Sequence[str]]) -> None:
     """Start one trial after the other, until the worker is gone."""
     # a cluster sends them to all processes, and they are meant for the trial: to a new one they wait until it
     # can hear them
@@ -149,7 +146,8 @@ def serve(program: str, connection: socket.socket, later: Sequence[str]) -> None
     # Python 3.12 warns of forks beside threads; those of OpenBLAS are the only ones, and end before a fork
     warnings.simplefilter("ignore", DeprecationWarning)
     for n, line in enumerate(connection.makefile("rb")):
-        for name in later if n == 1 else ():  # a worker may have one trial only, which needs not all of them
+        wanted = [name for by in later if by in sys.modules for name in later[by]]
+        for name in wanted if n == 1 else ():  # a worker may have one trial only, which needs not all of them
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
         if (pid := os.fork()) == 0:
@@ -183,4 +181,4 @@ def become(program: str, job: dict) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), sys.argv[3:])
+    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), json.loads(sys.argv[3]))
