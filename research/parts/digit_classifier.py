@@ -63,6 +63,7 @@ class FeaturesOf(nn.Module):
         return self.model.features(x[:, None].float() / 255).double()
 
 
+@announced("training a classifier of these digits, once")
 def train(data: DigitSplits) -> Classifier:
     """A classifier trained on data.train, the same one on every call with as many threads."""
     with seeded(0):
@@ -79,7 +80,6 @@ def train(data: DigitSplits) -> Classifier:
     return model.eval()
 
 
-@announced("training a classifier of these digits, once")
 def load(data: DigitSplits, data_dir: str | Path) -> tuple[Classifier, str]:
     """The classifier for `data` from <data_dir>/readers or trained now; and the digest of its weights."""
     model = Classifier(len(data.class_names))

@@ -88,6 +88,7 @@ def loss_fn(outputs: Tensor, factors: Tensor) -> Tensor:
     return total
 
 
+@announced("training a reader of faces, once")
 def train(data: ImageSplits) -> Reader:
     """A reader trained on data.train, the same one on every call with as many threads."""
     x, factors = data.train, torch.from_numpy(data.factors["train"])
@@ -106,7 +107,6 @@ def train(data: ImageSplits) -> Reader:
     return model.eval()
 
 
-@announced("training a reader of faces, once")
 def load(data: ImageSplits, data_dir: str | Path) -> tuple[Reader, str]:
     """The reader for `data`, which has factors, from <data_dir>/readers or trained now; and its digest."""
     model = Reader(data.train.shape[1])
