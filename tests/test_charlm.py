@@ -506,7 +506,7 @@ def test_texts_behind_other_starts_have_other_draws(trained):
     for one, other in itertools.combinations(made, 2):
         assert agreement(one[-290:], other[-290:]) < 0.5
     cfg = Config(task="generate", checkpoint=str(trained / "lstm"))
-    model, alphabet, *_ = tasks.load_model(cfg, CPU)
+    _, model, alphabet, *_ = tasks.load_model(cfg, CPU)
     with torch.inference_mode():
         logits = [
             model.read(tasks.prompt_of(start, alphabet, CPU), model.start(1, CPU))[0]
@@ -644,7 +644,7 @@ def test_no_character_model(tmp_path):
 
 def test_the_alphabet_is_in_the_checkpoint(trained, rhyme):
     cfg = Config(task="generate", checkpoint=str(trained / "lstm"))
-    model, alphabet, *_ = tasks.load_model(cfg, CPU)
+    _, model, alphabet, *_ = tasks.load_model(cfg, CPU)
     same = load_data(dataclasses.replace(cfg, dataset=str(rhyme))).text.alphabet
     assert alphabet == "".join(sorted(set(RHYME))) == same
     assert text.decode(model.alphabet.new_tensor([0]), alphabet) == "\n"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import textwrap
 import time
@@ -19,7 +20,7 @@ SCRIPT = """
     if __name__ == "__main__":
         what, *rest = sys.argv[1:]
         if what == "tell":
-            asked = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+            asked = signal.SIGTERM, signal.SIGUSR1
             told = {"stops": [signal.getsignal(n) is signal.SIG_DFL for n in asked]}
             told |= {"argv": sys.argv, "path": sys.path[0], "env": dict(os.environ)}
             told["stdin"] = sys.stdin.read()
@@ -73,9 +74,18 @@ def test_a_trial_is_as_if_its_script_had_been_started(server, tmp_path):
     assert told["argv"] == [str(server.program), "tell", "--a=1 2"] and told["path"] == str(tmp_path)
     assert told["env"]["HERE"] == "ü" and "HOME" not in told["env"]
     assert told["pid"] == told["session"] == process.pid != server._process.pid
-    assert told["stops"] == [True] * 3 and told["stdin"] == ""
+    assert told["stops"] == [True] * 2 and told["stdin"] == ""
     assert process.poll() == 0
     process.send_signal(signal.SIGTERM)  # it has ended: whoever has its number now is not meant
+
+
+def test_a_default_timeout_of_sockets_does_not_count(server, tmp_path):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(0.01)
+    try:
+        assert wait(server.start(["exit", "3"], tmp_path / "log", dict(os.environ))) == 3
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def test_each_trial_begins_anew(server, tmp_path):

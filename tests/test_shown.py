@@ -217,7 +217,7 @@ def test_a_checkpoint_is_found_by_the_key_alone(tmp_path):
 
 def test_a_tasks_folder_tells_its_flags():
     best, step = Path("r/checkpoints/best_0a.pt"), Path("r/checkpoints/step_00000500_0a.pt")
-    run = {"flags": {"dataset": "faces"}}
+    run = {"flags": {"dataset": "faces", "beta": 4.0}}
 
     def name(file=best, **changed):
         cfg = bvae_faces.Config(task="interpolate", checkpoint="r", dataset="faces")

@@ -105,6 +105,8 @@ class ForkServer:
 
     def _begin(self, env: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
+        for one in (ours, theirs):  # whatever socket.setdefaulttimeout says: to import torch may take a while
+            one.setblocking(True)
         command = [sys.executable, __file__, str(self.program), str(theirs.fileno()), json.dumps(self.later)]
         self._process = subprocess.Popen(
             command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
