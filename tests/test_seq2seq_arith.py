@@ -56,7 +56,7 @@ from tests.seq2seq import store as store
 pytestmark = pytest.mark.usefixtures("one_thread", "short_lesson")
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMON = ("train/learning_rate", "train/loss_epoch")  # explained for every family
+COMMON = ("train/learning_rate", "train/loss_epoch", "train/curve")  # explained for every family
 
 
 @pytest.fixture
