@@ -434,7 +434,7 @@ def save_table(path: Path, images: np.ndarray, labels: np.ndarray | None, head: 
     if labels is not None:
         rows = np.concatenate([rows, labels[:, None]] if last else [labels[:, None], rows], axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = head + "\n" * bool(head) + "".join(",".join(map(str, row)) + "\n" for row in rows.tolist())
+    text = (f"{head}\n" if head else "") + "".join(",".join(map(str, row)) + "\n" for row in rows.tolist())
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
 
 

@@ -95,11 +95,11 @@ class ForkServer:
                 self._begin(env)
             try:
                 self._connection.sendall(f"{json.dumps(job)}\n".encode())
-                told = read_line(self._connection)
+                answer = read_line(self._connection)
             except OSError:
-                told = None
-            if told is not None:
-                return Forked(told["pid"], self._connection)
+                answer = None
+            if answer is not None:
+                return Forked(answer["pid"], self._connection)
             self.close()
         raise ChildProcessError(f"the process that starts trials of {self.program} died twice")
 

@@ -332,10 +332,10 @@ def show(bench: Bench, face: Face, turn: Turn, wrong: str | None) -> dict[str, A
         error, rows = rmse(turned, rendered), ["decoded", "rendered"]
         shown = np.stack([turned, rendered], axis=1)
     curves = {f"change: to the unturned {bench.noun}": (values.numpy(), change)}
-    under, told = "change", f"change: RMSE of pixels to the unturned {bench.noun}"
+    under, measured = "change", f"change: RMSE of pixels to the unturned {bench.noun}"
     if error is not None:
         curves["error: to the face rendered at that yaw"] = (values.numpy(), error)
-        under, told = "error", "error: RMSE of pixels to the face rendered at that yaw"
+        under, measured = "error", "error: RMSE of pixels to the face rendered at that yaw"
 
     at = [signed(v, 0 if turn.unit == "°" else 2) + turn.unit for v in values.tolist()]
     title = f"{face.label} {'moved' if wrong else 'turned'} {turn.how}"
@@ -344,7 +344,7 @@ def show(bench: Bench, face: Face, turn: Turn, wrong: str | None) -> dict[str, A
     nine = range(0, N_FRAMES, N_FRAMES // 8)
     columns = [f"{at[i]}\n{under} {(change if error is None else error)[i]:.3f}" for i in nine]
     tiles, names = shown[nine].swapaxes(0, 1), rows if len(rows) > 1 else None
-    below = pictures.grid(tiles, 9, names, columns, f"{heading}{title}; {told}", 2 * bench.scale)
+    below = pictures.grid(tiles, 9, names, columns, f"{heading}{title}; {measured}", 2 * bench.scale)
     bench.task.picture("strip", stack([bench.row([original, unturned], [face.label, "unturned"]), below], 0))
     frames = [
         bench.row([original, *tiles], [face.label, *(f"{row}\n{v}" for row in rows)], heading.strip() or None)
