@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,6 @@ from launch.sweep.command import Command
 from launch.sweep.history import metric_refusal
 from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
-from research.common.flags import result_flags
 from research.common.messages import UserError
 
 MAX_SEED = 2**31 - 1
@@ -121,8 +119,7 @@ class Sweep:
             found.data.setdefault(data, cfg)
             found.headlines.setdefault(self.script.headline(cfg))
             if tried is self.points:
-                same = self.script.key(cfg, "") if cfg.checkpoint is not None else repr(result_flags(cfg))
-                found.different.add((hashlib.blake2b(same.encode(), digest_size=16).digest(), data))
+                found.different.add((self.script.fingerprint(cfg), data))
         return found
 
 

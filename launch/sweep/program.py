@@ -6,16 +6,20 @@ torch: so commands that only read a sweep folder start fast.
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import json
+import operator
 import os
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from launch.sweep.points import as_args
 from research.common.commandline import parse
+from research.common.flags import result_names
 from research.common.folder import read_json, write_json
 from research.common.identity import ROOT, run_key
 from research.common.messages import UserError
@@ -78,17 +82,29 @@ class Program:
     def config(self, flags: dict[str, Any]) -> Any:
         """Its Config at a point, as its real parser makes it. Raises UserError for what that refuses.
 
-        The parser takes 10 ms a point. So it is asked once for each value of a flag, and the Configs of all
-        further points are made of these values; what a Config checks of flags that have to go together is
-        checked for each.
+        The parser takes 10 ms a point. So it is asked once for each value of a flag, but for numbers that are
+        what it would make of them, and the Configs of all further points are made of these values. What a
+        Config checks of its flags is checked for each.
         """
         if "config" in flags or {"epochs", "steps"} <= flags.keys():  # flags that the parser reads by itself
             return parse(self.module.Config, as_args(flags))
-        texts = {name: f"{value}" for name, value in flags.items()}
-        if not all(pair in self._typed for pair in texts.items()):
+        read, asked = {}, {}
+        for name, value in flags.items():
+            if type(value) is self._numbers.get(name):  # a number that the flag takes as it is
+                read[name] = value
+            else:
+                asked[name] = f"{value}"
+        if not all(pair in self._typed for pair in asked.items()):
             one = parse(self._unchecked, as_args(flags))
-            self._typed |= {(name, text): getattr(one, name) for name, text in texts.items()}
-        return self.module.Config(**{name: self._typed[name, text] for name, text in texts.items()})
+            self._typed |= {(name, text): getattr(one, name) for name, text in asked.items()}
+        return self.module.Config(**read, **{pair[0]: self._typed[pair] for pair in asked.items()})
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, type]:
+        """int or float for each flag that takes nothing else, but perhaps None."""
+        kinds = {name: {*typing.get_args(hint)} or {hint} for name, hint in self.flags.items()}
+        found = {name: kind - {type(None)} for name, kind in kinds.items()}
+        return {name: kind.pop() for name, kind in found.items() if kind in ({int}, {float})}
 
     @functools.cached_property
     def _unchecked(self) -> type:
@@ -109,6 +125,20 @@ class Program:
     def key(self, cfg: Any, data_hash: str) -> str:
         """The key of the run with these flags on data of this content. Raises UserError, of a checkpoint."""
         return run_key(self.family, self.module.KEY_VERSION, cfg, data_hash)
+
+    def fingerprint(self, cfg: Any) -> bytes:
+        """What tells runs on equal data apart, as their keys do; in a tenth of the time that a key takes."""
+        if cfg.checkpoint is not None:  # its content counts
+            text = self.key(cfg, "")
+        else:
+            text = repr((self._numbers_depend_on(cfg), cfg.epochs or cfg.steps, cfg.epochs is None))
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+    @functools.cached_property
+    def _numbers_depend_on(self) -> Callable[[Any], tuple[Any, ...]]:
+        """The values of a Config that are in a run's key always; the others: see `result_flags`."""
+        left_out = ("checkpoint", "weights", "epochs", "steps")
+        return operator.attrgetter(*(n for n in result_names(self.module.Config) if n not in left_out))
 
 
 class DataHashes:
@@ -136,8 +166,8 @@ class DataHashes:
                 values = zip(self.program.module.DATA_FLAGS, json.loads(name))
                 flags = " ".join(f"--{k}={v}" for k, v in values)
                 raise UserError(
-                    f"{folder}: the data of its trials have changed ({flags}; their hash was {kept[name]}, now "
-                    f"{found}): choose another --name, or --fresh"
+                    f"{folder}: the data of its trials have changed ({flags}: hash {kept[name]} and "
+                    f"is {found}): another --name, or --fresh"
                 )
 
     def keep(self, folder: Path) -> None:

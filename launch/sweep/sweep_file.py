@@ -410,9 +410,11 @@ def _numbers_refusal(found: str, given: dict[str, Any]) -> str | None:
 
 def searched(parameters: dict[str, Any]) -> list[str]:
     """The parameters that have more than one value."""
-    return [
-        k for k, given in parameters.items() if "value" not in given and len(given.get("values", "12")) > 1
-    ]
+
+    def is_fixed(given: dict[str, Any]) -> bool:
+        return "value" in given or ("values" in given and len(given["values"]) == 1)
+
+    return [name for name, given in parameters.items() if not is_fixed(given)]
 
 
 def notes(parameters: dict[str, Any], method: str) -> list[str]:
