@@ -356,8 +356,11 @@ PASSED = [  # --sbatch, and the lines of the script that it makes
     (["--sbatch=exclusive=user", "--sbatch=hold"], ["exclusive=user", "hold"]),
     (["--sbatch=export=NONE"], ["export=NONE"]),
     (["--sbatch=export=ALL,A=1"], ["export=ALL,A=1"]),
-    (["--sbatch=dependency=afterok:7", "--sbatch=begin=now+60"], ["dependency=afterok:7", "begin=now+60"]),
-    (["--sbatch=time-min=10", "--sbatch=nice=5"], ["time-min=10", "nice=5"]),
+    (
+        ["--sbatch=dependency=afterok:7", "--sbatch=begin=2031-05-05T12:00:00"],
+        ["dependency=afterok:7", "begin=2031-05-05T12:00:00"],
+    ),
+    (["--sbatch=time-min=00:10:00", "--sbatch=nice=5"], ["time-min=00:10:00", "nice=5"]),
     (["--sbatch=mail-user=a@b.c", "--sbatch=mail-type=FAIL"], ["mail-user=a@b.c", "mail-type=FAIL"]),
     (["--sbatch=licenses=x:2", "--sbatch=tmp=9G"], ["licenses=x:2", "tmp=9G"]),
     (["--sbatch=exclude=n[1-2]", "--sbatch=nodelist=n3"], ["exclude=n[1-2]", "nodelist=n3"]),
