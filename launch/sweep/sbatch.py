@@ -40,10 +40,14 @@ def complaint(name: str, *outputs: str) -> str:
     """What a SLURM command wrote, on one line; "" for nothing.
 
     All of it, since a site's plugin gives its reason first and SLURM a general one after it. The command's
-    name stands before the first line alone; of many lines the first ones and the last are shown.
+    name stands before the first line alone, rulers are left out; of many lines the last one is shown and as
+    many of the first as there is room for.
     """
-    lines = [line.strip() for out in outputs for line in out.splitlines() if any(map(str.isalnum, line))]
-    lines[1:] = [re.sub(rf"^{re.escape(name)}: (error: )?", "", line) for line in lines[1:]]
+    lines: list[str] = []
+    for line in "\n".join(outputs).splitlines():
+        text = re.sub(rf"^{re.escape(name)}: (error: )?", "", line.strip()).strip()
+        if any(map(str.isalnum, text)):
+            lines.append(text if lines else line.strip())
     if len(lines) > MOST_LINES:
         lines[MOST_LINES - 1 : -1] = [f"({len(lines) - MOST_LINES} more lines)"]
     return "; ".join(lines)
