@@ -9,6 +9,7 @@ The same command again goes on where it stopped: Ctrl-C once makes the workers s
 
 import contextlib
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ from rich.live import Live
 from rich.table import Table
 
 from launch.results import html, read
-from launch.sweep import begin, plan
+from launch.sweep import begin, plan, sweep_file
 from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, Queue
@@ -119,11 +120,10 @@ class Local:
         if online:
             command.append(f"--retry={self.flags.retry}")
         else:
-            names = ("wandb", "project", "entity")
-            extra = [f"--{name}={value}" for name in names if (value := getattr(self.flags, name))]
+            extra = plan.extra_flags(self.flags)
             if self.flags.threads and "threads" not in self.sweep.content["parameters"]:
                 extra.append(f"--threads={self.flags.threads}")
-            command.append(f"--extra={' '.join(extra)}")
+            command.append(f"--extra={shlex.join(extra)}")
         with open(self.queue.folder / f"worker-{i}.log", "ab") as log:
             self.workers[i] = subprocess.Popen(
                 command, env=os.environ | slot.env, stdout=log, stderr=log, start_new_session=True
@@ -232,9 +232,10 @@ def cells_of(row: Row) -> list[str]:
 
 def run(flags: Flags) -> None:
     sweep = plan.read(flags.sweep, flags.set, flags.wandb == "online", flags.confirm)
+    flags = plan.with_place(flags, sweep)
     queue, planned = begin.prepare(flags, sweep)
     folder, local = queue.folder, Local(flags, sweep, queue, planned)
-    shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
+    shown = ", ".join(sweep_file.searched(sweep.content["parameters"]))
     console.print(
         f"[bold]{escape(str(folder))}[/]: {planned} trials, {begin.n_open(queue, planned)} of them open, "
         f"{len(local.slots)} workers; varied: {shown or 'nothing'}"
@@ -259,7 +260,7 @@ def run(flags: Flags) -> None:
     if begin.n_open(queue, local.planned):
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
-    if blind:
+    if blind and local.proposer.decides:
         raise UserError(f"{blind}: metric in {flags.sweep} must be one of those")
 
 

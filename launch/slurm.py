@@ -31,7 +31,7 @@ import yaml
 from data.names import closest, did_you_mean
 from data.terminal import argument
 from launch.results import read
-from launch.sweep import agent, begin, options, plan, sbatch
+from launch.sweep import agent, begin, options, plan, sbatch, sweep_file
 from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
@@ -186,20 +186,6 @@ def in_queue(folder: Path) -> list[dict[str, str]]:
     return [dict(zip(fields, line.strip().split("|", 4))) for line in answer.splitlines() if line.strip()]
 
 
-def foresee(flags: Flags, sweep: plan.Sweep, folder: Path) -> tuple[int, int]:
-    """(planned, open) trials as a submission would find them; nothing is written."""
-    queue = Queue(folder)
-    taken = [trial.flags for trial in queue.chosen()]
-    points, _ = plan.checked_points(sweep)
-    proposer = Proposer(queue, sweep.content, flags.confirm)
-    new = plan.runs_of(sweep, points) - plan.runs_of(sweep, taken)
-    planned = proposer.planned(max(proposer.size(), len(taken) + len(new)))
-    n_open = begin.n_open(queue, planned)
-    if flags.retry:
-        n_open += sum(queue.status(trial)["status"] == "failed" for trial in queue.trials())
-    return planned, n_open
-
-
 def submit(flags: Flags) -> None:
     online = flags.wandb == "online"
     checked = True
@@ -212,6 +198,7 @@ def submit(flags: Flags) -> None:
         checked, size = False, 1001
         console.print(f"[yellow]not checked against a cluster:[/] {escape(str(error))}")
     sweep = plan.read(flags.sweep, flags.set, online, flags.confirm)
+    flags = plan.with_place(flags, sweep)
     folder = begin.folder_of(flags, sweep)
     there = [t for t in in_queue(folder) if t["state"] in ALIVE] if checked else []
     held = [t for t in there if t["state"] == "PENDING" and "held" in t["reason"].lower()]
@@ -223,11 +210,11 @@ def submit(flags: Flags) -> None:
             f"--fresh: {len(there) + len(held)} tasks of {folder} are in the queue; --cancel takes them out"
         )
     if flags.dry_run:
-        planned, n_open = foresee(flags, sweep, folder)
+        planned, n_open = begin.foresee(flags, sweep)
     else:
         queue, planned = begin.prepare(flags, sweep)
         n_open = begin.n_open(queue, planned)
-    shown = ", ".join(k for k, v in sweep.content["parameters"].items() if "value" not in v)
+    shown = ", ".join(sweep_file.searched(sweep.content["parameters"]))
     console.print(
         f"[bold]{escape(str(folder))}[/]: {planned} trials, {n_open} of them open; "
         f"varied: {shown or 'nothing'}"

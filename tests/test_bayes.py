@@ -340,16 +340,17 @@ def test_a_metric_that_is_never_logged_ends_the_search(folder):
 
 
 @pytest.mark.parametrize(
-    ("more", "needed"),
+    ("more", "decides"),
     [({}, False), ({"early_terminate": {"type": "hyperband", "min_iter": 2}}, True), ({"confirm": 1}, True)],
 )
-def test_a_grid_tells_of_a_metric_that_it_needs(folder, more, needed):
+def test_a_grid_tells_of_a_metric_that_no_run_logs(folder, more, decides):
     spec = {"method": "grid", "metric": {"name": "val/sap", "goal": "maximize"}, **more}
     queue = Queue(folder)
     search = Proposer(queue, spec, spec.pop("confirm", None))
     ended(queue, queue.add({"x": 0.1}, "a"), [0.5])
     queue.add({"x": 0.2}, "b")
-    assert bool(search.blind()) == needed and not search.wanted() and search.unconfirmed() is None
+    assert search.blind() == "0000 logged no val/sap; it logs val/loss_best" and search.decides == decides
+    assert not search.wanted() and search.unconfirmed() is None
     ended(queue, queue.trials()[1], [0.4])
     assert not search.wanted() and search.planned() == 2
     assert ("no trial finished with a value of val/sap" in (search.unconfirmed() or "")) == (

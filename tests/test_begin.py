@@ -7,6 +7,7 @@ import yaml
 
 from launch.results import read
 from launch.sweep import begin, plan, proposer
+from launch.sweep.program import DataHashes
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
 from research.common import lease as leases
@@ -35,7 +36,7 @@ def test_a_grid_of_fewer_runs_than_points_ends(tmp_path, parameters, metric):
         queue = begin.freeze(sweep, tmp_path / "runs", False, False)
         search = Proposer(queue, sweep.content)
         assert (len(queue.trials()), search.planned(), search.wanted()) == (1, 1, False)
-    assert len(plan.runs_of(sweep, plan.points_of(sweep, []))) == 1
+    assert sweep.survey.n_runs(DataHashes(sweep.script)) == 1
 
 
 def test_a_grid_whose_making_was_killed_is_filled_in_by_the_same_command(tmp_path, monkeypatch):
@@ -50,9 +51,10 @@ def test_a_grid_whose_making_was_killed_is_filled_in_by_the_same_command(tmp_pat
         patch.setattr(Queue, "add", killed)
         begin.freeze(sweep, tmp_path / "runs", False, False)
     queue = Queue(tmp_path / "runs")
-    search = Proposer(queue, sweep.content)  # a worker that came back meanwhile
-    assert len(queue.trials()) == 1 and not search.wanted() and search.make(leases.Watch())
-    assert len(queue.trials()) == 1
+    search = Proposer(queue, sweep.content)  # a worker that came back meanwhile makes the others
+    assert (len(queue.trials()), search.planned(), search.wanted()) == (1, 3, True)
+    assert search.make(leases.Watch()) and not search.wanted()
+    assert len(queue.trials()) == 3
     assert len(begin.freeze(sweep, tmp_path / "runs", False, False).trials()) == 3
 
 

@@ -340,10 +340,13 @@ def test_a_sweep_from_first_to_last(place):
 
     # anything else is another sweep
     for changes, parts in [
-        ({"parameters": {"beta": [0, 4, 20], "steps": 401}}, ["value: 400", "value: 401"]),
-        ({"parameters": {"beta": [0, 4]}}, ["- 20"]),
-        ({"parameters": {"beta": [0, 4, 20], "depth": 2}}, ["depth"]),
-        ({"parameters": {"beta": [0, 4, 20]}, "method": "random", "run_cap": 3}, ["grid", "random"]),
+        ({"parameters": {"beta": [0, 4, 20], "steps": 401}}, ["steps.value: 400 → 401", "no points of this"]),
+        (
+            {"parameters": {"beta": [0, 4]}},
+            ["[20, 0, 4] → [0, 4]", "no points of this one, as 0002 (beta=20"],
+        ),
+        ({"parameters": {"beta": [0, 4, 20], "depth": 2}}, ["parameters.depth: not there →"]),
+        ({"parameters": {"beta": [0, 4, 20]}, "method": "random", "run_cap": 3}, ["method: grid → random"]),
     ]:
         before = everything(place.runs)
         write_sweep(place.sweep, **changes)

@@ -28,10 +28,13 @@ LOG = {"distribution": "log_uniform_values"}
         ({"metric": {"name": "val/mig_best", "goal": "maximize"}}, "its headline is val/mse_best"),
         ({"metric": {"name": "test/mse", "goal": "minimize"}}, "logs no test/mse"),
         ({"run_cap": None}, "a bayes sweep needs run_cap"),
-        ({"run_cap": 0}, "a bayes sweep needs run_cap"),
+        ({"run_cap": 0}, "run_cap: 0: must be a whole number of at least 1"),
         ({"beta": {"min": 4.0, "max": 1.0}}, "min 4.0 is not less than max 1.0"),
-        ({"beta": {"min": 0.5}}, "invalid hyperparameter configuration: beta"),
-        ({"beta": {"values": [1, 2], "probabilities": [0.5, 0.5]}}, "beta: probabilities"),
+        ({"beta": {"min": 0.5}}, "parameter beta: uniform needs max and min; max is missing"),
+        (
+            {"beta": {"values": [1, 2], "probabilities": [0.5, 0.5]}},
+            "beta: probabilities: W&B's engine can't learn",
+        ),
         ({"beta": {"distribution": "log_uniform", "min": -3.0, "max": 1.0}}, "log_uniform_values"),
         ({"beta": {"value": 1}}, "Need at least one searchable parameter"),
         ({"beta": {"min": -1.0, "max": 4.0}}, "--beta=-1.0: must be"),
@@ -47,7 +50,7 @@ LOG = {"distribution": "log_uniform_values"}
         ({"seed": {"values": 0}}, "parameter seed: values: 0: must be a list of at least one value"),
         ({"seed": {"values": None}, "method": "grid"}, "values: None: must be a list of at least one value"),
         ({"seed": {"values": []}, "method": "grid"}, "values: []: must be a list of at least one value"),
-        ({3: {"value": 1}}, "parameter 3 is no flag"),
+        ({3: {"value": 1}}, 'parameter 3: a flag\'s name must be text: write "3" in quotes'),
         ({"confirm": 2, "seed": {"values": [0, 1]}, "method": "grid"}, "--confirm=2: the sweep varies seed"),
         ({"confirm": 2, "metric": None, "method": "grid"}, "--confirm=2 needs metric"),
         ({"early_terminate": {"type": "hyperband"}, "method": "grid"}, "give min_iter, or max_iter and s"),
@@ -66,8 +69,9 @@ def test_refused_in_one_line_before_anything_is_written(tmp_path, change, part):
         (content if at_top else content["parameters"])[name] = value
     confirm = content["parameters"].pop("confirm", None)
     content = {k: v for k, v in content.items() if v is not None}
-    if "beta" not in content["parameters"] and content["method"] != "grid":
-        content["parameters"]["beta"] = {"min": 0.0, "max": 9.0}
+    if "beta" not in content["parameters"]:
+        values = {"values": [1]} if content["method"] == "grid" else {"min": 0.0, "max": 9.0}
+        content["parameters"]["beta"] = values
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError) as refused:
@@ -123,7 +127,9 @@ def test_the_metric_may_be_the_headline_of_any_point(tmp_path, method, binarize,
         assert plan.read(str(path)).content == content
     content.pop("early_terminate", None)
     path.write_text(yaml.safe_dump(content | {"method": "grid"}))
-    plan.read(str(path))  # nothing asks for the metric: W&B's own pages may show what they like
+    if refused:  # also where nothing is decided by it: its tables would be empty
+        with pytest.raises(UserError, match=f"logs no {metric}; {refused}"):
+            plan.read(str(path))
 
 
 @pytest.mark.parametrize(
@@ -145,12 +151,10 @@ def test_metrics_that_the_script_may_log_are_taken(tmp_path, metric):
     }
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(content))
-    points, configs = plan.checked_points(plan.read(str(path), confirm=2))
-    assert (
-        points == []
-        and {cfg.image_size for cfg in configs} == {32, 64}
-        and {cfg.seed for cfg in configs} == {3}
-    )
+    sweep = plan.read(str(path), confirm=2)
+    configs = [sweep.config(point) for point in plan._probes(sweep)]
+    assert sweep.points == [] and {cfg.image_size for cfg in configs} == {32, 64}
+    assert {cfg.seed for cfg in configs} == {3} and sweep.survey.headlines == {"val/mse": None}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.sweep.points import as_args, points
+from launch.sweep.points import Points, as_args
 from launch.sweep.queue import DONE, Queue
 from research.common import lease as leases
 from research.common.folder import read_json, write_json
@@ -77,7 +77,7 @@ def in_processes(n: int, target, *args) -> list:
 
 
 def test_a_grid_is_the_product_each_point_once():
-    made = list(points(GRID, []))
+    made = list(Points(GRID))
     expected = [
         {"beta": beta, "compile": flag, "name": name, "steps": 10}
         for beta, flag, name in itertools.product([0, 0.5, 4], [True, False], ["a", None])
@@ -88,46 +88,22 @@ def test_a_grid_is_the_product_each_point_once():
     assert kinds <= {int, float, bool, str, type(None)}  # plain: numpy's own would not go into JSON
 
 
-def test_taken_points_of_a_grid_are_left_out():
-    made = list(points(GRID, []))
-    rest = list(points(GRID, made[3:7]))
-    assert sorted(map(frozen, rest)) == sorted(map(frozen, made[:3] + made[7:]))
-    assert list(points(GRID, made)) == []
-    more = json.loads(json.dumps(GRID))
-    more["parameters"]["beta"]["values"].append(20)
-    assert {point["beta"] for point in points(more, made)} == {20}
-
-
 def test_random_points_are_a_function_of_parameters_and_index():
     random.seed(1)
-    first = list(points(RANDOM, []))
+    first = list(Points(RANDOM))
     random.seed(2)
     np.random.seed(2)
-    assert list(points(RANDOM, [])) == first
+    assert list(Points(RANDOM)) == first
     assert len(first) == len(set(map(frozen, first))) == 12
-    assert list(points(RANDOM | {"run_cap": 5}, [])) == first[:5]
+    assert list(Points(RANDOM | {"run_cap": 5})) == first[:5]
     wider = RANDOM["parameters"] | {"width": {"distribution": "int_uniform", "min": 4, "max": 65}}
-    assert list(points(RANDOM | {"parameters": wider}, [])) != first
+    assert list(Points(RANDOM | {"parameters": wider})) != first
     for point in first:
         assert 0.0001 <= point["learning_rate"] <= 0.1 and 4 <= point["width"] <= 64
         assert point["latent_dim"] in (2, 4, 6, 8) and point["precision"] in ("fp32", "bf16")
         assert json.loads(json.dumps(point)) == point
         assert {type(value) for value in point.values()} <= {int, float, str}
     assert len({point["learning_rate"] for point in first}) == 12  # the engine's generators are seeded anew
-
-
-def test_random_points_that_are_taken_are_left_out():
-    first = list(points(RANDOM, []))
-    assert list(points(RANDOM, first)) == []
-    assert list(points(RANDOM, first[:4])) == first[4:]
-    assert list(points(RANDOM, [first[0], first[5]])) == first[1:5] + first[6:]
-
-
-def test_random_search_does_not_repeat_a_discrete_point():
-    spec = {"method": "random", "run_cap": 30, "parameters": {"seed": {"values": [0, 1, 2]}}}
-    made = list(points(spec, []))
-    assert sorted(point["seed"] for point in made) == [0, 1, 2]
-    assert list(points(spec, made[:1])) == made[1:]
 
 
 def test_as_args():

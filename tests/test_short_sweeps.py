@@ -2,12 +2,11 @@
 
 import inspect
 import string
-import warnings
 
 import pytest
 import torch
 
-from launch.sweep.points import as_args, points
+from launch.sweep.points import Points, as_args
 from research.common.commandline import parse
 from research.common.flags import with_epochs
 from tests import short_sweeps
@@ -19,9 +18,7 @@ MAX_STEPS, MAX_PARAMETERS, MAX_POINTS = 60, 150_000, 3
 def check(content: dict, places: dict) -> list[dict]:
     """Every point of the short form, through the script's own parser; fails where one is not short."""
     script = script_of(content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
-        planned = list(points(short(content, places), []))
+    planned = list(Points(short(content, places)))
     varies = any(len(given.get("values", [0])) > 1 for given in content["parameters"].values())
     assert (2 if varies else 1) <= len(planned) <= MAX_POINTS
     for point in planned:

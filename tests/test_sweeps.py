@@ -16,7 +16,7 @@ import yaml
 from data import digits, images, text
 from launch.results import read
 from launch.sweep import bayes, begin, plan
-from launch.sweep.points import as_args, points
+from launch.sweep.points import Points, as_args
 from research import seq2seq_arith
 from research.common.commandline import parse
 from research.common.identity import run_key
@@ -64,9 +64,7 @@ def planned(path: Path) -> list[dict]:
     """The points of a grid or a random sweep; of bayes, which has none yet, points at each flag's ends."""
     if content(path)["method"] == "bayes":
         return bayes.probes(content(path)["parameters"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return list(points(content(path), []))
+    return list(Points(content(path)))
 
 
 def family(path: Path) -> str:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ if not __package__:  # run as a script: import from this tree, which is the swee
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from data.terminal import argument
+from launch.sweep import sweep_file
 from launch.sweep.child import Child
 from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
 from research.common import lease as leases
@@ -35,10 +36,13 @@ from research.common.messages import UserError, console
 FOLDER, CODE_AT = "RUN_SWEEP", "RUN_CODE"  # environment of the agents, filled into the sweep's command
 
 
-def command_of(program: str) -> list[str]:
-    """The `command` of the W&B sweep: the snapshot's script, whose runs go to the sweep's folder."""
+def command_of(program: str, words: Sequence[str] = ("${args}",)) -> list[str]:
+    """The `command` of the W&B sweep: the snapshot's script, whose runs go to the sweep's folder.
+
+    words: what follows the script, in the words of the sweep's YAML.
+    """
     script, out = f"${{envvar:{CODE_AT}}}/{program}", f"--out=${{envvar:{FOLDER}}}"
-    return ["${env}", "${interpreter}", script, "${args}", out]
+    return ["${env}", "${interpreter}", script, *words, out]
 
 
 class Runs(Queue):
@@ -103,7 +107,7 @@ class Agent:
         }
         self.env.setdefault("WANDB_RUN_GROUP", self.folder.name)
         parameters = yaml.safe_load((self.folder / SWEEP).read_text(encoding="utf-8"))["parameters"]
-        self.env[VARIED] = ",".join(name for name, values in parameters.items() if "value" not in values)
+        self.env[VARIED] = ",".join(sweep_file.searched(parameters))
 
     def work(self) -> int:
         """Exit code: 0 when nothing is open, 75 when stopped before that, above 128 when a child was killed,

@@ -5,24 +5,21 @@ its file. With --wandb=online a W&B sweep is made instead, and its runs are the 
 """
 
 import contextlib
-import difflib
 import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from launch.sweep import agent, plan
-from launch.sweep.points import points
-from launch.sweep.program import DataHashes
-from launch.sweep.proposer import CONFIRM, Proposer, ask_to_confirm
-from launch.sweep.queue import Queue
+from launch.sweep import agent, command, plan
+from launch.sweep.program import DataHashes, Program
+from launch.sweep.proposer import CONFIRM, Further, Proposer, ask_to_confirm, keep_size
+from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
 from research.common.flags import RunFlags
 from research.common.folder import (
@@ -40,7 +37,8 @@ from research.common.messages import UserError, console, escape
 from research.common.wandb_client import first_line
 
 COPIED = ("research", "data", "launch")
-LISTED = 20  # a refusal shows at most so many lines of a changed YAML
+LISTED = 4  # a refusal shows at most so many differences of a changed YAML
+FIRST = 1000  # trials that are made when a sweep begins; its workers make the others
 
 
 def folder_of(flags: plan.SweepFlags, sweep: plan.Sweep) -> Path:
@@ -75,6 +73,30 @@ def prepare(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[Queue, int]:
     if flags.confirm:
         ask_to_confirm(folder, flags.confirm)
     return queue, planned(folder)
+
+
+def foresee(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[int, int]:
+    """(planned, open) trials as `prepare` would find them; nothing is written in the sweep's folder.
+
+    The data sets are loaded, so that one that is missing is told. Raises UserError, as `prepare` does.
+    """
+    folder = folder_of(flags, sweep)
+    hashes = DataHashes(sweep.script)
+    sweep.survey.load(hashes)
+    queue = Queue(folder if not flags.fresh else folder / ".fresh")  # of which nothing is there
+    if (queue.folder / SWEEP).exists():
+        _refuse_other(sweep, queue.folder, hashes, flags.wandb == "online")
+    n_runs = sweep.survey.n_runs(hashes)
+    _say(plan.notes(sweep, n_runs))
+    proposer = Proposer(queue, sweep.content, flags.confirm)
+    n = proposer.planned(max(proposer.size(), n_runs))
+    failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials()) if flags.retry else 0
+    return n, n_open(queue, n) + failed
+
+
+def _say(notes: list[str]) -> None:
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
 
 
 def program_in(folder: Path, name: str) -> Path:
@@ -112,15 +134,14 @@ def n_open(queue: Queue, planned: int) -> int:
 
 
 def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bool = False) -> Queue:
-    """Make or find the sweep folder of `sweep`, with its snapshot and (unless `online` or bayes) its trials.
+    """Make or find the sweep folder of `sweep`, with its snapshot and (unless `online` or bayes) its first
+    trials; the workers make the others when those are done.
 
-    Raises UserError when the folder holds another sweep (a grid may grow), or this one made by other code and
-    neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
+    Raises UserError when the folder holds another sweep (see `_refuse_other`), or this one made by other code
+    and neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
     """
-    planned, configs = plan.checked_points(sweep)  # refused before anything is written
     hashes = DataHashes(sweep.script)
-    for cfg in configs:  # data are made or decoded here once: the workers find them in the cache
-        hashes.of(cfg)
+    sweep.survey.load(hashes)  # refused before anything is written; the workers find data in the cache
     if fresh and folder.exists():
         _set_aside(folder)
     source = source_hash(sweep.script.family)
@@ -130,53 +151,109 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
             f"{folder} was started with other code ({kept['source']}, now {source}): --fresh sets it aside "
             "and starts anew, --reuse goes on with its own snapshot of the code"
         )
-    frozen = folder / SWEEP
-    if frozen.exists():
-        _refuse_other(sweep, frozen, planned)
+    if (folder / SWEEP).exists():
+        _refuse_other(sweep, folder, hashes, online)
     if (folder / CONFIRM).exists() and plan.seed_refusal(sweep.content, sweep.script, 1):
         raise UserError(
             f"{folder}: --confirm runs its best trial with further seeds: a grid that varies "
             "seed needs another --name"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _snapshot(folder, source)
-    write_bytes(frozen, sweep.text.encode())
+    _snapshot(folder, source, sweep.program)
+    write_bytes(folder / SWEEP, sweep.text.encode())
+    if "command" in sweep.content:
+        sweep.command.keep(folder)
     queue = Queue(folder)
     if online:
         return queue
     (folder / TRIALS).mkdir(exist_ok=True)  # a folder that W&B directs has none
     hashes.keep(folder)
-    for point in plan.points_of(sweep, [trial.flags for trial in queue.chosen()]):
-        cfg = sweep.config(point)
-        queue.add(point, sweep.script.key(cfg, hashes.of(cfg)))
+    n_runs = sweep.survey.n_runs(hashes)
+    _say(plan.notes(sweep, n_runs))
+    if sweep.content["method"] != "bayes":
+        keep_size(folder, n_runs)
+        Further(queue, sweep.points, sweep.command, sweep.config, hashes).make(FIRST)
     return queue
 
 
-def _refuse_other(sweep: plan.Sweep, frozen: Path, planned: list[dict[str, Any]]) -> None:
-    """Only a grid may change, and only grow; comments may change."""
-    old = yaml.safe_load(frozen.read_text(encoding="utf-8"))
-    if old == sweep.content:
-        return
-    rest = {k: v for k, v in old.items() if k != "parameters"}
-    same_rest = rest == {k: v for k, v in sweep.content.items() if k != "parameters"}
-    if same_rest and sweep.content["method"] == "grid":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
-            if all(point in planned for point in points(old, [])):
-                return
-    old_lines = yaml.safe_dump(old, sort_keys=True).splitlines()
-    new_lines = yaml.safe_dump(sweep.content, sort_keys=True).splitlines()
-    difference = difflib.unified_diff(old_lines, new_lines, lineterm="", n=0)
-    changed = [line for line in difference if not line.startswith(("---", "+++", "@"))]
-    shown = "; ".join(" ".join(line.split()) for line in changed[:LISTED])
-    raise UserError(
-        f"{frozen.parent} holds another sweep ({shown}): a grid may grow; "
-        "anything else needs another --name, or --fresh"
-    )
+def _refuse_other(sweep: plan.Sweep, folder: Path, hashes: DataHashes, online: bool) -> None:
+    """Refuse a folder that holds another sweep. Raises UserError, with what differs.
+
+    Another sweep is one that would give a run of the folder another meaning. Name and description may change.
+    So may all else that leaves each trial a point of the sweep: further values, a higher run_cap, a further
+    parameter where one of its values is the flag's default. The metric may change where it decided nothing.
+    """
+    old = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+    changed = [k for k in {**old, **sweep.content} if old.get(k) != sweep.content.get(k)]
+    if "command" in sweep.content and "command" not in changed and not (folder / command.KEPT).exists():
+        raise UserError(f"{folder} was begun by code that did not follow its command: choose another --name")
+    changed = [k for k in changed if k not in ("name", "description", "apiVersion", "kind")]
+    if "program" in changed and Program.found(old.get("program")) == sweep.script:
+        changed.remove("program")  # another path to the same script
+    hashes.refuse_others(folder)
+    why = None
+    if changed and online:
+        why = "W&B directs it, and knows it as it was"
+    elif searched := [k for k in changed if k not in ("parameters", "run_cap", "command", "metric")]:
+        why = f"{' and '.join(searched)} can't change"
+    elif "metric" in changed and _decided_by_metric(old, sweep, folder):
+        why = "trials were chosen or stopped by the old metric"
+    elif {"parameters", "command"} & set(changed) and sweep.content["method"] == "bayes":
+        why = "trials were chosen for the old parameters"
+    elif sweep.content["method"] != "bayes" and (left := _no_points(sweep, Queue(folder), hashes, changed)):
+        flags = " ".join(f"{k}={v}" for k, v in left[0].flags.items()) or "no flags"
+        why = f"{len(left)} of its trials are no points of this one, as {left[0].index:04d} ({flags})"
+    if why:
+        listed = _differences(old, sweep.content)
+        more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+        raise UserError(
+            f"{folder} holds another sweep ({'; '.join(listed[:LISTED])}{more}): {why}; "
+            "choose another --name, or --fresh"
+        )
 
 
-def _snapshot(folder: Path, source: str) -> None:
-    """Copy the code into the sweep folder, once: what the workers run, whatever is edited meanwhile."""
+def _decided_by_metric(old: dict[str, Any], sweep: plan.Sweep, folder: Path) -> bool:
+    searches = sweep.content["method"] == "bayes" or "early_terminate" in {**old, **sweep.content}
+    return searches or (folder / CONFIRM).exists()
+
+
+def _no_points(sweep: plan.Sweep, queue: Queue, hashes: DataHashes, changed: list[str]) -> list[Trial]:
+    """The trials in `queue` that are no points of `sweep`: neither their flags nor their runs.
+
+    None where no key has changed that its points depend on.
+    """
+    if not {"parameters", "command", "run_cap"} & set(changed):
+        return []
+    left = {trial.index: trial for trial in queue.chosen()}
+    for point in sweep.points:
+        if not left:
+            break
+        trial = queue.of_flags(sweep.flags(point))
+        if trial is None or trial.index not in left:
+            cfg = sweep.config(point)
+            trial = queue.of_key(sweep.script.key(cfg, hashes.of(cfg)))
+        if trial is not None:
+            left.pop(trial.index, None)
+    return list(left.values())
+
+
+def _differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """Where two YAMLs differ, as `parameters.beta.values: [1, 4] → [1, 4, 20]`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list({**old, **new})
+        found = [_differences(old.get(k), new.get(k), f"{at}.{k}" if at else str(k)) for k in keys]
+        return [line for lines in found for line in lines]
+    if old == new:
+        return []
+    was, now = ("not there" if value is None else f"{value}" for value in (old, new))
+    return [f"{at}: {was} → {now}"]
+
+
+def _snapshot(folder: Path, source: str, program: str) -> None:
+    """Copy the code into the sweep folder, once: what the workers run, whatever is edited meanwhile.
+
+    program: the script, which may lie outside of the folders that hold the project's code.
+    """
     target = folder / CODE
     if target.exists():
         return
@@ -188,6 +265,8 @@ def _snapshot(folder: Path, source: str) -> None:
             if ours and path.suffix in (".py", ".j2", ".sh"):
                 (tmp / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, tmp / relative)
+    (tmp / program).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(ROOT / program, tmp / program)
     write_json(tmp / SNAPSHOT, git_state() | {"source": source})
     try:
         tmp.rename(target)
@@ -236,10 +315,15 @@ def _wandb_sweep(flags: plan.SweepFlags, sweep: plan.Sweep, folder: Path) -> Que
     if kept is None:
         import wandb
 
-        content = sweep.content | {"name": folder.name, "command": agent.command_of(sweep.program)}
-        project = flags.project or content.get("project") or RunFlags.project
+        words = command.as_written(sweep.content, sweep.script)
+        content = sweep.content | {
+            "name": sweep.content.get("name", folder.name),
+            "program": sweep.program,
+            "command": agent.command_of(sweep.program, words),
+        }
+        project = flags.project or RunFlags.project
         try:
-            entity = flags.entity or content.get("entity") or wandb.Api().default_entity
+            entity = flags.entity or wandb.Api().default_entity
             with contextlib.redirect_stdout(sys.stderr):
                 ident = wandb.sweep(content, entity=entity, project=project)
         except (wandb.errors.Error, ValueError, OSError) as error:

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import re
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +12,22 @@ import tyro
 import yaml
 
 from data.names import closest, did_you_mean
-from launch.sweep import bayes, early_stop
+from launch.sweep import bayes, command, early_stop, sweep_file
+from launch.sweep.command import Command
 from launch.sweep.history import metric_refusal
-from launch.sweep.points import as_args, points
-from launch.sweep.program import Program
+from launch.sweep.points import Points
+from launch.sweep.program import DataHashes, Program
+from research.common.flags import result_flags
 from research.common.messages import UserError
 
-METHODS = ("grid", "random", "bayes")
 MAX_SEED = 2**31 - 1
+# flags of a run that a launcher sets for each trial, and what is said to one who sets them in a sweep
+OWN = {
+    "out": "the launcher's own --out says where runs lie",
+    "name": "the launcher's own --name calls the sweep's folder; its runs are called by their keys",
+    "fresh": "each start of a trial would begin anew; the launcher's own --fresh sets the whole sweep aside",
+    "reuse": "the launcher's own --reuse goes on with the sweep's code",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,36 +72,80 @@ class SweepFlags:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep YAML as read: its text (with the header), its content, and the script that it runs."""
+    """A sweep YAML as read: its text (with the header), its content, the script that it runs, and the command
+    that it runs it by.
+    """
 
     path: Path
     text: str
     content: dict[str, Any]
     script: Program
-    _configs: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
-
-    @functools.cached_property
-    def planned(self) -> list[dict[str, Any]]:
-        """Its points before any trial is made; W&B's engine is asked once, since it takes its time."""
-        return points_of(self, [])
+    command: Command = command.PLAIN
 
     @property
     def program(self) -> str:
         """The script's file, relative to the root of the code."""
         return self.script.path
 
-    def config(self, flags: dict[str, Any]) -> Any:
-        """The script's Config at one point, through its real parser. Raises UserError.
+    @functools.cached_property
+    def points(self) -> Points | list[dict[str, Any]]:
+        """What its method gives before any trial is made; for bayes nothing, since its workers propose."""
+        if self.content["method"] == "bayes":
+            return []
+        try:
+            return Points(self.content)
+        except UserError as error:
+            raise UserError(f"--sweep={self.path}: {error}") from None
 
-        It is kept: parsing takes some 20 ms, and a large grid is asked for more than once.
+    def flags(self, point: dict[str, Any]) -> dict[str, Any]:
+        """All flags of the trial at a point: the literal ones of its command, and the point's."""
+        return self.command.literals | point
+
+    def config(self, point: dict[str, Any]) -> Any:
+        """The script's Config at one point, as its real parser makes it. Raises UserError."""
+        try:
+            return self.script.config(self.flags(point))
+        except UserError as error:
+            raise UserError(f"--sweep={self.path}: {error}") from None
+
+    @functools.cached_property
+    def survey(self) -> "Survey":
+        """What the script says of its points, gone through once. Raises UserError for what it refuses.
+
+        bayes has no points before there are results: there the Configs are those of each flag's limits.
         """
-        args = tuple(as_args(flags))
-        if args not in self._configs:
-            try:
-                self._configs[args] = self.script.config(flags)
-            except UserError as error:
-                raise UserError(f"--sweep={self.path}: {error}") from None
-        return self._configs[args]
+        tried = _probes(self) if self.content["method"] == "bayes" else self.points
+        found = Survey(len(self.points))
+        for cfg in map(self.config, tried):
+            data = str(self.script.data_flags(cfg))
+            found.data.setdefault(data, cfg)
+            found.headlines.setdefault(self.script.headline(cfg))
+            if tried is self.points:
+                same = self.script.key(cfg, "") if cfg.checkpoint is not None else repr(result_flags(cfg))
+                found.different.add((hashlib.blake2b(same.encode(), digest_size=16).digest(), data))
+        return found
+
+
+@dataclasses.dataclass
+class Survey:
+    """The points of a sweep as its script sees them."""
+
+    n_points: int
+    data: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # of each data set one Config that names it
+    headlines: dict[str | None, None] = dataclasses.field(default_factory=dict)  # in order
+    different: set[tuple[bytes, str]] = dataclasses.field(default_factory=set)  # what tells runs apart
+
+    def load(self, hashes: DataHashes) -> None:
+        """Load each data set, or find its hash; so one that is missing is told before anything is written."""
+        for cfg in self.data.values():
+            hashes.of(cfg)
+
+    def n_runs(self, hashes: DataHashes) -> int:
+        """How many different runs they are: points may be equal, or differ in what changes no numbers."""
+        of = {data: hashes.of(cfg) for data, cfg in self.data.items()}
+        return len({(flags, of[data]) for flags, data in self.different})
 
 
 # ---- reading -------------------------------------------------------------------------------------------
@@ -104,31 +156,37 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
 
     online: W&B's server will direct the sweep, and check what concerns it; confirm: seeds asked for on top.
     """
-    text, content = _load(path)
-    for change in changes:
-        name, value = _parsed(change)
-        content["parameters"][name] = {"values": value} if isinstance(value, list) else {"value": value}
-    _refuse(path, content, online, confirm)
-    if changes:
-        text = _changed_text(path, text, content, changes)
-    sweep = Sweep(Path(path), text, content, Program(content["program"]))
-    if confirm or (not online and (content["method"] == "bayes" or "early_terminate" in content)):
-        _refuse_metric(sweep)
-    return sweep
-
-
-def _load(path: str) -> tuple[str, dict[str, Any]]:
-    """A sweep YAML: its text and its content."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = sweep_file.load(text)
+        for change in changes:
+            name, value = _parsed(change)
+            content.setdefault("parameters", {})
+            if isinstance(content["parameters"], dict):  # else it is refused below
+                content["parameters"][name] = (
+                    {"values": value} if isinstance(value, list) else {"value": value}
+                )
+        script = _script(content, online)
+        refused = refusal(content, script, online, confirm)
+        if refused:
+            raise UserError(refused)
+        sweep = Sweep(
+            Path(path),
+            _changed_text(path, text, content, changes) if changes else text,
+            content,
+            script,
+            command.of_sweep(content, script),
+        )
     except OSError as error:
         raise UserError(f"--sweep={path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--sweep={path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
-        raise UserError(f"--sweep={path}: not a W&B sweep; it needs program, method and parameters")
-    return text, content
+    except UnicodeDecodeError as error:
+        raise UserError(f"--sweep={path}: not readable as YAML ({error})") from None
+    except UserError as error:
+        why = str(error)
+        raise UserError(why if why.startswith("--set=") else f"--sweep={path}: {why}") from None
+    if "metric" in content:
+        _refuse_metric(sweep, confirm)
+    return sweep
 
 
 def _parsed(change: str) -> tuple[str, Any]:
@@ -137,8 +195,8 @@ def _parsed(change: str) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"--set={change}: written as --set flag=value, or --set 'flag=[value, value]'")
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return name, yaml.load(value, sweep_file.StrictLoader)
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"--set={change}: its value is not readable as YAML") from None
 
 
@@ -155,52 +213,58 @@ def _changed_text(path: str, text: str, content: dict[str, Any], changes: tuple[
 # ---- what is refused -----------------------------------------------------------------------------------
 
 
-def _refuse(path: str, content: dict[str, Any], online: bool = False, confirm: int | None = None) -> None:
-    """Raise UserError, one line, for a sweep that can't be run as it is asked for.
-
-    The script is imported, which takes seconds, only for a YAML that is otherwise whole.
-    """
+def _script(content: dict[str, Any], online: bool) -> Program:
+    """The script that a sweep's program names. Raises UserError; for what needs no script first."""
+    if why := sweep_file.refusal(content, online):
+        raise UserError(why)
     program = content.get("program")
-    script = Program(program) if isinstance(program, str) else None
-    no_script = f"--sweep={path}: program: {program} is no script like research/bvae_faces.py"
-    if script is None or not script.is_file():
-        raise UserError(no_script)
-    if content.get("method") not in METHODS:
+    script = Program.found(program)
+    if script is None or not script.is_training_script():
         raise UserError(
-            f"--sweep={path}: method: {content.get('method')} is not run here; allowed: {', '.join(METHODS)}"
+            f"program: {program} is no training script of this repository, as research/bvae_faces.py is"
         )
-    method, cap = content["method"], content.get("run_cap")
-    if method != "grid" and (not isinstance(cap, int) or cap < 1):
-        raise UserError(f"--sweep={path}: a {method} sweep needs run_cap, the number of its trials")
-    if not script.is_training_script():
-        raise UserError(no_script)
+    return script
+
+
+def refusal(content: dict[str, Any], script: Program, online: bool, confirm: int | None) -> str | None:
+    """Why a sweep whose keys are those of the format can't be run as it is asked for; None when it can."""
     for name, given in content["parameters"].items():
-        if why := _parameter_refusal(name, given, script):
-            raise UserError(f"--sweep={path}: parameter {name}{why}")
+        if why := flag_refusal(name, given, script):
+            return f"parameter {name}{why}"
+    literals = command.of_sweep(content, script).literals
+    for name, value in literals.items():
+        if why := flag_refusal(name, {"value": value}, script):
+            return f"command: --{name}{why}"
+    for name in ("project", "entity"):
+        given = content["parameters"].get(name) or ({"value": literals[name]} if name in literals else None)
+        if name in content and given is not None and given.get("value") != content[name]:
+            return f"{name}: {content[name]}, but its trials are also given another: give one of the two"
     if why := seed_refusal(content, script, confirm):
-        raise UserError(f"--sweep={path}: {why}")
+        return why
     if not online and "early_terminate" in content and (why := early_stop.refusal(content)):
-        raise UserError(f"--sweep={path}: {why}")
-    if not online and method == "bayes" and (why := bayes.refusal(content)):
-        raise UserError(f"--sweep={path}: {why}")
+        return why
+    if not online and content["method"] == "bayes" and (why := bayes.refusal(content)):
+        return why
     if confirm and (why := metric_refusal(content, f"--confirm={confirm}")):
-        raise UserError(f"--sweep={path}: {why}")
+        return why
+    return None
 
 
-def _parameter_refusal(name: str, given: Any, script: Program) -> str | None:
+def flag_refusal(name: str, given: dict[str, Any], script: Program) -> str | None:
     """Why a parameter is none that the script can be given, as words that follow its name; None if it is."""
     if name not in script.flags:
-        return f" is no flag of {script.path}{did_you_mean(closest(script.flags, str(name)))}"
-    if not isinstance(given, dict):
-        return f": {given}: written as {name}: {{value: {given}}}"
-    if "values" in given and not (isinstance(given["values"], list) and given["values"]):
-        return f": values: {given['values']}: must be a list of at least one value"
+        return f" is no flag of {script.path}{did_you_mean(closest(script.flags, name))}"
+    if name in OWN:
+        return f": {OWN[name]}"
+    if name == "task" and given != {"value": "train"}:
+        return ": a sweep's trials train; run a task on what they have left"
     return None
 
 
 def seed_refusal(content: dict[str, Any], script: Program, confirm: int | None) -> str | None:
     """Why the sweep's seeds are not as its method, or --confirm, needs them; None when they are."""
-    given = content["parameters"].get("seed", {"value": script.default("seed")})
+    literal = command.of_sweep(content, script).literals.get("seed", script.default("seed"))
+    given = content["parameters"].get("seed", {"value": literal})
     values = [given["value"]] if "value" in given else given.get("values", ())
     if len(values) != 1:
         if content["method"] == "bayes":
@@ -215,19 +279,21 @@ def seed_refusal(content: dict[str, Any], script: Program, confirm: int | None) 
     return None
 
 
-def _refuse_metric(sweep: Sweep) -> None:
-    """Raise UserError for a metric of which it is known that no run logs it while it trains.
+def _refuse_metric(sweep: Sweep, confirm: int | None) -> None:
+    """Raise UserError for a metric of which it is known that no run logs it, or not when it is needed.
 
     Every script logs its headline on the validation part, and of that alone a running best; figures of the
-    test part come once, at the end. What else there is below train/ and val/, only a run can tell: see
-    `Proposer.blind`. A sweep may vary what its runs are judged by: one of them is enough.
+    test part come once, at the end, which is too late for what decides while runs train. What else there is
+    below train/, val/ and test/, only a run can tell: see `Proposer.blind`. A sweep may vary what its runs
+    are judged by: one of them is enough.
     """
     name = sweep.content["metric"]["name"]
+    decides = confirm or sweep.content["method"] == "bayes" or "early_terminate" in sweep.content
     part, _, figure = name.partition("/")
-    if part in ("train", "val") and figure and not figure.endswith("_best"):
+    parts = ("train", "val") if decides else ("train", "val", "test")
+    if part in parts and figure and not figure.endswith("_best"):
         return
-    _, configs = checked_points(sweep)
-    headlines = dict.fromkeys(sweep.script.headline(cfg) for cfg in configs)
+    headlines = sweep.survey.headlines
     if not headlines or None in headlines:  # a script that does not say
         return
     if any(name in (headline, f"{headline}_best") for headline in headlines):
@@ -235,36 +301,8 @@ def _refuse_metric(sweep: Sweep) -> None:
     known = " or ".join(f"{headline}_best" for headline in headlines)
     raise UserError(
         f"--sweep={sweep.path}: metric: {sweep.program} logs no {name}; its headline is {known}; "
-        "other figures that it logs as train/... or val/... may stand there too"
+        f"other figures that it logs as {' or '.join(f'{part}/...' for part in parts)} may stand there too"
     )
-
-
-# ---- points --------------------------------------------------------------------------------------------
-
-
-def checked_points(sweep: Sweep) -> tuple[list[dict[str, Any]], list[Any]]:
-    """The sweep's points, each through the script's parser, and the Configs that come of them.
-
-    bayes has no points before there are results: there the Configs are those of each flag's limits.
-    """
-    planned = sweep.planned
-    tried = _probes(sweep) if sweep.content["method"] == "bayes" else planned
-    return planned, [sweep.config(point) for point in tried]
-
-
-def points_of(sweep: Sweep, taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points to be made now, those in `taken` left out; none for bayes, whose workers propose them."""
-    from jsonschema import ValidationError  # comes with W&B's engine, which raises it
-
-    if sweep.content["method"] == "bayes":
-        return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
-        try:
-            return list(points(sweep.content, taken))
-        except (ValueError, TypeError, KeyError, ValidationError) as error:
-            why = " ".join(str(getattr(error, "message", error)).split())
-            raise UserError(f"--sweep={sweep.path}: refused by W&B's engine: {why}") from None
 
 
 def _probes(sweep: Sweep) -> list[dict[str, Any]]:
@@ -276,7 +314,28 @@ def _probes(sweep: Sweep) -> list[dict[str, Any]]:
         raise UserError(f"--sweep={sweep.path}: {' '.join(str(error).split())}") from None
 
 
-def runs_of(sweep: Sweep, points: list[dict[str, Any]]) -> set[str]:
-    """What tells the runs of these points apart, without a look at the data: one for each trial."""
-    configs = [sweep.config(point) for point in points]
-    return {sweep.script.key(cfg, str(sweep.script.data_flags(cfg))) for cfg in configs}
+# ---- what is said --------------------------------------------------------------------------------------
+
+
+def notes(sweep: Sweep, n_runs: int) -> list[str]:
+    """What a reader of the YAML may not expect of it, a line each. n_runs: how many runs it comes to."""
+    found = sweep_file.notes(sweep.content["parameters"], sweep.content["method"])
+    if sweep.content["method"] == "random" and n_runs < len(sweep.points):
+        n = sweep.points.distinct
+        there_are = f": the parameters allow {n} different points" if n is not None else ""
+        cap = sweep.content["run_cap"]
+        found.append(f"run_cap {cap}: its draws give {n_runs} different runs{there_are}; none is run twice")
+    return found
+
+
+def with_place(flags: SweepFlags, sweep: Sweep) -> SweepFlags:
+    """`flags` with the sweep's own project and entity where the command line gives none."""
+    place = {name: sweep.content.get(name) for name in ("project", "entity")}
+    missing = {k: v for k, v in place.items() if v is not None and getattr(flags, k) is None}
+    return dataclasses.replace(flags, **missing)
+
+
+def extra_flags(flags: SweepFlags) -> list[str]:
+    """What a launcher's flags add to every trial, after its own."""
+    given = {name: getattr(flags, name) for name in ("wandb", "project", "entity")}
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]

@@ -1,40 +1,97 @@
-"""The points of a sweep, by W&B's own engine: which flags each trial sets."""
+"""The points of a grid or a random sweep, by W&B's own rules and in its order: the flags of each trial."""
 
 import json
+import math
 import random
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from research.common.messages import UserError
 
-def points(sweep: dict[str, Any], taken: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The points of a W&B sweep, by W&B's own engine: flags of each trial that is not in `taken`.
 
-    A grid ends by itself. A random sweep needs `run_cap`; point i is a function of (parameters, i), so that
-    the same sweep draws the same points anywhere. Raises ValueError for what the engine refuses.
+class Points(Sequence[dict[str, Any]]):
+    """The points of a grid or a random sweep; each is made when it is asked for, in the same time.
+
+    W&B's engine (`sweeps.next_run`) gives the same points in the same order. But for the next point of a grid
+    it goes through the whole grid and all runs, so that 1,000 points take a million looks. Here it only
+    reads the parameters, and the point is counted out.
+
+    A grid ends by itself or at its run_cap. Of a random sweep, point i is a function of (parameters, i), so
+    that the same sweep draws the same points anywhere; where the parameters are discrete, points repeat.
+    Raises UserError for what the engine refuses, in words that begin with it.
     """
-    from sweeps import RunState, SweepRun, next_run
 
-    def as_run(flags: dict[str, Any]) -> SweepRun:
-        return SweepRun(config={k: {"value": v} for k, v in flags.items()}, state=RunState.finished)
+    def __init__(self, content: dict[str, Any]):
+        self.method, self.parameters = content["method"], content["parameters"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
+            from sweeps.params import HyperParameterSet
 
-    config = {k: sweep[k] for k in ("method", "metric", "parameters") if k in sweep}
-    seen, cap = [as_run(flags) for flags in taken], sweep.get("run_cap", float("inf"))
-    yielded = set()
-    index = len(taken) if sweep["method"] == "grid" else 0
-    while index < cap:
-        if sweep["method"] == "random":
-            seed_engine(sweep["parameters"], index)
-        point = next_run(config, seen)
-        if point is None:
-            return
-        flags = {name: plain(entry["value"]) for name, entry in point.config.items()}
-        index += 1
-        if sweep["method"] == "grid":
-            seen.append(as_run(flags))
-        fingerprint = json.dumps(flags, sort_keys=True)
-        if fingerprint not in yielded and flags not in taken:  # random search repeats discrete points
-            yielded.add(fingerprint)
-            yield flags
+            try:
+                self._set = HyperParameterSet.from_config(self.parameters)
+                self._choices = {p.name: _choices(p) for p in self._set}
+            except Exception as error:  # of many kinds, for what people write into a YAML
+                why = " ".join(str(getattr(error, "message", error)).split())
+                raise UserError(f"refused by W&B's engine: {why or type(error).__name__}") from None
+        self.cap = content.get("run_cap", math.inf)
+
+    @property
+    def distinct(self) -> int | None:
+        """How many different points there are; None where a parameter has no end of values."""
+        sizes = [None if values is None else len(values) for values in self._choices.values()]
+        return None if None in sizes else math.prod(sizes)
+
+    def __len__(self) -> int:
+        n = self.cap if self.method == "random" else min(self.cap, self.distinct)
+        return int(n)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._drawn(index) if self.method == "random" else self._counted(index)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def _counted(self, index: int) -> dict[str, Any]:
+        """Point `index` of the grid: the last flag by the alphabet changes fastest."""
+        flags = {}
+        for name, values in reversed(self._choices.items()):
+            index, i = divmod(index, len(values))
+            flags[name] = values[i]
+        return dict(reversed(flags.items()))
+
+    def _drawn(self, index: int) -> dict[str, Any]:
+        seed_engine(self.parameters, index)
+        flags = {p.name: plain(p.sample()) for p in self._set}
+        for name, value in flags.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"parameter {name}: draw {index} is {value}, no finite number")
+        return flags
+
+
+def _choices(parameter: Any) -> Sequence[Any] | None:
+    """The values that one of the engine's parameters takes; None where they have no end.
+
+    As its grid does it: values that are equal in YAML, such as 1 and 1.0, are one, and the last counts.
+    """
+    from sweeps.grid_search import yaml_hash
+
+    given = parameter.config
+    if parameter.type == parameter.CONSTANT:
+        return [parameter.value]
+    if parameter.type == parameter.INT_UNIFORM:
+        return range(given["min"], given["max"] + 1)
+    if parameter.type == parameter.Q_UNIFORM:
+        import numpy as np
+
+        values = np.arange(given["min"], given["max"], given["q"]).tolist()
+    elif parameter.type in (parameter.CATEGORICAL, parameter.CATEGORICAL_PROB):
+        values = given["values"]
+    else:
+        return None
+    return list({yaml_hash(value): value for value in values}.values())
 
 
 def seed_engine(parameters: dict[str, Any], index: int, attempt: int = 0) -> None:

@@ -4,9 +4,11 @@ The `program:` of a YAML names it. It is imported when it is first asked for som
 torch: so commands that only read a sweep folder start fast.
 """
 
+import dataclasses
 import functools
 import importlib
 import json
+import os
 import typing
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ from launch.sweep.points import as_args
 from research.common.commandline import parse
 from research.common.folder import read_json, write_json
 from research.common.identity import ROOT, run_key
+from research.common.messages import UserError
 
 DATA = "data.json"  # in the sweep folder: content hash of each data set that the sweep's flags name
 
@@ -25,21 +28,44 @@ class Program:
 
     def __init__(self, path: str):
         self.path = path
+        self._typed: dict[tuple[str, str], Any] = {}  # (flag, text) -> the value that the parser makes of it
+
+    @classmethod
+    def found(cls, given: Any) -> "Program | None":
+        """The script that a path from the root of the code, or from here, leads to; None without one."""
+        if not isinstance(given, str) or not given.endswith(".py") or "\0" in given:
+            return None
+        for start in (ROOT, Path.cwd()):
+            for path in (Path(os.path.abspath(start / given)), (start / given).resolve()):
+                if path.is_relative_to(ROOT) and path.is_file():
+                    return cls(path.relative_to(ROOT).as_posix())
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.path == other.path
 
     @property
     def family(self) -> str:
         return Path(self.path).stem
 
-    def is_file(self) -> bool:
-        return (ROOT / self.path).is_file()
+    @property
+    def module_name(self) -> str:
+        return self.path.removesuffix(".py").replace("/", ".")
 
     @functools.cached_property
     def module(self) -> ModuleType:
-        return importlib.import_module(self.path.removesuffix(".py").replace("/", "."))
+        """Raises UserError where it can't be imported."""
+        try:
+            return importlib.import_module(self.module_name)
+        except UserError:
+            raise
+        except Exception as error:  # of every kind, in a script that somebody is writing
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{self.path} cannot be imported ({why})") from error
 
     def is_training_script(self) -> bool:
-        """Whether there is such a file, and it has the flags of a run. Imports it."""
-        return self.is_file() and hasattr(self.module, "Config")
+        """Whether it has the flags of a run. Imports it."""
+        return dataclasses.is_dataclass(getattr(self.module, "Config", None))
 
     @functools.cached_property
     def flags(self) -> dict[str, Any]:
@@ -50,8 +76,24 @@ class Program:
         return getattr(self.module.Config, flag, None)
 
     def config(self, flags: dict[str, Any]) -> Any:
-        """Its Config at a point, through its real parser. Raises UserError for what that refuses."""
-        return parse(self.module.Config, as_args(flags))
+        """Its Config at a point, as its real parser makes it. Raises UserError for what that refuses.
+
+        The parser takes 10 ms a point. So it is asked once for each value of a flag, and the Configs of all
+        further points are made of these values; what a Config checks of flags that have to go together is
+        checked for each.
+        """
+        if "config" in flags or {"epochs", "steps"} <= flags.keys():  # flags that the parser reads by itself
+            return parse(self.module.Config, as_args(flags))
+        texts = {name: f"{value}" for name, value in flags.items()}
+        if not all(pair in self._typed for pair in texts.items()):
+            one = parse(self._unchecked, as_args(flags))
+            self._typed |= {(name, text): getattr(one, name) for name, text in texts.items()}
+        return self.module.Config(**{name: self._typed[name, text] for name, text in texts.items()})
+
+    @functools.cached_property
+    def _unchecked(self) -> type:
+        """Its Config without the checks of flags that have to go together."""
+        return type("Config", (self.module.Config,), {"__post_init__": lambda self: None})
 
     def headline(self, cfg: Any) -> str | None:
         """The figure that a run with these flags is judged by; None where the script does not say."""
@@ -85,6 +127,18 @@ class DataHashes:
             found = (kept or {}).get(name)
             self._known[name] = found or self.program.module.load_data(cfg).content_hash
         return self._known[name]
+
+    def refuse_others(self, folder: Path) -> None:
+        """Raise UserError where the folder's trials were made for other content of a data set known here."""
+        kept = read_json(folder / DATA) or {}
+        for name, found in self._known.items():
+            if kept.get(name, found) != found:
+                values = zip(self.program.module.DATA_FLAGS, json.loads(name))
+                flags = " ".join(f"--{k}={v}" for k, v in values)
+                raise UserError(
+                    f"{folder}: the data of its trials have changed ({flags}; their hash was {kept[name]}, now "
+                    f"{found}): choose another --name, or --fresh"
+                )
 
     def keep(self, folder: Path) -> None:
         """Add what is known here to the folder's data.json."""

@@ -1,4 +1,5 @@
-"""Trials that are made while a sweep runs: points of a bayes search, and the seeds that confirm a best trial.
+"""Trials that are made while a sweep runs: points of a bayes search, further points of a large grid, and the
+seeds that confirm a best trial.
 
 A worker that finds nothing to claim makes the next one, under the lease of the folder `proposer/`; where that
 worker is killed, another takes over. A trial file is made whole and at one index only, so no point is made
@@ -7,11 +8,14 @@ twice even by two that both believe to hold the lease.
 
 import functools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.sweep import bayes
+from launch.sweep import bayes, command
+from launch.sweep.command import Command
 from launch.sweep.history import Histories
+from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
 from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
@@ -19,20 +23,74 @@ from research.common.folder import read_json, write_json
 from research.common.messages import UserError, console, escape
 
 FOLDER = "proposer"  # in the sweep folder: leases, and how a search ended
+SIZE = "size.json"  # how many runs a grid or a random search comes to, when some are yet to be made
+BATCH = 100  # of them, so many trials are made at a time
 CONFIRM = "confirm.json"  # over how many further seeds the best trial is to be run again
 BLIND = 3  # a bayes sweep ends when so many trials have finished and none has logged its metric
 
 
-class Proposer:
-    """What is still to be made in a sweep folder. spec: its frozen YAML; confirm: seeds asked for on top."""
+def keep_size(folder: Path, n_runs: int) -> None:
+    """Keep how many runs a grid or a random search comes to."""
+    if (read_json(folder / SIZE) or {}).get("runs") != n_runs:
+        write_json(folder / SIZE, {"runs": n_runs})
 
-    def __init__(self, queue: Queue, spec: dict[str, Any], confirm: int | None = None):
-        self.queue, self.spec = queue, spec
+
+class Further:
+    """Makes the trials of a grid or a random search that are not there yet, in the order of its points.
+
+    config: a point's Config, which raises UserError for what the script refuses.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        points: Sequence[dict[str, Any]],
+        command: Command,
+        config: Callable[[dict[str, Any]], Any],
+        hashes: DataHashes,
+    ):
+        self.queue, self.points, self.command, self.config, self.hashes = (
+            queue,
+            points,
+            command,
+            config,
+            hashes,
+        )
+        self._at = 0  # up to this point all trials are there
+
+    def make(self, most: int) -> int:
+        """Make up to `most` of them; how many were made."""
+        self.queue.trials()
+        made = 0
+        while self._at < len(self.points) and made < most:
+            point = self.points[self._at]
+            flags = self.command.literals | point
+            # by their flags where the code has changed meanwhile, and with it their keys
+            if self.queue.of_flags(flags) is None:
+                cfg = self.config(point)
+                key = self.hashes.program.key(cfg, self.hashes.of(cfg))
+                if self.queue.of_key(key) is None:
+                    self.queue.add(flags, key)
+                    made += 1
+            self._at += 1
+        return made
+
+
+class Proposer:
+    """What is still to be made in a sweep folder. spec: its frozen YAML; confirm: seeds asked for on top;
+    program: the script, where it is not where the YAML says.
+    """
+
+    def __init__(
+        self, queue: Queue, spec: dict[str, Any], confirm: int | None = None, program: str | None = None
+    ):
+        self.queue, self.spec, self._program = queue, spec, program
         self.searches = spec.get("method") == "bayes"  # its points are made while it runs
         named = isinstance(spec.get("metric"), dict) and spec["metric"].get("name")
         self.histories = Histories(queue, spec) if named else None
         self._asked = confirm or 0
         self._sighted = False  # a value of the metric was seen
+        self._further: Further | None = None
 
     # ---------------------------------------------------------------------------------- how many
 
@@ -42,27 +100,34 @@ class Proposer:
         if not self.searches:
             return None
         kept = read_json(self.queue.folder / FOLDER / "exhausted.json") or {}
-        return kept.get("reason") or self.blind(min(BLIND, self.spec["run_cap"]))
+        return kept.get("reason") or self.blind(min(BLIND, self.spec["run_cap"]), early=False)
 
-    def blind(self, after: int = 1) -> str | None:
-        """In words, that no trial has logged the metric although `after` have finished; None otherwise, and
-        where nothing asks for it. A single trial without it may be one of β = 0 where KL is the metric.
+    @property
+    def decides(self) -> bool:
+        """Whether anything is decided by the metric; else it is only shown and sorted by."""
+        return self.searches or "early_terminate" in self.spec or self.to_confirm > 0
+
+    def blind(self, after: int = 1, early: bool = True) -> str | None:
+        """In words, that no trial has logged the metric although `after` have finished; None otherwise.
+
+        A single trial without it may be one of β = 0 where KL is the metric.
+
+        early: a trial counts already when it has evaluated once, where that should have given the metric.
         """
         if self._sighted or self.histories is None:
             return None
-        if not (self.searches or "early_terminate" in self.spec or self.to_confirm):
-            return None
-        finished: list[Trial] = []
+        early = early and self.histories.metric.startswith("val/")
+        without: list[Trial] = []
         for trial in self.queue.chosen():
             status = self.queue.status(trial)["status"]  # before its log, which may come to its end meanwhile
             if self.histories.of(trial):
                 self._sighted = True
                 return None
-            if status == "finished":
-                finished.append(trial)
-        if len(finished) < after:
+            if status == "finished" or (early and status != "open" and self.histories.names(trial)):
+                without.append(trial)
+        if len(without) < after:
             return None
-        first = finished[0]
+        first = without[0]
         logged = ", ".join(self.histories.names(first)) or "nothing like it"
         return f"{first.index:04d} logged no {self.histories.metric}; it logs {logged}"
 
@@ -74,11 +139,13 @@ class Proposer:
     def size(self) -> int:
         """How many trials the sweep's method means to make, or has made where it ended before that.
 
-        Those of a grid or a random search are made when it is frozen, one for each run: fewer than its points
-        where these repeat, or differ only in flags that change no numbers.
+        Of a grid or a random search one for each run: fewer than its points where these repeat, or differ
+        only in flags that change no numbers.
         """
         made = len(self.queue.chosen())
-        return made if not self.searches or self.exhausted else max(made, self.spec["run_cap"])
+        if not self.searches:
+            return max(made, (read_json(self.queue.folder / SIZE) or {}).get("runs", 0))
+        return made if self.exhausted else max(made, self.spec["run_cap"])
 
     def planned(self, size: int | None = None) -> int:
         """How many trials there will be, those that confirm included. size: of the method, if known."""
@@ -155,14 +222,22 @@ class Proposer:
         try:
             lease.start_beating()
             if self.wanted():  # still: it may have been made until the lease was ours
-                if self.searches and len(self.queue.chosen()) < self.size():
-                    self._propose(lease)
+                if len(self.queue.chosen()) < self.size():
+                    self._propose(lease) if self.searches else self._go_on(lease)
                 elif best := self.best():
                     self._confirm(best, lease)
             how = "done"
         finally:
             lease.release(how)
         return True
+
+    def _go_on(self, lease: leases.Lease) -> None:
+        """The next trials of a grid or a random search."""
+        if self._further is None:
+            points = Points(self.spec)
+            self._further = Further(self.queue, points, self.command, self._config, self._data_hashes)
+        if not self._further.make(BATCH) and lease.check():
+            keep_size(self.queue.folder, len(self.queue.chosen()))  # fewer than was thought
 
     def _propose(self, lease: leases.Lease) -> None:
         """The next point of a bayes sweep; none is left where every attempt only finds known ones."""
@@ -178,14 +253,14 @@ class Proposer:
                 console.print(f"trial {index:04d}, attempt {attempt}{escape(refused)}")
                 continue
             try:
-                cfg = self.program.config(flags)
+                cfg = self._config(flags)
             except UserError as error:  # flags that don't go together: each alone was checked
                 refused = f"; the last one refused: {error}"
                 continue
             key = self._key(cfg)  # raises what is wrong with the data or a checkpoint
             if key not in known:
                 kept = {"attempt": attempt, "seen": [[t.key, state, value] for t, state, value in seen]}
-                self.queue.add(flags, key, at=index, **kept)
+                self.queue.add(self.command.literals | flags, key, at=index, **kept)
                 return
         reason = f"the search found no further point after {index} trials; run_cap is {self.spec['run_cap']}"
         if lease.check():
@@ -204,7 +279,14 @@ class Proposer:
 
     @functools.cached_property
     def program(self) -> Program:
-        return Program(self.spec["program"])
+        return Program(self._program or self.spec["program"])
+
+    @functools.cached_property
+    def command(self) -> Command:
+        return command.of_folder(self.queue.folder)
+
+    def _config(self, point: dict[str, Any]) -> Any:
+        return self.program.config(self.command.literals | point)
 
     @functools.cached_property
     def _data_hashes(self) -> DataHashes:

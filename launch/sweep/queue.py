@@ -1,13 +1,15 @@
 """A sweep as a folder that any number of equal workers share. There is no controller and no lock to clean up.
 
 `runs/<sweep>/` holds `sweep.yaml` (frozen), `code/` (a snapshot), `trials/NNNN.json` (a point of the sweep
-and the key of its run, each made once) and one run folder per trial, `runs/<sweep>/<key>/`. Trials of a grid
-or a random search are made when the sweep is, all others by the workers (proposer.py). A trial is open
-until its run says that it is done; who may run it is decided by the run folder's lease, which a worker makes
-and its training process adopts. Any process can be killed at any moment: no trial is lost and none counts
-twice.
+and the key of its run, each made once) and one run folder per trial, `runs/<sweep>/<key>/`. The first trials
+of a grid or a random search are made when the sweep is, all others by the workers (proposer.py). A trial is
+open until its run says that it is done; who may run it is decided by the run folder's lease, which a worker
+makes and its training process adopts. Any process can be killed at any moment: no trial is lost and none
+counts twice. Of a trial whose run folder can't be written, `trials/NNNN.failed` says why.
 """
 
+import contextlib
+import errno
 import json
 import os
 import random
@@ -19,7 +21,7 @@ from typing import Any
 
 from research.common import lease as leases
 from research.common.checkpoints import Checkpoints
-from research.common.folder import CHECKPOINTS, DONE, STATUS, TRIALS, read_json, write_json
+from research.common.folder import CHECKPOINTS, DONE, ENDED, STATUS, TRIALS, read_json, write_json
 from research.common.lease import Lease, Watch
 from research.common.wandb_client import PER_RUN  # noqa: F401, the worker and the agent take it from here
 
@@ -42,6 +44,8 @@ class Queue:
     def __init__(self, folder: Path):
         self.folder = folder
         self._trials: dict[int, Trial] = {}  # trial files never change: each is read once
+        self._by_key: dict[str, Trial] = {}
+        self._by_flags: dict[str, Trial] = {}
         self._done: set[str] = set()
         self._busy: dict[str, Trial] = {}  # seen in other hands: their turn comes last
         self._place = 0  # index at which we begin to look for an open trial
@@ -53,10 +57,23 @@ class Queue:
         for name in os.listdir(folder) if folder.is_dir() else ():  # glob is far slower
             stem, _, suffix = name.partition(".")
             if suffix == "json" and stem.isdigit() and int(stem) not in self._trials:
-                # whole from its first moment: see `add`
-                kept = json.loads((folder / name).read_text(encoding="utf-8"))
-                self._trials[int(stem)] = Trial(int(stem), kept["flags"], kept["key"], kept.get("confirms"))
+                kept = read_json(folder / name)  # whole from its first moment: see `add`
+                if kept is not None:  # else nobody may read it, or a disk lost it: the others go on
+                    self._know(Trial(int(stem), kept["flags"], kept["key"], kept.get("confirms")))
         return [self._trials[i] for i in sorted(self._trials)]
+
+    def _know(self, trial: Trial) -> None:
+        self._trials[trial.index] = trial
+        self._by_key.setdefault(trial.key, trial)
+        self._by_flags.setdefault(json.dumps(trial.flags, sort_keys=True), trial)
+
+    def of_flags(self, flags: dict[str, Any]) -> Trial | None:
+        """The trial, of those known so far, that sets exactly these flags."""
+        return self._by_flags.get(json.dumps(flags, sort_keys=True))
+
+    def of_key(self, key: str) -> Trial | None:
+        """The trial of this run, of those known so far."""
+        return self._by_key.get(key)
 
     def chosen(self) -> list[Trial]:
         """The trials that the sweep's method chose: all but those that confirm one of them."""
@@ -84,12 +101,14 @@ class Queue:
         tmp = folder / f".{secrets.token_hex(8)}.tmp"  # process ids are equal on different machines
         if not self._trials:
             self.trials()
+        index = 0
         while True:
-            for trial in self._trials.values():
-                if trial.key == key:
-                    return trial
+            if key in self._by_key:
+                return self._by_key[key]
             # everyone takes the next free index: as long as it is free, nobody has added what we don't know
-            index = max(self._trials, default=-1) + 1
+            index = max(index, len(self._trials))
+            while index in self._trials:  # a trial file that nobody can read leaves a gap
+                index += 1
             if at is not None and index != at:
                 return None
             write_json(tmp, {"index": index, "flags": flags, "key": key} | kept)
@@ -97,8 +116,9 @@ class Queue:
                 os.link(tmp, folder / f"{index:04d}.json")
             except FileExistsError:
                 self.trials()  # somebody made this index: read it, and try the next
+                index += 1
             else:
-                self._trials[index] = Trial(index, json.loads(json.dumps(flags)), key, kept.get("confirms"))
+                self._know(Trial(index, json.loads(json.dumps(flags)), key, kept.get("confirms")))
             finally:
                 tmp.unlink()
 
@@ -106,8 +126,14 @@ class Queue:
         return self.folder / trial.key
 
     def status(self, trial: Trial) -> dict[str, Any]:
-        """The run's status.json; {"status": "open"} before there is one."""
-        return read_json(self.run_folder(trial) / STATUS) or {"status": "open"}
+        """The run's status.json; {"status": "open"} before there is one; failed, with the reason, where its
+        folder can't be written.
+        """
+        found = read_json(self.run_folder(trial) / STATUS) or {"status": "open"}
+        return found if found["status"] in ENDED else (read_json(self._failed_file(trial)) or found)
+
+    def _failed_file(self, trial: Trial) -> Path:
+        return self.trial_file(trial).with_suffix(".failed")
 
     def open_trials(self) -> Iterator[Trial]:
         """Trials that are neither done nor failed, in the order in which to try them."""
@@ -145,8 +171,16 @@ class Queue:
         """
         turns = self.open_trials()
         while trial := next(turns, None):
-            folder = self.run_folder(trial)
-            lease = leases.acquire(folder, watch, role="worker")
+            folder, lease = self.run_folder(trial), None
+            try:
+                lease = leases.acquire(folder, watch, role="worker")
+                step = Checkpoints(folder / CHECKPOINTS).newest_step() if lease else None
+            except OSError as error:
+                if lease:
+                    with contextlib.suppress(OSError):
+                        lease.release("failed")
+                self.unusable(trial, error)
+                continue
             if lease is None:
                 if trial.key not in self._busy:  # so this ends, at the latest when all are known to be busy
                     self._busy[trial.key] = trial
@@ -158,7 +192,6 @@ class Queue:
             if status in DONE or status == "failed":  # it ended between our look and our lease
                 lease.release(status)
                 continue
-            step = Checkpoints(folder / CHECKPOINTS).newest_step()
             died = leases.deaths_without_progress(folder, step) - 1  # less this lease
             if died >= leases.MAX_DEATHS:
                 self.fail(trial, lease, f"died {died} times at step {step}")
@@ -166,13 +199,30 @@ class Queue:
             return trial, lease
         return None
 
-    def fail(self, trial: Trial, lease: Lease, reason: str) -> None:
-        """Mark the run of `trial` as failed, unless another process has it by now."""
+    def fail(self, trial: Trial, lease: Lease | None, reason: str) -> None:
+        """Mark the run of `trial` as failed, unless another process has it by now. lease: ours, if any."""
         path = self.run_folder(trial) / STATUS
-        if lease.check():
-            kept = read_json(path) or {"step": 0, "steps": None, "headline": None, "segments": []}
-            write_json(path, kept | {"status": "failed", "reason": reason})
-            lease.release("failed")
+        kept = read_json(path) or {"step": 0, "steps": None, "headline": None, "segments": []}
+        failed = kept | {"status": "failed", "reason": reason}
+        try:
+            if lease is None:
+                write_json(self._failed_file(trial), failed)
+            elif lease.check():
+                write_json(path, failed)
+                lease.release("failed")
+        except OSError:
+            if lease is None:
+                raise
+            write_json(self._failed_file(trial), failed)
+
+    def unusable(self, trial: Trial, error: OSError) -> None:
+        """Mark a trial as failed whose run folder can't be used: somebody else's, or no folder at all.
+
+        Raises the error again where it is a full disk, of which every trial would die.
+        """
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        self.fail(trial, None, f"its folder can't be used: {error.strerror} ({error.filename})")
 
     def retry_failed(self, watch: Watch) -> int:
         """Open failed trials again; how many."""
@@ -181,9 +231,13 @@ class Queue:
             status = self.status(trial)
             if status["status"] != "failed":
                 continue
-            lease = leases.acquire(self.run_folder(trial), watch, role="worker")
-            if lease:
-                write_json(self.run_folder(trial) / STATUS, status | {"status": "preempted"})
-                lease.release("retried")
-                count += 1
+            self._failed_file(trial).unlink(missing_ok=True)
+            try:
+                lease = leases.acquire(self.run_folder(trial), watch, role="worker")
+                if lease:
+                    write_json(self.run_folder(trial) / STATUS, status | {"status": "preempted"})
+                    lease.release("retried")
+                    count += 1
+            except OSError as error:  # its folder still can't be written
+                self.unusable(trial, error)
         return count

@@ -5,6 +5,7 @@ Started by launch/local.py (and, on a cluster, by each task of the array); it ma
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -20,11 +21,10 @@ if not __package__:  # run as a script: import from this tree, which is the swee
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from data.terminal import argument
-from launch.sweep import fork_server
+from launch.sweep import fork_server, sweep_file
 from launch.sweep.child import Child, Process
 from launch.sweep.early_stop import Watcher
 from launch.sweep.fork_server import ForkServer
-from launch.sweep.points import as_args
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, PER_RUN, Queue, Trial
 from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
@@ -44,7 +44,7 @@ class Flags:
     program: str
     """the training script, relative to the root of the code"""
     extra: str = ""
-    """flags for every trial, separated by blanks, after the trial's own"""
+    """flags for every trial after its own, quoted as for a shell where they hold blanks"""
     parent: int = 0
     """stop as on SIGTERM when this process (our parent) is gone; 0: don't look"""
     until: float = 0
@@ -59,7 +59,7 @@ class Worker:
     def __init__(self, flags: Flags):
         self.flags, self.queue, self.watch = flags, Queue(Path(flags.sweep)), Watch()
         self.spec = read_spec(self.queue.folder)
-        self.proposer = Proposer(self.queue, self.spec)
+        self.proposer = Proposer(self.queue, self.spec, program=flags.program)
         self.child = Child(flags.parent, force=lambda process: process.kill())
         self.server = ForkServer(ROOT / flags.program)
 
@@ -94,13 +94,20 @@ class Worker:
     def train(self, trial: Trial, lease: Lease) -> None:
         """Run one trial to its end; afterwards either its run is done, or the trial is open again."""
         folder = self.queue.run_folder(trial)
-        args = [*as_args(trial.flags), *self.flags.extra.split()]
+        args = [*self.proposer.command.args(trial.flags), *shlex.split(self.flags.extra)]
         args += [f"--out={self.queue.folder}", f"--name={trial.key}"]
         env = {k: v for k, v in os.environ.items() if k not in PER_RUN}
         env |= {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
-        searched = [k for k, given in self.spec.get("parameters", {}).items() if "value" not in given]
+        searched = sweep_file.searched(self.spec.get("parameters", {}))
         env[VARIED] = ",".join(self.queue.varied() or searched)  # the first of a search varies nothing yet
+        try:
+            open(folder / OUTPUT, "ab").close()
+        except OSError as error:  # left there by somebody else
+            self.queue.unusable(trial, error)
+            with contextlib.suppress(OSError):
+                lease.release("failed")
+            return
         look = self._early_stopping(trial, lease)
         self._after(trial, lease, self.child.run(partial(self.start, args, folder / OUTPUT, env), look))
 

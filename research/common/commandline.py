@@ -62,8 +62,11 @@ def _choices(tp: Any) -> list[str]:
     return [*words, "True", "False"] if bool in _kinds(tp) else words
 
 
-def _tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None) -> list[str]:
-    """Normalise to one `--name=value` token per flag; refuse unknown names, with a suggestion."""
+def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None = None) -> list[str]:
+    """Normalise to one `--name=value` token per flag; refuse unknown names, with a suggestion.
+
+    hints: the type of each flag; positional: the flag that a word without -- stands for. Raises UserError.
+    """
     out, i = [], 0
     while i < len(args):
         arg, i = args[i], i + 1
@@ -109,30 +112,30 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
     args = list(sys.argv[1:] if of_process else args)
     prog = Path(sys.argv[0]).name
     hints = typing.get_type_hints(config_class)
-    tokens = _tokens(args, hints, prog, positional)
-    given = {t[2:].partition("=")[0]: t.partition("=")[2] for t in tokens if t != "--help"}
+    words = tokens(args, hints, prog, positional)
+    given = {t[2:].partition("=")[0]: t.partition("=")[2] for t in words if t != "--help"}
     if "epochs" in given and "steps" in given and given["epochs"] != "None":
         raise UserError("--epochs stands instead of --steps: give one of the two")
     if given.get("config") not in (None, "None"):
         in_part = getattr(config_class, "takes_config_in_part", False)
-        tokens = _tokens_of_file(given["config"], given, hints, in_part) + tokens
+        words = _tokens_of_file(given["config"], given, hints, in_part) + words
     style = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
-    if "--help" in tokens:
+    if "--help" in words:
         tyro.cli(grouped(config_class), args=["--help"], prog=prog, use_underscores=True, config=style)
     printed = io.StringIO()
     if of_process:
         GIVEN.update(given)
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(config_class, args=tokens, prog=prog, use_underscores=True, config=style)
+            return tyro.cli(config_class, args=words, prog=prog, use_underscores=True, config=style)
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             raise
         flag = re.search(r"--(\w+)", printed.getvalue())
         if not flag or flag[1] not in hints:
             raise UserError(" ".join(re.sub(r"[─│╭╮╰╯]", " ", printed.getvalue()).split())) from None
-        value = next((t.partition("=")[2] for t in reversed(tokens) if t.startswith(f"--{flag[1]}=")), "")
-        if not any(t.startswith(f"--{flag[1]}=") for t in tokens):
+        value = next((t.partition("=")[2] for t in reversed(words) if t.startswith(f"--{flag[1]}=")), "")
+        if not any(t.startswith(f"--{flag[1]}=") for t in words):
             raise UserError(f"--{flag[1]} is required (see {prog} --help)") from None
         hint = did_you_mean(closest(_choices(hints[flag[1]]), value))
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None

@@ -1,0 +1,454 @@
+"""The keys of a W&B sweep file: read strictly, each followed or refused in one line; nothing is ignored.
+
+`KEYS` says of every key of the format what becomes of it, by who runs the sweep. docs/sweeps.md shows it as
+a table (`python docs/sweep_keys.py`).
+"""
+
+import functools
+import math
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from data.names import closest, did_you_mean
+from research.common.messages import UserError
+
+FOLLOWED = ""  # how a key is refused that is not
+METHODS = ("grid", "random", "bayes")
+GOALS = ("minimize", "maximize")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the format. here: the words in which launch/local.py and launch/slurm.py refuse it; online:
+    the same with --wandb=online; agent: what it needs besides `wandb sweep` and `wandb agent`. note: what
+    following it means, or of which values only some are followed.
+    """
+
+    name: str
+    here: str = FOLLOWED
+    online: str = FOLLOWED
+    agent: str = FOLLOWED
+    note: str = ""
+
+    def refusal(self, online: bool) -> str:
+        return self.online if online else self.here
+
+
+def _refused(name: str, words: str, agent: str = FOLLOWED, note: str = "") -> Key:
+    """A key that the launchers refuse, also online."""
+    return Key(name, words, words, agent, note)
+
+
+LAUNCH, SCHEDULER = "needs W&B Launch", "needs `wandb sweep-scheduler`"
+KEYS = {
+    "sweep": (
+        Key(
+            "program", note="a script of this repository; relative to its root, or any path that leads there"
+        ),
+        Key("command", note="literal flags are part of every trial and of its key; see below"),
+        Key("method", note="grid, random, bayes; custom is refused"),
+        Key("parameters"),
+        Key("metric", note="tables, status lines and the report show it and sort by it"),
+        Key("early_terminate"),
+        Key("run_cap", note="grid: its first points"),
+        Key("name", note="of the sweep at W&B, also after launch/upload.py; the folder is called by --name"),
+        Key("description", note="of the sweep at W&B, also after launch/upload.py"),
+        Key("project", note="--project wins"),
+        Key("entity", note="--entity wins"),
+        Key("apiVersion", note="says nothing of the runs"),
+        Key("kind", note="must be sweep"),
+        Key("controller", note="type: cloud; local is refused: it needs `wandb controller`"),
+        _refused("metrics", "several metrics are not followed: give one of them as metric", SCHEDULER),
+        _refused("scheduler", "schedulers are not followed: leave it out", SCHEDULER),
+        _refused("job", "W&B Launch is not used here: give program, a script", LAUNCH),
+        _refused("image_uri", "W&B Launch is not used here: give program, a script", LAUNCH),
+    ),
+    "parameter": (
+        Key("value"),
+        Key("values"),
+        Key("distribution", note="all of W&B's"),
+        Key("min"),
+        Key("max"),
+        Key("q", note="draws are rounded to its multiples, also beyond min and max: a note says so"),
+        Key("mu"),
+        Key("sigma"),
+        Key("a"),
+        Key("b"),
+        Key("probabilities", note="random only; their sum must be 1"),
+        _refused(
+            "parameters",
+            "nested parameters are not followed: the scripts' flags are flat",
+            note="`wandb agent` passes a dictionary, which the scripts refuse",
+        ),
+    ),
+    "metric": (
+        Key("name"),
+        Key("goal", note="minimize where it is not given"),
+        Key("target", "is not followed here: leave it out"),
+        Key("impute", note="worst; bayes: latest and best are refused, but online"),
+        Key("impute_while_running"),
+    ),
+    "early_terminate": tuple(map(Key, ("type", "min_iter", "max_iter", "s", "eta", "strict"))),
+}
+# what else people write, and the key that they mean
+MEANT = {
+    "early_stopping": "early_terminate",
+    "early_stop": "early_terminate",
+    "params": "parameters",
+    "hyperparameters": "parameters",
+    "max_runs": "run_cap",
+    "num_runs": "run_cap",
+    "count": "run_cap",
+    "script": "program",
+    "objective": "metric",
+    "search": "method",
+    "strategy": "method",
+    "bayesian": "bayes",
+    "choices": "values",
+    "options": "values",
+    "default": "value",
+    "dist": "distribution",
+    "prob": "probabilities",
+    "probs": "probabilities",
+    "weights": "probabilities",
+    "mean": "mu",
+    "std": "sigma",
+    "low": "min",
+    "high": "max",
+    "step": "q",
+    "max_iterations": "max_iter",
+    "min_iterations": "min_iter",
+}
+# keys that a distribution must have, and those that it may have
+LIMITS = ({"min", "max"}, set())
+QUANTISED_LIMITS = ({"min", "max"}, {"q"})
+DISTRIBUTIONS = {
+    "constant": ({"value"}, set()),
+    "categorical": ({"values"}, set()),
+    "categorical_w_probabilities": ({"values", "probabilities"}, set()),
+    "int_uniform": LIMITS,
+    "uniform": LIMITS,
+    "q_uniform": QUANTISED_LIMITS,
+    "log_uniform": LIMITS,
+    "log_uniform_values": LIMITS,
+    "inv_log_uniform": LIMITS,
+    "inv_log_uniform_values": LIMITS,
+    "q_log_uniform": QUANTISED_LIMITS,
+    "q_log_uniform_values": QUANTISED_LIMITS,
+    "normal": (set(), {"mu", "sigma"}),
+    "log_normal": (set(), {"mu", "sigma"}),
+    "q_normal": (set(), {"mu", "sigma", "q"}),
+    "q_log_normal": (set(), {"mu", "sigma", "q"}),
+    "beta": (set(), {"a", "b"}),
+    "q_beta": (set(), {"a", "b", "q"}),
+}
+IN_A_GRID = ("constant", "categorical", "int_uniform", "q_uniform")
+EXPONENTS = ("log_uniform", "inv_log_uniform", "q_log_uniform")  # their limits are exponents of e
+MAX_EXPONENT = 700  # e to this is a float
+NUMBERS = ("min", "max", "q", "mu", "sigma", "a", "b")
+
+
+# ---- reading -------------------------------------------------------------------------------------------
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML, but a key that stands twice in one mapping is an error. Values that `<<` brings in may be set."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, Hashable) and key in seen:
+                raise UserError(f"{key} stands twice, in lines {seen[key]} and {line}: give it once")
+            if isinstance(key, Hashable):
+                seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def load(text: str) -> dict[str, Any]:
+    """The content of a sweep file. Raises UserError, without its name, for what is no sweep at all."""
+    try:
+        content = yaml.load(text, StrictLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"not readable as YAML ({' '.join(str(error).split())})") from None
+    except (ValueError, RecursionError) as error:  # a date that does not exist; brackets thousands deep
+        raise UserError(f"not readable as YAML ({type(error).__name__}: {error})") from None
+    if not isinstance(content, dict):
+        raise UserError("not a W&B sweep; it needs program, method and parameters")
+    return content
+
+
+# ---- what is refused -----------------------------------------------------------------------------------
+
+
+def refusal(content: dict[str, Any], online: bool) -> str | None:
+    """Why a sweep's keys can't be followed, in words that begin with the key; None when they can.
+
+    online: W&B directs the sweep. What only the script can tell, such as which flags there are, is left out.
+    """
+    if why := _keys_refusal("sweep", content, online):
+        return why
+    for name in ("name", "description", "project", "entity", "apiVersion"):
+        if name in content and not (isinstance(content[name], str) and content[name].strip()):
+            return f"{name}: {content[name]}: must be text{_in_quotes(content[name])}"
+    if content.get("kind", "sweep") != "sweep":
+        return f"kind: {content['kind']}: must be sweep"
+    if "controller" in content and content["controller"] != {"type": "cloud"}:
+        return f"controller: {content['controller']}: must be {{type: cloud}}, or left out"
+    method = content.get("method")
+    if method not in METHODS:
+        return f"method: {method} is not run here; allowed: {', '.join(METHODS)}{_meant(METHODS, method)}"
+    if "run_cap" in content and (why := _run_cap_refusal(content["run_cap"])):
+        return why
+    if method != "grid" and "run_cap" not in content:
+        return f"a {method} sweep needs run_cap, the number of its trials"
+    if "metric" in content and (why := _metric_refusal(content, online)):
+        return why
+    if "early_terminate" in content:
+        rule = content["early_terminate"]
+        if not isinstance(rule, dict):
+            return f"early_terminate: {rule}: written as early_terminate: {{type: hyperband, min_iter: 3}}"
+        if why := _keys_refusal("early_terminate", rule, online):
+            return why
+    parameters = content.get("parameters")
+    if not isinstance(parameters, dict) or not parameters:
+        return "parameters: must hold at least one flag, as in parameters: {beta: {values: [1, 4]}}"
+    for name, given in parameters.items():
+        if why := parameter_refusal(name, given, method, online):
+            return f"parameter {name}{why}"
+    return None
+
+
+def _keys_refusal(where: str, given: dict[str, Any], online: bool) -> str | None:
+    """The first key of this part of the format that is unknown or not followed, in words; else None."""
+    known = {key.name: key for key in KEYS[where]}
+    before = "" if where in ("sweep", "parameter") else f"{where}: "
+    for name in given:
+        if name not in known:
+            part = "" if where == "sweep" else f" of a {where}" if where == "parameter" else f" of {where}"
+            return f"{before}{name}: no key{part} of the format{_meant(known, name)}"
+        if words := known[name].refusal(online):
+            return f"{before}{name}: {words}" if where != "metric" else f"{before}{name} {words}"
+    return None
+
+
+def _meant(known: Any, name: Any) -> str:
+    meant = MEANT.get(str(name).lower())
+    return did_you_mean(meant if meant in known else closest(known, str(name), str(name).lower()))
+
+
+def _in_quotes(value: Any) -> str:
+    """How a word that YAML does not take for text is written."""
+    return "" if value is None or isinstance(value, (str, list, dict)) else f': write "{value}" in quotes'
+
+
+def as_number(text: Any) -> float | None:
+    """The number that somebody means by text such as 1e-5, which YAML reads as text; else None."""
+    if not isinstance(text, str) or not re.fullmatch(
+        r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?", text.strip()
+    ):
+        return None
+    return float(text)
+
+
+def _written(number: float) -> str:
+    """A number so that YAML reads it as one: a mantissa with a point, an exponent with a sign."""
+    if number.is_integer() and abs(number) < 1e15:
+        return str(int(number))
+    mantissa, e, exponent = repr(number).partition("e")
+    return repr(number) if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
+
+
+def _number_refusal(value: Any) -> str | None:
+    """Why a value is no finite number, in words that follow it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        meant = as_number(value)
+        hint = "" if meant is None else f" (YAML reads {value} as text: write {_written(meant)})"
+        return f"must be a number{hint}"
+    try:
+        return None if math.isfinite(value) else "must be a finite number"
+    except OverflowError:  # an integer of hundreds of digits
+        return "must be a number below 1e308"
+
+
+def _run_cap_refusal(cap: Any) -> str | None:
+    if isinstance(cap, int) and not isinstance(cap, bool) and cap >= 1:
+        return None
+    meant = cap if isinstance(cap, float) else as_number(cap)
+    if meant is not None and float(meant).is_integer() and meant >= 1:
+        return f"run_cap: {cap}: must be a whole number: write {int(meant)}"
+    return f"run_cap: {cap}: must be a whole number of at least 1"
+
+
+def _metric_refusal(content: dict[str, Any], online: bool) -> str | None:
+    metric = content["metric"]
+    written = "metric: {name: val/mse_best, goal: minimize}"
+    if not isinstance(metric, dict):
+        return f"metric: {metric}: written as {written}"
+    if why := _keys_refusal("metric", metric, online):
+        return why
+    if not (isinstance(metric.get("name"), str) and metric["name"].strip()):
+        return f"metric: name: {metric.get('name')}: must be the name of a figure, as in {written}"
+    if "goal" in metric and metric["goal"] not in GOALS:
+        return f"metric: goal: {metric['goal']}: must be {' or '.join(GOALS)}{_meant(GOALS, metric['goal'])}"
+    if content["method"] == "bayes" and not online and metric.get("impute", "worst") != "worst":
+        return f"metric: impute: {metric['impute']}: must be worst here, or left out"
+    return None
+
+
+def parameter_refusal(name: Any, given: Any, method: str, online: bool = False) -> str | None:
+    """Why a parameter's keys can't be followed, in words that follow its name; None when they can."""
+    if not isinstance(name, str):
+        return f": a flag's name must be text{_in_quotes(name)}"
+    if not isinstance(given, dict):
+        kind = "values" if isinstance(given, list) else "value"
+        return f": {given}: written as {name}: {{{kind}: {'...' if given is None else given}}}"
+    if why := _keys_refusal("parameter", given, online):
+        return f": {why}"
+    if "value" in given and "values" in given:
+        return ": value and values: give one of the two"
+    distribution = given.get("distribution")
+    if distribution is not None and (not isinstance(distribution, str) or distribution not in DISTRIBUTIONS):
+        names = ", ".join(DISTRIBUTIONS)
+        return f": distribution: {distribution}{_meant(DISTRIBUTIONS, distribution) or f'; allowed: {names}'}"
+    found = distribution or _implied(given)
+    if found is None:
+        return (
+            f": {', '.join(given) or 'nothing is given'}: give value, values, min and max, or a distribution"
+        )
+    required, optional = DISTRIBUTIONS[found]
+    if missing := [key for key in sorted(required, reverse=True) if key not in given]:
+        return f": {found} needs {' and '.join(sorted(required))}; {missing[-1]} is missing"
+    if more := [key for key in given if key not in required | optional | {"distribution"}]:
+        takes = " and ".join(sorted(required | optional)) or "nothing"
+        return f": {more[0]}: {found} takes {takes}"
+    if why := _values_refusal(given) or _numbers_refusal(found, given):
+        return f": {why}"
+    if method == "grid" and found not in IN_A_GRID:
+        drawn = "probabilities" if "probabilities" in given else found
+        return f": {drawn}: a grid needs values, or int_uniform or q_uniform; or write method: random"
+    return None
+
+
+def _implied(given: dict[str, Any]) -> str | None:
+    """The distribution that a parameter without one has, as W&B's schema fills it in."""
+    if "value" in given:
+        return "constant"
+    if "values" in given or "probabilities" in given:
+        return "categorical_w_probabilities" if "probabilities" in given else "categorical"
+    if "min" in given or "max" in given:
+        whole = all(
+            isinstance(given.get(k), int) and not isinstance(given.get(k), bool) for k in ("min", "max")
+        )
+        return "int_uniform" if whole else "uniform"
+    return None
+
+
+def distribution_of(given: dict[str, Any]) -> str:
+    """The distribution of a parameter that is not refused."""
+    return given.get("distribution") or _implied(given)
+
+
+def _values_refusal(given: dict[str, Any]) -> str | None:
+    if "values" in given and not (isinstance(given["values"], list) and given["values"]):
+        return f"values: {given['values']}: must be a list of at least one value"
+    for value in given.get("values", [given["value"]] if "value" in given else ()):
+        if isinstance(value, float) and not math.isfinite(value):
+            return f'{value}: write "{value}" in quotes'
+        if value is not None and not isinstance(value, (str, bool, int, float)):
+            what = "must be one value" if isinstance(value, (list, dict)) else "YAML reads it as no text"
+            return f"{value}: {what}{_in_quotes(value)}"
+    if "probabilities" not in given:
+        return None
+    chances, values = given["probabilities"], given["values"]
+    if not isinstance(chances, list) or len(chances) != len(values):
+        n = len(chances) if isinstance(chances, list) else 0
+        return f"probabilities: {n} for {len(values)} values: must be one for each"
+    for chance in chances:
+        if why := _number_refusal(chance):
+            return f"probabilities: {chance}: {why}"
+        if chance < 0:
+            return f"probabilities: {chance}: must be at least 0"
+    if not math.isclose(sum(chances), 1.0, rel_tol=1e-5, abs_tol=1e-8):  # the tolerance of W&B's own check
+        return f"probabilities: {chances}: their sum is {sum(chances):.6g}, and must be 1"
+    return None
+
+
+def _numbers_refusal(found: str, given: dict[str, Any]) -> str | None:
+    for key in NUMBERS:
+        if key not in given:
+            continue
+        value = given[key]
+        if why := _number_refusal(value):
+            return f"{key}: {value}: {why}"
+        if found == "int_uniform" and not isinstance(value, int):
+            return f"{key}: {value}: int_uniform needs a whole number"
+        if found == "int_uniform" and abs(value) >= 2**62:
+            return f"{key}: {value}: must lie within 2**62"
+        if key == "q" and value <= 0:
+            return f"q: {value}: must be above 0"
+        if key in ("sigma", "a", "b") and value <= 0:
+            return f"{key}: {value}: must be above 0"
+        if key == "min" and found.endswith("log_uniform_values") and value <= 0:
+            return f"min: {value}: {found} needs a number above 0"
+        if found in EXPONENTS and key in ("min", "max") and abs(value) > MAX_EXPONENT:
+            instead = f"limits that are values are written with {found}_values"
+            return f"{key}: {value}: an exponent of e, at most {MAX_EXPONENT}; {instead}"
+    if "min" in given and given["min"] >= given["max"]:
+        return f"min {given['min']} is not less than max {given['max']}"
+    return None
+
+
+# ---- what is said --------------------------------------------------------------------------------------
+
+
+def searched(parameters: dict[str, Any]) -> list[str]:
+    """The parameters that have more than one value."""
+    return [
+        k for k, given in parameters.items() if "value" not in given and len(given.get("values", "12")) > 1
+    ]
+
+
+def notes(parameters: dict[str, Any], method: str) -> list[str]:
+    """What W&B's rules make of these parameters where people often expect something else, a line each."""
+    found = []
+    for name, given in parameters.items():
+        kind = distribution_of(given)
+        if kind in EXPONENTS:
+            ends = sorted(math.exp(-given[k] if kind.startswith("inv") else given[k]) for k in ("min", "max"))
+            drawn = f"it draws {ends[0]:.6g} to {ends[1]:.6g}"
+            instead = f"limits that are values are written with {kind}_values"
+            found.append(f"parameter {name}: the limits of {kind} are exponents of e: {drawn}; {instead}")
+        if "q" in DISTRIBUTIONS[kind][1] and "min" in given and method != "grid":
+            q = given.get("q", 1.0)
+            limits = (given["min"], given["max"])
+            if kind == "q_log_uniform":
+                limits = tuple(map(math.exp, limits))
+            ends = tuple(round(limit / q) * q for limit in limits)
+            if ends[0] < limits[0] or ends[1] > limits[1]:
+                drawn = f"it draws {ends[0]:.6g} to {ends[1]:.6g}"
+                found.append(f"parameter {name}: {kind} rounds to multiples of {q:g}: {drawn}")
+    return found
+
+
+@functools.cache
+def table() -> str:
+    """KEYS as a table in Markdown: of each key what launch/local.py, launch/slurm.py, the two with
+    --wandb=online, and `wandb sweep` with `wandb agent` make of it.
+    """
+    lines = ["| key | local | SLURM | `--wandb=online` | `wandb agent` | |", "|---|---|---|---|---|---|"]
+    for where, keys in KEYS.items():
+        before = {"sweep": "", "parameter": "parameters: …: "}.get(where, f"{where}: ")
+        for key in keys:
+            cells = [
+                f'refused: "{words}"' if words else "followed" for words in (key.here, key.here, key.online)
+            ]
+            cells.append(key.agent or "followed")
+            lines.append(f"| `{before}{key.name}` | {' | '.join(cells)} | {key.note} |")
+    return "\n".join(lines)
