@@ -5,7 +5,8 @@
     python launch/slurm.py sweeps/bvae.yaml --status        # or --cancel: save, then leave the queue
 
 Submitting again fills in what is missing. Flags that are the same every day may stand in
-~/.config/letters-and-latents/slurm.toml: partition, account, qos, gpus, cpus, mem, time, setup, sbatch.
+~/.config/letters-and-latents/slurm.toml: partition, account, qos, gpus, gpu_option, cpus, mem, time, setup,
+sbatch.
 """
 
 import contextlib
@@ -27,9 +28,10 @@ if not __package__:  # run as a script: import from this tree
 import tyro
 import yaml
 
+from data.names import closest, did_you_mean
 from data.terminal import argument
 from launch.results import read
-from launch.sweep import agent, begin, plan, sbatch, sweep_file
+from launch.sweep import agent, begin, options, plan, sbatch, sweep_file
 from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
@@ -76,6 +78,9 @@ class Flags(plan.SweepFlags):
     """quality of service"""
     gpus: str | None = None
     """GPUs of each task, as in 1 or a100:1; with several, a worker for each"""
+    gpu_option: str | None = None
+    """how SLURM is asked for --gpus: gres (the default), gpus, gpus-per-node, gpus-per-task; or shard, where
+    --gpus is a number of shards, parts of one GPU"""
     cpus: int | None = None
     """CPU cores of each task; its workers share them out as threads"""
     mem: str | None = None
@@ -83,11 +88,11 @@ class Flags(plan.SweepFlags):
     time: str | None = None
     """time limit of each task, as SLURM writes it: 4:00:00, or 1-12 for a day and a half"""
     runs_per_gpu: int = 1
-    """workers that share one GPU (or, without GPUs, the cores of a task)"""
+    """workers that share one GPU (or a task's shards; without GPUs, its cores)"""
     setup: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """--setup 'module load cuda': a shell line to run before the workers start; repeatable"""
     sbatch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """--sbatch constraint=a100: a further #SBATCH line; repeatable"""
+    """--sbatch constraint=a100: a further option of sbatch, if it contradicts no other; repeatable"""
     signal_s: int = 120
     """seconds before the time limit at which the workers save and the task goes back into the queue"""
     stagger_s: int = 10
@@ -101,7 +106,7 @@ class Flags(plan.SweepFlags):
 
     def __post_init__(self):
         super().__post_init__()
-        sbatch.check_flags(self)
+        options.check_flags(self)
 
 
 def defaults_file() -> Path:
@@ -109,37 +114,56 @@ def defaults_file() -> Path:
     return Path(config) / "letters-and-latents" / "slurm.toml"
 
 
-def with_defaults(flags: Flags) -> Flags:
-    """`flags` with what the user's TOML file says of those that were not given. Raises UserError."""
-    path = defaults_file()
+def read_defaults(path: Path) -> dict[str, Any]:
+    """The flags in the user's TOML file; none where there is no such file. Raises UserError."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return flags
+        return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as TOML ({' '.join(str(error).split())})") from None
-    more = {}
+    defaults = {}
     for name, value in found.items():
-        if name not in sbatch.IN_FILE:
-            raise UserError(f"{path}: unknown key {name}; allowed: {', '.join(sbatch.IN_FILE)}")
-        kind = sbatch.IN_FILE[name]
-        if kind is tuple:
-            value = tuple([value] if isinstance(value, str) else value)
-        elif name == "gpus" and isinstance(value, int):
+        if name not in options.IN_FILE:
+            hint = did_you_mean(closest(options.IN_FILE, name))
+            raise UserError(f"{path}: unknown key {name}; allowed: {', '.join(options.IN_FILE)}{hint}")
+        kind = options.IN_FILE[name]
+        if kind is tuple and isinstance(value, str):
+            value = (value,)
+        elif kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        elif name == "gpus" and type(value) is int:
             value = str(value)
-        parts = value if kind is tuple else ()
+        parts = value if type(value) is tuple else ()
         if type(value) is not kind or not all(isinstance(part, str) for part in parts):
             wanted = {int: "a whole number", str: "text in quotes", tuple: "a list of texts"}[kind]
-            raise UserError(f"{path}: {name} = {value!r}: must be {wanted}")
+            raise UserError(f"{path}: {name} = {found[name]!r}: must be {wanted}")
+        defaults[name] = value
+    return defaults
+
+
+def with_defaults(flags: Flags) -> Flags:
+    """`flags` with what the user's TOML file says of those that were not given. Raises UserError.
+
+    A list that is given takes the place of the file's whole list, and that is said.
+    """
+    path = defaults_file()
+    more = {}
+    for name, value in read_defaults(path).items():
         if getattr(flags, name) in (None, ()):
             more[name] = value
+        elif options.IN_FILE[name] is tuple and value:
+            console.print(f"not from {escape(str(path))}: {name}, which the command gives itself")
     if more:
         taken = ", ".join(f"{k}={' '.join(v) if isinstance(v, tuple) else v}" for k, v in more.items())
         console.print(f"from {escape(str(path))}: {escape(taken)}")
     try:
-        return dataclasses.replace(flags, **more)
+        merged = dataclasses.replace(flags, **more)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if flags.gpu_option and merged.gpus is None:
+        raise UserError(f"--gpu_option={flags.gpu_option}: says how --gpus is asked for, which is not given")
+    return merged
 
 
 def jobs_of(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 import yaml
 
 from launch import slurm
-from launch.sweep import agent, sbatch
+from launch.sweep import agent, options, sbatch
 from launch.sweep.child import Child
 from launch.sweep.queue import Queue
 from launch.sweep.worker import Flags as WorkerFlags
@@ -26,6 +27,7 @@ from research.common import lease as leases
 from research.common.commandline import parse
 from research.common.folder import read_json, write_json
 from research.common.messages import UserError
+from tests.slurm.cluster import NODES, Cluster, skip_reason
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
 SINFO = "cpu*|10:00\ngpu|1-00:00:00\nlong|infinite\nodd|n/a\n"
@@ -117,13 +119,13 @@ def refused(*args: str) -> str:
     ],
 )
 def test_times_as_slurm_writes_them(text, expected):
-    assert sbatch.seconds(text) == expected
+    assert options.seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "4h", "1:2:3:4", "-5", "n/a", "1-"])
 def test_what_is_no_time(text):
     with pytest.raises(ValueError):
-        sbatch.seconds(text)
+        options.seconds(text)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +139,16 @@ def test_what_is_no_time(text):
         (["--wandb=on"], ["--wandb=on", "online, offline, disabled"]),
         (["--sbatch=array=0-9"], ["--sbatch=array=0-9", "--tasks and --throttle"]),
         (["--sbatch=signal=TERM"], ["--sbatch=signal=TERM", "--signal_s"]),
-        (["--sbatch=output=x"], ["--sbatch=output=x", "depends on"]),
-        (["--sbatch=a b"], ["--sbatch=a b", "key=value"]),
+        (["--sbatch=output=x"], ["--sbatch=output=x", "--status tells where"]),
+        (["--sbatch=ab c"], ["--sbatch=ab c", "key=value"]),
+        (["--sbatch=constraint="], ["--sbatch=constraint=: nothing stands after the ="]),
+        (["--sbatch=comment=a\nb"], ["--sbatch=comment=a\\nb", "key=value"]),
+        (["--sbatch=gres=help"], ["--sbatch=gres=help", "submit nothing"]),
+        (["--partition="], ["--partition=: must be text"]),
+        (["--account=a\n#SBATCH --hold"], ["--account=a\\n#SBATCH --hold: must be text on one line"]),
+        (["--gpus=1", "--gpu_option=gpu-per-node"], ["--gpu_option", "did you mean gpus-per-node?"]),
+        (["--gpus=a100:2", "--gpu_option=shard"], ["--gpus=a100:2: must be a number alone"]),
+        (["--gpu_option=gpus"], ["--gpu_option=gpus: says how --gpus is asked for, which is not given"]),
         (["--partitoin=x"], ["--partitoin", "did you mean --partition?"]),
         (["--status", "--cancel"], ["--status and --cancel"]),
         (
@@ -188,8 +198,26 @@ def test_defaults_from_the_users_file(fakes, tmp_path, capfd):
     assert (found.setup, found.sbatch) == (("module load cuda",), ("constraint=a100",))
     said = capfd.readouterr().err
     assert said.startswith(f"from {path}: ") and "partition=gpu" in said and "time" not in said
+
+    # a list is replaced as a whole, which is said
+    found = slurm.with_defaults(flags("x.yaml", "--sbatch=exclusive", "--gpus=a100:2"))
+    assert (found.gpus, found.setup, found.sbatch) == ("a100:2", ("module load cuda",), ("exclusive",))
+    assert f"not from {path}: sbatch, which the command gives itself" in capfd.readouterr().err
+
     for text, part in [
         ('partiton = "gpu"', "unknown key partiton"),
+        ('gpus-option = "gpus"', "gpu_option, cpus, mem, time, setup, sbatch; did you mean gpu_option?"),
+        (
+            'gpu_option = "gpus-per-nod"',
+            "--gpu_option=gpus-per-nod: must be one of gres, gpus, gpus-per-node",
+        ),
+        ('gpu_option = "shard"\ngpus = "a100:1"', "--gpus=a100:1: must be a number alone"),
+        ("gpu_option = 1", "gpu_option = 1: must be text"),
+        ("gpus = true", "gpus = True: must be text"),
+        ('partition = ""', "--partition=: must be text"),
+        ('sbatch = {constraint = "a100"}', "sbatch = {'constraint': 'a100'}: must be a list of texts"),
+        ('sbatch = ["gpus=2"]', "--sbatch=gpus=2: use --gpus=2"),
+        ('sbatch = ["hold", "hold"]', "--sbatch=hold: hold is given twice"),
         ("time = 4", "must be text"),
         ('cpus = "4"', "must be a whole number"),
         ("setup = [1]", "must be a list of texts"),
@@ -200,6 +228,22 @@ def test_defaults_from_the_users_file(fakes, tmp_path, capfd):
         with pytest.raises(UserError) as error:
             slurm.with_defaults(flags("x.yaml"))
         assert str(path) in str(error.value) and part in str(error.value)
+
+    # what contradicts may stand in two places: both are named
+    path.write_text('mem = "8G"\ngpu_option = "gpus"\n')
+    assert slurm.with_defaults(flags("x.yaml")).gpus is None  # a habit, for the days with GPUs
+    with pytest.raises(UserError) as error:
+        slurm.with_defaults(flags("x.yaml", "--sbatch=mem-per-cpu=2G"))
+    assert str(error.value).startswith(f"{path}: --sbatch=mem-per-cpu=2G: not with --mem=8G: SLURM takes one")
+
+
+def test_the_file_in_the_docs_is_a_file_that_works(fakes, tmp_path):
+    docs = Path(slurm.__file__).parents[1] / "docs/cluster.md"
+    path = tmp_path / "config/letters-and-latents/slurm.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(re.search(r"```toml\n(.*?)```", docs.read_text(encoding="utf-8"), re.S)[1])
+    found = slurm.with_defaults(flags("x.yaml"))
+    assert (found.gpus, found.gpu_option, found.sbatch) == ("1", "gpus-per-node", ("constraint=a100",))
 
 
 # ---- the script's text -----------------------------------------------------------------------------------
@@ -279,8 +323,209 @@ def test_every_hole_is_filled(monkeypatch, tmp_path):
 
 def test_workers_of_a_task():
     counts = {"": 1, "--gpus=1": 1, "--gpus=2": 2, "--gpus=a100:2 --runs_per_gpu=3": 6, "--runs_per_gpu=2": 2}
+    counts |= {"--gpus=2 --gpu_option=gpus-per-task": 2, "--gpus=0": 1}
+    # shards are parts of one GPU
+    counts |= {"--gpus=4 --gpu_option=shard": 1, "--sbatch=gres=shard:4 --runs_per_gpu=2": 2}
     for args, expected in counts.items():
         assert sbatch.workers(flags("x.yaml", *args.split())) == expected
+
+
+def submitted_options(*args: str) -> list[str]:
+    """The #SBATCH lines without the word and those that every script has."""
+    lines = re.findall(r"^#SBATCH --(.*)$", text_of(*args), re.M)
+    return [line for line in lines if line not in ALWAYS.split() and not line.startswith("output=")]
+
+
+ASKED = [  # how GPUs are asked for, and the lines of the script that ask
+    (["--gpus=2"], ["gres=gpu:2"]),
+    (["--gpus=a100:2", "--gpu_option=gres"], ["gres=gpu:a100:2"]),
+    (["--gpus=1g.10gb:1", "--gpu_option=gpus"], ["gpus=1g.10gb:1"]),
+    (["--gpus=a100:2", "--gpu_option=gpus-per-node"], ["gpus-per-node=a100:2"]),
+    (["--gpus=2", "--gpu_option=gpus-per-task"], ["gpus-per-task=2"]),
+    (["--gpus=2", "--gpu_option=shard"], ["gres=shard:2"]),
+    (["--gpus=0", "--gpu_option=gpus"], []),
+    (["--gpus=a100:0"], []),
+    (["--sbatch=gres=shard:1"], ["gres=shard:1"]),
+    (["--gpus=2", "--sbatch=gres=tmpdisk:100"], ["gres=gpu:2,tmpdisk:100"]),
+    (["--gpus=2", "--gpu_option=gpus", "--sbatch=gres=tmpdisk:100"], ["gres=tmpdisk:100", "gpus=2"]),
+]
+PASSED = [  # --sbatch, and the lines of the script that it makes
+    (["--sbatch", "constraint=a100&nvlink"], ["constraint=a100&nvlink"]),
+    (["--sbatch=--mem-per-cpu=2G"], ["mem-per-cpu=2G"]),
+    (["--sbatch=mem_per_cpu=2G"], ["mem-per-cpu=2G"]),
+    (["--gpus=1", "--sbatch=mem-per-gpu=2G"], ["gres=gpu:1", "mem-per-gpu=2G"]),
+    (["--gpus=1", "--sbatch=cpus-per-gpu=2"], ["gres=gpu:1", "cpus-per-gpu=2"]),
+    (["--sbatch=exclusive=user", "--sbatch=hold"], ["exclusive=user", "hold"]),
+    (["--sbatch=export=NONE"], ["export=NONE"]),
+    (["--sbatch=export=ALL,A=1"], ["export=ALL,A=1"]),
+    (
+        ["--sbatch=dependency=afterok:7", "--sbatch=begin=2031-05-05T12:00:00"],
+        ["dependency=afterok:7", "begin=2031-05-05T12:00:00"],
+    ),
+    (["--sbatch=time-min=00:10:00", "--sbatch=nice=5"], ["time-min=00:10:00", "nice=5"]),
+    (["--sbatch=mail-user=a@b.c", "--sbatch=mail-type=FAIL"], ["mail-user=a@b.c", "mail-type=FAIL"]),
+    (["--sbatch=licenses=x:2", "--sbatch=tmp=9G"], ["licenses=x:2", "tmp=9G"]),
+    (["--sbatch=exclude=n[1-2]", "--sbatch=nodelist=n3"], ["exclude=n[1-2]", "nodelist=n3"]),
+    (["--sbatch=reservation=r", "--sbatch=gpu-bind=closest"], ["reservation=r", "gpu-bind=closest"]),
+    (['--sbatch=comment=a "b" \\ # c'], ['comment="a \\"b\\" \\\\ # c"']),
+    # what the script writes anyway
+    (["--sbatch=nodes=1", "--sbatch=ntasks=1", "--sbatch=requeue", "--sbatch=open-mode=append"], []),
+]
+
+
+@pytest.mark.parametrize(("args", "expected"), ASKED + PASSED)
+def test_how_gpus_are_asked_for_and_what_is_passed_on(tmp_path, monkeypatch, args, expected):
+    monkeypatch.chdir(tmp_path)
+    assert submitted_options(*args) == expected
+
+
+NO_CONTROLLER = "Unable to contact slurm controller"
+
+
+@pytest.fixture(scope="module")
+def read_by_sbatch(tmp_path_factory) -> Callable[[str], dict[str, str]]:
+    """The options that SLURM's own sbatch reads in a script: it says them, then looks for a controller.
+
+    It needs a slurm.conf, and nothing that runs: the port is one that nobody listens to.
+    """
+    program = shutil.which("sbatch")
+    if program is None:
+        pytest.skip("no sbatch on PATH to read the scripts with")
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "plugstack.conf").touch()
+    (folder / "slurm.conf").write_text(
+        "ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nMessageTimeout=1\n"
+        "TCPTimeout=1\nAuthType=auth/none\nCredType=cred/none\nSelectType=select/cons_tres\n"
+        f"GresTypes=gpu,shard,tmpdisk\nPlugStackConfig={folder}/plugstack.conf\n"
+        "NodeName=n1 CPUs=4\nPartitionName=cpu Nodes=n1 Default=YES\n"
+    )
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
+
+    def said(text: str) -> str:
+        (folder / "job.sh").write_text(text)
+        done = subprocess.run(
+            [program, "--verbose", "--test-only", "job.sh"],
+            cwd=folder,
+            env=kept | {"SLURM_CONF": str(folder / "slurm.conf")},
+            capture_output=True,
+            text=True,
+        )
+        return done.stderr
+
+    def read(text: str) -> dict[str, str]:
+        err = said(text)
+        # nothing but the missing controller stopped it
+        assert NO_CONTROLLER in err.splitlines()[-1] and "error" not in err, err
+        return dict(re.findall(r"^sbatch: (\S+) +: (.*)$", err, re.M))
+
+    if NO_CONTROLLER not in said("#!/bin/bash\n"):
+        pytest.skip("this version of sbatch does not take such a slurm.conf")  # written for 22.05
+    return read
+
+
+@pytest.mark.parametrize(("args", "expected"), [*ASKED, *PASSED])
+def test_slurms_own_sbatch_reads_what_is_written(tmp_path, monkeypatch, read_by_sbatch, args, expected):
+    monkeypatch.chdir(tmp_path)
+    read = read_by_sbatch(text_of(*args))
+    given = dict(option.partition("=")[::2] for option in expected)
+    for name, value in given.items():
+        if name == "gres":  # it names the kind of each
+            value = ",".join(f"gres:{part}" for part in value.split(","))
+        value = args[0].partition("comment=")[2] if name == "comment" else value
+        assert name in read and (not value or read[name] == value), read
+    always = ("array", "job-name", "requeue", "open-mode", "signal", "nodes", "ntasks", "output")
+    assert set(read) == {*always, *given, "test-only", "verbose"}
+
+
+class WithGpus(Cluster):
+    """Each node has two GPUs of four shards each; SLURM needs no more of a GPU than some device file."""
+
+    def write(self) -> None:
+        super().write()
+        text = self.conf.read_text(encoding="utf-8")
+        text = text.replace(" State=UNKNOWN", " Gres=gpu:a100:2,shard:8,tmpdisk:100 State=UNKNOWN")
+        self.conf.write_text(text + "GresTypes=gpu,shard,tmpdisk\n", encoding="utf-8")
+        kinds = ["gpu Type=a100 File=/dev/null", "gpu Type=a100 File=/dev/zero"]
+        kinds += ["shard Count=8", "tmpdisk Count=100"]
+        lines = [f"NodeName={','.join(NODES)} Name={kind}\n" for kind in kinds]
+        (self.folder / "gres.conf").write_text("".join(lines), encoding="utf-8")
+
+
+def test_a_real_slurm_gives_a_gpu_to_each_worker(tmp_path):
+    """How many GPUs a task sees, however they are asked for; the shards of a task are parts of one."""
+    if reason := skip_reason():
+        pytest.skip(reason)
+    seen = {
+        "--gpus=2": 2,
+        "--gpus=1 --sbatch=gres=tmpdisk:10 --sbatch=cpus-per-gpu=2": 1,
+        "--gpus=a100:2 --gpu_option=gpus": 2,
+        "--gpus=a100:2 --gpu_option=gpus-per-node": 2,
+        "--gpus=a100:2 --gpu_option=gpus-per-task --sbatch=export=NONE": 2,
+        "--gpus=3 --gpu_option=shard": 1,
+        "--sbatch=gres=shard:2": 1,
+    }
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a short path: sockets lie in it
+    with WithGpus(folder / "c") as cluster:
+        jobs = {}
+        for args, n in seen.items():
+            given = flags("x.yaml", *args.split())
+            assert sbatch.workers(given) == n
+            text = sbatch.script(given, tmp_path / "bvae", "x.py", tmp_path, "0-0")
+            head = text.partition("\nsubmit_folder=")[0]
+            (tmp_path / "job.sh").write_text(f"{head}\necho $CUDA_VISIBLE_DEVICES; command -v scontrol\n")
+            jobs[args] = cluster.run("sbatch", "--parsable", "job.sh", cwd=tmp_path)
+        for job in jobs.values():
+            cluster.wait(job, "COMPLETED")
+    for args, n in seen.items():
+        gpus, scontrol = (tmp_path / f"{jobs[args]}_0.out").read_text(encoding="utf-8").splitlines()
+        assert len(gpus.split(",")) == n and scontrol, args
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["partition=gpu"], ["use --partition"]),
+        (["mem=8G"], ["use --mem"]),
+        (["job-name=x"], ["use --name"]),
+        (["gres=gpu:a100:2"], ["use --gpus=a100:2 with --gpu_option=gres"]),
+        (["gres=tmpdisk:1,gpu"], ["use --gpus=1 with --gpu_option=gres"]),
+        (["gpus=2"], ["use --gpus=2 with --gpu_option=gpus:"]),
+        (["gpus-per-node=a100"], ["use --gpus=a100:1 with --gpu_option=gpus-per-node"]),
+        (["gpus-per-task=a100:1,v100:1"], ["use --gpus with --gpu_option=gpus-per-task"]),
+        (["gpus-per-socket=1"], ["use --gpus=1 with"]),
+        (["tres-per-task=gres/gpu:1"], ["use --gpus with"]),
+        (["gres=shard:1", "--gpus=1"], ["not with --gpus=1", "a shard is a part of a GPU"]),
+        (["mem-per-cpu=2G", "--mem=8G"], ["not with --mem=8G", "mem, mem-per-cpu, mem-per-gpu"]),
+        (["mem-per-gpu=2G", "--sbatch=mem-per-cpu=1G"], ["not with --sbatch=mem-per-cpu=1G"]),
+        (["cpus-per-gpu=2", "--cpus=4"], ["not with --cpus=4"]),
+        (["oversubscribe", "--sbatch=exclusive"], ["--sbatch=oversubscribe: not with --sbatch=exclusive"]),
+        (["nodes=2"], ["a task is one script on one node"]),
+        (["ntasks=4"], ["--runs_per_gpu"]),
+        (["no-requeue"], ["has to come back"]),
+        (["open-mode=truncate"], ["writes on in its log"]),
+        (["chdir=/x"], ["relative paths"]),
+        (["wrap=ls"], ["--dry_run"]),
+        (["parsable"], ["the array's id"]),
+        (["wait"], ["the last task has ended"]),
+        (["clusters=b"], ["--status and --cancel ask this cluster alone"]),
+        (["export=A,B"], ["NONE or begin with ALL", "squeue"]),
+        (["constraint=a", "--sbatch=constraint=b"], ["--sbatch=constraint=b: constraint is given twice"]),
+        (["arr=0-9"], ["write the whole name: array"]),  # sbatch would take it for that
+        (["gpus-per=2"], ["write the whole name: gpus-per-node or gpus-per-task or gpus-per-socket"]),
+        (["-C a100"], ["write the long name, --sbatch constraint=a100"]),
+        (["-C"], ["-C: write the long name, --sbatch constraint"]),
+        (["C=a100&b"], ["write the long name, --sbatch constraint='a100&b'"]),
+        (["-Wx"], ["the last task has ended"]),
+        (["-p gpu"], ["use --partition"]),
+        (["-H"], ["write the long name, --sbatch hold"]),
+    ],
+)
+def test_what_contradicts_is_not_passed_on(fakes, args, parts):
+    with pytest.raises(UserError) as error:
+        flags("x.yaml", "--sbatch", *args)
+    text = str(error.value)
+    assert "--sbatch=" in text and all(part in text for part in parts), text
 
 
 def test_paths_with_blanks_and_percents(tmp_path, monkeypatch):
@@ -329,7 +574,15 @@ sys.exit(75 if ends else code)
 class Job:
     """job.sh under bash as a task of array 55, with a worker that only notes what reaches it."""
 
-    def __init__(self, fakes: Fakes, *args: str, code: int = 0, runs_s: float = 30, **env: str):
+    def __init__(
+        self,
+        fakes: Fakes,
+        *args: str,
+        code: int = 0,
+        runs_s: float = 30,
+        only: tuple[str, ...] = (),
+        **env: str,
+    ):
         self.folder, self.fakes = Path.cwd(), fakes
         launch = self.folder / "runs/bvae/code/launch/sweep"
         launch.mkdir(parents=True)
@@ -349,6 +602,7 @@ class Job:
         text = text_of("--stagger_s=0", *args).replace("for pause in 0 5 15 30", "for pause in 0 0.1")
         (self.folder / "job.sh").write_text(text)
         known = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "SLURM"))}
+        known = {k: v for k, v in known.items() if not only or k in only}
         self.said = self.folder / "said"
         self.out = self.folder / "out"
         task = {"SLURM_ARRAY_JOB_ID": "55", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "58"}
@@ -477,6 +731,19 @@ def test_workers_share_gpus_and_threads(job):
     assert up == [f"up CUDA_VISIBLE_DEVICES={g} OMP_NUM_THREADS=2" for g in (4, 4, 7, 7)]
     logs = sorted(p.name for p in (task.folder / "runs/bvae/slurm/now").iterdir())
     assert logs == [f"55_3.worker-{i}.out" for i in range(4)]
+
+
+def test_gpus_that_no_worker_uses_are_told_of(job):
+    task = job("--gpus=1", CUDA_VISIBLE_DEVICES="0,1,2", runs_s=0.1)
+    assert task.ended() == 0
+    assert "uses 1 of the 3 GPUs that it sees: --gpus says how many" in task.out.read_text()
+
+
+def test_a_login_environment_is_enough(job):
+    """`--sbatch export=NONE`: nothing of the submitting shell reaches the task."""
+    task = job("--sbatch=export=NONE", runs_s=0.1, code=75, only=("HOME", "PATH", "USER"))
+    assert task.ended() == 0 and task.requeued() == ["scontrol requeue 55_3"]
+    assert task.words()[-1] == "gone" and "No such file" not in task.out.read_text()
 
 
 def test_first_starts_are_spread(job, fakes):
@@ -715,9 +982,81 @@ def test_two_workers_a_task_need_half_the_tasks(fakes, sweep, capfd):
     assert "array 101: 3 tasks of 2 workers" in said
 
 
-def test_what_sbatch_refuses_is_shown(fakes, sweep):
-    fakes.says("sbatch", "", "sbatch: error: Batch job submission failed: Invalid account\n", code=1)
-    assert "Invalid account" in refused(sweep, "--account=nobody")
+GENERAL = "sbatch: error: Batch job submission failed: Unspecified error\n"
+PLUGIN = (
+    "sbatch: error: ************************\n"
+    "sbatch: error: Partition gpu takes jobs with --gpus-per-node alone.\n"
+    "\n"
+    "sbatch:   See https://hpc.lab/gpus\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "expected"),
+    [
+        ("", GENERAL, "sbatch: error: Batch job submission failed: Unspecified error"),
+        (
+            "",
+            PLUGIN + GENERAL,
+            "sbatch: error: Partition gpu takes jobs with --gpus-per-node alone.; See https://hpc.lab/gpus; "
+            "Batch job submission failed: Unspecified error",
+        ),
+        ("no budget left\nask the office\n", "", "no budget left; ask the office"),
+        (
+            "no budget left\n",
+            GENERAL,
+            "sbatch: error: Batch job submission failed: Unspecified error; no budget left",
+        ),
+        ("", "", "exit code 1"),
+        ("", " \n\n", "exit code 1"),
+        (
+            "",
+            "".join(f"sbatch: error: reason {i}\n" for i in range(20)) + GENERAL,
+            "sbatch: error: reason 0; "
+            + "".join(f"reason {i}; " for i in range(1, 14))
+            + "(6 more lines); Batch job submission failed: Unspecified error",
+        ),
+    ],
+)
+def test_what_sbatch_refuses_is_shown_whole(fakes, sweep, out, err, expected):
+    fakes.says("sbatch", out, err, code=1)
+    text = refused(sweep, "--account=nobody")
+    assert re.fullmatch(rf"sbatch --parsable --array=0-5 \S+/job\.sh: {re.escape(expected)}", text), text
+    assert slurm.jobs_of(Path("runs/tiny")) == []
+
+
+@pytest.mark.parametrize("name", ["sinfo", "squeue", "scontrol", "scancel"])
+def test_what_slurms_other_commands_refuse_is_shown_whole(fakes, name):
+    fakes.says(name, "", f"{name}: error: plugin: closed today\n{name}: error: Access denied\n", code=1)
+    with pytest.raises(UserError) as error:
+        sbatch.ask(name, "-h")
+    assert str(error.value) == f"{name} -h: {name}: error: plugin: closed today; Access denied"
+
+
+def test_what_a_silent_command_has_said_so_far_is_shown(fakes):
+    fakes.script("squeue", "#!/bin/bash\necho 'squeue: error: retrying' >&2\nexec sleep 30\n")
+    with pytest.raises(UserError, match=r"squeue does not answer \(squeue: error: retrying\); try again"):
+        sbatch.ask("squeue", within_s=0.5)
+
+
+def test_what_sbatch_remarks_on_a_job_that_it_takes_is_shown(fakes, sweep, capfd):
+    fakes.says("sbatch", "101\n", "sbatch: Your job is charged to [lab].\n")
+    slurm.run(flags(sweep, "--tasks=1"))
+    assert "sbatch: Your job is charged to [lab].\n" in (said := capfd.readouterr().err)
+    assert "array 101: 1 tasks" in said
+
+
+def test_gpus_as_the_users_file_wants_them(fakes, sweep, tmp_path, capfd):
+    """From the file to the script that sbatch gets."""
+    path = tmp_path / "config/letters-and-latents/slurm.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('gpus = 2\ngpu_option = "gpus-per-node"\nsbatch = ["constraint=a100"]\n')
+    slurm.run(flags(sweep, "--tasks=6", "--gpus=a100:2"))
+    (call,) = fakes.calls("sbatch")
+    text = Path(call.split()[-1]).read_text(encoding="utf-8")
+    assert "#SBATCH --gpus-per-node=a100:2\n" in text and "#SBATCH --constraint=a100\n" in text
+    assert "--gres" not in text and "\nworkers=2\n" in text
+    assert "array 101: 3 tasks of 2 workers" in capfd.readouterr().err
 
 
 # ---- status and cancel -------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ fi
 
 # ---- The workers. They write on after a requeue: every log is only ever appended to.
 IFS=, read -ra gpus <<< "$CUDA_VISIBLE_DEVICES"
+((${#gpus[@]} <= workers)) || say "uses $workers of the ${#gpus[@]} GPUs that it sees: --gpus says how many"
 for ((i = 0; i < workers; i++)); do
   [ -z "$stop" ] || break
   # one GPU each; where workers outnumber the GPUs they share

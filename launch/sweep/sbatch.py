@@ -21,191 +21,43 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.sweep import begin
+from launch.sweep.options import SPARE_S, Submission, n_gpus, option_lines, seconds
 from research.common.folder import CODE
-from research.common.messages import UserError
+from research.common.messages import UserError, console, escape
 
 HIDING = ("SQUEUE_", "SINFO_", "SCANCEL_", "SBATCH_")
-SPARE_S = 120  # of a time limit at least so much is for training: --signal_s is taken off, and comes early
 LINGER_S = 900  # a worker without a free trial waits so long for others to die, then gives its GPU back
 BATCH = Path(__file__).with_name("batch.sh")
 HOLE = re.compile(r"(?:(?<=\n)# )?@(\w+)@")
+MOST_LINES = 15  # of what a SLURM command complains about
 
 
-@dataclass(frozen=True)
-class Submission:
-    """What one batch script is made of: the command's flags, the sweep's folder, the training script relative
-    to the code, the folder of this submission's logs, and --array of its first call of sbatch.
+def complaint(name: str, *outputs: str) -> str:
+    """What a SLURM command wrote, on one line; "" for nothing.
+
+    All of it, since a site's plugin gives its reason first and SLURM a general one after it. The command's
+    name stands before the first line alone, rulers are left out; of many lines the last one is shown and as
+    many of the first as there is room for.
     """
-
-    flags: Any
-    folder: Path
-    program: str
-    logs: Path
-    array: str
-
-
-def no_line(submission: Submission) -> None:
-    """The script never gives this option."""
-
-
-def anything(value: Any, flags: Any) -> None:
-    """Nothing is wrong with any value of such a flag."""
-
-
-def at_least(least: int) -> Callable[[Any, Any], str | None]:
-    def must_be(value: int, flags: Any) -> str | None:
-        return f"at least {least}" if value < least else None
-
-    return must_be
-
-
-def must_be_gpus(value: str, flags: Any) -> str | None:
-    if re.fullmatch(r"([\w.-]+:)?\d+", value):
-        return None
-    return "a number, or a type and a number as in a100:1"
-
-
-def must_be_time(value: str, flags: Any) -> str | None:
-    least = flags.signal_s + SPARE_S
-    try:
-        enough = seconds(value) >= least
-    except ValueError:
-        return "minutes, hours:minutes:seconds or days-hours, as in 90, 4:00:00 or 1-12"
-    return None if enough else f"at least {least} seconds (--signal_s={flags.signal_s})"
-
-
-def gres(submission: Submission) -> str | None:
-    gpus = submission.flags.gpus
-    return None if gpus in (None, "0") else f"gpu:{gpus}"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Something that a submission sets: an option of sbatch, or ("") what only the script knows of.
-
-    flags: of launch/slurm.py, those that say it; none where the script depends on what it sets itself.
-    in_file: of which type they are where they stand in the user's TOML file; None: they may not.
-    must_be: what a flag's value must be, in words; None when it is that.
-    comment: what stands above the option's line in the script.
-    value: what stands in that line; "" where the option has no value, None for no line.
-    """
-
-    option: str
-    flags: tuple[str, ...] = ()
-    in_file: type | None = None
-    must_be: Callable[[Any, Any], str | None] = anything
-    comment: str = ""
-    value: Callable[[Submission], Any] = no_line
-
-
-SETTINGS = (  # in the order of the script's lines
-    Setting(
-        "job-name",
-        ("name",),
-        comment="the sweep's name; one task is one worker, or as many as share its GPU",
-        value=lambda submission: submission.folder.name,
-    ),
-    Setting(
-        "array",
-        ("tasks", "throttle"),
-        must_be=at_least(1),
-        comment="any number of tasks serves any number of trials",
-        value=lambda submission: submission.array,
-    ),
-    Setting(
-        "output",
-        comment="one file a task (%A: the array's id, %a: the task's), written on after a requeue",
-        value=lambda submission: f"{str(submission.logs).replace('%', '%%')}/%A_%a.out",
-    ),
-    Setting("open-mode", value=lambda _: "append"),
-    Setting(
-        "requeue",
-        comment="SLURM may put this back into the queue: preemption, node failure, `scontrol requeue` below",
-        value=lambda _: "",
-    ),
-    Setting("no-requeue"),
-    Setting(
-        "signal",
-        ("signal_s",),
-        must_be=at_least(1),
-        comment=(
-            "time to save: so many seconds before the limit, to this shell (B:); SLURM may be a minute early"
-        ),
-        value=lambda submission: f"B:USR1@{submission.flags.signal_s}",
-    ),
-    Setting("nodes", value=lambda _: "1"),
-    Setting("ntasks", value=lambda _: "1"),
-    Setting("partition", ("partition",), in_file=str, value=lambda submission: submission.flags.partition),
-    Setting("account", ("account",), in_file=str, value=lambda submission: submission.flags.account),
-    Setting("qos", ("qos",), in_file=str, value=lambda submission: submission.flags.qos),
-    Setting("gres", ("gpus",), in_file=str, must_be=must_be_gpus, value=gres),
-    Setting("gpus", ("gpus",)),
-    Setting(
-        "cpus-per-task",
-        ("cpus",),
-        in_file=int,
-        must_be=at_least(1),
-        value=lambda submission: submission.flags.cpus,
-    ),
-    Setting("mem", ("mem",), in_file=str, value=lambda submission: submission.flags.mem),
-    Setting(
-        "time",
-        ("time",),
-        in_file=str,
-        must_be=must_be_time,
-        value=lambda submission: submission.flags.time,
-    ),
-    Setting("chdir"),
-    Setting("wrap"),
-    Setting("parsable"),
-    Setting("", ("runs_per_gpu",), must_be=at_least(1)),
-    Setting("", ("stagger_s",), must_be=at_least(0)),
-    Setting("", ("setup",), in_file=tuple),
-    Setting("", ("sbatch",), in_file=tuple),  # options that are not in this table: see extra_options
-)
-IN_FILE = {flag: setting.in_file for setting in SETTINGS if setting.in_file for flag in setting.flags}
-
-
-def check_flags(flags: Any) -> None:
-    """Refuse what SLURM or the script could not work with. Raises UserError, which names the flag."""
-    for setting in SETTINGS:
-        for flag in setting.flags:
-            value = getattr(flags, flag)
-            wanted = None if value is None else setting.must_be(value, flags)
-            if wanted is not None:
-                raise UserError(f"--{flag}={value}: must be {wanted}")
-    extra_options(flags.sbatch)
-
-
-def seconds(text: str) -> float:
-    """A SLURM time in seconds: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s; 'infinite' and 'UNLIMITED'.
-
-    Raises ValueError for anything else.
-    """
-    if text.strip().lower() in ("infinite", "unlimited"):
-        return float("inf")
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if not match:
-        raise ValueError(text)
-    days, *rest = match.groups()
-    parts = [int(part) for part in rest if part is not None]
-    if days is not None:
-        hours, minutes, secs = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, minutes, secs = parts
-    else:
-        hours, (minutes, secs) = 0, (*parts, 0)[:2]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs
+    lines: list[str] = []
+    for line in "\n".join(outputs).splitlines():
+        text = re.sub(rf"^{re.escape(name)}: (error: )?", "", line.strip()).strip()
+        if any(map(str.isalnum, text)):
+            lines.append(text if lines else line.strip())
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES - 1 : -1] = [f"({len(lines) - MOST_LINES} more lines)"]
+    return "; ".join(lines)
 
 
 def ask(*command: str, within_s: float = 120) -> str:
-    """What a SLURM command answers. Raises UserError: its complaint, or that it is not there."""
+    """What a SLURM command answers. Raises UserError: its complaint, or that it is not there.
+
+    What sbatch remarks about a job that it accepts is shown.
+    """
     # filters in the user's shell would hide partitions or jobs, and SBATCH_* wins over what a script says
     env = {k: v for k, v in os.environ.items() if not k.startswith(HIDING)}
     try:
@@ -217,11 +69,16 @@ def ask(*command: str, within_s: float = 120) -> str:
             f"{command[0]} is not on PATH: is this a login node of a SLURM cluster? launch/local.py runs the "
             "same sweep on this machine"
         ) from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} does not answer; try again later") from None
+    except subprocess.TimeoutExpired as error:
+        said = error.stderr or b""  # bytes, whatever `encoding` says
+        why = complaint(command[0], said if isinstance(said, str) else said.decode("utf-8", "replace"))
+        said_so_far = f" ({why})" if why else ""
+        raise UserError(f"{command[0]} does not answer{said_so_far}; try again later") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(f"{shlex.join(command)}: {lines[-1] if lines else f'exit code {done.returncode}'}")
+        why = complaint(command[0], done.stderr, done.stdout) or f"exit code {done.returncode}"
+        raise UserError(f"{shlex.join(command)}: {why}")
+    if command[0] == "sbatch" and (remark := complaint("sbatch", done.stderr)):
+        console.print(escape(remark))
     return done.stdout
 
 
@@ -266,8 +123,11 @@ def array_size() -> int:
 
 
 def workers(flags: Any) -> int:
-    """Workers in one task: `runs_per_gpu` for each of its GPUs, or on its CPU cores where it has none."""
-    return flags.runs_per_gpu * max(1, int((flags.gpus or "0").rpartition(":")[2]))
+    """Workers in one task: `runs_per_gpu` for each of its GPUs, or on its CPU cores where it has none.
+
+    Shards are parts of one GPU, however many a task has of them.
+    """
+    return flags.runs_per_gpu * (1 if flags.gpu_option == "shard" else max(1, n_gpus(flags)))
 
 
 def split(n: int, size: int, throttle: int | None) -> list[str]:
@@ -281,28 +141,6 @@ def split(n: int, size: int, throttle: int | None) -> list[str]:
         mine = share + 1 if i < left else share
         arrays.append(f"0-{chunk - 1}%{max(1, mine)}")
     return arrays
-
-
-def extra_options(given: tuple[str, ...]) -> list[str]:
-    """--sbatch key=value as #SBATCH options. Raises UserError for what the script sets itself."""
-    options = []
-    for option in given:
-        key, equals, value = option.partition("=")
-        key = key.strip().lstrip("-")
-        if not re.fullmatch(r"[a-z][a-z-]*", key) or not value.isprintable():
-            raise UserError(f"--sbatch={option}: written as key=value, as in --sbatch constraint=a100")
-        ours = next((setting for setting in SETTINGS if setting.option == key), None)
-        if ours is not None:
-            names = " and ".join(f"--{flag}" for flag in ours.flags)
-            instead = f"use {names}" if names else "the script depends on what it sets"
-            raise UserError(f"--sbatch={option}: not set this way: {instead}")
-        options.append(f"--{key}{equals}{quoted(value) if value else ''}")
-    return options
-
-
-def quoted(text: str) -> str:
-    """A value as sbatch reads it in an #SBATCH line."""
-    return text if re.fullmatch(r"[\w@%+=:,./\[\]&|*-]+", text) else '"' + text.replace('"', '\\"') + '"'
 
 
 def script(flags: Any, folder: Path, program: str, logs: Path, array: str) -> str:
@@ -331,20 +169,6 @@ def script(flags: Any, folder: Path, program: str, logs: Path, array: str) -> st
         "setup": "\n".join(setup),
     }
     return filled(BATCH.read_text(encoding="utf-8"), holes)
-
-
-def option_lines(submission: Submission) -> list[str]:
-    """The #SBATCH lines, each below its comment."""
-    lines = []
-    for setting in SETTINGS:
-        value = setting.value(submission)
-        if value is None:
-            continue
-        if setting.comment:
-            lines.append(f"# {setting.comment}")
-        given = f"={quoted(str(value))}" if value != "" else ""
-        lines.append(f"#SBATCH --{setting.option}{given}")
-    return lines + [f"#SBATCH {option}" for option in extra_options(submission.flags.sbatch)]
 
 
 def worker_command(submission: Submission) -> list[str]:
