@@ -243,7 +243,7 @@ def submit(flags: Flags) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     write_bytes(logs / "job.sh", argument(text))  # with paths in it
     for array, command in zip(arrays, commands):
-        ident = sbatch.ask(*command).strip().partition(";")[0]
+        ident = sbatch.job_id(sbatch.ask(*command))
         n = int(array.partition("%")[0].partition("-")[2]) + 1
         job = {"id": ident, "tasks": n, "logs": str(logs), "submitted": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_json(folder / JOBS, {"jobs": [*jobs_of(folder), job]})

@@ -1046,6 +1046,21 @@ def test_what_sbatch_remarks_on_a_job_that_it_takes_is_shown(fakes, sweep, capfd
     assert "array 101: 1 tasks" in said
 
 
+def test_the_job_is_told_from_what_a_site_prints_around_it(fakes, sweep, capfd):
+    fakes.says("sbatch", "Welcome, 7 jobs wait\n101;main\nUse --test next time\n", "")
+    slurm.run(flags(sweep, "--tasks=1"))
+    assert "array 101: 1 tasks" in capfd.readouterr().err
+    fakes.says("sbatch", "Welcome\n", "")
+    assert "sbatch tells no job id, but Welcome: see `squeue --me`" in refused(str(sweep), "--fresh")
+
+
+def test_a_dry_run_finds_a_missing_data_set(fakes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = SWEEP | {"parameters": {"beta": {"values": [0, 4]}, "dataset": {"values": ["pictures"]}}}
+    Path("lost.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert "--dataset=pictures" in refused("lost.yaml", "--dry_run") and not Path("runs").exists()
+
+
 def test_gpus_as_the_users_file_wants_them(fakes, sweep, tmp_path, capfd):
     """From the file to the script that sbatch gets."""
     path = tmp_path / "config/letters-and-latents/slurm.toml"
@@ -1171,7 +1186,7 @@ def test_status_tells_of_a_metric_that_is_not_logged(fakes, submitted, capfd):
     spec = SWEEP | {"metric": {"name": "val/sap", "goal": "maximize"}}
     (submitted / "sweep.yaml").write_text(yaml.safe_dump(spec))
     slurm.run(flags("tiny.yaml", "--status"))
-    assert "val/sap" not in capfd.readouterr().out  # nothing asks for it
+    assert "0000 logged no val/sap; it logs nothing like it" in capfd.readouterr().out
     write_json(submitted / "confirm.json", {"seeds": 1})
     (submitted / "key0/metrics.jsonl").write_text('{"step": 0, "val/mse": 0.5}\n')
     slurm.run(flags("tiny.yaml", "--status", "--confirm=3"))

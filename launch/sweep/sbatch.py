@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launch.sweep import begin
+from launch.sweep import begin, plan
 from launch.sweep.options import SPARE_S, Submission, n_gpus, option_lines, seconds
 from research.common.folder import CODE
 from research.common.messages import UserError, console, escape
@@ -80,6 +80,18 @@ def ask(*command: str, within_s: float = 120) -> str:
     if command[0] == "sbatch" and (remark := complaint("sbatch", done.stderr)):
         console.print(escape(remark))
     return done.stdout
+
+
+def job_id(answer: str) -> str:
+    """The job's id in what `sbatch --parsable` answers: `id` or `id;cluster`, among what a site adds.
+
+    Raises UserError.
+    """
+    for line in answer.splitlines():
+        if match := re.fullmatch(r"\s*(\d+)(;\S+)?\s*", line):
+            return match[1]
+    said = " ".join(answer.split()) or "nothing"
+    raise UserError(f"sbatch tells no job id, but {said}: see `squeue --me` whether there is a job")
 
 
 def check_limits(flags: Any) -> None:
@@ -184,10 +196,7 @@ def worker_command(submission: Submission) -> list[str]:
     ]
     if online:
         return [*command, f"--retry={flags.retry}"]
-    extra = [
-        f"--{name}={value}" for name in ("wandb", "project", "entity") if (value := getattr(flags, name))
-    ]
-    return [*command, f"--extra={' '.join(extra)}", f"--linger_s={LINGER_S}"]
+    return [*command, f"--extra={shlex.join(plan.extra_flags(flags))}", f"--linger_s={LINGER_S}"]
 
 
 def filled(template: str, holes: dict[str, str]) -> str:

@@ -40,7 +40,9 @@ def _kinds(tp: Any) -> tuple[Any, ...]:
 def _allowed(tp: Any) -> str:
     words = []
     for kind in _kinds(tp):
-        if typing.get_origin(kind) is Literal:
+        if typing.get_origin(kind) is tuple:  # a flag that may be given more than once
+            words.append(_allowed(typing.get_args(kind)[0]))
+        elif typing.get_origin(kind) is Literal:
             words.append("one of " + ", ".join(map(str, typing.get_args(kind))))
         else:
             words.append(
