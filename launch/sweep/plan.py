@@ -156,8 +156,12 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
     try:
         text = Path(path).read_text(encoding="utf-8")
         content = sweep_file.load(text)
+        names = []
         for change in changes:
             name, value = _parsed(change)
+            if name in names:
+                raise UserError(f"--set={change}: {name} is set twice")
+            names.append(name)
             content.setdefault("parameters", {})
             if isinstance(content["parameters"], dict):  # else it is refused below
                 content["parameters"][name] = (
