@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data import DataError
 from launch import slurm
 from launch.sweep import agent, options, sbatch
 from launch.sweep.child import Child
@@ -1058,7 +1059,11 @@ def test_a_dry_run_finds_a_missing_data_set(fakes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = SWEEP | {"parameters": {"beta": {"values": [0, 4]}, "dataset": {"values": ["pictures"]}}}
     Path("lost.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    assert "--dataset=pictures" in refused("lost.yaml", "--dry_run") and not Path("runs").exists()
+    with pytest.raises(
+        DataError, match="--dataset=pictures is neither a named set"
+    ):  # `main` tells it in one line
+        slurm.run(flags("lost.yaml", "--dry_run"))
+    assert not Path("runs").exists()
 
 
 def test_gpus_as_the_users_file_wants_them(fakes, sweep, tmp_path, capfd):
