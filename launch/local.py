@@ -22,11 +22,13 @@ from pathlib import Path
 if not __package__:  # run as a script: import from this tree
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from launch.results import html, read
+from launch.results.columns import GAP, Column, fitting, left_out
 from launch.sweep import begin, plan, sweep_file
 from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
@@ -182,13 +184,21 @@ class Local:
                 continue  # of an earlier call, or not begun
             if before == row.status:
                 continue
-            headline = "" if row.headline is None else f", {row.headline:.5g}"
+            figures = self.figures_of(row)
             reason = f": {row.reason}" if row.reason else ""
             index = f"{row.trial.index:04d}"
-            console.print(f"{index}  {escape(row.label)}  {row.status}{headline}{escape(reason)}")
+            console.print(f"{index}  {escape(row.label)}  {row.status}{escape(figures + reason)}")
             if row.status == "failed":
                 for line in row.last_lines():
                     console.print(f"      {escape(line)}", style="dim")
+
+    def figures_of(self, row: Row) -> str:
+        """A trial's headline, as its line ends; by name, behind the sweep's metric, where that is another."""
+        metric = self.progress.metric
+        if metric is None:
+            return "" if row.headline is None else f", {row.headline:.5g}"
+        figures = [(metric.heading, row.metric), (f"best {row.judged_by}", row.headline)]
+        return "".join(f", {name} {value:.5g}" for name, value in figures if value is not None)
 
     def further_seeds(self, values: list[float], others: Counter[str]) -> str:
         """Of a trial that was run over further seeds: how these ended, the mean of those that finished."""
@@ -202,32 +212,55 @@ class Local:
             line += f" ± {statistics.stdev(values):.2g}"
         return line
 
-    def view(self, rows: list[Row]) -> Table:
-        """The live table: a row per trial that has started, what is open in the caption."""
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        names = self.progress.varied()
-        for name in ("trial", *names, "status", "step", "headline", "examples/s", "left"):
-            table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+    def view(self, rows: list[Row], width: int | None = None) -> Group:
+        """The live table: a row per trial that has started; what is open stands below it.
+
+        Columns that don't fit into `width` (default: the terminal's) are left out, in this order: left,
+        examples/s, step, the headline where the sweep's metric stands beside it, varied flags from the last
+        to the first, status. No cell is cut.
+        """
         started = [row for row in rows if row.state != "open"]
         started.sort(key=lambda row: row.state != "running")  # what runs comes first
-        for row in started[: max(5, console.height - 6)]:
-            table.add_row(f"{row.trial.index:04d}", *(row.varied[name] for name in names), *cells_of(row))
+        cells = [cells_of(row) for row in started[: max(5, console.height - 6)]]
+        shown = started[: len(cells)]
+        trial = Column("trial", [f"{row.trial.index:04d}" for row in shown])
+        flags = [Column(name, [row.varied[name] for row in shown]) for name in self.progress.varied()]
+        metric = self.progress.metric
+        beside = ["headline"] if metric else []
+        names = ["status", "step", *(["metric"] if metric else []), "headline", "examples/s", "left"]
+        rest = {name: Column(name, [of_row[name] for of_row in cells]) for name in names}
+        rest["status"].justify = "left"
+        dropped = [rest[name] for name in ("left", "examples/s", "step", *beside)]
+        dropped += [*reversed(flags), rest["status"]]
+        columns = [trial, *flags, *rest.values()]
+        fit = fitting(columns, dropped, width or console.width)
+
+        table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+        for column in fit:
+            table.add_column(Text(column.name), justify=column.justify, no_wrap=True)
+        for texts in zip(*(column.cells for column in fit)):
+            table.add_row(*map(Text, texts))
         states = Counter(row.state for row in rows)
         done = sum(states[state] for state in DONE)
         minutes = (time.monotonic() - self.started) / 60
-        table.caption = f"{done} of {self.planned} done, {states['failed']} failed, {minutes:.1f} min"
-        return table
+        below = f"{done} of {self.planned} done, {states['failed']} failed, {minutes:.1f} min"
+        if metric:
+            below += f"; the metric is {metric.name}, to {metric.goal}"
+        if note := left_out(len(columns) - len(fit)):
+            below += f"; {note}"
+        return Group(table, Text(below, style="table.caption"))
 
 
-def cells_of(row: Row) -> list[str]:
-    """A trial's cells of the live table after its flags: status, step, headline, examples/s, left."""
-    return [
-        f"{row.state} (hyperband)" if row.early else row.state,
-        f"{row.step}/{row.steps or 0}",
-        "" if row.headline is None else f"{row.headline:.5g}",
-        "" if row.examples_per_s is None else f"{row.examples_per_s:.0f}",
-        "" if row.minutes_left is None else f"{row.minutes_left:.1f} min",
-    ]
+def cells_of(row: Row) -> dict[str, str]:
+    """A trial's cells of the live table after its flags."""
+    return {
+        "status": f"{row.state} (hyperband)" if row.early else row.state,
+        "step": f"{row.step}/{row.steps or 0}",
+        "metric": "" if row.metric is None else f"{row.metric:.5g}",
+        "headline": "" if row.headline is None else f"{row.headline:.5g}",
+        "examples/s": "" if row.examples_per_s is None else f"{row.examples_per_s:.0f}",
+        "left": "" if row.minutes_left is None else f"{row.minutes_left:.1f} min",
+    }
 
 
 def run(flags: Flags) -> None:
@@ -244,7 +277,8 @@ def run(flags: Flags) -> None:
     results = read.read_sweep(folder)
     wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
     read.print_table(read.table(results), wide, wide.width)
-    console.print(f"report: {escape(str(html.write_report(folder, planned=begin.planned(folder))))}")
+    page = html.write_report(results, planned=begin.planned(folder, results))
+    console.print(f"report: {escape(str(page))}")
     for trial, values, others in local.proposer.confirmed():
         line = f"{local.progress.label(trial)}  {local.further_seeds(values, others)}"
         console.print(f"{trial.index:04d}  {escape(line)}")

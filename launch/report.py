@@ -5,7 +5,8 @@
 The file holds its numbers, pictures and plotly itself: it opens from a file path, offline, and loads nothing.
 With --publish a saved workspace and a report are made on W&B too (launch/results/wandb_report.py).
 
-Exit code 0: all is written; 1: W&B does not answer; 2: a flag is wrong, or there is nothing to report.
+What can't be read of a run is a row that says so. Exit code 0: all is written; 1: W&B does not answer, or the
+disk is full; 2: a flag is wrong, there is nothing to report, or the report may not be written there.
 """
 
 import sys
@@ -48,18 +49,19 @@ def write(flags: Flags) -> None:
     """Write all that is asked for, and print where it is."""
     if not flags.folder.is_dir():
         raise UserError(f"{flags.folder}: no such folder")
-    planned = begin.planned(flags.folder)
-    page = html.write_report(flags.folder, flags.out, flags.max_mb, planned)
+    sweep = read.read_sweep(flags.folder)  # once: a large folder on a network file system takes its time
+    planned = begin.planned(flags.folder, sweep)
+    page = html.write_report(sweep, flags.out, flags.max_mb, planned)
     print(page)
     if flags.open:
         webbrowser.open(page.resolve().as_uri())
     if flags.csv:
-        rows = read.results_csv(read.read_sweep(flags.folder), flags.csv)
+        rows = read.results_csv(sweep, flags.csv)
         print(f"{flags.csv} ({rows} runs that came to an end)")
     if flags.publish:
         from launch.results import wandb_report  # its packages are optional, and take a second to import
 
-        for line in wandb_report.publish(flags.folder, flags.entity, flags.project, planned):
+        for line in wandb_report.publish(sweep, flags.entity, flags.project, planned):
             print(line, flush=True)
 
 
@@ -69,7 +71,7 @@ def run(flags: Flags) -> None:
     except ConnectionError as error:  # not the user's mistake
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:  # --out, --csv
         raise UserError(str(error)) from None
 
 

@@ -31,15 +31,15 @@ import yaml
 from data.names import closest, did_you_mean
 from data.terminal import argument
 from launch.results import read
-from launch.sweep import agent, begin, options, plan, sbatch, sweep_file
+from launch.results.metric import Metric
+from launch.sweep import begin, options, plan, sbatch, sweep_file
+from launch.sweep.legible import Legible, LegibleRuns, legible
 from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
 from research.common.commandline import main
 from research.common.folder import (
     SWEEP,
-    TRIALS,
-    WANDB_SWEEP,
     read_json,
     write_bytes,
     write_json,
@@ -57,7 +57,18 @@ ALIVE = (
     "RESIZING",
     "SIGNALING",
 )
-STATES = ("finished", "running", "pending", "preempted", "interrupted", "stopped", "diverged", "failed")
+STATES = (
+    "finished",
+    "running",
+    "pending",
+    "preempted",
+    "interrupted",
+    "stopped",
+    "diverged",
+    "failed",
+    "unreadable",
+)
+UNUSUAL = ("interrupted", "unreadable")  # only mentioned where there are some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +265,15 @@ def submit(flags: Flags) -> None:
 
 def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
     """The folder of a sweep that exists, its trials, and how many it means to have."""
+    folder, _, queue, planned = look_at(flags)
+    return folder, queue, planned
+
+
+def look_at(flags: Flags) -> tuple[Path, dict[str, Any], Legible | LegibleRuns, int]:
+    """The folder of a sweep that exists, its frozen YAML, its trials, and how many it means to have.
+
+    Raises UserError. What can't be read of its trials and runs ends nothing.
+    """
     folder = Path(flags.sweep)
     if not folder.is_dir():
         if flags.set and not flags.name:
@@ -262,33 +282,37 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
             folder = Path(flags.out) / (flags.name or folder.stem)
     try:
         text = (folder / SWEEP).read_text(encoding="utf-8")
-    except OSError:
+        spec = yaml.safe_load(text)
+    except FileNotFoundError:
         raise UserError(f"{folder}: no sweep has been submitted there") from None
-    spec = yaml.safe_load(text)
-    online = (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists()
-    queue = agent.Runs(folder, spec["parameters"]) if online else Queue(folder)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder / SWEEP} cannot be read ({read.why(error)})") from None
+    if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
+        raise UserError(f"{folder / SWEEP}: not the YAML of a sweep")
+    queue = legible(folder, spec["parameters"])
     known = read.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
-    return folder, queue, begin.planned(folder, known)
+    return folder, spec, queue, begin.planned(folder, known)
 
 
 def show_status(flags: Flags) -> None:
-    folder, queue, planned = queue_of(flags)
-    spec = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+    folder, spec, queue, planned = look_at(flags)
     try:
         tasks, unknown = in_queue(folder), None
     except UserError as error:
         tasks, unknown = [], str(error)
     running = {task["raw"] for task in tasks if task["state"] == "RUNNING"}
-    rows = Progress(queue, spec["parameters"]).rows(running)
+    progress = Progress(queue, spec["parameters"])
+    rows = progress.rows(running)
 
     # how many are in which state, those that are yet to be made included
     counts = Counter(state_of(row) for row in rows)
-    counts["pending"] += planned - len(rows)
-    words = [f"{counts[state]} {state}" for state in STATES if counts[state] or state != "interrupted"]
+    counts["pending"] += max(0, planned - len(rows) - len(queue.problems))
+    counts["unreadable"] += len(queue.problems)
+    words = [f"{counts[state]} {state}" for state in STATES if counts[state] or state not in UNUSUAL]
     print(f"{folder}: {', '.join(words)}; {planned} expected")
 
-    # a line for each trial; below them the last lines of those that failed
-    lines = [cells_of(row) for row in rows]
+    # a line for each trial; below them what is known of those that failed or can't be read
+    lines = [cells_of(row, progress.metric) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
@@ -297,15 +321,22 @@ def show_status(flags: Flags) -> None:
             print(f"{row.trial.index:04d} failed: {row.reason}")
             for line in row.last_lines():
                 print(f"      {line}")
+        elif row.status == "unreadable":
+            print(f"{row.trial.index:04d} unreadable: {row.reason}")
+    for problem in queue.problems:
+        print(problem)
     logs = [f"{folder}/<key>/output.log", *dict.fromkeys(job["logs"] for job in jobs_of(folder))]
     print(f"logs: {', '.join(logs)}")
 
     # what the sweep's search, or --confirm, has come to
     search = Proposer(queue, spec)
-    if not isinstance(queue, agent.Runs):
-        for line in (search.exhausted or search.blind(), search.unconfirmed()):
-            if line:
-                print(line)
+    if not isinstance(queue, LegibleRuns):
+        try:
+            found = [search.exhausted or search.blind(), search.unconfirmed()]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # damage, told above
+            found = [f"what the search has come to can't be told ({read.why(error)})"]
+        for line in filter(None, found):
+            print(line)
     if flags.confirm and flags.confirm > (kept := search.to_confirm):
         print(f"--confirm={flags.confirm}: {kept} are asked for so far; submitting adds the rest")
 
@@ -327,12 +358,18 @@ def state_of(row: Row) -> str:
     return "pending" if row.state == "open" else row.state
 
 
-def cells_of(row: Row) -> list[str]:
-    """A trial's line of --status: index, varied flags, state, step, headline, machine and job."""
+def cells_of(row: Row, metric: Metric | None) -> list[str]:
+    """A trial's line of --status: index, varied flags, state, step, headline, machine and job. Where the
+    sweep's metric is another than the headline it stands before that, both with their names.
+    """
     step = f"{row.step}/{row.steps}" if row.steps else "-"
     headline = "-" if row.headline is None else f"{row.headline:.5g}"
+    figures = [headline]
+    if metric:
+        value = "-" if row.metric is None else f"{row.metric:.5g}"
+        figures = [f"{metric.heading} {value}", f"best {row.judged_by or 'headline'} {headline}"]
     where = f"{row.where} by hyperband" if row.early else row.where
-    return [f"{row.trial.index:04d}", row.label, state_of(row), step, headline, where]
+    return [f"{row.trial.index:04d}", row.label, state_of(row), step, *figures, where]
 
 
 def cancel(flags: Flags) -> None:

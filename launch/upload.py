@@ -7,9 +7,11 @@ done. Nothing: its offline segment is synced, which brings system metrics, conso
 rows, or no whole segment: the W&B run is resumed by its id and gets the rows that it lacks; a sync would
 write those that are there twice. `uploaded.json` in a run folder says that W&B confirmed every row; while
 that fits the folder, the run is skipped (delete it to ask W&B anew). After any interruption the same command
-goes on.
+goes on. A run that can't be read, or whose folder can't be written, does not keep the others: it has a line
+that says why, and the exit code is 1.
 """
 
+import os
 import sys
 import time
 from collections import Counter
@@ -73,7 +75,10 @@ class Upload:
         if not now.flags.get("project") or not now.config.get("wandb_id"):
             raise Unreadable(f"{CONFIG} does not say its W&B id and project")
         now.trial = run.trial
-        job = Job(now, self.sweep.varied, self.flags.entity, self.flags.project)
+        try:
+            job = Job(now, self.sweep.varied, self.flags.entity, self.flags.project)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise Unreadable(of_file(error)) from None
         if not job.rows:
             raise Nothing("has logged nothing yet")
         return job
@@ -178,6 +183,10 @@ class Upload:
                 except Failed as error:
                     kind = "unreadable" if isinstance(error, Unreadable) else "failed"
                     message = f"{kind}: {str(error).strip()}"
+                except OSError as error:
+                    if error.filename is None:  # no file of the run: our output, or a connection
+                        raise
+                    kind, message = "failed", f"failed: {of_file(error)}"
                 except Stop:
                     console.print(f"{name}  [red]was not brought[/]")
                     raise
@@ -224,10 +233,16 @@ class Upload:
                 what += "".join(f", task {segment.parents[1].name} synced" for segment in job.tasks)
                 if not self.watch.stale(run.folder, *leases.newest(run.folder)):
                     what = "left alone: being trained"
-            except (Nothing, Failed) as why:
-                if isinstance(why, Failed):
-                    self.counts["failed"] += 1
+            except Nothing as why:
                 what = f"skipped: {why}"
+            except Failed as why:
+                self.counts["failed"] += 1
+                what = f"skipped: {why}"
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                self.counts["failed"] += 1
+                what = f"skipped: {of_file(error)}"
             table.add_row(escape(run.folder.name), escape(what))
         console.print(table)
 
@@ -269,11 +284,19 @@ class Upload:
         console.print(f"sweep: {escape(str(kept['url']))}")
 
 
+def of_file(error: Exception) -> str:
+    """An error about a file, in words: which, and why."""
+    name = getattr(error, "filename", None)
+    return f"{os.fsdecode(name)}: {read.why(error)}" if name is not None else read.why(error)
+
+
 def run(flags: Flags) -> None:
     try:
         sweep = read.read_sweep(flags.folder)
     except FileNotFoundError:
         raise UserError(f"--folder={flags.folder}: no such folder") from None
+    except OSError as error:
+        raise UserError(f"--folder={flags.folder}: cannot be read ({read.why(error)})") from None
     if not sweep.runs:
         raise UserError(f"--folder={flags.folder}: holds no runs")
     own = [run.place for run in sweep.runs if run.config.get("flags")]

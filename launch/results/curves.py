@@ -30,14 +30,17 @@ def colours(sweep: Sweep, varied: list[str]) -> list[str]:
     return [of[show(value)] for value in values]
 
 
-def curves(sweep: Sweep, varied: list[str], order: list[int], headline: str) -> dict[str, Any]:
-    """Learning curves for plotly: {"layout", "metrics": {metric: [one trace a run]}}, the headline first."""
+def curves(sweep: Sweep, varied: list[str], order: list[int], first: Sequence[str]) -> dict[str, Any]:
+    """Learning curves for plotly: {"layout", "metrics": {metric: [one trace a run]}}, in the order of
+    `first`, then of their names.
+    """
     import plotly.graph_objects as go
 
     names = {m for run in sweep.runs for row in run.rows for m in row if "/" in m and m[:5] != "test/"}
     palette, dashes, metrics = colours(sweep, varied), _dashes(sweep, varied, order), {}
     entry_per_run = len(sweep.runs) <= 12  # beyond that: a legend entry for each value of the first flag
-    for metric in sorted(names, key=lambda m: (m != headline, m)):
+    rank = {name: i for i, name in enumerate(first)}
+    for metric in sorted(names, key=lambda m: (rank.get(m, len(rank)), m)):
         metrics[metric], named = [], set()
         for i in order:
             run = sweep.runs[i]

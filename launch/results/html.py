@@ -8,7 +8,7 @@ from launch.results.curves import curves
 from launch.results.media import pictures
 from launch.results.read import Sweep
 from launch.results.values import show, sort_key
-from launch.results.words import cell, command, label, what_was_run
+from launch.results.words import cell, command, label, sweep_command, what_was_run
 from research.common.folder import COMPLETE, REPORT, SOURCE_DIFF, SWEEP, write_bytes
 from research.common.messages import UserError, readable
 
@@ -23,7 +23,6 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
 
     varied, df = sweep.varied, read.table(sweep)
     order = sorted(range(len(df)), key=lambda i: [sort_key(sweep.runs[i].flags.get(f)) for f in varied])
-    best_first = df.sort_values("headline", ascending=df.attrs["goal"] != "maximize", kind="stable")
     unwell = df[(df["status"] != "finished") | (df["reason"] != "")]
     states = df["status"].value_counts().to_dict()
     commands = []
@@ -35,12 +34,14 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
         sweep=sweep,
         sweep_file=SWEEP,
         diff_file=SOURCE_DIFF,
+        sweep_command=sweep_command(sweep),
         varied=varied,
+        flag_columns=read.flag_columns(df),
         attrs=df.attrs,
         what=what_was_run(sweep, varied),
         planned=read.expected(sweep) if planned is None else planned,
         done=_done(sweep, states),
-        runs=best_first.drop(columns="reason"),
+        runs=read.best_first(df).drop(columns="reason"),
         seeds=read.summarise_over_seeds(df),
         now=datetime.now(UTC),
         unwell=unwell[[*map(read.column_of, varied), "status", "step", "steps", "reason", "key"]],
@@ -48,7 +49,7 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
         show=show,
         states=states,
         plotly=get_plotlyjs(),
-        curves=curves(sweep, varied, order, df.attrs["headline"]),
+        curves=curves(sweep, varied, order, [df.attrs["metric"] or "", df.attrs["headline"]]),
         pictures=pictures(sweep, varied, order, max_mb),
         commands=commands,
     )
@@ -61,18 +62,21 @@ def _done(sweep: Sweep, states: dict[str, int]) -> int:
 
 
 def write_report(
-    folder: Path | str, out: Path | str | None = None, max_mb: float = MAX_MB, planned: int | None = None
+    found: Sweep | Path | str,
+    out: Path | str | None = None,
+    max_mb: float = MAX_MB,
+    planned: int | None = None,
 ) -> Path:
-    """Write the report of a sweep's folder (default: REPORT in it); returns its path.
+    """Write the report of a sweep's folder, or of what was read of it (default: REPORT in it); its path.
 
     UserError, one line, when the folder does not exist or holds no runs.
     """
     try:
-        sweep = read.read_sweep(folder)
+        sweep = found if isinstance(found, Sweep) else read.read_sweep(found)
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
     if not sweep.runs:
-        raise UserError(f"{folder}: holds no runs")
+        raise UserError(f"{sweep.folder}: holds no runs")
     out = Path(out or sweep.folder / REPORT)
     write_bytes(out, readable(render(sweep, max_mb, planned)).encode())
     return out

@@ -33,17 +33,22 @@ def spread(steps: set[int], n: int) -> set[int]:
 def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -> dict[str, Any]:
     """The picture browser's data: the files, each content once, and which of them a run shows at which step.
 
-    Fewer steps are embedded where there are more than STEPS, or `max_mb` is passed; `note` says so.
+    Fewer steps are embedded where there are more than STEPS, or `max_mb` is passed; `note` says so, and
+    `logged` at how many steps there are pictures of each key.
     """
     room = max_mb * 1e6 * 3 / 4  # base64: 4 for 3
     keys = sorted({key for run in sweep.runs for key in run.media})
     for limit in (STEPS, 6, 3, 1):
         chosen = _chosen(sweep, keys, order, limit)
-        if sum(path.stat().st_size for *_, path in chosen) <= room:
+        if sum(map(_size, (path for *_, path in chosen))) <= room:
             break
-    blobs, seen, left_out = {}, {key: {} for key in keys}, 0
+    blobs, seen, left_out, unreadable = {}, {key: {} for key in keys}, 0, []
     for key, i, step, path in chosen:
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError:
+            unreadable.append(path)
+            continue
         name = hashlib.sha256(data).hexdigest()[:16]
         if name not in blobs and len(data) > room:
             left_out += 1
@@ -56,12 +61,15 @@ def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -
                 "mime": mimetypes.guess_type(path.name)[0] or "image/png",
             }
         seen[key].setdefault(i, []).append([step, name])
-    note, shown = "", len(chosen) - left_out
+    note, shown = "", len(chosen) - left_out - len(unreadable)
     total = sum(len(files) for run in sweep.runs for files in run.media.values())
     if shown < total:
         note += f"Pictures: {shown} of {total}. "
     if left_out:
         note += f"{left_out} did not fit into --max_mb={show(max_mb)}. "
+    if unreadable:
+        first = unreadable[0].relative_to(sweep.folder.parent)
+        note += f"{len(unreadable)} cannot be read, the first of them {first}. "
     runs = [
         {
             "label": label(run, varied),
@@ -74,11 +82,21 @@ def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -
     ]
     return {
         "keys": {key: files for key, files in seen.items() if files},
+        "logged": {
+            key: len({step for run in sweep.runs for step, _ in run.media.get(key, [])}) for key in keys
+        },
         "blobs": blobs,
         "runs": runs,
         "order": order,
         "note": note,
     }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # gone meanwhile; reading it will tell
+        return 0
 
 
 def _chosen(sweep: Sweep, keys: list[str], order: list[int], limit: int) -> list[tuple[str, int, int, Path]]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
+import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,17 +23,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launch.results.columns import GAP, Column, fitting, left_out
+from launch.results.metric import Metric, is_finite, metric_of
 from launch.results.values import show, sort_key
 from research.common.flags import RunFlags, result_names
-from research.common.folder import CONFIG, ENDED, MEDIA, METRICS, STATUS, SWEEP, TRIALS, write_bytes
+from research.common.folder import CODE, CONFIG, ENDED, MEDIA, METRICS, STATUS, SWEEP, TRIALS, write_bytes
 from research.common.messages import readable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILES = {CONFIG: "config", STATUS: "status", METRICS: "rows"}
+# what the objects in these files hold, where they hold it: all else is damage
+KINDS = {
+    "flags": dict,
+    "key": str,
+    "headline": (str, int, float, type(None)),  # its name in config.json, its value in status.json
+    "goal": str,
+    "source": (dict, type(None)),
+    "status": str,
+    "segments": list,
+}
 # of a table that are no flags: what is known of a run, and of a setting over its seeds
-COLUMNS = ("status", "step", "steps", "headline", "commit", "key", "reason", "n", "runs")
+COLUMNS = ("status", "step", "steps", "metric", "headline", "commit", "key", "reason", "n", "runs")
 # Common flags that say where and how a run is carried out, not what is computed. A data set's name is not in
 # a run's key either, but its content is: runs on other data differ.
 BOOKKEEPING = {f.name for f in dataclasses.fields(RunFlags)} - {*result_names(RunFlags), "dataset"}
@@ -65,6 +79,13 @@ class Run:
         """W&B entity (None: the login's own) and project, as the run itself took them."""
         return tuple(self.config.get(k) or self.flags.get(k) for k in ("entity", "project"))
 
+    def value(self, metric: Metric) -> float | None:
+        """What the run counts for by a sweep's metric: its best value, diverged its worst; None: none."""
+        if metric.is_headline(self.config.get("headline")):
+            value = self.status.get("headline")
+            return value if is_finite(value) else None
+        return metric.value(self.rows, self.status.get("status") == "diverged")
+
 
 @dataclass
 class Sweep:
@@ -83,6 +104,13 @@ class Sweep:
     def varied(self) -> list[str]:
         return varied_flags(self.runs, self.spec.get("parameters") or (), self.open_trials)
 
+    @property
+    def metric(self) -> Metric | None:
+        """The metric, where it is another than the headline of the runs; None where that says it all."""
+        metric = metric_of(self.spec)
+        headlines = {run.config.get("headline") for run in self.runs} - {None}
+        return metric if metric and any(not metric.is_headline(name) for name in headlines) else None
+
 
 def read_rows(path: Path | str) -> list[dict]:
     """Rows of a JSON-lines file, less a torn last line; ValueError names any other damaged line."""
@@ -98,14 +126,29 @@ def read_rows(path: Path | str) -> list[dict]:
 
 def _read_object(path: Path) -> dict:
     value = json.loads(path.read_text("utf-8"))
-    if not isinstance(value, dict) or not isinstance(value.get("flags", {}), dict):
+    if not isinstance(value, dict):
         raise ValueError("not the object that belongs there")
+    for name, kind in KINDS.items():
+        if name in value and not isinstance(value[name], kind):
+            raise ValueError(f"its {name} is damaged")
     return value
 
 
+def why(error: Exception) -> str:
+    """An error in words, without the path that the system puts into it."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
 def read_run(folder: Path | str) -> Run:
-    """One run folder. Never raises for what lies in it: `problem` says what is missing or damaged."""
+    """One run folder. Never raises for what lies in it: `problem` says what is missing or can't be read."""
     run, problems = Run(Path(folder)), []
+    try:
+        os.listdir(run.folder)
+    except OSError as error:
+        broken = run.folder.is_symlink() and isinstance(error, FileNotFoundError)
+        run.problem = f"the folder cannot be read ({'a link to nothing' if broken else why(error)})"
+        run.status["status"] = "unreadable"
+        return run
     for name, part in FILES.items():
         try:
             read = read_rows if part == "rows" else _read_object
@@ -113,13 +156,31 @@ def read_run(folder: Path | str) -> Run:
         except FileNotFoundError:
             problems.append(f"{name} is missing")
         except (OSError, ValueError) as error:
-            problems.append(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})")
-    run.problem = "; ".join(problems) or None
+            problems.append(f"{name} cannot be read ({why(error)})")
     run.status.setdefault("status", "unreadable")
-    media = run.folder / MEDIA
-    for path in sorted(p for p in media.rglob("*.*") if p.stem.isdecimal() and p.is_file()):
-        run.media.setdefault(path.parent.relative_to(media).as_posix(), []).append((int(path.stem), path))
+    for path in _files(run.folder / MEDIA, problems):
+        key = path.parent.relative_to(run.folder / MEDIA).as_posix()
+        run.media.setdefault(key, []).append((int(path.stem), path))
+    run.problem = "; ".join(problems) or None
     return run
+
+
+def _files(media: Path, problems: list[str]) -> Iterator[Path]:
+    """The files of a media folder, by path; what can't be looked at goes to `problems`."""
+
+    def trouble(error: OSError) -> None:
+        if media.is_symlink() or not isinstance(error, FileNotFoundError):  # without pictures there is none
+            name = Path(error.filename).relative_to(media.parent)
+            problems.append(f"{name} cannot be read ({why(error)})")
+
+    found = (Path(at) / name for at, _, names in os.walk(media, onerror=trouble) for name in names)
+    for path in sorted(path for path in found if path.stem.isdecimal() and path.suffix):
+        try:
+            if stat.S_ISREG(path.stat().st_mode):
+                yield path
+        except OSError as error:
+            if path.is_symlink() or not isinstance(error, FileNotFoundError):  # else it was cut meanwhile
+                problems.append(f"{path.relative_to(media.parent)} cannot be read ({why(error)})")
 
 
 def read_sweep(folder: Path | str) -> Sweep:
@@ -130,21 +191,28 @@ def read_sweep(folder: Path | str) -> Sweep:
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    text, spec, problems = "", {}, []
+    text, spec, problems, trials = "", {}, [], {}
     try:
         text = (folder / SWEEP).read_text("utf-8", "replace")
-        spec = dict(yaml.safe_load(text))
+        spec = _read_spec(text)
+    except FileNotFoundError:  # a plain folder
+        pass
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        if text:
-            problems.append(f"{SWEEP} cannot be read ({' '.join(str(error).split())})")
+        problems.append(f"{SWEEP} cannot be read ({why(error)})")
     comment = re.match(r"(?:[ \t]*(?:#.*)?\n)*", text)[0]
-    trials = {}
-    for path in sorted((folder / TRIALS).glob("[0-9]*.json")):
+    try:
+        names = sorted(name for name in os.listdir(folder / TRIALS) if re.fullmatch(r"\d+\.json", name))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        names = []
+        problems.append(f"{TRIALS} cannot be read ({why(error)})")
+    for name in names:
         try:
-            trial = _read_object(path)
-            trials[str(trial["key"])] = {"index": int(path.stem)} | trial
+            trial = _read_object(folder / TRIALS / name)
+            trials[trial["key"]] = {"index": int(Path(name).stem)} | trial
         except (OSError, ValueError, KeyError) as error:
-            problems.append(f"{TRIALS}/{path.name} cannot be read ({error})")
+            problems.append(f"{TRIALS}/{name} cannot be read ({why(error)})")
     runs = [read_run(path) for path in _run_folders(folder, trials)]
     for run in runs:
         run.trial = trials.pop(run.folder.name, {})
@@ -161,17 +229,32 @@ def read_sweep(folder: Path | str) -> Sweep:
     )
 
 
+def _read_spec(text: str) -> dict:
+    """A sweep's YAML; ValueError or TypeError where it is none."""
+    spec = dict(yaml.safe_load(text))
+    parameters = spec.get("parameters") or {}
+    if not isinstance(parameters, dict) or not all(isinstance(given, dict) for given in parameters.values()):
+        raise ValueError("its parameters are damaged")
+    return spec
+
+
 def _run_folders(folder: Path, trials: Iterable[str]) -> list[Path]:
-    """`folder` itself where it is a run's; else those in it that are, or that a trial names."""
+    """`folder` itself where it is a run's; else those in it that are, that a trial names, or that can't be
+    looked into and so may be runs.
+    """
+    inside = sorted(folder.iterdir())  # OSError where the folder itself can't be read
 
     def is_run(path: Path) -> bool:
-        return any((path / name).is_file() for name in FILES)
+        try:
+            return any((path / name).is_file() for name in FILES)
+        except PermissionError:
+            return path.name not in (CODE, TRIALS) and not path.name.startswith(".")
 
-    if is_run(folder):
+    if any((folder / name).exists() for name in FILES):
         return [folder]
-    inside = [path for path in folder.iterdir() if path.name in trials or is_run(path)]
+    found = [path for path in inside if path.name in trials or is_run(path)]
     # A folder that `--fresh` set aside has a suffix, and is no longer a result of this sweep.
-    return [path for path in inside if not re.search(r"\.(old|aside)", path.name)]
+    return [path for path in found if not re.search(r"\.(old|aside)", path.name)]
 
 
 def expected(sweep: Sweep) -> int:
@@ -210,45 +293,71 @@ def column_of(flag: str) -> str:
 
 
 def table(sweep: Sweep) -> pd.DataFrame:
-    """One row a run: varied flags, status, step(s), best headline, last test/*, val/*, commit, key, reason.
+    """One row a run: varied flags, status, step(s), metric, best headline, last test/*, val/*, commit, key,
+    reason (the run's own, and what could not be read). `metric` is a column where `Sweep.metric` is one.
 
-    `attrs` hold the headline's name and its `goal`, and as `confirmed` the keys of trials that others repeat
-    with further seeds; `reason` is the run's own, and what could not be read.
+    `attrs`: the `headline`'s name and its `goal`; the `metric`'s name and `metric_goal`, or None; `by`, the
+    column that tells which run is best, and `ascending`, whether by its least; `headings` of columns whose
+    name does not say it; and `confirmed`, the keys of trials that others repeat with further seeds.
     """
     import pandas as pd
 
     named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
     headline, goal = Counter(named or [("headline", "minimize")]).most_common(1)[0][0]
+    metric = sweep.metric
     figures = {m for r in sweep.runs for row in r.rows for m in row if m.startswith(("val/", "test/"))}
-    own = headline.rpartition("/")[2]  # its figure on the test part comes first
-    figures = sorted(
-        figures - {f"{headline}_best"}, key=lambda m: (m.startswith("val/"), m.split("/", 1)[1] != own, m)
-    )
+    figures -= {f"{headline}_best", metric.column if metric else None}
+    # the figures of metric and headline on the test part come first
+    own = [test_figure(name) for name in ((metric.name, headline) if metric else (headline,))]
+    rank = {name: i for i, name in enumerate(dict.fromkeys(own))}
+    figures = sorted(figures, key=lambda m: (m.startswith("val/"), rank.get(m, len(rank)), m))
     varied, rows = sweep.varied, []
     for run in sweep.runs:
         last = {m: value for row in run.rows for m, value in row.items()}
         row = {column_of(name): run.flags.get(name) for name in varied}
         row |= {name: run.status.get(name) for name in ("status", "step", "steps", "headline")}
+        if metric:
+            row["metric"] = run.value(metric)
         row |= {name: last.get(name) for name in figures}
         row["commit"] = _commits(run)
         row["key"] = run.folder.name
         row["reason"] = "; ".join(str(r) for r in (run.status.get("reason"), run.problem) if r)
         rows.append(row)
-    columns = [*map(column_of, varied), "status", "step", "steps", "headline", *figures]
-    columns += ["commit", "key", "reason"]
+    columns = [*map(column_of, varied), "status", "step", "steps", *(["metric"] if metric else [])]
+    columns += ["headline", *figures, "commit", "key", "reason"]
     df = pd.DataFrame(rows, columns=columns, dtype=object)  # flags as they are: no integer seed made a float
     for name in columns[len(varied) + 1 : -3]:
         kind = "Int64" if name in ("step", "steps") else float
         df[name] = pd.to_numeric(df[name], errors="coerce").astype(kind)
     confirmed = {run.trial.get("confirms") for run in sweep.runs} - {None}
-    df.attrs.update(headline=headline, goal=goal, confirmed=sorted(confirmed))
+    df.attrs.update(
+        headline=headline,
+        goal=goal,
+        metric=metric.name if metric else None,
+        metric_goal=metric.goal if metric else None,
+        by="metric" if metric else "headline",
+        ascending=(metric.goal if metric else goal) != "maximize",
+        headings={"headline": f"best {headline}"} | ({"metric": metric.heading} if metric else {}),
+        confirmed=sorted(confirmed),
+    )
     return df
+
+
+def test_figure(name: str) -> str:
+    """The figure of the test part that belongs to one of the validation part, or to its running best."""
+    return f"test/{name.rpartition('/')[2].removesuffix('_best')}"
+
+
+def best_first(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a `table` from best to worst, those without a value last."""
+    return df.sort_values(df.attrs["by"], ascending=df.attrs["ascending"], kind="stable")
 
 
 def _commits(run: Run) -> str:
     """The commits whose code made the run, and whether that code was changed."""
     source, segments = run.config.get("source") or {}, run.status.get("segments") or []
-    commits = dict.fromkeys(str(part["commit"])[:10] for part in [source, *segments] if part.get("commit"))
+    parts = [part for part in [source, *segments] if isinstance(part, dict) and part.get("commit")]
+    commits = dict.fromkeys(str(part["commit"])[:10] for part in parts)
     text = ",".join(commits)
     return f"{text}-dirty" if source.get("dirty") else text
 
@@ -266,14 +375,16 @@ def _by_flags(df: pd.DataFrame, flags: list[str]) -> pd.DataFrame:
 def results_csv(sweep: Sweep, path: Path | str) -> int:
     """Write the committed evidence, one row for each run that came to an end; returns their number.
 
-    Columns: varied flags (exact), status, headline under its own name, test figures (6 significant digits),
-    commit; sorted by flags, so that equal results give equal bytes.
+    Columns: varied flags (exact), status, metric (if there is one) and headline under their own names, test
+    figures (6 significant digits), commit; sorted by flags, so that equal results give equal bytes.
     """
-    df, path = table(sweep), Path(path)
-    headline, flags = f"{df.attrs['headline']}_best", flag_columns(df)
-    figures = [headline, *(c for c in df.columns if c.startswith("test/"))]
+    df, path, metric = table(sweep), Path(path), sweep.metric
+    names, flags = {"headline": f"{df.attrs['headline']}_best"}, flag_columns(df)
+    if metric:
+        names = {"metric": metric.column} | names
+    figures = [*names.values(), *(c for c in df.columns if c.startswith("test/"))]
     df = df[df["status"].isin(ENDED)]
-    df = _by_flags(df.rename(columns={"headline": headline}), flags).astype(object)
+    df = _by_flags(df.rename(columns=names), flags).astype(object)
     for name in flags + figures:
         df[name] = [show(v, 6 if name in figures else None) for v in df[name]]
     text = df[[*flags, "status", *figures, "commit"]].to_csv(index=False, lineterminator="\n")
@@ -295,7 +406,7 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
     for _, group in df.groupby([df[f].map(show) for f in flags] or [0] * len(df), sort=False):
         done = group[group["status"] == "finished"]
         row = {f: group[f].iloc[0] for f in flags} | {"n": len(done), "runs": len(group)}
-        for name in (c for c in df.columns if c == "headline" or "/" in c):
+        for name in (c for c in df.columns if c in ("metric", "headline") or "/" in c):
             row |= {name: done[name].mean(), f"{name} sd": done[name].std(ddof=1)}
         rows.append(row)
     kinds = {name: int if name in ("n", "runs") else float for name in rows[0] if name not in flags}
@@ -303,22 +414,46 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def print_table(df: pd.DataFrame, console: Console, width: int = 100) -> None:
-    """Print the runs from best to worst: flags, status, step, headline and as many figures as fit `width`."""
-    headline = df.attrs["headline"]
-    shown_already = (f"val/{headline.split('/', 1)[-1]}", headline)
+    """Print the runs from best to worst in at most `width` characters; no cell is ever cut.
+
+    Where there is no room for all columns, they are left out in this order: figures, the last first, but for
+    those of headline and metric on the test part; step; the metric's test figure; the headline, where a
+    metric stands beside it; the headline's test figure; varied flags, the last first; status. What tells
+    which run is best always stays. Headings first go into two lines where this saves more than figures.
+    """
+    metric, headline, headings = (df.attrs[name] for name in ("metric", "headline", "headings"))
+    shown_already = (f"val/{headline.split('/', 1)[-1]}", headline, metric)
     figures = [c for c in df.columns if c.startswith(("test/", "val/")) and c not in shown_already]
-    df = df.sort_values("headline", ascending=df.attrs["goal"] != "maximize", kind="stable")
-    cells = {name: [show(v, 6) for v in df[name]] for name in [*flag_columns(df), "status"]}
-    cells["step"] = [f"{a}/{b}".replace("<NA>", "?") for a, b in zip(df["step"], df["steps"])]
-    cells |= {f"best {headline}": [show(v, 4) for v in df["headline"]]}
-    cells |= {name: [show(v, 4) for v in df[name]] for name in figures}
-    out, room = Table(box=box.SIMPLE_HEAD, pad_edge=False), min(width, console.width) - 2
-    for name in list(cells):
-        room -= max(map(len, [name, *cells[name]])) + 2
-        if room < 0 and name in figures:
-            del cells[name]
-        else:
-            out.add_column(Text(name), justify="left" if name == "status" else "right")
-    for row in zip(*cells.values()):
+    df = best_first(df)
+    flags = [Column(name, [show(v, 6) for v in df[name]]) for name in flag_columns(df)]
+    status = Column("status", [show(v) for v in df["status"]], "left")
+    steps = [f"{a}/{b}".replace("<NA>", "?") for a, b in zip(df["step"], df["steps"])]
+    step = Column("step", steps)
+    values = {}
+    for name in [*(["metric"] if metric else []), "headline", *figures]:
+        values[name] = Column(headings.get(name, name), [show(v, 4) for v in df[name]])
+    columns = [*flags, status, step, *values.values()]
+
+    needed = [step]
+    if metric and test_figure(metric) != test_figure(headline):
+        needed.append(values.get(test_figure(metric)))
+    if metric:
+        needed.append(values["headline"])
+    needed += [values.get(test_figure(headline)), *reversed(flags), status]
+    needed = [column for column in needed if column]
+    spare = [values[name] for name in reversed(figures) if values[name] not in needed]
+    room = min(width, console.width) - 2  # a blank at each edge
+    shown = fitting(columns, [*spare, *needed], room)
+    if any(column not in shown for column in needed):
+        for column in values.values():
+            column.name = column.name.replace("best ", "best\n").replace("/", "/\n")
+        shown = fitting(columns, [*spare, *needed], room)
+
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for column in shown:
+        out.add_column(Text(column.name), justify=column.justify, no_wrap=True)
+    for row in zip(*(column.cells for column in shown)):
         out.add_row(*map(Text, row))
     console.print(out)
+    if note := left_out(len(columns) - len(shown)):
+        console.print(f"{note} at this width", style="dim")

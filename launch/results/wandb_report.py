@@ -9,12 +9,12 @@ runs have to be there first. In W&B's words a run's ID is the id in its URL, and
 import contextlib
 import os
 import re
+import shlex
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies
 
@@ -23,9 +23,9 @@ import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from launch.results.curves import colours
-from launch.results.read import Sweep, column_of, expected, read_sweep, summarise_over_seeds, table
-from launch.results.words import cell, command, label, what_was_run
-from research.common.folder import SOURCE_DIFF, SWEEP, UPLOADED, read_json
+from launch.results.read import Sweep, best_first, column_of, expected, summarise_over_seeds, table
+from launch.results.words import cell, command, from_root, label, sweep_command, what_was_run
+from research.common.folder import SOURCE_DIFF, UPLOADED, read_json
 from research.common.messages import UserError
 
 try:
@@ -74,13 +74,31 @@ def paragraphs(header: str) -> dict[str, list[str | list[str]]]:
     return {title: part for title, part in parts.items() if part}
 
 
-def curve_metrics(sweep: Sweep, headline: str) -> list[str]:
-    """What is drawn over the steps: the headline, every other val/* logged more than once, train/loss."""
+@dataclass(frozen=True)
+class Judged:
+    """What a sweep's runs are judged by. names: of what is drawn first, the metric, if any, and the headline;
+    best: the key of a run's W&B summary by which runs are sorted, and `ascending` whether by its least.
+    """
+
+    names: list[str]
+    best: str
+    ascending: bool
+
+
+def judged(attrs: dict) -> Judged:
+    """By the attributes of a `table`. A summary has a metric's last value: W&B keeps the best of none."""
+    metric, headline = attrs["metric"], attrs["headline"]
+    names = [metric, headline] if metric else [headline]
+    return Judged(names, metric or f"{headline}_best", attrs["ascending"])
+
+
+def curve_metrics(sweep: Sweep, first: list[str]) -> list[str]:
+    """What is drawn over the steps: those in `first`, every other val/* logged more than once, train/loss."""
     counts = [Counter(metric for row in run.rows for metric in row) for run in sweep.runs]
     often = {metric for count in counts for metric, n in count.items() if n > 1}
-    metrics = [headline] if any(headline in count for count in counts) else []
-    metrics += sorted(m for m in often - {headline} if m.startswith("val/") and not m.endswith("_best"))
-    if "train/loss" in often:
+    metrics = [m for m in first if not m.startswith("test/") and any(m in count for count in counts)]
+    metrics += sorted(m for m in often.difference(first) if m.startswith("val/") and not m.endswith("_best"))
+    if "train/loss" in often and "train/loss" not in metrics:
         metrics.append("train/loss")
     return metrics
 
@@ -105,13 +123,14 @@ def title_of(sweep: Sweep, now: datetime) -> str:
     return f"{name[:90]} · {now:%Y-%m-%d %H:%M}"
 
 
-def line_plots(sweep: Sweep, headline: str) -> list:
-    """A line plot over the W&B step for each metric; for the headline also the mean over seeds, if any."""
-    metrics, mean = curve_metrics(sweep, headline), over_seeds(sweep)
+def line_plots(sweep: Sweep, first: list[str]) -> list:
+    """A line plot over the W&B step for each metric, of those in `first` also the mean over seeds."""
+    mean, plots = over_seeds(sweep), []
     common = {"x": "Step", "title_x": "step", "max_runs_to_show": min(len(sweep.runs), RUNS)}
-    plots = [wr.LinePlot(title=metric, y=[metric], **common) for metric in metrics]
-    if mean and headline in metrics:
-        plots.insert(1, wr.LinePlot(title=f"{headline}, mean over seeds", y=[headline], **common, **mean))
+    for metric in curve_metrics(sweep, first):
+        plots.append(wr.LinePlot(title=metric, y=[metric], **common))
+        if mean and metric in first:
+            plots.append(wr.LinePlot(title=f"{metric}, mean over seeds", y=[metric], **common, **mean))
     return plots
 
 
@@ -124,9 +143,11 @@ def bar_plots(sweep: Sweep) -> list:
     return [wr.BarPlot(title.format(name), [name], **common) for name in names]
 
 
-def hyperparameters(sweep: Sweep, headline: str) -> list:
-    """How the best headline hangs on the varied flags; empty where nothing varies or nothing was measured."""
-    best, given = f"{headline}_best", sweep.spec.get("parameters") or {}
+def hyperparameters(sweep: Sweep, best: str) -> list:
+    """How the figure `best` of a run's summary hangs on the varied flags; empty where nothing varies or
+    nothing was measured.
+    """
+    given = sweep.spec.get("parameters") or {}
     if not sweep.varied or not any(best in row for run in sweep.runs for row in run.rows):
         return []
     axes = []
@@ -147,12 +168,12 @@ def media_browsers(sweep: Sweep) -> list:
     return panels
 
 
-def chapters(sweep: Sweep, headline: str) -> Iterator[tuple[str, int, list]]:
+def chapters(sweep: Sweep, by: Judged) -> Iterator[tuple[str, int, list]]:
     """(heading, panels in a row, panels), in the order of both views; what would be empty is left out."""
     every = [
-        ("Learning curves", 3, line_plots(sweep, headline)),
+        ("Learning curves", 3, line_plots(sweep, by.names)),
         ("Test figures", 3, bar_plots(sweep)),
-        ("Hyperparameters", 2, hyperparameters(sweep, headline)),
+        ("Hyperparameters", 2, hyperparameters(sweep, by.best)),
         ("Pictures", 1, media_browsers(sweep)),
     ]
     yield from (chapter for chapter in every if chapter[2])
@@ -173,17 +194,22 @@ def these_runs(sweep: Sweep, place: Place) -> tuple[str, dict[str, str]]:
 
 def make_workspace(sweep: Sweep, place: Place, now: datetime) -> ws.Workspace:
     """The workspace, not saved yet; asks nobody."""
-    headline, goal = (table(sweep).attrs[name] for name in ("headline", "goal"))
-    best, sections = f"{headline}_best", []
+    attrs = table(sweep).attrs
+    by, sections = judged(attrs), []
+    pinned = dict.fromkeys([by.best, f"{attrs['headline']}_best"])
     which, colour_of = these_runs(sweep, place)
-    for heading, across, panels in chapters(sweep, headline):
+    for heading, across, panels in chapters(sweep, by):
         layout = ws.SectionLayoutSettings(columns=across, rows=-(-len(panels) // across))
         sections.append(ws.Section(name=heading, panels=panels, is_open=True, layout_settings=layout))
     runs = ws.RunsetSettings(
         filters=which,
-        order=[ws.Ordering(ws.Summary(best), ascending=goal != "maximize")],
+        order=[ws.Ordering(ws.Summary(by.best), ascending=by.ascending)],
         run_settings={key: ws.RunSettings(color=colour) for key, colour in colour_of.items()},
-        pinned_columns=["run:displayName", *(f"config:{f}.value" for f in sweep.varied), f"summary:{best}"],
+        pinned_columns=[
+            "run:displayName",
+            *(f"config:{f}.value" for f in sweep.varied),
+            *(f"summary:{name}" for name in pinned),
+        ],
     )
     settings = ws.WorkspaceSettings(x_axis="Step", max_runs=min(max(len(place.urls), 10), RUNS))
     return ws.Workspace(place.entity, place.project, title_of(sweep, now), sections, settings, runs)
@@ -192,7 +218,7 @@ def make_workspace(sweep: Sweep, place: Place, now: datetime) -> ws.Workspace:
 def make_report(sweep: Sweep, place: Place, now: datetime, planned: int | None = None) -> wr.Report:
     """The report, not saved yet; asks nobody. planned: how many runs there will be, if known."""
     df, (which, colour_of) = table(sweep), these_runs(sweep, place)
-    headline, missing = df.attrs["headline"], len(df) - len(place.urls)
+    by, missing = judged(df.attrs), len(df) - len(place.urls)
     states = ", ".join(f"{n} {state}" for state, n in Counter(df["status"]).items())
     planned = expected(sweep) if planned is None else planned
     size = f"{what_was_run(sweep, sweep.varied)}. Of {planned} runs: {states}."
@@ -204,8 +230,8 @@ def make_report(sweep: Sweep, place: Place, now: datetime, planned: int | None =
             blocks.append(wr.H2(title))
         blocks += [wr.P(text) if isinstance(text, str) else wr.UnorderedList(text) for text in part]
     blocks += [wr.H2("Results"), *map(wr.MarkdownBlock, tables(sweep, place, df))]
-    order = wr.OrderBy(wr.SummaryMetric(f"{headline}_best"), ascending=df.attrs["goal"] != "maximize")
-    for i, (heading, across, panels) in enumerate(chapters(sweep, headline)):
+    order = wr.OrderBy(wr.SummaryMetric(by.best), ascending=by.ascending)
+    for i, (heading, across, panels) in enumerate(chapters(sweep, by)):
         width, height = 24 // across, 14 if across == 1 else 7  # W&B's grid has 24 columns
         for k, panel in enumerate(panels):
             panel.layout = wr.Layout(x=k % across * width, y=k // across * height, w=width, h=height)
@@ -238,9 +264,8 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
 
 def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
     """Means over seeds, where the seed varied; all runs, from best to worst; how they ended, if said."""
-    headline, goal = df.attrs["headline"], df.attrs["goal"]
-    figures = ["headline", *(name for name in df.columns if name.startswith("test/"))]
-    headings, texts = {"headline": f"best {headline}", "n": "finished"}, []
+    figures = [c for c in df.columns if c in ("metric", "headline") or c.startswith("test/")]
+    headings, texts = df.attrs["headings"] | {"n": "finished"}, []
     if "seed" in sweep.varied:
         names = [*(column_of(flag) for flag in sweep.varied if flag != "seed"), "n", "runs", *figures]
         means = summarise_over_seeds(df).to_dict("records")
@@ -251,15 +276,16 @@ def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
         head = [plain(headings.get(name, name)) for name in names]
         texts.append(f"{what}.\n\n{markdown_table(head, rows)}")
     names, rows, reasons = [*map(column_of, sweep.varied), "status", *figures], [], []
-    best_first = df.sort_values("headline", ascending=goal != "maximize", kind="stable")
-    for i, row in zip(best_first.index, best_first.to_dict("records")):
+    ordered = best_first(df)
+    for i, row in zip(ordered.index, ordered.to_dict("records")):
         run = sweep.runs[i]
         name, url = plain(run.folder.name), place.urls.get(str(run.config.get("wandb_id")))
         rows.append([plain(cell(row, n)[0]) for n in names] + [f"[{name}]({url})" if url else name])
         if row["reason"]:
             reasons.append(f"- {plain(label(run, sweep.varied))}: {plain(row['reason'])}")
     head = [*(plain(headings.get(name, name)) for name in names), "run"]
-    what = f"Every run, the best {plain(headline)} first; test figures are taken once."
+    best = headings[df.attrs["by"]].removeprefix("best ")
+    what = f"Every run, the best {plain(best)} first; test figures are taken once."
     texts.append(f"{what}\n\n{markdown_table(head, rows)}")
     if reasons:
         texts.append("What is known of how runs ended:\n\n" + "\n".join(reasons[:ROWS]))
@@ -269,14 +295,13 @@ def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
 def how_to_reproduce(sweep: Sweep, df: pd.DataFrame) -> str:
     """The commits, the command of the whole sweep and that of each run."""
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(df["commit"]) if commit)
-    texts, out = [], sweep.folder.parent.name
+    texts = []
     if "-dirty" in commits:
         commits += f" (`-dirty`: with the changes in `{SOURCE_DIFF}` of the run's folder)"
     if commits:
         texts.append(f"Commit: {commits}.")
     if sweep.text:
-        again = f"python launch/local.py {out}/{sweep.name}/{SWEEP} --name={sweep.name} --out={out}"
-        texts += ["The whole sweep; what is already there is skipped:", f"```\n{again}\n```"]
+        texts += ["The whole sweep; what is already there is skipped:", f"```\n{sweep_command(sweep)}\n```"]
     runs, varied = sweep.runs[:ROWS], sweep.varied
     lines = [f"# {label(run, varied)}\n{command(run, sweep, varied)}" for run in runs]
     return "\n\n".join([*texts, "One run:", "```\n" + "\n".join(lines) + "\n```"])
@@ -299,7 +324,7 @@ def asking() -> Iterator[None]:
         raise ConnectionError(f"no good answer from W&B, run this again later ({reason})") from None
 
 
-def find(sweep: Sweep, folder: Path | str, entity: str | None = None, project: str | None = None) -> Place:
+def find(sweep: Sweep, entity: str | None = None, project: str | None = None) -> Place:
     """Ask W&B for the sweep's runs. What is not given is what most runs say, or the login's own entity.
 
     UserError when nobody is logged in, or the project or all of the runs are not there; ConnectionError.
@@ -327,7 +352,8 @@ def find(sweep: Sweep, folder: Path | str, entity: str | None = None, project: s
         entity = entity or api.default_entity
         if not entity or not project:
             raise UserError("where to on W&B? Give --entity and --project")
-        upload = f"`python launch/upload.py {folder}` puts the runs there; or give --entity and --project"
+        words = shlex.join(["python", "launch/upload.py", from_root(sweep.folder)])
+        upload = f"`{words}` puts the runs there; or give --entity and --project"
         try:
             runs = api.runs(f"{entity}/{project}", filters={"name": {"$in": ids}}, per_page=100)
             urls = {run.id: run.url for run in runs}
@@ -339,12 +365,11 @@ def find(sweep: Sweep, folder: Path | str, entity: str | None = None, project: s
 
 
 def publish(
-    folder: Path | str, entity: str | None = None, project: str | None = None, planned: int | None = None
+    sweep: Sweep, entity: str | None = None, project: str | None = None, planned: int | None = None
 ) -> Iterator[str]:
-    """Make a workspace and a report of a sweep's folder; yields a line as each is there. Raises as `find`."""
-    sweep, now = read_sweep(folder), datetime.now()
-    place = find(sweep, folder, entity, project)
-    for view in (make_workspace(sweep, place, now), make_report(sweep, place, now, planned)):
+    """Make a workspace and a report of a sweep; yields a line as each is there. Raises as `find`."""
+    now, there = datetime.now(), find(sweep, entity, project)
+    for view in (make_workspace(sweep, there, now), make_report(sweep, there, now, planned)):
         with asking():
             url = view.save().url
         yield f"W&B {type(view).__name__.lower()}: {quote(url, safe=':/?=&%')}"

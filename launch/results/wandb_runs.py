@@ -85,7 +85,7 @@ class Job:
         self.entity = entity or kept.get("entity") or run.place[0]  # None: the login's own
         self.project = project or kept.get("project") or run.place[1]
         rows = (row for name in (METRICS, TIMES) for row in read_rows(self.folder / name))
-        self.rows = len({row["step"] for row in rows} | media_by_step(self.folder).keys())
+        self.rows = len({row["step"] for row in rows if "step" in row} | media_by_step(self.folder).keys())
         best = sorted((self.folder / CHECKPOINTS).glob("best_*.pt"), key=lambda p: p.stat().st_mtime)
         self.model = best[-1] if best and self.status in DONE else None
         self.marker = read_json(self.folder / UPLOADED) or {}

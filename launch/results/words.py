@@ -2,10 +2,11 @@
 
 import math
 import shlex
+from pathlib import Path
 
 from launch.results.read import Run, Sweep
 from launch.results.values import show, sort_key
-from research.common.folder import CONFIG
+from research.common.folder import CONFIG, SWEEP
 from research.common.identity import ROOT
 
 
@@ -30,14 +31,27 @@ def what_was_run(sweep: Sweep, varied: list[str]) -> str:
     return line
 
 
+def from_root(path: Path) -> str:
+    """A path as a command that is given in the repository's root names it: from there where it lies inside,
+    else absolute.
+    """
+    path = path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def sweep_command(sweep: Sweep) -> str:
+    """The command line that goes on with the sweep, for a shell in the repository's root."""
+    file, out = from_root(sweep.folder / SWEEP), from_root(sweep.folder.parent)
+    return shlex.join(["python", "launch/local.py", file, f"--name={sweep.name}", f"--out={out}"])
+
+
 def command(run: Run, sweep: Sweep, varied: list[str]) -> str:
-    """The command line that makes this run again."""
+    """The command line that makes this run again, for a shell in the repository's root."""
     family = run.config.get("family")
     program = f"research/{family}.py" if family else str(sweep.spec.get("program", "?"))
     flags = run.trial.get("flags") or {f: run.flags[f] for f in varied if f in run.flags}
     if not run.trial and run.config:  # which flags were given is not known: its config.json holds all of them
-        base = ROOT if run.folder.is_relative_to(ROOT) else run.folder.parents[1]
-        flags = {"config": f"{run.folder.relative_to(base)}/{CONFIG}"} | flags
+        flags = {"config": from_root(run.folder / CONFIG)} | flags
     words = ["python", program]
     for flag, value in flags.items():
         values = value if isinstance(value, list) else [value]
@@ -65,7 +79,7 @@ def cell(row: dict, name: str) -> tuple[str, float | None]:
     elif value is pd.NA:
         text = ""
     else:
-        is_figure = name == "headline" or "/" in name
+        is_figure = name in ("metric", "headline") or "/" in name
         text = show(value, 4 if is_figure else 6)
     rank, number, _ = sort_key(value)
     return text, number if rank == 0 else None

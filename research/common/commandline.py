@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import stat
 import sys
 import types
 import typing
@@ -179,6 +180,7 @@ def main(
     but the default one; imported only then.
     """
     replace_unwritable()
+    cfg = None
     try:
         cfg = parse(config_class, positional=positional)
         hush(getattr(cfg, "quiet", False))
@@ -197,15 +199,13 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush would fail, too
         sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
+        begun = bool(AT_CRASH)  # a run, which has its checkpoints; no launcher and no task has
         _crash(error)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if (remedy := _remedy(error, begun, getattr(cfg, "out", None))) is None:
             raise
-        what = escape(f"{os.strerror(error.errno)} ({error.filename})")
-        console.print(
-            f"[bold red]error:[/] {what}: free some space or choose another --out, then run the same command "
-            "again; it goes on from the last checkpoint"
-        )
-        sys.exit(1)
+        what, code = remedy
+        console.print(f"[bold red]error:[/] {escape(what)}")
+        sys.exit(code)
     except KeyboardInterrupt:  # a run that goes on from its checkpoint is left as if it had been killed
         console.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
@@ -214,6 +214,61 @@ def main(
         raise
     finally:
         GIVEN.clear()
+
+
+def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
+    """What is wrong with a file that could not be written or read and what mends it, and the exit code; None
+    for what is no matter of space or rights.
+
+    begun: a run was at work, which goes on from its checkpoint; out: the value of --out, None without one.
+    What trying again does not mend is refused as a wrong flag is, so that no sweep tries it again.
+    """
+    path = None if error.filename is None or isinstance(error.filename, int) else os.fsdecode(error.filename)
+    what = os.strerror(error.errno) if error.errno else ""
+    what += f" ({path})" if path else ""
+    elsewhere = _is_below(path, out)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what += ": free some space, then run the same command again"
+        if begun:
+            what += "; it goes on from the last checkpoint"
+        return what + (", or begins anew with another --out" if begun and elsewhere else ""), 1
+    choose = "choose another --out" if elsewhere else "choose another place"
+    if error.errno == errno.EROFS:
+        return f"{what}: nothing can be written there: {choose}", EXIT_USER_ERROR
+    if error.errno in (errno.EACCES, errno.EPERM) and path:
+        mend = "change its owner or its rights and run the same command again"
+        return f"{what}: {_whose(Path(path))}: {mend}, or {choose}", EXIT_USER_ERROR
+    return None
+
+
+def _is_below(path: str | None, out: Any) -> bool:
+    """Whether a file lies where --out says."""
+    if path is None or not isinstance(out, (str, Path)):
+        return False
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(out))
+
+
+def _whose(path: Path) -> str:
+    """In words, whose a file is that we may not use, and who we are; or its folder, where that keeps us out."""
+    import pwd
+
+    def name(uid: int) -> str:
+        with contextlib.suppress(KeyError):  # a container may know no name
+            return pwd.getpwuid(uid).pw_name
+        return f"user {uid}"
+
+    there = []  # the file, if it is there, and the folders above it, each with its status
+    for at in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            there.append((at, at.stat()))
+    rights = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
+    closed = [
+        (at, found) for at, found in there[:2] if not os.access(at, rights[stat.S_ISDIR(found.st_mode)])
+    ]
+    at, found = (closed or there)[0]
+    it = "it" if at == path else str(at)
+    owner, me = name(found.st_uid), name(os.geteuid())
+    return f"{it} belongs to {owner} ({stat.filemode(found.st_mode)}), and you are {me}"
 
 
 def _crash(error: BaseException) -> None:
