@@ -4,9 +4,11 @@ import contextlib
 import errno
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,95 @@ def test_full_disk(config, straight, disk, monkeypatch, capsys, step, left):
     commandline.main(bvae_faces.Config, bvae_faces.train)
     assert results(folder_of(cfg)) == results(straight)
     assert read_json(folder_of(cfg) / "status.json")["status"] == "finished"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """A command's flags."""
+
+    out: str = "runs"
+    """where it writes"""
+
+
+def refused(error: OSError, out: Path, capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    """The exit code and the one line of a command that this error ends."""
+
+    def run(flags: Flags) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", ["x.py", f"--out={out}"])
+        commandline.main(Flags, run)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: ")
+    return stop.value.code, said.removeprefix("error: ").strip()
+
+
+def test_what_mends_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    """Each error has its own remedy; what trying again can't mend is refused: no sweep tries it again."""
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    runs, file = tmp_path / "runs", tmp_path / "runs" / "a" / "status.json"
+    file.parent.mkdir(parents=True)
+    file.touch(0o640)
+
+    def error(number: int, path: Any = file) -> OSError:
+        return OSError(number, os.strerror(number), None if path is None else str(path))
+
+    for number, why in ((errno.ENOSPC, "No space left on device"), (errno.EDQUOT, "Disk quota exceeded")):
+        code, said = refused(error(number), runs, capsys)
+        assert (code, said) == (1, f"{why} ({file}): free some space, then run the same command again")
+        code, said = refused(error(number, None), runs, capsys)
+        assert (code, said) == (1, f"{why}: free some space, then run the same command again")
+        for out, also in ((runs, ", or begins anew with another --out"), (tmp_path / "elsewhere", "")):
+            monkeypatch.setattr(commandline, "AT_CRASH", [lambda error: None])  # a run has begun
+            code, said = refused(error(number), out, capsys)
+            assert (code, said) == (
+                1,
+                f"{why} ({file}): free some space, then run the same command again; it goes on from the last "
+                f"checkpoint{also}",
+            )
+        monkeypatch.setattr(commandline, "AT_CRASH", [])
+    code, said = refused(error(errno.EROFS), runs, capsys)
+    assert code == 2
+    assert said == f"Read-only file system ({file}): nothing can be written there: choose another --out"
+    code, said = refused(error(errno.EROFS, "/elsewhere"), runs, capsys)
+    assert (code, said.endswith("choose another place")) == (2, True)
+    for number in (errno.EACCES, errno.EPERM):
+        code, said = refused(error(number), runs, capsys)
+        assert code == 2 and "checkpoint" not in said and "space" not in said
+        assert said == (
+            f"{os.strerror(number)} ({file}): it belongs to {me} (-rw-r-----), and you are {me}: change its "
+            "owner or its rights and run the same command again, or choose another --out"
+        )
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != file.parent)  # the folder keeps us out
+    _, said = refused(error(errno.EACCES), runs, capsys)
+    assert f": {file.parent} belongs to {me} (drwx" in said
+    monkeypatch.setattr(os, "geteuid", lambda: 987654)  # a container's user, of no name
+    _, said = refused(error(errno.EACCES, runs / "not" / "there"), runs, capsys)
+    assert f": {runs} belongs to {me} (drwx" in said and "and you are user 987654: change" in said
+    for other in (error(errno.EIO), error(errno.EACCES, None), FileNotFoundError(2, "x", "y")):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=str(other.errno)):
+            patch.setattr(sys, "argv", ["x.py"])
+            commandline.main(Flags, lambda flags, other=other: (_ for _ in ()).throw(other))
+
+
+def test_a_folder_of_somebody_else_ends_a_training_at_once(config, dots, tmp_path, monkeypatch, capsys):
+    """Not "free some space", and with the exit code that keeps a sweep's worker from trying it again."""
+    cfg = config(out=str(tmp_path / "runs"))
+    real = files.write_bytes
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name == "config.json":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        real(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", write)
+    monkeypatch.setattr(sys, "argv", ["bvae_faces.py", *flags_of(cfg)])
+    with pytest.raises(SystemExit) as stop:
+        commandline.main(bvae_faces.Config, bvae_faces.train)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2 and "belongs to" in last and last.endswith("or choose another --out"), last
+    assert read_json(folder_of(cfg) / "status.json")["status"] == "failed"
 
 
 def test_a_crash_is_reported(config, dots, monkeypatch, capsys):

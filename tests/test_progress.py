@@ -144,7 +144,7 @@ def watched(tmp_path: Path) -> local.Local:
 
 def test_the_live_view(watched):
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(watched.view(watched.progress.rows()))
+    console.print(watched.view(watched.progress.rows(), 120))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines[0] == ["trial", "beta", "status", "step", "headline", "examples/s", "left"]
     assert lines[1:4] == [

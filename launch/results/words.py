@@ -76,7 +76,7 @@ def cell(row: dict, name: str) -> tuple[str, float | None]:
     value = row[name]
     if f"{name} sd" in row:
         text = mean_sd(value, row[f"{name} sd"])
-    elif value is pd.NA:
+    elif value is pd.NA or (value is None and name in ("step", "steps")):
         text = ""
     else:
         is_figure = name in ("metric", "headline") or "/" in name

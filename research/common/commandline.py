@@ -249,7 +249,7 @@ def _is_below(path: str | None, out: Any) -> bool:
 
 
 def _whose(path: Path) -> str:
-    """In words, whose a file is that we may not use, and who we are; or its folder, where that keeps us out."""
+    """In words, whose the file is that we may not use, or its folder where that keeps us out; who we are."""
     import pwd
 
     def name(uid: int) -> str:
