@@ -244,6 +244,8 @@ class Local:
         done = sum(states[state] for state in DONE)
         minutes = (time.monotonic() - self.started) / 60
         below = f"{done} of {self.planned} done, {states['failed']} failed, {minutes:.1f} min"
+        if states["unreadable"]:
+            below += f", {states['unreadable']} unreadable"
         if metric:
             below += f"; the metric is {metric.name}, to {metric.goal}"
         if note := left_out(len(columns) - len(fit)):

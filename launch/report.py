@@ -19,7 +19,7 @@ if not __package__:  # run as a script: import from this tree
 
 from launch.results import html, read
 from launch.sweep import begin
-from research.common.commandline import main
+from research.common.commandline import NO_RIGHT, NO_SPACE, main
 from research.common.messages import UserError, console, escape
 
 
@@ -71,7 +71,9 @@ def run(flags: Flags) -> None:
     except ConnectionError as error:  # not the user's mistake
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:  # --out, --csv
+    except OSError as error:  # --out, --csv
+        if error.errno in (*NO_SPACE, *NO_RIGHT):
+            raise  # `main` tells what mends it
         raise UserError(str(error)) from None
 
 

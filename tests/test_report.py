@@ -494,7 +494,12 @@ def drawn(page, tmp_path):
 
 
 def test_on_a_telephone_every_row_says_which_run_it_is(sweep_folder, tmp_path):
-    """420 pixels wide, scrolled to the right end: the column that tells rows apart is still in view."""
+    """420 pixels wide, scrolled to the right end: the column that tells rows apart is still in view. And the
+    slider counts the steps that there are, not only those embedded.
+    """
+    for step in range(1, 41):
+        path = sweep_folder / "key1" / "media" / PICTURES[0] / f"{1000 + step:08d}.png"
+        Image.new("RGB", (16, 8), (step, 0, 0)).save(path)
     page = html.render(read.read_sweep(sweep_folder))
     look = """
       const frame = document.createElement("iframe");
@@ -507,7 +512,8 @@ def test_on_a_telephone_every_row_says_which_run_it_is(sweep_folder, tmp_path):
           const colour = frame.contentWindow.getComputedStyle(row.cells[0]).backgroundColor;
           return [text.split(/\\s+/).join(" ").trim(), box.left >= 0 && box.right < 250, colour];
         });
-        const seen = {rows, scrolled: scroll.scrollLeft > 50, width: frame.contentWindow.innerWidth};
+        const slider = frame.contentDocument.getElementById("at").textContent;
+        const seen = {rows, slider, scrolled: scroll.scrollLeft > 50, width: frame.contentWindow.innerWidth};
         document.body.dataset.seen = JSON.stringify(seen);
       };
       frame.srcdoc = PAGE;
@@ -520,6 +526,7 @@ def test_on_a_telephone_every_row_says_which_run_it_is(sweep_folder, tmp_path):
     assert complaints == []
     seen = json.loads(unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
     assert seen["scrolled"] and seen["width"] == 420
+    assert re.fullmatch(r"1,040 \((\d+) of \1 shown; 45 were logged\)", seen["slider"])
     assert [label for label, *_ in seen["rows"]] == [
         "beta=0 seed=0",
         "beta=0 seed=1",
@@ -529,16 +536,6 @@ def test_on_a_telephone_every_row_says_which_run_it_is(sweep_folder, tmp_path):
     assert all(in_view for _, in_view, _ in seen["rows"])
     colours = [colour for *_, colour in seen["rows"]]
     assert colours[0] != colours[1] and colours[:2] == colours[2:]  # zebra, and nothing shines through
-
-
-def test_the_slider_counts_the_steps_that_there_are(sweep_folder, tmp_path):
-    for step in range(1, 41):
-        path = sweep_folder / "key1" / "media" / PICTURES[0] / f"{1000 + step:08d}.png"
-        Image.new("RGB", (16, 8), (step, 0, 0)).save(path)
-    page = html.write_report(sweep_folder, tmp_path / "r.html")
-    dom, _ = drawn(page, tmp_path)
-    shown = re.search(r'<output id="at">([^<]*)', dom)[1]
-    assert re.fullmatch(r"1,040 \((\d+) of \1 shown; 45 were logged\)", shown)
 
 
 def test_a_real_browser_draws_it(sweep_folder, tmp_path):

@@ -28,6 +28,7 @@ from research.common.messages import UserError, console, escape, hush
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13  # as a shell tells of other programs
+NO_SPACE, NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
 BOOLEANS = {"true": "True", "false": "False"}
 C = TypeVar("C")
@@ -227,7 +228,7 @@ def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
     what = os.strerror(error.errno) if error.errno else ""
     what += f" ({path})" if path else ""
     elsewhere = _is_below(path, out)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_SPACE:
         what += ": free some space, then run the same command again"
         if begun:
             what += "; it goes on from the last checkpoint"
@@ -235,7 +236,7 @@ def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
     choose = "choose another --out" if elsewhere else "choose another place"
     if error.errno == errno.EROFS:
         return f"{what}: nothing can be written there: {choose}", EXIT_USER_ERROR
-    if error.errno in (errno.EACCES, errno.EPERM) and path:
+    if error.errno in NO_RIGHT and path:
         mend = "change its owner or its rights and run the same command again"
         return f"{what}: {_whose(Path(path))}: {mend}, or {choose}", EXIT_USER_ERROR
     return None
