@@ -32,18 +32,12 @@ from data.names import closest, did_you_mean
 from data.terminal import argument
 from launch.results import read
 from launch.results.metric import Metric
-from launch.sweep import begin, options, plan, sbatch, sweep_file
-from launch.sweep.legible import Legible, LegibleRuns, legible
+from launch.sweep import agent, begin, options, plan, sbatch, sweep_file
 from launch.sweep.progress import Progress, Row
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
 from research.common.commandline import main
-from research.common.folder import (
-    SWEEP,
-    read_json,
-    write_bytes,
-    write_json,
-)
+from research.common.folder import SWEEP, TRIALS, WANDB_SWEEP, read_json, write_bytes, write_json
 from research.common.messages import UserError, console, escape
 
 JOBS = Path("slurm") / "jobs.json"  # in the sweep's folder: the arrays that were submitted for it
@@ -269,7 +263,7 @@ def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
     return folder, queue, planned
 
 
-def look_at(flags: Flags) -> tuple[Path, dict[str, Any], Legible | LegibleRuns, int]:
+def look_at(flags: Flags) -> tuple[Path, dict[str, Any], Queue, int]:
     """The folder of a sweep that exists, its frozen YAML, its trials, and how many it means to have.
 
     Raises UserError. What can't be read of its trials and runs ends nothing.
@@ -289,7 +283,8 @@ def look_at(flags: Flags) -> tuple[Path, dict[str, Any], Legible | LegibleRuns, 
         raise UserError(f"{folder / SWEEP} cannot be read ({read.why(error)})") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
         raise UserError(f"{folder / SWEEP}: not the YAML of a sweep")
-    queue = legible(folder, spec["parameters"])
+    online = (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists()
+    queue = agent.Runs(folder, spec["parameters"]) if online else Queue(folder)
     known = read.Sweep(folder, folder.name, text, spec, "", [], [{}] * len(queue.trials()))
     return folder, spec, queue, begin.planned(folder, known)
 
@@ -330,7 +325,7 @@ def show_status(flags: Flags) -> None:
 
     # what the sweep's search, or --confirm, has come to
     search = Proposer(queue, spec)
-    if not isinstance(queue, LegibleRuns):
+    if not isinstance(queue, agent.Runs):
         try:
             found = [search.exhausted or search.blind(), search.unconfirmed()]
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # damage, told above

@@ -15,7 +15,7 @@ import pytest
 from launch import slurm, upload
 from launch.results import read, wandb_runs
 from launch.results.wandb_runs import There
-from launch.sweep import legible
+from launch.sweep.agent import Runs
 from launch.sweep.progress import Progress
 from launch.sweep.queue import Queue
 from research.common import lease as leases
@@ -143,7 +143,7 @@ def test_trials_that_are_no_folder(folder, capfd):
     instead(folder / "trials", "a file")
     assert call(folder) == 0
     assert "trials cannot be read (Not a directory)" in (folder / "report.html").read_text()
-    queue = legible.Legible(folder)
+    queue = Queue(folder)
     assert queue.trials() == [] and queue.problems == ["trials cannot be read (Not a directory)"]
 
 
@@ -162,9 +162,9 @@ def test_runs_of_a_sweep_that_wandb_directs(folder):
     shutil.rmtree(folder / "trials")
     write_json(folder / "wandb-sweep.json", {"id": "s"})
     instead(folder / "key1" / "config.json", "a folder")
-    queue = legible.legible(folder, {"beta": {}})
+    queue = Runs(folder, {"beta": {}})
     rows = {row.trial.key: row for row in Progress(queue, {"beta": {"values": [0, 1, 2]}}).rows()}
-    assert sorted(rows) == ["key0", "key1", "key2"] and queue.problems == ()
+    assert sorted(rows) == ["key0", "key1", "key2"] and queue.problems == []
     assert [rows[f"key{i}"].trial.flags for i in range(3)] == [{"beta": 0.0}, {}, {"beta": 2.0}]
 
 

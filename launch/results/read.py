@@ -5,6 +5,7 @@ Only reads, and needs neither torch nor, but for tables, pandas.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -79,9 +80,14 @@ class Run:
         """W&B entity (None: the login's own) and project, as the run itself took them."""
         return tuple(self.config.get(k) or self.flags.get(k) for k in ("entity", "project"))
 
+    @property
+    def headline(self) -> tuple[str | None, str | None]:
+        """The figure that the run itself is judged by, and its goal."""
+        return self.config.get("headline"), self.config.get("goal")
+
     def value(self, metric: Metric) -> float | None:
         """What the run counts for by a sweep's metric: its best value, diverged its worst; None: none."""
-        if metric.is_headline(self.config.get("headline")):
+        if metric.is_headline(*self.headline):
             value = self.status.get("headline")
             return value if is_finite(value) else None
         return metric.value(self.rows, self.status.get("status") == "diverged")
@@ -108,8 +114,8 @@ class Sweep:
     def metric(self) -> Metric | None:
         """The metric, where it is another than the headline of the runs; None where that says it all."""
         metric = metric_of(self.spec)
-        headlines = {run.config.get("headline") for run in self.runs} - {None}
-        return metric if metric and any(not metric.is_headline(name) for name in headlines) else None
+        headlines = {run.headline for run in self.runs if run.headline[0] is not None}
+        return metric if metric and any(not metric.is_headline(*its) for its in headlines) else None
 
 
 def read_rows(path: Path | str) -> list[dict]:
@@ -216,6 +222,8 @@ def read_sweep(folder: Path | str) -> Sweep:
     runs = [read_run(path) for path in _run_folders(folder, trials)]
     for run in runs:
         run.trial = trials.pop(run.folder.name, {})
+        if run.trial and run.status.get("status") not in ENDED:
+            _tell_failure(run, folder / TRIALS / f"{run.trial['index']:04d}.failed")
     runs.sort(key=lambda run: (run.trial.get("index", math.inf), run.folder.name))
     return Sweep(
         folder,
@@ -227,6 +235,12 @@ def read_sweep(folder: Path | str) -> Sweep:
         open_trials=list(trials.values()),
         problem="; ".join(problems) or None,
     )
+
+
+def _tell_failure(run: Run, path: Path) -> None:
+    """Take over what its worker could not write into the run's folder: that it failed, and why."""
+    with contextlib.suppress(OSError, ValueError):
+        run.status |= _read_object(path)
 
 
 def _read_spec(text: str) -> dict:

@@ -6,6 +6,7 @@ was killed is `crashed` for W&B, which does not hand it out again: its folder is
 under the same id.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -54,11 +55,33 @@ class Runs(Queue):
         self._known: dict[str, Trial] = {}
 
     def trials(self) -> list[Trial]:
-        for path in sorted(self.folder.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_ctime):
-            if path.parent.name not in self._known and (kept := read_json(path)):
-                flags = {k: v for k, v in kept["flags"].items() if k in self.parameters}
-                self._known[path.parent.name] = Trial(len(self._known), flags, path.parent.name)
+        """Those that have begun, in that order; one of which nothing can be read has no flags."""
+        for path in sorted(self.folder.iterdir(), key=_changed):
+            if path.name in self._known or not _may_be_run(path):
+                continue
+            try:
+                given = json.loads((path / CONFIG).read_text(encoding="utf-8"))["flags"]
+                flags = {k: v for k, v in given.items() if k in self.parameters}
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                flags = {}  # the run's row tells what is wrong
+            self._known[path.name] = Trial(len(self._known), flags, path.name)
         return list(self._known.values())
+
+
+def _changed(path: Path) -> float:
+    """When a run folder's config.json changed last."""
+    try:
+        return (path / CONFIG).stat().st_ctime
+    except OSError:
+        return 0.0
+
+
+def _may_be_run(path: Path) -> bool:
+    """Whether it has a config.json, as far as that can be told."""
+    try:
+        return (path / CONFIG).exists()
+    except PermissionError:
+        return not path.name.startswith(".")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ class Progress:
         if self._given:
             named = {"name": self._given.name, "goal": self._given.goal}
             self._histories = Histories(queue, {"metric": named})
-        self._headlines: dict[str, str] = {}  # of each run, by key: the name does not change
+        self._headlines: dict[str, tuple[str, str | None]] = {}  # and goal, by key: they do not change
         self._ended: dict[str, tuple[dict[str, Any], list[str], Row]] = {}  # by key, and what it was made of
         self._searched = [name for name, given in parameters.items() if "value" not in given]
 
@@ -87,10 +87,15 @@ class Progress:
 
     def _row(self, trial: Trial, running: Collection[str]) -> Row:
         """A run that can't be read has a row that says so: it must not hide the others."""
-        folder = self.queue.run_folder(trial)
+        folder, failed = self.queue.run_folder(trial), self.queue.failure(trial)
         try:
-            return self._readable(trial, folder, _status(folder), running)
+            status = _status(folder)
+            if failed and status["status"] not in ENDED:
+                status = failed
+            return self._readable(trial, folder, status, running)
         except OSError as error:
+            if failed:
+                return Row(trial, folder, self.label(trial), self._shown(trial), **_told(failed))
             name = Path(os.fsdecode(error.filename or folder)).name
             reason = f"{'the folder' if name == folder.name else name} cannot be read ({why(error)})"
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # what damaged files bring up
@@ -145,21 +150,21 @@ class Progress:
     def _headline(self, trial: Trial, folder: Path) -> str | None:
         """The name of the run's headline. Notes it where that is another than the sweep's metric."""
         if trial.key not in self._headlines:
-            name = (read_json(folder / CONFIG) or {}).get("headline")
-            if not isinstance(name, str):
+            config = read_json(folder / CONFIG) or {}
+            if not isinstance(config.get("headline"), str):
                 return None
-            self._headlines[trial.key] = name
-            if self._given and not self._given.is_headline(name):
+            self._headlines[trial.key] = its = config["headline"], config.get("goal")
+            if self._given and not self._given.is_headline(*its):
                 self.metric = self._given
-        return self._headlines[trial.key]
+        return self._headlines[trial.key][0]
 
     def _value(self, trial: Trial, status: dict[str, Any]) -> float | None:
         """What the run counts for by the sweep's metric; None without one."""
-        name = self._headlines.get(trial.key)
-        if self._given is None or name is None:
+        its = self._headlines.get(trial.key)
+        if self._given is None or its is None:
             return None
         value = status.get("headline")
-        if not self._given.is_headline(name):
+        if not self._given.is_headline(*its):
             value = self._histories.value(trial, status)
         return value if is_finite(value) else None
 
@@ -181,6 +186,10 @@ class Progress:
         except OSError:
             return False
         return age < leases.PATIENCE_S[info["role"]]
+
+
+def _told(failed: dict[str, Any]) -> dict[str, str]:
+    return {"status": "failed", "reason": str(failed.get("reason"))}
 
 
 def _metric_of(folder: Path) -> Metric | None:

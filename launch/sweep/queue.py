@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.results.read import why
 from research.common import lease as leases
 from research.common.checkpoints import Checkpoints
 from research.common.folder import CHECKPOINTS, DONE, ENDED, STATUS, TRIALS, read_json, write_json
@@ -44,6 +45,7 @@ class Queue:
     def __init__(self, folder: Path):
         self.folder = folder
         self._trials: dict[int, Trial] = {}  # trial files never change: each is read once
+        self.problems: list[str] = []  # trial files that can't be read, in words, at the last look
         self._by_key: dict[str, Trial] = {}
         self._by_flags: dict[str, Trial] = {}
         self._done: set[str] = set()
@@ -52,14 +54,28 @@ class Queue:
         self._varied: tuple[int, list[str]] = (0, [])  # of how many trials, which flags
 
     def trials(self) -> list[Trial]:
-        """All trials made so far, by index."""
-        folder = self.folder / TRIALS
-        for name in os.listdir(folder) if folder.is_dir() else ():  # glob is far slower
+        """All trials made so far, by index; what can't be read of them stands in `problems`."""
+        folder, self.problems, names = self.folder / TRIALS, [], []
+        try:
+            names = os.listdir(folder)  # glob is far slower
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.problems.append(f"{TRIALS} cannot be read ({why(error)})")
+        for name in names:
             stem, _, suffix = name.partition(".")
-            if suffix == "json" and stem.isdigit() and int(stem) not in self._trials:
-                kept = read_json(folder / name)  # whole from its first moment: see `add`
-                if kept is not None:  # else nobody may read it, or a disk lost it: the others go on
-                    self._know(Trial(int(stem), kept["flags"], kept["key"], kept.get("confirms")))
+            if suffix != "json" or not stem.isdecimal() or int(stem) in self._trials:
+                continue
+            try:
+                kept = json.loads((folder / name).read_text(encoding="utf-8"))
+                trial = Trial(int(stem), dict(kept["flags"]), str(kept["key"]), kept.get("confirms"))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                # it was whole from its first moment, see `add`: somebody else's, or a disk lost it
+                reason = why(error) if isinstance(error, OSError) else "it is damaged"
+                self.problems.append(f"{TRIALS}/{name} cannot be read ({reason})")
+            else:
+                self._know(trial)
+        self.problems.sort()
         return [self._trials[i] for i in sorted(self._trials)]
 
     def _know(self, trial: Trial) -> None:
@@ -130,7 +146,11 @@ class Queue:
         folder can't be written.
         """
         found = read_json(self.run_folder(trial) / STATUS) or {"status": "open"}
-        return found if found["status"] in ENDED else (read_json(self._failed_file(trial)) or found)
+        return found if found["status"] in ENDED else (self.failure(trial) or found)
+
+    def failure(self, trial: Trial) -> dict[str, Any] | None:
+        """The status of a trial that failed because its folder can't be used; None of every other."""
+        return read_json(self._failed_file(trial))
 
     def _failed_file(self, trial: Trial) -> Path:
         return self.trial_file(trial).with_suffix(".failed")
