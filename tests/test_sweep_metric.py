@@ -187,6 +187,7 @@ def test_status_names_both(folder, monkeypatch, capfd):
     assert "best val/mse 4.3333" in lines[1] and "best val/mig 0.1  best val/mse 9.3333" in lines[2]
 
 
+@pytest.mark.filterwarnings("ignore")  # wandb-workspaces is written for an older pydantic, and says so
 def test_wandb_views_are_sorted_by_the_metric(folder):
     """What is sent; nobody is asked."""
     from launch.results import wandb_report

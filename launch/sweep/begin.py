@@ -191,7 +191,7 @@ def _refuse_other(sweep: plan.Sweep, folder: Path, hashes: DataHashes, online: b
     if "program" in changed and Program.found(old.get("program")) == sweep.script:
         changed.remove("program")  # another path to the same script
     hashes.refuse_others(folder)
-    why = None
+    queue, why = Queue(folder), None
     if changed and online:
         why = "W&B directs it, and knows it as it was"
     elif searched := [k for k in changed if k not in ("parameters", "run_cap", "command", "metric")]:
@@ -200,8 +200,8 @@ def _refuse_other(sweep: plan.Sweep, folder: Path, hashes: DataHashes, online: b
         why = "trials were chosen or stopped by the old metric"
     elif {"parameters", "command"} & set(changed) and sweep.content["method"] == "bayes":
         why = "trials were chosen for the old parameters"
-    elif sweep.content["method"] != "bayes" and (left := _no_points(sweep, Queue(folder), hashes, changed)):
-        flags = " ".join(f"{k}={v}" for k, v in left[0].flags.items()) or "no flags"
+    elif sweep.content["method"] != "bayes" and (left := _no_points(sweep, queue, hashes, changed)):
+        flags = " ".join(f"{k}={left[0].flags.get(k)}" for k in queue.varied()) or left[0].key
         why = f"{len(left)} of its trials are no points of this one, as {left[0].index:04d} ({flags})"
     if why:
         listed = _differences(old, sweep.content)
