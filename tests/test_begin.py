@@ -164,3 +164,137 @@ def test_how_many_where_w_and_b_directs_or_the_folder_is_not_ours(tmp_path):
         assert begin.planned(tmp_path) == expected
     found = read.Sweep(tmp_path, "s", "", spec, "", [], [{}] * 7)
     assert begin.planned(tmp_path, found) == 7
+
+
+# ---- a changed YAML ------------------------------------------------------------------------------------
+
+BASE = {
+    "program": "tests/stand_in.py",
+    "method": "grid",
+    "metric": METRIC,
+    "parameters": {"x": {"values": [0.1, 0.2]}, "steps": {"value": 3}},
+}
+RANDOM = BASE | {"method": "random", "run_cap": 3, "parameters": {"x": {"min": 0.1, "max": 0.9}}}
+BAYES = RANDOM | {"method": "bayes"}
+
+
+def with_parameter(content: dict, **parameters) -> dict:
+    return content | {"parameters": content["parameters"] | parameters}
+
+
+def begun(path: Path, content: dict, folder: Path, **how) -> Queue:
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return begin.freeze(plan.read(str(path)), folder, False, False, **how)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "trials"),
+    [
+        (BASE, BASE | {"name": "a better name", "description": "what for"}, 2),
+        (BASE, BASE | {"metric": METRIC | {"goal": "maximize"}}, 2),
+        (BASE, {k: v for k, v in BASE.items() if k != "metric"}, 2),
+        (BASE, BASE | {"program": "./tests/stand_in.py"}, 2),
+        (BASE, BASE | {"command": ["python", "${program}", "${args}"]}, 2),
+        (BASE, with_parameter(BASE, x={"values": [0.3, 0.2, 0.1]}), 3),
+        (BASE, with_parameter(BASE, x={"values": [0.10, 0.2], "distribution": "categorical"}), 2),
+        (BASE, with_parameter(BASE, n={"values": [1, 2]}), 4),  # 1 is the flag's default
+        (BASE, with_parameter(BASE, n={"value": 1}), 2),
+        (BASE, with_parameter(BASE, pace={"values": [0.0, 0.5]}), 2),  # it changes no numbers
+        (BASE | {"run_cap": 1}, BASE, 2),
+        (BASE, BASE | {"run_cap": 7}, 2),
+        (RANDOM, RANDOM | {"run_cap": 5}, 5),
+        (RANDOM, RANDOM | {"metric": METRIC | {"goal": "maximize"}}, 3),
+        (BAYES, BAYES | {"run_cap": 5, "name": "x"}, 0),
+    ],
+)
+def test_a_change_that_leaves_each_run_its_meaning_is_no_other_sweep(tmp_path, old, new, trials):
+    folder = tmp_path / "runs"
+    before = begun(tmp_path / "s.yaml", old, folder).trials()
+    after = begun(tmp_path / "s.yaml", new, folder).trials()
+    assert after[: len(before)] == before and len(after) == trials == len({t.key for t in after})
+    assert yaml.safe_load((folder / "sweep.yaml").read_text()) == new
+    assert begin.planned(folder) == (trials or new["run_cap"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (
+            BASE,
+            with_parameter(BASE, x={"values": [0.2, 0.3]}),
+            "1 of its trials are no points of this one, as 0000",
+        ),
+        (
+            BASE,
+            with_parameter(BASE, n={"value": 2}),
+            "parameters.n: not there → {'value': 2}): 2 of its trials",
+        ),
+        (BASE, with_parameter(BASE, steps={"value": 4}), "parameters.steps.value: 3 → 4"),
+        (
+            BASE,
+            BASE | {"run_cap": 1},
+            "run_cap: not there → 1): 1 of its trials are no points of this one, as 0001",
+        ),
+        (
+            BASE,
+            BASE | {"command": ["python", "${program}", "--n=2", "${args}"]},
+            "2 of its trials are no points",
+        ),
+        (BASE, BASE | {"method": "random", "run_cap": 2}, "method: grid → random"),
+        (BASE, BASE | {"project": "p"}, "project: not there → p): project can't change"),
+        (
+            BASE,
+            BASE | {"early_terminate": {"type": "hyperband", "min_iter": 2}},
+            "early_terminate can't change",
+        ),
+        (RANDOM, with_parameter(RANDOM, x={"min": 0.1, "max": 0.8}), "3 of its trials are no points"),
+        (RANDOM, with_parameter(RANDOM, n={"value": 1}), "3 of its trials are no points"),  # other draws
+        (
+            BAYES,
+            with_parameter(BAYES, x={"min": 0.1, "max": 0.8}),
+            "trials were chosen for the old parameters",
+        ),
+        (
+            BAYES,
+            BAYES | {"metric": METRIC | {"goal": "maximize"}},
+            "trials were chosen or stopped by the old metric",
+        ),
+    ],
+)
+def test_a_change_that_does_not_is_another_sweep(tmp_path, old, new, why):
+    folder = tmp_path / "runs"
+    begun(tmp_path / "s.yaml", old, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as refused:
+        begun(tmp_path / "s.yaml", new, folder)
+    message = str(refused.value)
+    assert message.startswith(f"{folder} holds another sweep (") and why in message and "\n" not in message
+    assert message.endswith("choose another --name, or --fresh")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_wandb_directs_can_only_change_in_its_comments(tmp_path):
+    folder = tmp_path / "runs"
+    begun(tmp_path / "s.yaml", BASE, folder, online=True)
+    (tmp_path / "s.yaml").write_text("# more to tell\n" + yaml.safe_dump(BASE), encoding="utf-8")
+    begin.freeze(plan.read(str(tmp_path / "s.yaml")), folder, False, False, online=True)
+    with pytest.raises(UserError, match="W&B directs it, and knows it as it was"):
+        begun(tmp_path / "s.yaml", with_parameter(BASE, x={"values": [0.1, 0.2, 0.3]}), folder, online=True)
+
+
+def test_data_that_have_changed_are_told_before_a_trial_is_made_for_them(tmp_path, monkeypatch):
+    from tests import stand_in
+
+    folder = tmp_path / "runs"
+    begun(tmp_path / "s.yaml", BASE, folder)
+    monkeypatch.setattr(stand_in.Data, "content_hash", "other")
+    with pytest.raises(UserError, match=r"the data of its trials have changed .*; hash none, now other\)"):
+        begun(tmp_path / "s.yaml", with_parameter(BASE, x={"values": [0.1, 0.2, 0.3]}), folder)
+    assert len(Queue(folder).trials()) == 2
+
+
+def test_an_old_folder_without_its_size_goes_on(tmp_path):
+    folder = tmp_path / "runs"
+    queue = begun(tmp_path / "s.yaml", BASE, folder)
+    (folder / "size.json").unlink()
+    assert Proposer(queue, BASE).size() == 2 and not Proposer(queue, BASE).wanted()

@@ -166,8 +166,8 @@ class DataHashes:
                 values = zip(self.program.module.DATA_FLAGS, json.loads(name))
                 flags = " ".join(f"--{k}={v}" for k, v in values)
                 raise UserError(
-                    f"{folder}: the data of its trials have changed ({flags}: hash {kept[name]} and "
-                    f"is {found}): another --name, or --fresh"
+                    f"{folder}: the data of its trials have changed ({flags}; hash {kept[name]}, now {found}): "
+                    "choose another --name, or --fresh"
                 )
 
     def keep(self, folder: Path) -> None:
