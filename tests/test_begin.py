@@ -288,7 +288,7 @@ def test_data_that_have_changed_are_told_before_a_trial_is_made_for_them(tmp_pat
     folder = tmp_path / "runs"
     begun(tmp_path / "s.yaml", BASE, folder)
     monkeypatch.setattr(stand_in.Data, "content_hash", "other")
-    with pytest.raises(UserError, match=r"the data of its trials have changed .*; hash none, now other\)"):
+    with pytest.raises(UserError, match=r"the data of its trials changed .*; hash none, now other\)"):
         begun(tmp_path / "s.yaml", with_parameter(BASE, x={"values": [0.1, 0.2, 0.3]}), folder)
     assert len(Queue(folder).trials()) == 2
 

@@ -166,7 +166,7 @@ class DataHashes:
                 values = zip(self.program.module.DATA_FLAGS, json.loads(name))
                 flags = " ".join(f"--{k}={v}" for k, v in values)
                 raise UserError(
-                    f"{folder}: the data of its trials have changed ({flags}; hash {kept[name]}, now {found}): "
+                    f"{folder}: the data of its trials changed ({flags}; hash {kept[name]}, now {found}): "
                     "choose another --name, or --fresh"
                 )
 
