@@ -15,7 +15,8 @@ from pathlib import Path
 FORKING = """
 import atexit, importlib, json, os, runpy, sys, traceback
 
-for name in ("numpy", "torch", "yaml", "rich.console", "tyro", "PIL.Image"):
+usual = ("numpy", "torch", "yaml", "rich.console", "tyro", "PIL.Image")
+for name in (*usual, *sys.argv[2:]):
     importlib.import_module(name)
 
 
@@ -61,12 +62,20 @@ class Ended:
 
 
 def run_each(
-    commands: Sequence[Sequence[str]], scratch: Path, cwd: Path, timeout_s: float = 240, **env: str
+    commands: Sequence[Sequence[str]],
+    scratch: Path,
+    cwd: Path,
+    timeout_s: float = 240,
+    imported: Sequence[str] = (),
+    **env: str,
 ) -> list[Ended]:
-    """Run each [script, *args] in `cwd`, one after the other; `scratch` is a new folder for their output."""
+    """Run each [script, *args] in `cwd`, one after the other; `scratch` is a new folder for their output.
+
+    imported: modules that these commands take seconds to import, besides torch and those of most scripts.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     server = subprocess.run(
-        [sys.executable, "-c", FORKING, str(scratch)],
+        [sys.executable, "-c", FORKING, str(scratch), *imported],
         input=json.dumps([list(map(str, command)) for command in commands]),
         cwd=cwd,
         env=os.environ | env,

@@ -33,7 +33,9 @@ def as_args(values: dict[str, Any]) -> list[str]:
 class Process(subprocess.Popen):
     """A client process with a log; killed, with all that it started, when the `with` is left."""
 
-    def __init__(self, command: list[str], server: Server, home: Path, log: str, **env: str):
+    def __init__(
+        self, command: list[str], server: Server, home: Path, log: str, cwd: Path = ROOT, **env: str
+    ):
         self.log = home / f"{log}.log"
         home.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # agents run its python
@@ -43,7 +45,7 @@ class Process(subprocess.Popen):
                 command,
                 stdout=out,
                 stderr=out,
-                cwd=ROOT,
+                cwd=cwd,
                 start_new_session=True,
                 env=known | server.env(home) | {"PATH": path} | env,
             )
