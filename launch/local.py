@@ -35,9 +35,6 @@ from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, Queue
 from launch.sweep.worker import last_line
 from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
-from research.common.folder import (
-    ENDED,
-)
 from research.common.messages import UserError, console, escape
 
 REFRESH_S = 1.0
@@ -104,7 +101,8 @@ class Local:
         self.proposer = Proposer(queue, sweep.content if flags.wandb != "online" else {})
         self.slots = slots(flags)
         self.workers: dict[int, subprocess.Popen] = {}
-        self.shown: dict[str, str] = {}  # of each trial the status that was last printed
+        # of each trial the status that was last printed, or that an earlier call has left
+        self.shown = {r.trial.key: r.status for r in self.progress.rows() if r.status != "running"}
         self.warned = False  # that no trial logs the sweep's metric
         self.stops = self.restarts = 0
         self.started = time.monotonic()
@@ -178,12 +176,9 @@ class Local:
             self.warned = True
             console.print(f"[yellow]{escape(blind)}[/]")
         for row in rows:
-            before = self.shown.get(row.trial.key)
-            self.shown[row.trial.key] = row.status
-            if before is None and row.status in (*ENDED, "open", "preempted"):
-                continue  # of an earlier call, or not begun
-            if before == row.status:
+            if self.shown.get(row.trial.key, "open") == row.status:
                 continue
+            self.shown[row.trial.key] = row.status
             figures = self.figures_of(row)
             reason = f": {row.reason}" if row.reason else ""
             index = f"{row.trial.index:04d}"

@@ -42,8 +42,10 @@ class Histories:
 
     def names(self, trial: Trial) -> list[str]:
         """What else the run has logged of its validation, with a finite value."""
-        rows = read_rows(self.queue.run_folder(trial) / METRICS)
-        found = {name for row in rows for name, value in row.items() if value is not None}
+        found: set[str] = set()
+        with contextlib.suppress(OSError):  # a folder that nobody may read: the trial has failed for that
+            for row in read_rows(self.queue.run_folder(trial) / METRICS):
+                found |= {name for name, value in row.items() if value is not None}
         return sorted(name for name in found if name.startswith("val/"))
 
     def of(self, trial: Trial) -> list[float]:

@@ -242,7 +242,8 @@ class Queue:
         """
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise error
-        self.fail(trial, None, f"its folder can't be used: {error.strerror} ({error.filename})")
+        what = "what lies there is no folder" if isinstance(error, FileExistsError) else error.strerror
+        self.fail(trial, None, f"its folder can't be used: {what} ({error.filename})")
 
     def retry_failed(self, watch: Watch) -> int:
         """Open failed trials again; how many."""
