@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +67,13 @@ def run_each(
     cwd: Path,
     timeout_s: float = 240,
     imported: Sequence[str] = (),
+    before: Callable[[], None] | None = None,
     **env: str,
 ) -> list[Ended]:
     """Run each [script, *args] in `cwd`, one after the other; `scratch` is a new folder for their output.
 
-    imported: modules that these commands take seconds to import, besides torch and those of most scripts.
+    imported: modules that these commands take seconds to import, besides torch and those of most scripts;
+    before: done in the process that becomes the parent of all.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     server = subprocess.run(
@@ -82,6 +84,7 @@ def run_each(
         capture_output=True,
         text=True,
         timeout=timeout_s,
+        preexec_fn=before,
     )
     assert server.returncode == 0, server.stderr
     read = lambda i, kind: (scratch / f"{i}.{kind}").read_text()  # noqa: E731
