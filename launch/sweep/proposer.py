@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from launch.sweep import bayes, command
 from launch.sweep.command import Command
 from launch.sweep.history import Histories
@@ -19,7 +21,7 @@ from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
 from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
-from research.common.folder import read_json, write_json
+from research.common.folder import SWEEP, read_json, write_json
 from research.common.messages import UserError, console, escape
 
 FOLDER = "proposer"  # in the sweep folder: leases, and how a search ended
@@ -236,7 +238,12 @@ class Proposer:
         if self._further is None:
             points = Points(self.spec)
             self._further = Further(self.queue, points, self.command, self._config, self._data_hashes)
-        if not self._further.make(BATCH) and lease.check():
+        if self._further.make(BATCH):
+            return
+        spec = yaml.safe_load((self.queue.folder / SWEEP).read_text(encoding="utf-8"))
+        if spec != self.spec:  # it has grown while this worker was at work
+            self.spec, self._further = spec, None
+        elif lease.check():
             keep_size(self.queue.folder, len(self.queue.chosen()))  # fewer than was thought
 
     def _propose(self, lease: leases.Lease) -> None:
