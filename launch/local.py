@@ -103,6 +103,7 @@ class Local:
         self.workers: dict[int, subprocess.Popen] = {}
         # of each trial the status that was last printed, or that an earlier call has left
         self.shown = {r.trial.key: r.status for r in self.progress.rows() if r.status != "running"}
+        self.failed_before = [key for key, status in self.shown.items() if status == "failed"]
         self.warned = False  # that no trial logs the sweep's metric
         self.stops = self.restarts = 0
         self.started = time.monotonic()
@@ -284,8 +285,11 @@ def run(flags: Flags) -> None:
         console.print(f"ended early: {escape(reason)}")
     if reason := local.proposer.unconfirmed():
         console.print(escape(reason))
-    states = [queue.status(trial)["status"] for trial in queue.trials()]
-    if any(state == "failed" for state in states):
+    failed = [row for row in local.progress.rows() if row.status == "failed"]
+    for row in failed:
+        if row.trial.key in local.failed_before:  # its line came at an earlier call
+            console.print(f"{row.trial.index:04d}  {escape(f'{row.label}  failed: {row.reason}')}")
+    if failed:
         console.print("some trials failed; --retry runs them again")
         sys.exit(1)
     if begin.n_open(queue, local.planned):

@@ -61,7 +61,11 @@ def in_processes(n: int, target, *args) -> list:
 
     def body(i: int) -> None:
         barrier.wait()
-        results.put((i, target(i, *args)))
+        try:
+            results.put((i, target(i, *args)))
+        except BaseException as error:
+            results.put((i, error))  # else the parent would wait for ever
+            raise
 
     started = [FORK.Process(target=body, args=(i,)) for i in range(n)]
     for process in started:
