@@ -105,7 +105,7 @@ class Local:
         self.shown = {r.trial.key: r.status for r in self.progress.rows() if r.status != "running"}
         self.failed_before = [key for key, status in self.shown.items() if status == "failed"]
         self.warned = False  # that no trial logs the sweep's metric
-        self.stops = self.restarts = 0
+        self.look_for_metric = self.stops = self.restarts = 0
         self.started = time.monotonic()
 
     @property
@@ -122,7 +122,8 @@ class Local:
             command.append(f"--retry={self.flags.retry}")
         else:
             extra = plan.extra_flags(self.flags)
-            if self.flags.threads and "threads" not in self.sweep.content["parameters"]:
+            own = {**self.sweep.content["parameters"], **self.sweep.command.literals}
+            if self.flags.threads and "threads" not in own:
                 extra.append(f"--threads={self.flags.threads}")
             command.append(f"--extra={shlex.join(extra)}")
         with open(self.queue.folder / f"worker-{i}.log", "ab") as log:
@@ -173,9 +174,11 @@ class Local:
 
     def print_changes(self, rows: list[Row]) -> None:
         """A line for every trial that starts or ends; for a failure, its last lines."""
-        if not self.warned and (blind := self.proposer.blind()):
-            self.warned = True
-            console.print(f"[yellow]{escape(blind)}[/]")
+        if not self.warned and time.monotonic() >= self.look_for_metric:
+            self.look_for_metric = time.monotonic() + len(rows) / 100  # it looks at every trial
+            if blind := self.proposer.blind():
+                self.warned = True
+                console.print(f"[yellow]{escape(blind)}[/]")
         for row in rows:
             if self.shown.get(row.trial.key, "open") == row.status:
                 continue
@@ -220,7 +223,7 @@ class Local:
         cells = [cells_of(row) for row in started[: max(5, console.height - 6)]]
         shown = started[: len(cells)]
         trial = Column("trial", [f"{row.trial.index:04d}" for row in shown])
-        flags = [Column(name, [row.varied[name] for row in shown]) for name in self.progress.varied()]
+        flags = [Column(name, [row.varied.get(name, "") for row in shown]) for name in self.progress.varied()]
         metric = self.progress.metric
         beside = ["headline"] if metric else []
         names = ["status", "step", *(["metric"] if metric else []), "headline", "examples/s", "left"]
@@ -268,8 +271,8 @@ def run(flags: Flags) -> None:
     folder, local = queue.folder, Local(flags, sweep, queue, planned)
     shown = ", ".join(sweep_file.searched(sweep.content["parameters"]))
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {planned} trials, {begin.n_open(queue, planned)} of them open, "
-        f"{len(local.slots)} workers; varied: {shown or 'nothing'}"
+        f"[bold]{escape(str(folder))}[/]: {begin.trials(planned)}, {begin.n_open(queue, planned)} of them "
+        f"open, {len(local.slots)} workers; varied: {shown or 'nothing'}"
     )
     local.run()
     results = read.read_sweep(folder)

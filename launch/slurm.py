@@ -221,14 +221,15 @@ def submit(flags: Flags) -> None:
         n_open = begin.n_open(queue, planned)
     shown = ", ".join(sweep_file.searched(sweep.content["parameters"]))
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {planned} trials, {n_open} of them open; "
+        f"[bold]{escape(str(folder))}[/]: {begin.trials(planned)}, {n_open} of them open; "
         f"varied: {shown or 'nothing'}"
     )
     per_task = sbatch.workers(flags)
     useful = math.ceil(n_open / per_task)
     tasks = min(flags.tasks, useful) - len(there)
     if useful < flags.tasks:
-        console.print(f"more than {useful} tasks would find nothing to do (--tasks={flags.tasks})")
+        tasks_are = "1 task" if useful == 1 else f"{useful} tasks"
+        console.print(f"more than {tasks_are} would find nothing to do (--tasks={flags.tasks})")
     if there:
         console.print(
             f"{len(there)} tasks of this sweep are pending or running already: {max(0, tasks)} more"

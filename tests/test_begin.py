@@ -174,6 +174,7 @@ BASE = {
     "metric": METRIC,
     "parameters": {"x": {"values": [0.1, 0.2]}, "steps": {"value": 3}},
 }
+LOSS = {"name": "train/loss"}
 RANDOM = BASE | {"method": "random", "run_cap": 3, "parameters": {"x": {"min": 0.1, "max": 0.9}}}
 BAYES = RANDOM | {"method": "bayes"}
 
@@ -191,7 +192,11 @@ def begun(path: Path, content: dict, folder: Path, **how) -> Queue:
     ("old", "new", "trials"),
     [
         (BASE, BASE | {"name": "a better name", "description": "what for"}, 2),
-        (BASE, BASE | {"metric": METRIC | {"goal": "maximize"}}, 2),
+        (
+            BASE | {"metric": {"name": "train/loss"}},
+            BASE | {"metric": LOSS | {"goal": "maximize"}},
+            2,
+        ),
         (BASE, {k: v for k, v in BASE.items() if k != "metric"}, 2),
         (BASE, BASE | {"program": "./tests/stand_in.py"}, 2),
         (BASE, BASE | {"command": ["python", "${program}", "${args}"]}, 2),
@@ -203,7 +208,7 @@ def begun(path: Path, content: dict, folder: Path, **how) -> Queue:
         (BASE | {"run_cap": 1}, BASE, 2),
         (BASE, BASE | {"run_cap": 7}, 2),
         (RANDOM, RANDOM | {"run_cap": 5}, 5),
-        (RANDOM, RANDOM | {"metric": METRIC | {"goal": "maximize"}}, 3),
+        (RANDOM, RANDOM | {"metric": LOSS | {"goal": "maximize"}}, 3),
         (BAYES, BAYES | {"run_cap": 5, "name": "x"}, 0),
     ],
 )
@@ -235,11 +240,6 @@ def test_a_change_that_leaves_each_run_its_meaning_is_no_other_sweep(tmp_path, o
             BASE | {"run_cap": 1},
             "run_cap: not there → 1): 1 of its trials are no points of this one, as 0001",
         ),
-        (
-            BASE,
-            BASE | {"command": ["python", "${program}", "--n=2", "${args}"]},
-            "2 of its trials are no points",
-        ),
         (BASE, BASE | {"method": "random", "run_cap": 2}, "method: grid → random"),
         (BASE, BASE | {"project": "p"}, "project: not there → p): project can't change"),
         (
@@ -256,7 +256,7 @@ def test_a_change_that_leaves_each_run_its_meaning_is_no_other_sweep(tmp_path, o
         ),
         (
             BAYES,
-            BAYES | {"metric": METRIC | {"goal": "maximize"}},
+            BAYES | {"metric": LOSS | {"goal": "maximize"}},
             "trials were chosen or stopped by the old metric",
         ),
     ],
@@ -280,6 +280,68 @@ def test_what_wandb_directs_can_only_change_in_its_comments(tmp_path):
     begin.freeze(plan.read(str(tmp_path / "s.yaml")), folder, False, False, online=True)
     with pytest.raises(UserError, match="W&B directs it, and knows it as it was"):
         begun(tmp_path / "s.yaml", with_parameter(BASE, x={"values": [0.1, 0.2, 0.3]}), folder, online=True)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: ["])
+def test_a_damaged_yaml_in_the_folder_is_told(tmp_path, text):
+    folder = tmp_path / "runs"
+    begun(tmp_path / "s.yaml", BASE, folder)
+    (folder / "sweep.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"sweep\.yaml cannot be read .*: --fresh sets the folder aside"):
+        begun(tmp_path / "s.yaml", BASE, folder)
+
+
+def test_a_grid_that_wandb_directs_has_all_its_points(tmp_path):
+    ranged = with_parameter(BASE, n={"min": 1, "max": 5})
+    begun(tmp_path / "s.yaml", ranged, tmp_path / "runs", online=True)
+    assert begin.planned(tmp_path / "runs") == 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"project": " "}, "--project= : must be a name, or left out"),
+        ({"entity": ""}, "--entity=: must be a name, or left out"),
+        ({"name": "../x"}, "--name=../x: must be a plain folder name"),
+        ({"name": ""}, "--name=: must be a plain folder name"),
+    ],
+)
+def test_names_that_are_none(flags, message):
+    with pytest.raises(UserError, match=message):
+        plan.SweepFlags(sweep="s.yaml", **flags)
+
+
+def test_a_name_with_blanks_is_not_handed_to_workers_that_split_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun(tmp_path / "s.yaml", BASE, tmp_path / "runs" / "s")
+    sweep = plan.read("s.yaml")
+    flags = plan.SweepFlags(sweep="s.yaml", project="a b")
+    assert begin.foresee(flags, sweep) == (2, 2)
+    (tmp_path / "runs/s/code/launch/sweep/command.py").unlink()  # as in a snapshot of older code
+    with pytest.raises(UserError, match="--project=a b: the snapshot of the code in runs/s is older"):
+        begin.foresee(flags, sweep)
+    assert begin.foresee(plan.SweepFlags(sweep="s.yaml", project="ab"), sweep) == (2, 2)
+
+
+def test_a_dry_run_refuses_what_the_launch_would(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags, folder = plan.SweepFlags(sweep="s.yaml"), tmp_path / "runs" / "s"
+    begun(tmp_path / "s.yaml", BASE, folder)
+    sweep = plan.read("s.yaml")
+    kept = (folder / "code/snapshot.json").read_text()
+    (folder / "code/snapshot.json").write_text(kept.replace('"source": "', '"source": "x'), encoding="utf-8")
+    for ask in (begin.foresee, begin.prepare):
+        with pytest.raises(UserError, match="was started with other code"):
+            ask(flags, sweep)
+    (folder / "code/snapshot.json").write_text(kept, encoding="utf-8")
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump(with_parameter(BASE, steps={"value": 4})), encoding="utf-8"
+    )
+    for ask in (begin.foresee, begin.prepare):
+        with pytest.raises(UserError, match="holds another sweep"):
+            ask(flags, plan.read("s.yaml"))
+    assert begin.foresee(plan.SweepFlags(sweep="s.yaml", fresh=True), plan.read("s.yaml")) == (2, 2)
+    assert not (folder / ".fresh").exists()
 
 
 def test_data_that_have_changed_are_told_before_a_trial_is_made_for_them(tmp_path, monkeypatch):

@@ -159,6 +159,7 @@ def test_bayes_proposes_beside_literal_flags(tmp_path):
         ([*HEAD, "--out=x", "${args}"], "command: --out: the launcher's own --out says where runs lie"),
         ([*HEAD, "--task=test", "${args}"], "command: --task: a sweep's trials train"),
         ([*HEAD, "--help", "${args}"], "command: --help: trains nothing"),
+        ([*HEAD, "--_wandb=1", "${args}"], "command: --_wandb=1: W&B's own, no flag of tests/stand_in.py"),
         (["${program}", "${args}"], "command: it starts ${program}, but here the script is started by"),
         (["torchrun", "${program}", "${args}"], "command: it starts torchrun, but here"),
         (["python2", "${program}", "${args}"], "command: it starts python2, but here"),
@@ -215,11 +216,32 @@ def test_what_a_variable_stood_for_is_kept(tmp_path, monkeypatch):
     assert len(begin.freeze(sweep_of(tmp_path / "s.yaml", words), queue.folder, False, False).trials()) == 2
 
 
+def test_a_command_that_is_taken_out_is_not_followed_in_silence(tmp_path):
+    words = [*HEAD, "--log_every=7", "${args}"]  # which is in no key
+    begin.freeze(sweep_of(tmp_path / "s.yaml", words), tmp_path / "runs", False, False)
+    content = yaml.safe_load((tmp_path / "s.yaml").read_text())
+    del content["command"]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"begun with the command \.\.\. --log_every=7 .*, and now it is \.\.\. '"
+    ):
+        begin.freeze(plan.read(str(tmp_path / "s.yaml")), tmp_path / "runs", False, False)
+
+
+def test_an_older_folder_with_a_command_that_adds_nothing_goes_on(tmp_path):
+    sweep = sweep_of(tmp_path / "s.yaml", [*HEAD, "${args}"])
+    begin.freeze(sweep, tmp_path / "runs", False, False)
+    (tmp_path / "runs" / command.KEPT).unlink()  # as code that knew of no command left it
+    assert len(begin.freeze(sweep, tmp_path / "runs", False, False).trials()) == 2
+
+
 def test_a_folder_whose_command_was_not_followed_is_not_gone_on_with(tmp_path):
     sweep = sweep_of(tmp_path / "s.yaml", [*HEAD, "--n=2", "${args}"])
     begin.freeze(sweep, tmp_path / "runs", False, False)
     (tmp_path / "runs" / command.KEPT).unlink()  # as code that knew of no command left it
-    with pytest.raises(UserError, match="was begun by code that did not follow its command"):
+    with pytest.raises(
+        UserError, match=r"was begun with the command \.\.\. '\$\{args\}', and now it is \.\.\. --n=2"
+    ):
         begin.freeze(sweep, tmp_path / "runs", False, False)
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.sweep import early_stop
-from launch.sweep.history import Histories, metric_refusal
+from launch.sweep import early_stop, sweep_file
+from launch.sweep.history import Histories
 from launch.sweep.queue import Queue
 from research.common import lease as leases
 from research.common.folder import HYPERBAND, append_row, write_bytes, write_json
@@ -78,9 +78,9 @@ def test_the_engines_defaults():
     assert filled["early_terminate"] == {"type": "hyperband", "min_iter": 3, "eta": 3, "strict": True}
     odd = hyperband_baseline_validate_and_fill(SPEC | {"metric": {"name": "a", "goal": "maximise"}})
     assert odd["metric"]["goal"] == "minimize"
-    assert "must be minimize or maximize" in metric_refusal(
-        {"metric": {"name": "a", "goal": "maximise"}}, "it"
-    )
+    rest = {"method": "grid", "parameters": {"x": {"value": 1}}}
+    refused = sweep_file.refusal(rest | {"metric": {"name": "a", "goal": "maximise"}}, online=False)
+    assert "must be minimize or maximize; did you mean maximize?" in refused
 
 
 @pytest.mark.parametrize(

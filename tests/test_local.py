@@ -371,7 +371,7 @@ def test_a_sweep_from_first_to_last(place):
     more = {"beta": [1], "steps": 12, "checkpoint": "weights.pt"}
     write_sweep(place.sweep, parameters=more)
     code, text = place.forked("tiny.yaml", "--fresh")
-    assert code == 1 and "1 trials, 1 of them open" in text, text
+    assert code == 1 and "1 trial, 1 of them open" in text, text
     assert text.count("weights.pt: not a readable checkpoint") >= 2, text  # its log's last line, the reason
     assert "some trials failed; --retry runs them again" in text
     old, *others = place.runs.parent.glob("tiny.old-*")

@@ -16,7 +16,10 @@ LOG = {"distribution": "log_uniform_values"}
     ("change", "part"),
     [
         ({"metric": None}, "a bayes sweep needs metric"),
-        ({"metric": {"name": "val/mse_best"}}, "a bayes sweep needs metric"),
+        (
+            {"metric": {"name": "val/mse_best", "goal": "maximize"}},
+            "is judged by val/mse_best the other way round",
+        ),
         ({"metric": {"name": "val/mse_best", "goal": "lower"}}, "goal: lower: must be minimize or maximize"),
         ({"metric": {"name": "val/mse_best", "goal": "minimize", "target": 0.1}}, "target is not followed"),
         (
@@ -154,7 +157,7 @@ def test_metrics_that_the_script_may_log_are_taken(tmp_path, metric):
     sweep = plan.read(str(path), confirm=2)
     configs = [sweep.config(point) for point in plan._probes(sweep)]
     assert sweep.points == [] and {cfg.image_size for cfg in configs} == {32, 64}
-    assert {cfg.seed for cfg in configs} == {3} and sweep.survey.headlines == {"val/mse": None}
+    assert {cfg.seed for cfg in configs} == {3} and list(sweep.survey.headlines) == [("val/mse", "minimize")]
 
 
 @pytest.mark.parametrize(

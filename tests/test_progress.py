@@ -107,7 +107,10 @@ def test_labels(tmp_path):
     assert Progress(queue, {}).rows()[0].label == "key"
     assert Progress(queue, parameters).rows()[0].label == "beta=4"  # what a search varies, before it has
     queue.add({"beta": 4.0, "steps": 200}, "other")
-    assert [row.label for row in Progress(queue, parameters).rows()] == ["steps=100", "steps=200"]
+    assert [row.label for row in Progress(queue, parameters).rows()] == [
+        "beta=4 steps=100",
+        "beta=4 steps=200",
+    ]
     assert Progress(queue, {}).rows()[0].varied == {"steps": "100"}
 
 

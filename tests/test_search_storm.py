@@ -190,7 +190,7 @@ def test_sweeps_that_had_no_end(place):
     content = {"program": "research/stand_in.py", "method": "grid", "parameters": parameters}
     (place.folder / "few.yaml").write_text(yaml.safe_dump(content))
     code, text = place.forked("few.yaml")
-    assert code == 0 and "1 trials, 1 of them open" in text and "ended with" not in text, text
+    assert code == 0 and "1 trial, 1 of them open" in text and "ended with" not in text, text
 
     for name, more in (
         (

@@ -27,9 +27,9 @@ class Metric:
     def _is_one_value(self) -> bool:
         return self.name.startswith("test/") or self.name.endswith("_best")
 
-    def is_headline(self, headline: str | None, goal: str | None) -> bool:
-        """Whether it is what a run with this headline, to be brought to this goal, is judged by anyway."""
-        return self.name in (headline, f"{headline}_best") and goal in (None, self.goal)
+    def is_headline(self, headline: str | None) -> bool:
+        """Whether it is what a run with this headline is judged by anyway."""
+        return self.name in (headline, f"{headline}_best")
 
     def value(self, rows: Iterable[dict[str, Any]], diverged: bool = False) -> float | None:
         """The best finite value that the rows have, of a diverged run the worst; None without one.

@@ -80,14 +80,9 @@ class Run:
         """W&B entity (None: the login's own) and project, as the run itself took them."""
         return tuple(self.config.get(k) or self.flags.get(k) for k in ("entity", "project"))
 
-    @property
-    def headline(self) -> tuple[str | None, str | None]:
-        """The figure that the run itself is judged by, and its goal."""
-        return self.config.get("headline"), self.config.get("goal")
-
     def value(self, metric: Metric) -> float | None:
         """What the run counts for by a sweep's metric: its best value, diverged its worst; None: none."""
-        if metric.is_headline(*self.headline):
+        if metric.is_headline(self.config.get("headline")):
             value = self.status.get("headline")
             return value if is_finite(value) else None
         return metric.value(self.rows, self.status.get("status") == "diverged")
@@ -114,8 +109,8 @@ class Sweep:
     def metric(self) -> Metric | None:
         """The metric, where it is another than the headline of the runs; None where that says it all."""
         metric = metric_of(self.spec)
-        headlines = {run.headline for run in self.runs if run.headline[0] is not None}
-        return metric if metric and any(not metric.is_headline(*its) for its in headlines) else None
+        headlines = {run.config.get("headline") for run in self.runs} - {None}
+        return metric if metric and any(not metric.is_headline(name) for name in headlines) else None
 
 
 def read_rows(path: Path | str) -> list[dict]:

@@ -77,7 +77,7 @@ def propose(spec: dict[str, Any], index: int, attempt: int, seen: Seen) -> dict[
 
         metric = spec["metric"]["name"]
         values = [value for _, state, value in seen if state in ENDED and value is not None]
-        worst = (min if spec["metric"]["goal"] == "maximize" else max)(values, default=None)
+        worst = (min if spec["metric"].get("goal") == "maximize" else max)(values, default=None)
         runs = []
         for flags, state, value in seen:
             if state in ENDED and value is None:

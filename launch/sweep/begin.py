@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from launch.sweep import agent, command, plan
+from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
 from launch.sweep.proposer import CONFIRM, Further, Proposer, ask_to_confirm, keep_size
 from launch.sweep.queue import Queue, Trial
@@ -55,14 +57,7 @@ def prepare(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[Queue, int]:
     Raises UserError.
     """
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
-    if not online and (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists():
-        raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
-    launch = program_in(folder, "worker.py").parent
-    if flags.confirm and not flags.fresh and launch.exists() and not (launch / "proposer.py").exists():
-        raise UserError(
-            f"--confirm={flags.confirm}: the snapshot of the code in {folder} is older than this "
-            "flag: --fresh sets it aside and starts anew"
-        )
+    _refuse_flags(flags, folder)
     if online:
         _log_in(folder, flags.fresh)
     queue = freeze(sweep, folder, flags.fresh, flags.reuse, online)
@@ -80,18 +75,38 @@ def foresee(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[int, int]:
 
     The data sets are loaded, so that one that is missing is told. Raises UserError, as `prepare` does.
     """
-    folder = folder_of(flags, sweep)
+    online, folder = flags.wandb == "online", folder_of(flags, sweep)
+    _refuse_flags(flags, folder)
     hashes = DataHashes(sweep.script)
     sweep.survey.load(hashes)
-    queue = Queue(folder if not flags.fresh else folder / ".fresh")  # of which nothing is there
-    if (queue.folder / SWEEP).exists():
-        _refuse_other(sweep, queue.folder, hashes, flags.wandb == "online")
+    if flags.fresh:
+        folder = folder / ".fresh"  # of which nothing is there
+    _refuse_other(sweep, folder, hashes, flags.reuse, online)
     n_runs = sweep.survey.n_runs(hashes)
     _say(plan.notes(sweep, n_runs))
+    queue = Queue(folder)
     proposer = Proposer(queue, sweep.content, flags.confirm)
     n = proposer.planned(max(proposer.size(), n_runs))
     failed = sum(queue.status(trial)["status"] == "failed" for trial in queue.trials()) if flags.retry else 0
     return n, n_open(queue, n) + failed
+
+
+def _refuse_flags(flags: plan.SweepFlags, folder: Path) -> None:
+    """Refuse flags that the folder, as it is, can't go on with. Raises UserError."""
+    if flags.wandb != "online" and (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists():
+        raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
+    launch = program_in(folder, "worker.py").parent
+    if flags.fresh or not launch.exists():
+        return
+    older = f"the snapshot of the code in {folder} is older than"
+    if flags.confirm and not (launch / "proposer.py").exists():
+        raise UserError(
+            f"--confirm={flags.confirm}: {older} this flag: --fresh sets it aside and starts anew"
+        )
+    extra = plan.extra_flags(flags)
+    quoted = [flag for flag in extra if shlex.quote(flag) != flag]
+    if quoted and not (launch / "command.py").exists():
+        raise UserError(f"{quoted[0]}: {older} names with blanks or quotes: --fresh sets it aside")
 
 
 def _say(notes: list[str]) -> None:
@@ -115,14 +130,24 @@ def planned(folder: Path, found: Any = None) -> int:
     Where it is no folder of ours, or W&B directs it, its runs and its YAML have to tell. found: these as
     launch/results/read.py has read them, if it has.
     """
-    if (folder / TRIALS).is_dir():
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
-            # whatever a damaged folder brings up: then what is there has to do
-            if spec := yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8")):
-                return Proposer(Queue(folder), spec).planned()
     from launch.results import read
 
+    with contextlib.suppress(
+        OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, UserError
+    ):
+        # whatever a damaged folder brings up: then what is there has to do
+        spec = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+        if (folder / TRIALS).is_dir():
+            return Proposer(Queue(folder), spec).planned()
+        found = found or read.read_sweep(folder)
+        if spec["method"] == "grid":
+            return max(len(Points(spec)), len(found.runs) + len(found.open_trials))
     return read.expected(found or read.read_sweep(folder))
+
+
+def trials(n: int) -> str:
+    """So many trials, in words."""
+    return "1 trial" if n == 1 else f"{n} trials"
 
 
 def n_open(queue: Queue, planned: int) -> int:
@@ -144,25 +169,12 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
     sweep.survey.load(hashes)  # refused before anything is written; the workers find data in the cache
     if fresh and folder.exists():
         _set_aside(folder)
-    source = source_hash(sweep.script.family)
-    kept = read_json(folder / CODE / SNAPSHOT)
-    if kept and kept["source"] != source and not reuse:
-        raise UserError(
-            f"{folder} was started with other code ({kept['source']}, now {source}): --fresh sets it aside "
-            "and starts anew, --reuse goes on with its own snapshot of the code"
-        )
-    if (folder / SWEEP).exists():
-        _refuse_other(sweep, folder, hashes, online)
-    if (folder / CONFIRM).exists() and plan.seed_refusal(sweep.content, sweep.script, 1):
-        raise UserError(
-            f"{folder}: --confirm runs its best trial with further seeds: a grid that varies "
-            "seed needs another --name"
-        )
+    _refuse_other(sweep, folder, hashes, reuse, online)
     folder.mkdir(parents=True, exist_ok=True)
-    _snapshot(folder, source, sweep.program)
-    write_bytes(folder / SWEEP, sweep.text.encode())
+    _snapshot(folder, source_hash(sweep.script.family), sweep.program)
     if "command" in sweep.content:
         sweep.command.keep(folder)
+    write_bytes(folder / SWEEP, sweep.text.encode())
     queue = Queue(folder)
     if online:
         return queue
@@ -176,31 +188,41 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
     return queue
 
 
-def _refuse_other(sweep: plan.Sweep, folder: Path, hashes: DataHashes, online: bool) -> None:
-    """Refuse a folder that holds another sweep. Raises UserError, with what differs.
+def _refuse_other(
+    sweep: plan.Sweep, folder: Path, hashes: DataHashes, reuse: bool, online: bool = False
+) -> None:
+    """Refuse a folder that was begun by other code, or holds another sweep. Raises UserError.
 
     Another sweep is one that would give a run of the folder another meaning. Name and description may change.
     So may all else that leaves each trial a point of the sweep: further values, a higher run_cap, a further
     parameter where one of its values is the flag's default. The metric may change where it decided nothing.
     """
-    old = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+    source = source_hash(sweep.script.family)
+    kept = read_json(folder / CODE / SNAPSHOT)
+    if kept and kept["source"] != source and not reuse:
+        raise UserError(
+            f"{folder} was started with other code ({kept['source']}, now {source}): --fresh sets it aside "
+            "and starts anew, --reuse goes on with its own snapshot of the code"
+        )
+    if (old := _frozen(folder)) is None:
+        return
+    sweep.command.refuse_other(folder)
+    hashes.refuse_others(folder)
     changed = [k for k in {**old, **sweep.content} if old.get(k) != sweep.content.get(k)]
-    if "command" in sweep.content and "command" not in changed and not (folder / command.KEPT).exists():
-        raise UserError(f"{folder} was begun by code that did not follow its command: choose another --name")
-    changed = [k for k in changed if k not in ("name", "description", "apiVersion", "kind")]
     if "program" in changed and Program.found(old.get("program")) == sweep.script:
         changed.remove("program")  # another path to the same script
-    hashes.refuse_others(folder)
     queue, why = Queue(folder), None
     if changed and online:
         why = "W&B directs it, and knows it as it was"
-    elif searched := [k for k in changed if k not in ("parameters", "run_cap", "command", "metric")]:
-        why = f"{' and '.join(searched)} can't change"
-    elif "metric" in changed and _decided_by_metric(old, sweep, folder):
+    changed = [k for k in changed if k not in ("name", "description", "apiVersion", "kind")]
+    fixed = [k for k in changed if k not in ("parameters", "run_cap", "command", "metric")]
+    if why is None and fixed:
+        why = f"{' and '.join(fixed)} can't change"
+    elif why is None and "metric" in changed and _decided_by_metric(old, sweep, folder):
         why = "trials were chosen or stopped by the old metric"
-    elif {"parameters", "command"} & set(changed) and sweep.content["method"] == "bayes":
+    elif why is None and sweep.content["method"] == "bayes" and {"parameters", "command"} & set(changed):
         why = "trials were chosen for the old parameters"
-    elif sweep.content["method"] != "bayes" and (left := _no_points(sweep, queue, hashes, changed)):
+    elif why is None and (left := _no_points(sweep, queue, hashes, changed)):
         flags = " ".join(f"{k}={left[0].flags.get(k)}" for k in queue.varied()) or left[0].key
         why = f"{len(left)} of its trials are no points of this one, as {left[0].index:04d} ({flags})"
     if why:
@@ -210,6 +232,25 @@ def _refuse_other(sweep: plan.Sweep, folder: Path, hashes: DataHashes, online: b
             f"{folder} holds another sweep ({'; '.join(listed[:LISTED])}{more}): {why}; "
             "choose another --name, or --fresh"
         )
+    if (folder / CONFIRM).exists() and plan.seed_refusal(sweep.content, sweep.script, 1):
+        raise UserError(
+            f"{folder}: --confirm runs its best trial with further seeds: a grid that varies "
+            "seed needs another --name"
+        )
+
+
+def _frozen(folder: Path) -> dict[str, Any] | None:
+    """The content of the folder's YAML; None before there is one. Raises UserError where it can't be read."""
+    try:
+        content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not the YAML of a sweep")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(f"{folder / SWEEP} cannot be read ({why}): --fresh sets the folder aside") from None
+    return content
 
 
 def _decided_by_metric(old: dict[str, Any], sweep: plan.Sweep, folder: Path) -> bool:
@@ -220,9 +261,9 @@ def _decided_by_metric(old: dict[str, Any], sweep: plan.Sweep, folder: Path) -> 
 def _no_points(sweep: plan.Sweep, queue: Queue, hashes: DataHashes, changed: list[str]) -> list[Trial]:
     """The trials in `queue` that are no points of `sweep`: neither their flags nor their runs.
 
-    None where no key has changed that its points depend on.
+    None where no key has changed that its points depend on, and of a search, which has no points.
     """
-    if not {"parameters", "command", "run_cap"} & set(changed):
+    if sweep.content["method"] == "bayes" or not {"parameters", "command", "run_cap"} & set(changed):
         return []
     left = {trial.index: trial for trial in queue.chosen()}
     for point in sweep.points:

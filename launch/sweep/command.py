@@ -59,10 +59,6 @@ class Command:
     def __init__(self, words: list[str], literals: dict[str, str]):
         self.words, self.literals = words, literals
 
-    @property
-    def style(self) -> str:
-        return next(name for word in self.words if (name := _macro(word)))
-
     def args(self, flags: dict[str, Any]) -> list[str]:
         """A trial's words after the script. flags: all of the trial's, the literal ones included.
 
@@ -77,15 +73,22 @@ class Command:
         return words + as_args(changed)
 
     def keep(self, folder: Path) -> None:
-        """Write it into a sweep folder, for the workers. Raises UserError where another is kept there."""
-        kept = read_json(folder / KEPT)
-        if kept is None:
+        """Write it into a sweep folder, for the workers."""
+        if read_json(folder / KEPT) is None:
             write_json(folder / KEPT, {"words": self.words, "literals": self.literals})
-        elif kept["words"] != self.words:
-            raise UserError(
-                f"{folder} was begun with the command ... {shlex.join(kept['words'])}, and now it is "
-                f"... {shlex.join(self.words)}: choose another --name, or --fresh"
-            )
+
+    def refuse_other(self, folder: Path) -> None:
+        """Raise UserError where the trials of a sweep folder were begun with other words."""
+        kept = of_folder(folder)
+        if kept.words == self.words:
+            return
+        if not (folder / KEPT).exists() and not self.literals:
+            return  # begun without a command, or by code that knew of none: the trials are the same
+        was, now = shlex.join(kept.words), shlex.join(self.words)
+        raise UserError(
+            f"{folder} was begun with the command ... {was}, and now it is ... {now}: "
+            "choose another --name, or --fresh"
+        )
 
 
 PLAIN = Command(["${args}"], {})
@@ -208,6 +211,8 @@ def _literals(words: list[str], script: Program, parameters: dict[str, Any]) -> 
     at = next(i for i, word in enumerate(words) if _macro(word))
     found: dict[str, str] = {}
     for part in (words[:at], words[at + 1 :]):
+        if wrong := [word for word in part if word.startswith("--_wandb")]:
+            raise UserError(f"{wrong[0]}: W&B's own, no flag of {script.path}")
         for token in tokens(part, script.flags, script.path):
             if token == "--help":
                 raise UserError("--help: trains nothing")

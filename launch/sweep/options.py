@@ -254,9 +254,12 @@ def tres_without_gpus(value: str, flags: Any) -> str | None:
 
 
 def export_with_path(value: str, flags: Any) -> str | None:
-    if value.upper() == "NONE" or value.split(",")[0].upper() == "ALL":
+    first, *more = value.split(",")
+    whole = value.upper() == "NONE" or first.upper() == "ALL"
+    if whole and not any(name.partition("=")[0] == "PATH" for name in more):
         return None
-    return "must be NONE or begin with ALL: without a PATH the script would not find squeue and scontrol"
+    why = "without its PATH the script would not find squeue and scontrol"
+    return f"must be NONE, or begin with ALL and leave PATH as it is: {why}"
 
 
 ONE_TASK = "a task is one script on one node, which starts its workers itself: see --gpus and --runs_per_gpu"
@@ -284,6 +287,10 @@ RULES: dict[str, Check] = {  # by option: why --sbatch may not give it; one that
     "export": export_with_path,
     "export-file": never("use --setup 'source FILE'"),
     "clusters": never("--status and --cancel ask this cluster alone: submit on a login node of the other"),
+    "quiet": never("sbatch would not tell the job's id"),
+    "input": never("the script reads nothing"),
+    "uid": never("a sweep's files are yours"),
+    "het-group": never(ONE_TASK),
     "wait": never("sbatch would only answer when the last task has ended"),
     **dict.fromkeys(("wrap", "parsable", "test-only", "help", "usage", "version"), never(ANSWER)),
 }

@@ -16,9 +16,11 @@ from launch.sweep.command import Command
 from launch.sweep.history import metric_refusal
 from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
-from research.common.messages import UserError
+from research.common.messages import UserError, console
 
 MAX_SEED = 2**31 - 1
+LONGEST = 600  # characters of a message
+SLOW = 20_000  # so many points take a moment to go through
 # flags of a run that a launcher sets for each trial, and what is said to one who sets them in a sweep
 OWN = {
     "out": "the launcher's own --out says where runs lie",
@@ -66,6 +68,11 @@ class SweepFlags:
             )
         if self.wandb not in (None, "online", "offline", "disabled"):
             raise UserError(f"--wandb={self.wandb}: must be one of online, offline, disabled")
+        for name in ("project", "entity"):
+            if getattr(self, name) is not None and not getattr(self, name).strip():
+                raise UserError(f"--{name}={getattr(self, name)}: must be a name, or left out")
+        if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
+            raise UserError(f"--name={self.name}: must be a plain folder name; --out says where it lies")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +120,9 @@ class Sweep:
         bayes has no points before there are results: there the Configs are those of each flag's limits.
         """
         tried = _probes(self) if self.content["method"] == "bayes" else self.points
-        found = Survey(len(self.points))
+        found = Survey()
+        if len(tried) > SLOW:
+            console.print(f"checking {len(tried):,} points against {self.program}")
         for cfg in map(self.config, tried):
             data = str(self.script.data_flags(cfg))
             found.data.setdefault(data, cfg)
@@ -125,14 +134,14 @@ class Sweep:
 
 @dataclasses.dataclass
 class Survey:
-    """The points of a sweep as its script sees them."""
+    """The points of a sweep as its script sees them.
 
-    n_points: int
-    data: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # of each data set one Config that names it
-    headlines: dict[str | None, None] = dataclasses.field(default_factory=dict)  # in order
-    different: set[tuple[bytes, str]] = dataclasses.field(default_factory=set)  # what tells runs apart
+    data: of each data set one Config that names it; headlines: in order; different: what tells runs apart.
+    """
+
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    headlines: dict[tuple[str, str] | None, None] = dataclasses.field(default_factory=dict)
+    different: set[tuple[bytes, str]] = dataclasses.field(default_factory=set)
 
     def load(self, hashes: DataHashes) -> None:
         """Load each data set, or find its hash; so one that is missing is told before anything is written."""
@@ -184,6 +193,8 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
         raise UserError(f"--sweep={path}: not readable as YAML ({error})") from None
     except UserError as error:
         why = str(error)
+        if len(why) > LONGEST:  # a value of thousands of characters
+            why = f"{why[: LONGEST // 2]} ... {why[-LONGEST // 2 :]}"
         raise UserError(why if why.startswith("--set=") else f"--sweep={path}: {why}") from None
     if "metric" in content:
         _refuse_metric(sweep, confirm)
@@ -193,11 +204,11 @@ def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm
 def _parsed(change: str) -> tuple[str, Any]:
     """The flag and the value that one --set gives."""
     name, equals, value = change.partition("=")
-    if not equals:
+    if not equals or not name.strip():
         raise UserError(f"--set={change}: written as --set flag=value, or --set 'flag=[value, value]'")
     try:
-        return name, yaml.load(value, sweep_file.StrictLoader)
-    except (yaml.YAMLError, ValueError):
+        return name.strip(), yaml.load(value, sweep_file.StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, UserError):
         raise UserError(f"--set={change}: its value is not readable as YAML") from None
 
 
@@ -207,7 +218,8 @@ def _changed_text(path: str, text: str, content: dict[str, Any], changes: tuple[
     Of its header only the question still holds: the first paragraph, up to the next labelled line.
     """
     question = re.match(r"#.*\n(?:#(?! \w+  ).*\n)*", text)
-    note = f"# Changed   {', '.join(changes)}: what {path} tells of size and findings does not hold here\n"
+    changed = ", ".join(" ".join(change.split()) for change in changes)
+    note = f"# Changed   {changed}: what {path} tells of size and findings does not hold here\n"
     return (question[0] if question else "") + note + yaml.safe_dump(content, sort_keys=False)
 
 
@@ -292,14 +304,20 @@ def _refuse_metric(sweep: Sweep, confirm: int | None) -> None:
     decides = confirm or sweep.content["method"] == "bayes" or "early_terminate" in sweep.content
     part, _, figure = name.partition("/")
     parts = ("train", "val") if decides else ("train", "val", "test")
-    if part in parts and figure and not figure.endswith("_best"):
-        return
     headlines = sweep.survey.headlines
     if not headlines or None in headlines:  # a script that does not say
         return
-    if any(name in (headline, f"{headline}_best") for headline in headlines):
+    goals = {goal for headline, goal in headlines if name in (headline, f"{headline}_best")}
+    given = sweep.content["metric"].get("goal")
+    if goals and (given or "minimize") not in goals:
+        of_wandb = "" if given else " is W&B's where none is given"
+        raise UserError(
+            f"--sweep={sweep.path}: metric: goal: {given or 'minimize'}{of_wandb}, but {sweep.program} is "
+            f"judged by {name} the other way round: write goal: {' or '.join(goals)}"
+        )
+    if goals or (part in parts and figure and not figure.endswith("_best")):
         return
-    known = " or ".join(f"{headline}_best" for headline in headlines)
+    known = " or ".join(f"{headline}_best" for headline, _ in headlines)
     raise UserError(
         f"--sweep={sweep.path}: metric: {sweep.program} logs no {name}; its headline is {known}; "
         f"other figures that it logs as {' or '.join(f'{part}/...' for part in parts)} may stand there too"
@@ -320,12 +338,18 @@ def _probes(sweep: Sweep) -> list[dict[str, Any]]:
 
 def notes(sweep: Sweep, n_runs: int) -> list[str]:
     """What a reader of the YAML may not expect of it, a line each. n_runs: how many runs it comes to."""
-    found = sweep_file.notes(sweep.content["parameters"], sweep.content["method"])
-    if sweep.content["method"] == "random" and n_runs < len(sweep.points):
-        n = sweep.points.distinct
-        there_are = f": the parameters allow {n} different points" if n is not None else ""
-        cap = sweep.content["run_cap"]
-        found.append(f"run_cap {cap}: its draws give {n_runs} different runs{there_are}; none is run twice")
+    content, n = sweep.content, len(sweep.points)
+    found = sweep_file.notes(content["parameters"], content["method"])
+    if n_runs >= n:
+        return found
+    runs = "1 run" if n_runs == 1 else f"{n_runs} different runs"
+    distinct = sweep.points.distinct
+    if content["method"] == "grid":
+        why = "the others repeat them, or differ only in flags that change no numbers"
+        found.append(f"its {n} points give {runs}: {why}")
+    else:
+        there_are = "" if distinct is None else f": the parameters allow {distinct} different points"
+        found.append(f"run_cap {content['run_cap']}: its draws give {runs}{there_are}; none is run twice")
     return found
 
 

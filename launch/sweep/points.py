@@ -9,6 +9,8 @@ from typing import Any
 
 from research.common.messages import UserError
 
+MOST = 1_000_000  # points of a sweep
+
 
 class Points(Sequence[dict[str, Any]]):
     """The points of a grid or a random sweep; each is made when it is asked for, in the same time.
@@ -34,7 +36,14 @@ class Points(Sequence[dict[str, Any]]):
             except Exception as error:  # of many kinds, for what people write into a YAML
                 why = " ".join(str(getattr(error, "message", error)).split())
                 raise UserError(f"refused by W&B's engine: {why or type(error).__name__}") from None
-        self.cap = content.get("run_cap", math.inf)
+        cap = content.get("run_cap", math.inf)
+        n = cap if self.method == "random" else min(cap, self.distinct)
+        if n > MOST:
+            key = "run_cap: " if self.method == "random" else "parameters: a grid of "
+            raise UserError(
+                f"{key}{n:,}: at most {MOST:,} points are planned; give a run_cap of that or less"
+            )
+        self._n = int(n)
 
     @property
     def distinct(self) -> int | None:
@@ -43,11 +52,10 @@ class Points(Sequence[dict[str, Any]]):
         return None if None in sizes else math.prod(sizes)
 
     def __len__(self) -> int:
-        n = self.cap if self.method == "random" else min(self.cap, self.distinct)
-        return int(n)
+        return self._n
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
+        if not 0 <= index < self._n:
             raise IndexError(index)
         return self._drawn(index) if self.method == "random" else self._counted(index)
 

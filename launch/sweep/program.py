@@ -36,13 +36,12 @@ class Program:
 
     @classmethod
     def found(cls, given: Any) -> "Program | None":
-        """The script that a path from the root of the code, or from here, leads to; None without one."""
+        """The script that a path from the root of the code leads to; None without one."""
         if not isinstance(given, str) or not given.endswith(".py") or "\0" in given:
             return None
-        for start in (ROOT, Path.cwd()):
-            for path in (Path(os.path.abspath(start / given)), (start / given).resolve()):
-                if path.is_relative_to(ROOT) and path.is_file():
-                    return cls(path.relative_to(ROOT).as_posix())
+        for path in (Path(os.path.abspath(ROOT / given)), (ROOT / given).resolve()):
+            if path.is_relative_to(ROOT) and path.is_file():
+                return cls(path.relative_to(ROOT).as_posix())
         return None
 
     def __eq__(self, other: object) -> bool:
@@ -63,9 +62,9 @@ class Program:
             return importlib.import_module(self.module_name)
         except UserError:
             raise
-        except Exception as error:  # of every kind, in a script that somebody is writing
+        except (Exception, SystemExit) as error:  # of every kind, in a script that somebody is writing
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{self.path} cannot be imported ({why})") from error
+            raise UserError(f"program: {self.path} cannot be imported ({why})") from error
 
     def is_training_script(self) -> bool:
         """Whether it has the flags of a run. Imports it."""
@@ -111,12 +110,9 @@ class Program:
         """Its Config without the checks of flags that have to go together."""
         return type("Config", (self.module.Config,), {"__post_init__": lambda self: None})
 
-    def headline(self, cfg: Any) -> str | None:
-        """The figure that a run with these flags is judged by; None where the script does not say."""
-        if not hasattr(self.module, "headline"):
-            return None
-        name, _ = self.module.headline(cfg)
-        return name
+    def headline(self, cfg: Any) -> tuple[str, str] | None:
+        """The figure that a run with these flags is judged by, and its goal; None: nobody says."""
+        return self.module.headline(cfg) if hasattr(self.module, "headline") else None
 
     def data_flags(self, cfg: Any) -> tuple[Any, ...]:
         """The flags on which its data depend: where they are equal, so are the data."""

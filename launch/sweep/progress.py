@@ -16,6 +16,7 @@ from launch.results.read import show, why
 from launch.sweep.early_stop import is_early
 from launch.sweep.history import Histories
 from launch.sweep.queue import Queue, Trial
+from launch.sweep.sweep_file import searched
 from research.common import lease as leases
 from research.common.folder import CONFIG, ENDED, METRICS, OUTPUT, STATUS, SWEEP, TIMES, read_json
 
@@ -69,13 +70,13 @@ class Progress:
         if self._given:
             named = {"name": self._given.name, "goal": self._given.goal}
             self._histories = Histories(queue, {"metric": named})
-        self._headlines: dict[str, tuple[str, str | None]] = {}  # and goal, by key: they do not change
+        self._headlines: dict[str, str] = {}  # of each run, by key: the name does not change
         self._ended: dict[str, tuple[dict[str, Any], list[str], Row]] = {}  # by key, and what it was made of
-        self._searched = [name for name, given in parameters.items() if "value" not in given]
+        self._searched = searched(parameters)
 
     def varied(self) -> list[str]:
-        """The flags that differ between trials; of a search's first one those that it searches."""
-        return self.queue.varied() or self._searched
+        """The flags that differ between trials, those included that are yet to be made."""
+        return list(dict.fromkeys([*self._searched, *self.queue.varied()]))
 
     def label(self, trial: Trial) -> str:
         shown = [f"{name}={show(trial.flags[name], 6)}" for name in self.varied() if name in trial.flags]
@@ -150,21 +151,21 @@ class Progress:
     def _headline(self, trial: Trial, folder: Path) -> str | None:
         """The name of the run's headline. Notes it where that is another than the sweep's metric."""
         if trial.key not in self._headlines:
-            config = read_json(folder / CONFIG) or {}
-            if not isinstance(config.get("headline"), str):
+            name = (read_json(folder / CONFIG) or {}).get("headline")
+            if not isinstance(name, str):
                 return None
-            self._headlines[trial.key] = its = config["headline"], config.get("goal")
-            if self._given and not self._given.is_headline(*its):
+            self._headlines[trial.key] = name
+            if self._given and not self._given.is_headline(name):
                 self.metric = self._given
-        return self._headlines[trial.key][0]
+        return self._headlines[trial.key]
 
     def _value(self, trial: Trial, status: dict[str, Any]) -> float | None:
         """What the run counts for by the sweep's metric; None without one."""
-        its = self._headlines.get(trial.key)
-        if self._given is None or its is None:
+        name = self._headlines.get(trial.key)
+        if self._given is None or name is None:
             return None
         value = status.get("headline")
-        if not self._given.is_headline(*its):
+        if not self._given.is_headline(name):
             value = self._histories.value(trial, status)
         return value if is_finite(value) else None
 

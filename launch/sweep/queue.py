@@ -26,6 +26,16 @@ from research.common.folder import CHECKPOINTS, DONE, ENDED, STATUS, TRIALS, rea
 from research.common.lease import Lease, Watch
 from research.common.wandb_client import PER_RUN  # noqa: F401, the worker and the agent take it from here
 
+OF_ONE_FOLDER = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -100,8 +110,10 @@ class Queue:
 
     def varied(self) -> list[str]:
         """Names of the flags whose values differ between the trials known so far."""
-        trials = list(self._trials.values()) or self.trials()  # workers ask for every trial they train
-        if self._varied[0] != len(trials):
+        if not self._trials:
+            self.trials()
+        if self._varied[0] != len(self._trials):  # asked for every trial, again and again
+            trials = list(self._trials.values())
             names = dict.fromkeys(name for trial in trials for name in trial.flags)
             values = {name: {json.dumps(trial.flags.get(name)) for trial in trials} for name in names}
             self._varied = len(trials), [name for name in names if len(values[name]) > 1]
@@ -238,9 +250,10 @@ class Queue:
     def unusable(self, trial: Trial, error: OSError) -> None:
         """Mark a trial as failed whose run folder can't be used: somebody else's, or no folder at all.
 
-        Raises the error again where it is a full disk, of which every trial would die.
+        Raises the error again where it says nothing of this folder, such as a full disk or a server that is
+        away: every trial would meet it.
         """
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in OF_ONE_FOLDER:
             raise error
         what = "what lies there is no folder" if isinstance(error, FileExistsError) else error.strerror
         self.fail(trial, None, f"its folder can't be used: {what} ({error.filename})")

@@ -19,6 +19,10 @@ from research.common.messages import UserError
 FOLLOWED = ""  # how a key is refused that is not
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
+IMPUTE = {
+    "impute": ("latest", "best", "worst"),
+    "impute_while_running": ("latest", "best", "worst", "false"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,7 @@ def _refused(name: str, words: str, agent: str = FOLLOWED, note: str = "") -> Ke
 LAUNCH, SCHEDULER = "needs W&B Launch", "needs `wandb sweep-scheduler`"
 KEYS = {
     "sweep": (
-        Key(
-            "program", note="a script of this repository; relative to its root, or any path that leads there"
-        ),
+        Key("program", note="a script of this repository; its path, absolute or from the repository's root"),
         Key("command", note="literal flags are part of every trial and of its key; see below"),
         Key("method", note="grid, random, bayes; custom is refused"),
         Key("parameters"),
@@ -231,8 +233,8 @@ def _keys_refusal(where: str, given: dict[str, Any], online: bool) -> str | None
     before = "" if where in ("sweep", "parameter") else f"{where}: "
     for name in given:
         if name not in known:
-            part = "" if where == "sweep" else f" of a {where}" if where == "parameter" else f" of {where}"
-            return f"{before}{name}: no key{part} of the format{_meant(known, name)}"
+            part = f"a {where}" if where in ("sweep", "parameter") else where
+            return f"{before}{'null' if name is None else name}: not a key of {part}{_meant(known, name)}"
         if words := known[name].refusal(online):
             return f"{before}{name}: {words}" if where != "metric" else f"{before}{name} {words}"
     return None
@@ -245,7 +247,9 @@ def _meant(known: Any, name: Any) -> str:
 
 def _in_quotes(value: Any) -> str:
     """How a word that YAML does not take for text is written."""
-    return "" if value is None or isinstance(value, (str, list, dict)) else f': write "{value}" in quotes'
+    if value is None or isinstance(value, (str, list, dict)):
+        return ""
+    return f': write "{str(value).lower() if isinstance(value, bool) else value}" in quotes'
 
 
 def as_number(text: Any) -> float | None:
@@ -297,6 +301,10 @@ def _metric_refusal(content: dict[str, Any], online: bool) -> str | None:
         return f"metric: name: {metric.get('name')}: must be the name of a figure, as in {written}"
     if "goal" in metric and metric["goal"] not in GOALS:
         return f"metric: goal: {metric['goal']}: must be {' or '.join(GOALS)}{_meant(GOALS, metric['goal'])}"
+    for name, allowed in IMPUTE.items():
+        if name in metric and metric[name] not in allowed:
+            quotes = _in_quotes(metric[name])
+            return f"metric: {name}: {metric[name]}: must be one of {', '.join(allowed)}{quotes}"
     if content["method"] == "bayes" and not online and metric.get("impute", "worst") != "worst":
         return f"metric: impute: {metric['impute']}: must be worst here, or left out"
     return None

@@ -99,8 +99,8 @@ class Worker:
         env = {k: v for k, v in os.environ.items() if k not in PER_RUN}
         env |= {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
-        searched = sweep_file.searched(self.spec.get("parameters", {}))
-        env[VARIED] = ",".join(self.queue.varied() or searched)  # the first of a search varies nothing yet
+        names = sweep_file.searched(self.spec.get("parameters", {}))  # also of trials that are not made yet
+        env[VARIED] = ",".join(dict.fromkeys([*names, *self.queue.varied()]))
         try:
             open(folder / OUTPUT, "ab").close()
         except OSError as error:  # left there by somebody else

@@ -28,6 +28,7 @@ from research.common.messages import UserError, console, escape, hush
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13  # as a shell tells of other programs
+NO_FOLDER, NOT_THERE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (errno.ENOENT, errno.EEXIST)
 NO_SPACE, NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
 BOOLEANS = {"true": "True", "false": "False"}
@@ -234,11 +235,16 @@ def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
             what += "; it goes on from the last checkpoint"
         return what + (", or begins anew with another --out" if begun and elsewhere else ""), 1
     choose = "choose another --out" if elsewhere else "choose another place"
+    is_out = path is not None and _is_below(None if out is None else str(out), path)  # or lies above it
+    if (is_out and error.errno in NOT_THERE) or ((is_out or elsewhere) and error.errno in NO_FOLDER):
+        return f"{what}: no folder can be made there: choose another --out or --name", EXIT_USER_ERROR
     if error.errno == errno.EROFS:
         return f"{what}: nothing can be written there: {choose}", EXIT_USER_ERROR
     if error.errno in NO_RIGHT and path:
+        if (whose := _whose(Path(path))) is None:
+            return f"{what}: nothing can be written there: {choose}", EXIT_USER_ERROR
         mend = "change its owner or its rights and run the same command again"
-        return f"{what}: {_whose(Path(path))}: {mend}, or {choose}", EXIT_USER_ERROR
+        return f"{what}: {whose}: {mend}, or {choose}", EXIT_USER_ERROR
     return None
 
 
@@ -249,8 +255,11 @@ def _is_below(path: str | None, out: Any) -> bool:
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(out))
 
 
-def _whose(path: Path) -> str:
-    """In words, whose the file is that we may not use, or its folder where that keeps us out; who we are."""
+def _whose(path: Path) -> str | None:
+    """In words, whose the file is that we may not use, or its folder where that keeps us out; who we are.
+
+    None where it is our own and its rights allow it: then the file system has another reason.
+    """
     import pwd
 
     def name(uid: int) -> str:
@@ -267,6 +276,8 @@ def _whose(path: Path) -> str:
         (at, found) for at, found in there[:2] if not os.access(at, rights[stat.S_ISDIR(found.st_mode)])
     ]
     at, found = (closed or there)[0]
+    if found.st_uid == os.geteuid() and found.st_mode & stat.S_IWUSR:
+        return None
     it = "it" if at == path else str(at)
     owner, me = name(found.st_uid), name(os.geteuid())
     return f"{it} belongs to {owner} ({stat.filemode(found.st_mode)}), and you are {me}"
