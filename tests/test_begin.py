@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for a
 
 
 def grid(path: Path, parameters: dict, **more) -> plan.Sweep:
-    content = {"program": "tests/stand_in.py", "method": "grid", "parameters": parameters, **more}
+    content = {"program": "tests/stand_in.py", "method": "grid", "parameters": parameters} | more
     path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}), encoding="utf-8")
     return plan.read(str(path))
 

@@ -173,7 +173,7 @@ def test_what_mends_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch)
     me = pwd.getpwuid(os.geteuid()).pw_name
     runs, file = tmp_path / "runs", tmp_path / "runs" / "a" / "status.json"
     file.parent.mkdir(parents=True)
-    file.touch(0o640)
+    file.touch(0o440)
 
     def error(number: int, path: Any = file) -> OSError:
         return OSError(number, os.strerror(number), None if path is None else str(path))
@@ -201,15 +201,36 @@ def test_what_mends_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch)
         code, said = refused(error(number), runs, capsys)
         assert code == 2 and "checkpoint" not in said and "space" not in said
         assert said == (
-            f"{os.strerror(number)} ({file}): it belongs to {me} (-rw-r-----), and you are {me}: change its "
+            f"{os.strerror(number)} ({file}): it belongs to {me} (-r--r-----), and you are {me}: change its "
             "owner or its rights and run the same command again, or choose another --out"
         )
+    file.chmod(0o640)  # our own, with every right: then it is the file system, such as /sys
+    assert refused(error(errno.EPERM), runs, capsys)[1].endswith(
+        "nothing can be written there: choose another --out"
+    )
+    file.parent.chmod(0o555)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != file.parent)  # the folder keeps us out
     _, said = refused(error(errno.EACCES), runs, capsys)
-    assert f": {file.parent} belongs to {me} (drwx" in said
+    assert f": {file.parent} belongs to {me} (dr-x" in said
     monkeypatch.setattr(os, "geteuid", lambda: 987654)  # a container's user, of no name
     _, said = refused(error(errno.EACCES, runs / "not" / "there"), runs, capsys)
     assert f": {runs} belongs to {me} (drwx" in said and "and you are user 987654: change" in said
+    for number in (
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+    ):  # something else stands in the place of --out
+        code, said = refused(error(number), runs, capsys)
+        assert (code, said.partition("): ")[2]) == (
+            2,
+            "no folder can be made there: choose another --out or --name",
+        )
+    for number in (errno.ENOENT, errno.EEXIST):
+        code, said = refused(error(number, runs), runs / "x", capsys)
+        assert (code, said.partition("): ")[2]) == (
+            2,
+            "no folder can be made there: choose another --out or --name",
+        )
     for other in (error(errno.EIO), error(errno.EACCES, None), FileNotFoundError(2, "x", "y")):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=str(other.errno)):
             patch.setattr(sys, "argv", ["x.py"])
@@ -231,7 +252,7 @@ def test_a_folder_of_somebody_else_ends_a_training_at_once(config, dots, tmp_pat
     with pytest.raises(SystemExit) as stop:
         commandline.main(bvae_faces.Config, bvae_faces.train)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and "belongs to" in last and last.endswith("or choose another --out"), last
+    assert stop.value.code == 2 and last.endswith("nothing can be written there: choose another --out"), last
     assert read_json(folder_of(cfg) / "status.json")["status"] == "failed"
 
 

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from launch.sweep import begin, plan
+from research.common.identity import ROOT
 from research.common.messages import UserError
 from tests.test_bayes import own_path as own_path  # a fixture, for every test
 from tests.test_begin import grid
@@ -170,3 +171,81 @@ def test_metrics_that_the_script_may_log_are_taken(tmp_path, metric):
 def test_confirm_flags_that_are_refused(flags, part):
     with pytest.raises(UserError, match=part):
         plan.SweepFlags(sweep="x.yaml", **flags)
+
+
+# ---- what else people write ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("=5", "--set==5: written as --set flag=value"),
+        ("beta", "--set=beta: written as --set flag=value"),
+        (f"beta={'[' * 3000}", "its value is not readable as YAML"),
+        ("beta={a: 1, a: 2}", "--set=beta={a: 1, a: 2}: its value is not readable as YAML"),
+        ("beta={min: 0, max: 1}", "parameter beta: {'min': 0, 'max': 1}: must be one value"),
+        ("out=x", "parameter out: the launcher's own --out"),
+        (f"seed={'9' * 5000}", " ... "),
+    ],
+)
+def test_sets_that_are_refused(tmp_path, change, message):
+    grid(tmp_path / "s.yaml", {"x": {"values": [0.1]}})
+    with pytest.raises(UserError) as refused:
+        sweep = plan.read(str(tmp_path / "s.yaml"), (change,))
+        begin.freeze(sweep, tmp_path / "runs", False, False)
+    assert message in str(refused.value) and len(str(refused.value)) < 1000
+
+
+def test_a_flag_that_is_set_twice_is_refused(tmp_path):
+    grid(tmp_path / "s.yaml", {"x": {"values": [0.1]}})
+    with pytest.raises(UserError, match="--set=n=2: n is set twice"):
+        plan.read(str(tmp_path / "s.yaml"), ("n=1", "n=2"))
+
+
+def test_a_set_with_a_line_break_leaves_a_yaml_that_can_be_read(tmp_path):
+    grid(tmp_path / "s.yaml", {"x": {"values": [0.1]}})
+    sweep = plan.read(str(tmp_path / "s.yaml"), ("steps=1\n",))
+    assert yaml.safe_load(sweep.text) == sweep.content and "# Changed   steps=1: what" in sweep.text
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"parameters": {"seed": {"min": 0, "max": 2_000_000_000}}},
+            "parameters: a grid of 2,000,000,001: at most",
+        ),
+        (
+            {"parameters": {name: {"min": 0, "max": 2_000_000_000} for name in ("n", "seed", "steps")}},
+            "at most 1,000,000 points are planned; give a run_cap of that or less",
+        ),
+        (
+            {"method": "random", "run_cap": 10**8},
+            "run_cap: 100,000,000: at most 1,000,000 points are planned",
+        ),
+    ],
+)
+def test_more_points_than_anybody_runs_are_refused(tmp_path, more, message):
+    sweep = grid(tmp_path / "s.yaml", **({"parameters": {"x": {"values": [0.1]}}} | more))
+    with pytest.raises(UserError) as refused:
+        begin.freeze(sweep, tmp_path / "runs", False, False)
+    assert message in str(refused.value) and not (tmp_path / "runs").exists()
+
+
+def test_the_first_points_of_an_endless_grid(tmp_path):
+    parameters = {name: {"min": 0, "max": 2_000_000_000} for name in ("n", "seed")}
+    sweep = grid(tmp_path / "s.yaml", parameters, run_cap=3)
+    queue = begin.freeze(sweep, tmp_path / "runs", False, False)
+    assert [trial.flags for trial in queue.trials()] == [{"n": 0, "seed": k} for k in range(3)]
+
+
+def test_a_script_that_ends_when_it_is_imported(tmp_path):
+    script = ROOT / "tests" / "ends_for_a_test.py"
+    script.write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    try:
+        with pytest.raises(
+            UserError, match=r"program: tests/ends_for_a_test\.py cannot be imported \(SystemExit: 0\)"
+        ):
+            grid(tmp_path / "s.yaml", {"x": {"value": 1}}, program="tests/ends_for_a_test.py")
+    finally:
+        script.unlink()

@@ -1,5 +1,6 @@
 """The points of a sweep, and the queue that any number of workers share although any of them may die."""
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -7,6 +8,7 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,6 +228,20 @@ def test_what_others_hold_comes_last_and_is_tried_once(tmp_path, monkeypatch):
     for lease in held.values():
         lease.release("preempted")
     assert {queue.claim(watch)[0].key for _ in range(40)} == set(held)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EROFS])
+def test_an_error_that_every_trial_would_meet_fails_none(tmp_path, monkeypatch, number):
+    queue = queue_of(tmp_path, 3)
+
+    def meets(folder: Path, *_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), str(folder))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=os.strerror(number)):
+        patch.setattr(leases, "acquire", meets)
+        queue.claim(Watch())
+    assert [queue.status(trial)["status"] for trial in queue.trials()] == ["open"] * 3
+    assert len(list(queue.open_trials())) == 3 and not list((tmp_path / "trials").glob("*.failed"))
 
 
 def test_trials_added_by_others_are_found(tmp_path):

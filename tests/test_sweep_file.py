@@ -71,7 +71,7 @@ TOP = "program: tests/stand_in.py\nmethod: grid\nparameters: {x: {values: [0.1, 
         ("metric: {name: loss}", "metric: tests/stand_in.py logs no loss; its headline is val/loss_best"),
         (
             "metric: {name: val/loss_best, goal: maximize}",
-            "metric: goal: maximize, but tests/stand_in.py is judged by val/loss_best the other way round: write "
+            "goal: maximize, but tests/stand_in.py is judged by val/loss_best the other way round: write "
             "goal: minimize",
         ),
         (
