@@ -510,7 +510,10 @@ def test_a_real_slurm_gives_a_gpu_to_each_worker(tmp_path):
         (["parsable"], ["the array's id"]),
         (["wait"], ["the last task has ended"]),
         (["clusters=b"], ["--status and --cancel ask this cluster alone"]),
-        (["export=A,B"], ["NONE or begin with ALL", "squeue"]),
+        (["export=A,B"], ["must be NONE, or begin with ALL", "squeue"]),
+        (["export=ALL,A=1,PATH=/x"], ["leave PATH as it is", "squeue"]),
+        (["quiet"], ["would not tell the job's id"]),
+        (["uid=1000"], ["files are yours"]),
         (["constraint=a", "--sbatch=constraint=b"], ["--sbatch=constraint=b: constraint is given twice"]),
         (["arr=0-9"], ["write the whole name: array"]),  # sbatch would take it for that
         (["gpus-per=2"], ["write the whole name: gpus-per-node or gpus-per-task or gpus-per-socket"]),
