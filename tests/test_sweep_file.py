@@ -133,7 +133,7 @@ def test_keys_of_a_sweep_that_are_refused(tmp_path, more, message):
         ),
         (
             "x: {distribution: loguniform, min: 1, max: 2}",
-            "parameter x: distribution: loguniform; did you mean log_uniform?",
+            "parameter x: distribution: loguniform; did you mean log_uniform_values?",
         ),
         (
             "x: {distribution: zipf, min: 1, max: 2}",
