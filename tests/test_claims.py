@@ -662,6 +662,17 @@ def sooner_on_the_page() -> str:
     )
 
 
+def three_digits() -> str:
+    (row,) = results("seq2seq_three").to_dict("records")
+    n = 1_900_000  # ± 5 of the test part's size would not change the counts
+    wrong = n * sum(value for name, value in row.items() if name.startswith("test/mistakes_"))
+    assert abs((1 - row["test/exact_match"]) * n - wrong) < 1
+    return (
+        f"with one seed {wrong:.0f} of the 1.9 million test queries are answered wrongly, and "
+        f"{n * row['test/mistakes_no_number']:.0f} of these answers are no number."
+    )
+
+
 def left_is_off_by_ten() -> str:
     runs = results("seq2seq_best")
     tenth, half = where(runs, train_fraction=0.1), where(runs, train_fraction=0.5)
@@ -892,6 +903,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     "sweeps/seq2seq_mode.yaml": [reading_costs],
     "sweeps/seq2seq_short.yaml": [sooner_in_the_header],
     "sweeps/seq2seq_split.yaml": [plain_mistakes],
+    "sweeps/seq2seq_three.yaml": [three_digits],
     "sweeps/seq2seq_tricks.yaml": [what_each_brings, what_goes_wrong],
     "sweeps/vae_mnist.yaml": [
         rate_in_the_header,
