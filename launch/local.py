@@ -14,6 +14,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -245,11 +246,12 @@ class Local:
         below = f"{done} of {self.planned} done, {states['failed']} failed, {minutes:.1f} min"
         if states["unreadable"]:
             below += f", {states['unreadable']} unreadable"
-        if metric:
-            below += f"; the metric is {metric.name}, to {metric.goal}"
         if note := left_out(len(columns) - len(fit)):
             below += f"; {note}"
-        return Group(table, Text(below, style="table.caption"))
+        if metric:
+            below += f"; the metric is {metric.name}, to {metric.goal}"
+        lines = textwrap.wrap(below, width or console.width)  # the console itself wraps nothing
+        return Group(table, Text("\n".join(lines), style="table.caption"))
 
 
 def cells_of(row: Row) -> dict[str, str]:
@@ -272,7 +274,7 @@ def run(flags: Flags) -> None:
     shown = ", ".join(sweep_file.searched(sweep.content["parameters"]))
     console.print(
         f"[bold]{escape(str(folder))}[/]: {begin.trials(planned)}, {begin.n_open(queue, planned)} of them "
-        f"open, {len(local.slots)} workers; varied: {shown or 'nothing'}"
+        f"open, {len(local.slots)} worker{'s' * (len(local.slots) > 1)}; varied: {shown or 'nothing'}"
     )
     local.run()
     results = read.read_sweep(folder)
@@ -298,6 +300,10 @@ def run(flags: Flags) -> None:
     if begin.n_open(queue, local.planned):
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
+    if blind and not local.proposer.decides:
+        console.print(
+            f"[yellow]{escape(blind)}[/]: mend metric in {escape(flags.sweep)}; no trial is run again for it"
+        )
     if blind and local.proposer.decides:
         raise UserError(f"{blind}: metric in {flags.sweep} must be one of those")
 

@@ -279,7 +279,9 @@ def look_at(flags: Flags) -> tuple[Path, dict[str, Any], Queue, int]:
         text = (folder / SWEEP).read_text(encoding="utf-8")
         spec = yaml.safe_load(text)
     except FileNotFoundError:
-        raise UserError(f"{folder}: no sweep has been submitted there") from None
+        raise UserError(
+            f"{folder}: no sweep was submitted there; give its folder, or --out and --name as at its start"
+        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder / SWEEP} cannot be read ({read.why(error)})") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
@@ -322,7 +324,7 @@ def show_status(flags: Flags) -> None:
     for problem in queue.problems:
         print(problem)
     logs = [f"{folder}/<key>/output.log", *dict.fromkeys(job["logs"] for job in jobs_of(folder))]
-    print(f"logs: {', '.join(logs)}")
+    print(f"logs: {', '.join(logs)}; the key of trial 0002 stands in trials/0002.json")
 
     # what the sweep's search, or --confirm, has come to
     search = Proposer(queue, spec)

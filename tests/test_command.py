@@ -123,7 +123,7 @@ def test_bayes_proposes_beside_literal_flags(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("python x.py", "command: python x.py: must be a list of words, as in [${env}, ${interpreter}"),
+        ("python x.py", 'command: python x.py: must be a list of words, as in ["${env}", "${interpreter}"'),
         ([], "command: []: must be a list of words"),
         ([*HEAD, True, "${args}"], "command: True: each word must be text; put it in quotes"),
         (

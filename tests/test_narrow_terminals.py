@@ -90,21 +90,25 @@ def test_the_live_table(tmp_path, monkeypatch, n, metric):
         said = " ".join(" ".join(lines[3:]).split())
         assert said.startswith("2 of 2 done, 0 failed, ")
         note = {0: "", 1: "; 1 column is not shown"}.get(len(gone), f"; {len(gone)} columns are not shown")
-        assert said.endswith(("min" if not metric else "the metric is val/elbo_nats, to maximize") + note)
+        assert said.endswith(f"min{note}" + ("; the metric is val/elbo_nats, to maximize" if metric else ""))
         assert len(head) >= widest, "a wider terminal shows no less"
         widest = len(head)
     assert widest == len(every), "the widest is wide enough"
 
 
-@pytest.mark.parametrize("metric", [False, True])
+@pytest.mark.parametrize(("metric", "finished"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("n", range(1, len(FLAGS) + 1))
-def test_the_final_table(tmp_path, n, metric):
+def test_the_final_table(tmp_path, n, metric, finished):
     df = read.table(read.read_sweep(sweep_of(tmp_path / "s", n, metric)))
+    if finished:  # then that each has tells less than a figure
+        df["status"] = "finished"
     flags = read.flag_columns(df)
     own = ["test/elbo_nats", "best val/mse"] if metric else []
     spare = ["val/kl_nats", *([] if metric else ["val/elbo_nats"]), "test/kl_nats"]
     spare += ["test/active_units"] if metric else ["test/elbo_nats", "test/active_units"]
     order = [*spare, "step", *own, "test/mse", *reversed(flags), "status"]
+    if finished:
+        order = [*spare, "step", "status", *own, "test/mse", *reversed(flags)]
     best = "best val/elbo_nats" if metric else "best val/mse"
     for width in WIDTHS:
         console = Console(file=io.StringIO(), width=width)

@@ -1212,7 +1212,7 @@ def test_status_of_a_folder_without_slurm(fakes, submitted, monkeypatch, capfd):
 
 
 def test_status_and_cancel_of_nothing(fakes, submitted, capfd):
-    assert "runs/none: no sweep has been submitted there" in refused("none.yaml", "--status")
+    assert "runs/none: no sweep was submitted there" in refused("none.yaml", "--status")
     # SLURM forgot the array
     fakes.says("squeue", "", "slurm_load_jobs error: Invalid job id specified\n", code=1)
     slurm.run(flags("tiny.yaml", "--cancel"))

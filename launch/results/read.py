@@ -426,9 +426,10 @@ def print_table(df: pd.DataFrame, console: Console, width: int = 100) -> None:
     """Print the runs from best to worst in at most `width` characters; no cell is ever cut.
 
     Where there is no room for all columns, they are left out in this order: figures, the last first, but for
-    those of headline and metric on the test part; step; the metric's test figure; the headline, where a
-    metric stands beside it; the headline's test figure; varied flags, the last first; status. What tells
-    which run is best always stays. Headings first go into two lines where this saves more than figures.
+    those of headline and metric on the test part; step; status, where every run has finished; the metric's
+    test figure; the headline, where a metric stands beside it; the headline's test figure; varied flags, the
+    last first; status. What tells which run is best always stays. Headings first go into two lines where this
+    saves more than figures.
     """
     metric, headline, headings = (df.attrs[name] for name in ("metric", "headline", "headings"))
     shown_already = (f"val/{headline.split('/', 1)[-1]}", headline, metric)
@@ -443,12 +444,13 @@ def print_table(df: pd.DataFrame, console: Console, width: int = 100) -> None:
         values[name] = Column(headings.get(name, name), [show(v, 4) for v in df[name]])
     columns = [*flags, status, step, *values.values()]
 
-    needed = [step]
+    needed = [step, *([status] if set(status.cells) == {"finished"} else [])]
     if metric and test_figure(metric) != test_figure(headline):
         needed.append(values.get(test_figure(metric)))
     if metric:
         needed.append(values["headline"])
-    needed += [values.get(test_figure(headline)), *reversed(flags), status]
+    needed += [values.get(test_figure(headline)), *reversed(flags)]
+    needed += [] if status in needed else [status]
     needed = [column for column in needed if column]
     spare = [values[name] for name in reversed(figures) if values[name] not in needed]
     room = min(width, console.width) - 2  # a blank at each edge
@@ -465,4 +467,4 @@ def print_table(df: pd.DataFrame, console: Console, width: int = 100) -> None:
         out.add_row(*map(Text, row))
     console.print(out)
     if note := left_out(len(columns) - len(shown)):
-        console.print(f"{note} at this width", style="dim")
+        console.print(f"{note} at this width; the report has all", style="dim")

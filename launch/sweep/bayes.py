@@ -7,7 +7,7 @@ before it. Its trial file keeps the last two, so that `recompute` can make it ag
 import warnings
 from typing import Any
 
-from launch.sweep.history import Histories, metric_refusal
+from launch.sweep.history import Histories
 from launch.sweep.points import plain, seed_engine
 from launch.sweep.queue import Queue, Trial
 from research.common.folder import ENDED, read_json
@@ -22,8 +22,6 @@ Seen = list[tuple[dict[str, Any], str, float | None]]  # flags, state and value 
 
 def refusal(content: dict[str, Any]) -> str | None:
     """Why W&B's engine can't search this sweep, in words; None when it can."""
-    if why := metric_refusal(content, "a bayes sweep"):
-        return why
     for name, values in content["parameters"].items():
         if isinstance(values, dict) and "probabilities" in values:
             return f"parameter {name}: probabilities: W&B's engine can't learn from such a parameter"

@@ -57,7 +57,7 @@ def prepare(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[Queue, int]:
     Raises UserError.
     """
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
-    _refuse_flags(flags, folder)
+    _refuse_flags(flags, sweep, folder)
     if online:
         _log_in(folder, flags.fresh)
     queue = freeze(sweep, folder, flags.fresh, flags.reuse, online)
@@ -76,7 +76,7 @@ def foresee(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[int, int]:
     The data sets are loaded, so that one that is missing is told. Raises UserError, as `prepare` does.
     """
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
-    _refuse_flags(flags, folder)
+    _refuse_flags(flags, sweep, folder)
     hashes = DataHashes(sweep.script)
     sweep.survey.load(hashes)
     if flags.fresh:
@@ -91,8 +91,12 @@ def foresee(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[int, int]:
     return n, n_open(queue, n) + failed
 
 
-def _refuse_flags(flags: plan.SweepFlags, folder: Path) -> None:
-    """Refuse flags that the folder, as it is, can't go on with. Raises UserError."""
+def _refuse_flags(flags: plan.SweepFlags, sweep: plan.Sweep, folder: Path) -> None:
+    """Refuse flags that the folder, as it is, can't go on with, and another script. Raises UserError."""
+    old = None if flags.fresh else _frozen(folder)
+    if old and Program.found(old.get("program")) not in (None, sweep.script):
+        changed = f"program: {old['program']} → {sweep.program}"
+        raise UserError(f"{folder} holds another sweep ({changed}): choose another --name, or --fresh")
     if flags.wandb != "online" and (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists():
         raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
     launch = program_in(folder, "worker.py").parent
@@ -225,6 +229,11 @@ def _refuse_other(
     elif why is None and (left := _no_points(sweep, queue, hashes, changed)):
         flags = " ".join(f"{k}={left[0].flags.get(k)}" for k in queue.varied()) or left[0].key
         why = f"{len(left)} of its trials are no points of this one, as {left[0].index:04d} ({flags})"
+        if further := [
+            name for name in sweep.content["parameters"] if name not in (old.get("parameters") or {})
+        ]:
+            name, default = further[0], sweep.script.default(further[0])
+            why += f"; they stay where {name} also takes its default, {default}"
     if why:
         listed = _differences(old, sweep.content)
         more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""

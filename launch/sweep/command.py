@@ -127,7 +127,7 @@ def _macro(word: str) -> str | None:
 
 def _checked(given: Any) -> list[Any]:
     """The command as a list of words. Raises UserError."""
-    usual = "[${env}, ${interpreter}, ${program}, --flag=value, ${args}]"
+    usual = '["${env}", "${interpreter}", "${program}", --flag=value, "${args}"]'
     if not isinstance(given, list) or not given:
         raise UserError(f"{given}: must be a list of words, as in {usual}")
     for word in given:

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.history import Histories, metric_refusal
+from launch.sweep.history import Histories
 from launch.sweep.queue import Trial
 from research.common.folder import HYPERBAND, STOP, append_row, read_json, read_rows, write_bytes
 from research.common.lease import Lease
@@ -24,8 +24,6 @@ def refusal(content: dict[str, Any]) -> str | None:
         return f"early_terminate: type: {kind}: must be hyperband"
     if ("min_iter" in rule) == ("max_iter" in rule) or ("max_iter" in rule and "s" not in rule):
         return "early_terminate: give min_iter, or max_iter and s"
-    if why := metric_refusal(content, "early_terminate"):
-        return why
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
         from jsonschema import ValidationError

@@ -91,10 +91,3 @@ class Histories:
                     kept.found.append((row["step"], value))
         kept.read += len(whole)
         return kept.found
-
-
-def metric_refusal(content: dict[str, Any], what: str) -> str | None:
-    """Why `what` can't work without the metric that a sweep lacks; None when it can."""
-    if "metric" not in content:
-        return f"{what} needs metric, as in metric: {{name: val/mse_best, goal: minimize}}"
-    return None

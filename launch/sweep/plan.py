@@ -13,12 +13,24 @@ import yaml
 from data.names import closest, did_you_mean
 from launch.sweep import bayes, command, early_stop, sweep_file
 from launch.sweep.command import Command
-from launch.sweep.history import metric_refusal
 from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
+from research.common.identity import ROOT
 from research.common.messages import UserError, console
 
 MAX_SEED = 2**31 - 1
+SHORT = {  # what other projects call these flags
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "max_steps": "steps",
+    "random_seed": "seed",
+    "z_dim": "latent_dim",
+    "hidden_size": "hidden_dim",
+    "num_layers": "n_layers",
+    "wd": "weight_decay",
+}
 LONGEST = 600  # characters of a message
 SLOW = 20_000  # so many points take a moment to go through
 # flags of a run that a launcher sets for each trial, and what is said to one who sets them in a sweep
@@ -233,9 +245,10 @@ def _script(content: dict[str, Any], online: bool) -> Program:
     program = content.get("program")
     script = Program.found(program)
     if script is None or not script.is_training_script():
-        raise UserError(
-            f"program: {program} is no training script of this repository, as research/bvae_faces.py is"
-        )
+        scripts = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "research").glob("*.py"))]
+        near = did_you_mean(closest(scripts, str(program), f"research/{program}"))
+        why = near or ", as research/bvae_faces.py is"
+        raise UserError(f"program: {program} is no training script of this repository{why}")
     return script
 
 
@@ -254,11 +267,17 @@ def refusal(content: dict[str, Any], script: Program, online: bool, confirm: int
             return f"{name}: {content[name]}, but its trials are also given another: give one of the two"
     if why := seed_refusal(content, script, confirm):
         return why
+    needs = f"--confirm={confirm}" if confirm else None
+    if content["method"] == "bayes":
+        needs = "a bayes sweep"
+    elif "early_terminate" in content:
+        needs = "early_terminate"
+    if needs and "metric" not in content:
+        headline, goal = script.headline(script.module.Config()) or ("val/mse", "minimize")
+        return f"{needs} needs metric, as in metric: {{name: {headline}_best, goal: {goal}}}"
     if not online and "early_terminate" in content and (why := early_stop.refusal(content)):
         return why
     if not online and content["method"] == "bayes" and (why := bayes.refusal(content)):
-        return why
-    if confirm and (why := metric_refusal(content, f"--confirm={confirm}")):
         return why
     return None
 
@@ -266,7 +285,9 @@ def refusal(content: dict[str, Any], script: Program, online: bool, confirm: int
 def flag_refusal(name: str, given: dict[str, Any], script: Program) -> str | None:
     """Why a parameter is none that the script can be given, as words that follow its name; None if it is."""
     if name not in script.flags:
-        return f" is no flag of {script.path}{did_you_mean(closest(script.flags, name))}"
+        meant = SHORT.get(name.lower())
+        near = did_you_mean(meant if meant in script.flags else closest(script.flags, name))
+        return f" is no flag of {script.path}{near or f'; python {script.path} --help lists them'}"
     if name in OWN:
         return f": {OWN[name]}"
     if name == "task" and given != {"value": "train"}:
@@ -354,7 +375,20 @@ def notes(sweep: Sweep, n_runs: int) -> list[str]:
 
 
 def with_place(flags: SweepFlags, sweep: Sweep) -> SweepFlags:
-    """`flags` with the sweep's own project and entity where the command line gives none."""
+    """`flags` with the sweep's own project and entity where the command line gives none.
+
+    Raises UserError where a trial's own flags say something else than the command line.
+    """
+    for name in ("wandb", "project", "entity"):
+        given = sweep.content["parameters"].get(name)
+        if given is None and name in sweep.command.literals:
+            given = {"value": sweep.command.literals[name]}
+        said = getattr(flags, name)
+        if said is not None and given is not None and given.get("value") != said:
+            own = given.get("value", given.get("values"))
+            raise UserError(
+                f"--{name}={said}: but the sweep's trials are given --{name}={own}: give one of the two"
+            )
     place = {name: sweep.content.get(name) for name in ("project", "entity")}
     missing = {k: v for k, v in place.items() if v is not None and getattr(flags, k) is None}
     return dataclasses.replace(flags, **missing)

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from data.names import closest, did_you_mean
 from launch.sweep import bayes, command
 from launch.sweep.command import Command
 from launch.sweep.history import Histories
@@ -130,8 +131,11 @@ class Proposer:
         if len(without) < after:
             return None
         first = without[0]
-        logged = ", ".join(self.histories.names(first)) or "nothing like it"
-        return f"{first.index:04d} logged no {self.histories.metric}; it logs {logged}"
+        names = self.histories.names(first)
+        figures = {name.partition("/")[2]: name for name in names}
+        near = did_you_mean(figures.get(closest(figures, self.histories.metric.partition("/")[2])))
+        logged = ", ".join(names) or "nothing like it"
+        return f"{first.index:04d} logged no {self.histories.metric}; it logs {logged}{near}"
 
     @property
     def to_confirm(self) -> int:

@@ -51,17 +51,20 @@ LAUNCH, SCHEDULER = "needs W&B Launch", "needs `wandb sweep-scheduler`"
 KEYS = {
     "sweep": (
         Key("program", note="a script of this repository; its path, absolute or from the repository's root"),
-        Key("command", note="literal flags are part of every trial and of its key; see below"),
+        Key("command", note="its literal flags go to every run; see below"),
         Key("method", note="grid, random, bayes; custom is refused"),
         Key("parameters"),
-        Key("metric", note="tables, status lines and the report show it and sort by it"),
+        Key("metric", note="tables and status lines show it; the final table and the report sort by it"),
         Key("early_terminate"),
         Key("run_cap", note="grid: its first points"),
-        Key("name", note="of the sweep at W&B, also after launch/upload.py; the folder is called by --name"),
-        Key("description", note="of the sweep at W&B, also after launch/upload.py"),
+        Key(
+            "name",
+            note="shown at W&B, also after an upload; the folder is named after the file, or by --name",
+        ),
+        Key("description", note="shown at W&B, also after an upload"),
         Key("project", note="--project wins"),
         Key("entity", note="--entity wins"),
-        Key("apiVersion", note="says nothing of the runs"),
+        Key("apiVersion", note="has no effect on the runs"),
         Key("kind", note="must be sweep"),
         Key("controller", note="type: cloud; local is refused: it needs `wandb controller`"),
         _refused("metrics", "several metrics are not followed: give one of them as metric", SCHEDULER),
@@ -75,7 +78,10 @@ KEYS = {
         Key("distribution", note="all of W&B's"),
         Key("min"),
         Key("max"),
-        Key("q", note="draws are rounded to its multiples, also beyond min and max: a note says so"),
+        Key(
+            "q",
+            note="draws are rounded to its multiples, which may lie just outside min and max: a note says so",
+        ),
         Key("mu"),
         Key("sigma"),
         Key("a"),
@@ -91,7 +97,7 @@ KEYS = {
         Key("name"),
         Key("goal", note="minimize where it is not given"),
         Key("target", "is not followed here: leave it out"),
-        Key("impute", note="worst; bayes: latest and best are refused, but online"),
+        Key("impute", note="only worst for bayes, except online, where W&B also takes latest and best"),
         Key("impute_while_running"),
     ),
     "early_terminate": tuple(map(Key, ("type", "min_iter", "max_iter", "s", "eta", "strict"))),
@@ -183,6 +189,8 @@ def load(text: str) -> dict[str, Any]:
     """The content of a sweep file. Raises UserError, without its name, for what is no sweep at all."""
     try:
         content = yaml.load(text, StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"not readable as YAML ({_where(error, text)})") from None
     except yaml.YAMLError as error:
         raise UserError(f"not readable as YAML ({' '.join(str(error).split())})") from None
     except (ValueError, RecursionError) as error:  # a date that does not exist; brackets thousands deep
@@ -190,6 +198,23 @@ def load(text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError("not a W&B sweep; it needs program, method and parameters")
     return content
+
+
+def _where(error: yaml.MarkedYAMLError, text: str) -> str:
+    """The line of an error in a YAML, what is wrong there, and what is often the reason."""
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return error.problem or "damaged"
+    begin = error.context_mark.line if error.context_mark else mark.line
+    lines = text.split("\n")[begin : mark.line + 1]
+    said = f"line {mark.line + 1}: {error.problem}"
+    if any("\t" in line for line in lines):
+        return f"{said}; YAML takes no tabs: write blanks"
+    if any(re.search(r"[\[,]\s*\$\{", line) for line in lines):
+        return f'{said}; inside [ ] write "${{args}}" with quotes'
+    if any(":" not in line and re.fullmatch(r"\s*\w+ +\S.*", line) for line in lines):
+        return f"{said}; after a key stands a colon"
+    return said
 
 
 # ---- what is refused -----------------------------------------------------------------------------------
@@ -210,6 +235,8 @@ def refusal(content: dict[str, Any], online: bool) -> str | None:
     if "controller" in content and content["controller"] != {"type": "cloud"}:
         return f"controller: {content['controller']}: must be {{type: cloud}}, or left out"
     method = content.get("method")
+    if method is None:
+        return f"method is missing: write method: {', or '.join(METHODS)}"
     if method not in METHODS:
         return f"method: {method} is not run here; allowed: {', '.join(METHODS)}{_meant(METHODS, method)}"
     if "run_cap" in content and (why := _run_cap_refusal(content["run_cap"])):
@@ -240,7 +267,14 @@ def _keys_refusal(where: str, given: dict[str, Any], online: bool) -> str | None
     for name in given:
         if name not in known:
             part = f"a {where}" if where in ("sweep", "parameter") else where
-            return f"{before}{'null' if name is None else name}: not a key of {part}{_meant(known, name)}"
+            said = f"{before}{'null' if name is None else name}: not a key of {part}"
+            if where == "parameter" and isinstance(name, (int, float)):
+                return f"{said}; a list stands in [ ], as in values: [0, 1]"
+            others = [other for other, keys in KEYS.items() if any(key.name == name for key in keys)]
+            place = (
+                f"; it is one of {'a parameter' if others[0] == 'parameter' else others[0]}" if others else ""
+            )
+            return said + (place or _meant(known, name))
         if words := known[name].refusal(online):
             return f"{before}{name}: {words}" if where != "metric" else f"{before}{name} {words}"
     return None
@@ -299,6 +333,8 @@ def _run_cap_refusal(cap: Any) -> str | None:
 def _metric_refusal(content: dict[str, Any], online: bool) -> str | None:
     metric = content["metric"]
     written = "metric: {name: val/mse_best, goal: minimize}"
+    if isinstance(metric, str):
+        return f"metric: {metric}: written as metric: {{name: {metric}, goal: minimize}}"
     if not isinstance(metric, dict):
         return f"metric: {metric}: written as {written}"
     if why := _keys_refusal("metric", metric, online):
@@ -346,6 +382,8 @@ def parameter_refusal(name: Any, given: Any, method: str, online: bool = False) 
         return f": {why}"
     if method == "grid" and found not in IN_A_GRID:
         drawn = "probabilities" if "probabilities" in given else found
+        if distribution is None and found == "uniform":
+            drawn = "min and max are a range of real numbers"
         return f": {drawn}: a grid needs values, or int_uniform or q_uniform; or write method: random"
     return None
 
@@ -371,12 +409,15 @@ def distribution_of(given: dict[str, Any]) -> str:
 
 def _values_refusal(given: dict[str, Any]) -> str | None:
     if "values" in given and not (isinstance(given["values"], list) and given["values"]):
-        return f"values: {given['values']}: must be a list of at least one value"
+        instead = "" if isinstance(given["values"], (list, type(None))) else f": write [{given['values']}]"
+        return f"values: {given['values']}: must be a list of at least one value{instead}"
     for value in given.get("values", [given["value"]] if "value" in given else ()):
         if isinstance(value, float) and not math.isfinite(value):
             return f'{value}: write "{value}" in quotes'
         if value is not None and not isinstance(value, (str, bool, int, float)):
             what = "must be one value" if isinstance(value, (list, dict)) else "YAML reads it as no text"
+            if isinstance(value, list) and "value" in given:
+                what += f"; for several write values: {value}"
             return f"{value}: {what}{_in_quotes(value)}"
     if "probabilities" not in given:
         return None

@@ -55,6 +55,7 @@ def _allowed(tp: Any) -> str:
                     bool: "True or False",
                     str: "text",
                     type(None): "None",
+                    Path: "a path",
                 }.get(kind, str(kind))
             )
     return " or ".join(words)
@@ -98,7 +99,11 @@ def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: st
             elif boolean:
                 value = "True"
             else:
-                raise UserError(f"--{name} needs a value: {_allowed(hints[name])}")
+                takes_text = {str, tuple[str, ...]} & set(_kinds(hints[name])) or hints[name] == tuple[
+                    str, ...
+                ]
+                after = f"; as in --{name}={args[i]}" if i < len(args) and takes_text else ""
+                raise UserError(f"--{name} needs a value: {_allowed(hints[name])}{after}")
         if bool in _kinds(hints[name]):
             value = BOOLEANS.get(value.lower(), value)
         if int in _kinds(hints[name]):  # W&B's engine writes whole numbers of a quantised range as 4.0
