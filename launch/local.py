@@ -36,7 +36,7 @@ from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, Queue
 from launch.sweep.worker import last_line
 from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR, main
-from research.common.messages import UserError, console, escape
+from research.common.messages import UserError, console, counted, escape
 
 REFRESH_S = 1.0
 MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
@@ -272,9 +272,10 @@ def run(flags: Flags) -> None:
     queue, planned = begin.prepare(flags, sweep)
     folder, local = queue.folder, Local(flags, sweep, queue, planned)
     shown = ", ".join(sweep_file.searched(sweep.content["parameters"]))
+    n_open, workers = begin.n_open(queue, planned), counted(len(local.slots), "worker")
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {begin.trials(planned)}, {begin.n_open(queue, planned)} of them "
-        f"open, {len(local.slots)} worker{'s' * (len(local.slots) > 1)}; varied: {shown or 'nothing'}"
+        f"[bold]{escape(str(folder))}[/]: {counted(planned, 'trial')}, {n_open} of them open, {workers}; "
+        f"varied: {shown or 'nothing'}"
     )
     local.run()
     results = read.read_sweep(folder)

@@ -38,7 +38,7 @@ from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
 from research.common.commandline import main
 from research.common.folder import SWEEP, TRIALS, WANDB_SWEEP, read_json, write_bytes, write_json
-from research.common.messages import UserError, console, escape
+from research.common.messages import UserError, console, counted, escape
 
 JOBS = Path("slurm") / "jobs.json"  # in the sweep's folder: the arrays that were submitted for it
 ALIVE = (
@@ -221,15 +221,14 @@ def submit(flags: Flags) -> None:
         n_open = begin.n_open(queue, planned)
     shown = ", ".join(sweep_file.searched(sweep.content["parameters"]))
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {begin.trials(planned)}, {n_open} of them open; "
+        f"[bold]{escape(str(folder))}[/]: {counted(planned, 'trial')}, {n_open} of them open; "
         f"varied: {shown or 'nothing'}"
     )
     per_task = sbatch.workers(flags)
     useful = math.ceil(n_open / per_task)
     tasks = min(flags.tasks, useful) - len(there)
     if useful < flags.tasks:
-        tasks_are = "1 task" if useful == 1 else f"{useful} tasks"
-        console.print(f"more than {tasks_are} would find nothing to do (--tasks={flags.tasks})")
+        console.print(f"more than {counted(useful, 'task')} would find nothing to do (--tasks={flags.tasks})")
     if there:
         console.print(
             f"{len(there)} tasks of this sweep are pending or running already: {max(0, tasks)} more"

@@ -79,9 +79,8 @@ def test_literal_flags_are_part_of_each_trial_and_of_its_key(tmp_path):
         assert (cfg.n, cfg.kind, cfg.deterministic) == (2, "b", True)
         assert trial.key == sweep.script.key(cfg, stand_in.Data.content_hash)
         assert trial.flags == {"n": "2", "kind": "b", "deterministic": "True", "x": trial.flags["x"]}
-        assert command.of_folder(queue.folder).args(trial.flags) == [
-            "--n", "2", "--deterministic", f"--x={trial.flags['x']}", "--kind=b"
-        ]  # fmt: skip
+        words = ["--n", "2", "--deterministic", f"--x={trial.flags['x']}", "--kind=b"]
+        assert command.of_folder(queue.folder).args(trial.flags) == words
     other = begin.freeze(plain, tmp_path / "plain", False, False)
     assert not {t.key for t in queue.trials()} & {t.key for t in other.trials()}
 

@@ -149,11 +149,6 @@ def planned(folder: Path, found: Any = None) -> int:
     return read.expected(found or read.read_sweep(folder))
 
 
-def trials(n: int) -> str:
-    """So many trials, in words."""
-    return "1 trial" if n == 1 else f"{n} trials"
-
-
 def n_open(queue: Queue, planned: int) -> int:
     """Trials that are neither done nor failed, those that are yet to be made included."""
     return sum(1 for _ in queue.open_trials()) + max(0, planned - len(queue.trials()))

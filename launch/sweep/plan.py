@@ -16,7 +16,7 @@ from launch.sweep.command import Command
 from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
 from research.common.identity import ROOT
-from research.common.messages import UserError, console
+from research.common.messages import UserError, console, counted
 
 MAX_SEED = 2**31 - 1
 SHORT = {  # what other projects call these flags
@@ -363,7 +363,7 @@ def notes(sweep: Sweep, n_runs: int) -> list[str]:
     found = sweep_file.notes(content["parameters"], content["method"])
     if n_runs >= n:
         return found
-    runs = "1 run" if n_runs == 1 else f"{n_runs} different runs"
+    runs = counted(n_runs, "different run")
     distinct = sweep.points.distinct
     if content["method"] == "grid":
         why = "the others repeat them, or differ only in flags that change no numbers"

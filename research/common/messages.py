@@ -20,6 +20,11 @@ def escape(text: str) -> str:
     return rich_escape(text)
 
 
+def counted(n: int, what: str) -> str:
+    """So many of a thing, in words: 1 trial, 2 trials."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 class UserError(Exception):  # not a ValueError: tyro would swallow the message of one from __post_init__
     """The user's mistake. Its message is one line that names the flag or file and what is allowed."""
 
