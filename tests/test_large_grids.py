@@ -94,7 +94,7 @@ def test_what_is_said_at_its_beginning_counts_those_that_are_not_made_yet(tmp_pa
         with pytest.raises(Begun):
             local.run(flags)
         said = capfd.readouterr().err
-        assert f"16 trials, {left} of them open, 1 workers; varied: log_every, n, x" in " ".join(said.split())
+        assert f"16 trials, {left} of them open, 1 worker; varied: log_every, n, x" in " ".join(said.split())
     assert len(Queue(tmp_path / "grid").trials()) == 10  # each start makes as many as the first
 
 
