@@ -149,7 +149,7 @@ def place(tmp_path_factory) -> Place:
         (["bad.yaml"], {"without": "program"}, ["program: None is no training script"]),
         (["bad.yaml"], {"program": "research/nothing.py"}, ["research/nothing.py is no training script"]),
         (["bad.yaml"], {"program": "data/images.py"}, ["data/images.py is no training script"]),
-        (["bad.yaml"], {"without": "method"}, ["method", "allowed: grid, random, bayes"]),
+        (["bad.yaml"], {"without": "method"}, ["method is missing: write method: grid, or random, or bayes"]),
         (["bad.yaml"], {"method": "bayes"}, ["bayes sweep needs run_cap"]),
         (["bad.yaml"], {"method": "bayes", "run_cap": 3, "without": "metric"}, ["needs metric"]),
         (["bad.yaml"], {"early_terminate": {"type": "hyperband", "min_iter": 0}}, ["min_iter: 0 is less"]),
