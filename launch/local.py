@@ -302,9 +302,8 @@ def run(flags: Flags) -> None:
         console.print("stopped before the end; the same command goes on")
         sys.exit(EXIT_PREEMPTED)
     if blind and not local.proposer.decides:
-        console.print(
-            f"[yellow]{escape(blind)}[/]: mend metric in {escape(flags.sweep)}; no trial is run again for it"
-        )
+        mend = f"mend metric in {flags.sweep}; nothing is trained again for it"
+        console.print(f"[yellow]{escape(blind)}[/]: {escape(mend)}")
     if blind and local.proposer.decides:
         raise UserError(f"{blind}: metric in {flags.sweep} must be one of those")
 

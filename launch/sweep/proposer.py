@@ -52,13 +52,8 @@ class Further:
         config: Callable[[dict[str, Any]], Any],
         hashes: DataHashes,
     ):
-        self.queue, self.points, self.command, self.config, self.hashes = (
-            queue,
-            points,
-            command,
-            config,
-            hashes,
-        )
+        self.queue, self.points, self.command = queue, points, command
+        self.config, self.hashes = config, hashes
         self._at = 0  # up to this point all trials are there
 
     def make(self, most: int) -> int:
@@ -228,8 +223,11 @@ class Proposer:
         try:
             lease.start_beating()
             if self.wanted():  # still: it may have been made until the lease was ours
-                if len(self.queue.chosen()) < self.size():
-                    self._propose(lease) if self.searches else self._go_on(lease)
+                short = len(self.queue.chosen()) < self.size()
+                if short and self.searches:
+                    self._propose(lease)
+                elif short:
+                    self._go_on(lease)
                 elif best := self.best():
                     self._confirm(best, lease)
             how = "done"
