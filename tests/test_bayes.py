@@ -357,6 +357,9 @@ def test_a_grid_tells_of_a_metric_that_no_run_logs(folder, more, decides):
         "confirm" in more
     )
     assert Proposer(queue, {"method": "grid", "metric": "val/sap"}).blind() is None
+    for name, near in (("val/loss", "val/loss_best"), ("val/los_best", "val/loss_best"), ("val/kl", None)):
+        said = Proposer(queue, spec | {"metric": {"name": name, "goal": "minimize"}}).blind()
+        assert said.endswith(f"did you mean {near}?" if near else "it logs val/loss_best")
 
 
 # ---- --confirm -----------------------------------------------------------------------------------------

@@ -127,10 +127,12 @@ class Proposer:
             return None
         first = without[0]
         names = self.histories.names(first)
+        metric = self.histories.metric
+        longer = [name for name in names if name.startswith(metric)]  # val/kl for val/kl_nats
         figures = {name.partition("/")[2]: name for name in names}
-        near = did_you_mean(figures.get(closest(figures, self.histories.metric.partition("/")[2])))
+        near = longer[0] if longer else figures.get(closest(figures, metric.partition("/")[2]))
         logged = ", ".join(names) or "nothing like it"
-        return f"{first.index:04d} logged no {self.histories.metric}; it logs {logged}{near}"
+        return f"{first.index:04d} logged no {metric}; it logs {logged}{did_you_mean(near)}"
 
     @property
     def to_confirm(self) -> int:
