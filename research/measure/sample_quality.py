@@ -1,0 +1,202 @@
+"""How far generated samples are from real ones, by the features of both: distances, coverage, telling apart.
+
+Sets of features are (N, K) and (M, K) tensors, float32 or float64, on any device; everything is computed in
+float64 on the CPU. ValueError: sets that are no such tensors, other K, too few rows, values that are not
+finite. Every figure depends on the features and on N: compare at equal features and equal N only, and beside
+the same figure between two disjoint real sets of that N, its floor (`scores`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 500  # rows at once: a chunk of distances to 10,000 rows is 40 MB
+FOLDS = 5
+
+
+def _checked(a: Tensor, b: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Both sets as float64 on the CPU, with at least `least` rows each."""
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
+        raise ValueError(
+            f"two sets of features, (N, K) and (M, K) of at least {least} rows; got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}"
+        )
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()  # first off the device: MPS has no float64
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("features must be finite")
+    return a, b
+
+
+# ------------------------------------------------------------------------------------------------- distances
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Unbiased estimate of MMD² between a (N, K) and b (M, K), N and M at least 2: the kernel distance (KID).
+
+    Bińkowski et al. 2018 (arXiv:1801.01401), eq. 4, with their kernel (x·y / K + 1)³, over all pairs instead
+    of their mean over subsets. It is a squared distance, in the unit of the kernel. Its mean over samples of
+    equal distributions is 0 at any N, so it may be negative: then the two are not told apart. Meant for
+    some thousand rows.
+    """
+    a, b = _checked(a, b, least=2)
+    within_a = _kernel_sum(a, a) - _kernel(a.square().sum(1), a.shape[1]).sum()
+    within_b = _kernel_sum(b, b) - _kernel(b.square().sum(1), b.shape[1]).sum()
+    n, m = len(a), len(b)
+    return float(within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * _kernel_sum(a, b) / (n * m))
+
+
+def _kernel(products: Tensor, n_features: int) -> Tensor:
+    return (products / n_features + 1) ** 3
+
+
+def _kernel_sum(a: Tensor, b: Tensor) -> Tensor:
+    """The kernel's sum over all pairs, those of a row with itself included."""
+    return torch.stack([_kernel(rows @ b.T, b.shape[1]).sum() for rows in a.split(CHUNK)]).sum()
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Fréchet distance between Gaussians with the moments of a (N, K) and b (M, K), N and M at least 2.
+
+    Heusel et al. 2017 (arXiv:1706.08500), eq. 6: |m_a − m_b|² + tr(S_a + S_b − 2 (S_a S_b)^½), a squared
+    distance in features², covariances divided by N − 1. Also for N < K: the trace of the root is taken from
+    the eigenvalues of the symmetric S_a^½ S_b S_a^½, which are those of S_a S_b. Biased upwards, the more the
+    smaller N, so that two samples of one distribution are apart, too.
+    """
+    a, b = _checked(a, b, least=2)
+    cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
+    values, vectors = torch.linalg.eigh(cov_a)
+    # Of singular covariances rounding makes some eigenvalues negative, hence both clamps.
+    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    product = root_a @ cov_b @ root_a
+    trace = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    gap = (a.mean(0) - b.mean(0)).square().sum()
+    return float(gap + cov_a.trace() + cov_b.trace() - 2 * trace)
+
+
+# ------------------------------------------------------------------------------------------------ neighbours
+
+
+def nearest(a: Tensor, b: Tensor, n: int = 1) -> tuple[Tensor, Tensor]:
+    """For each row of a (N, K) its n nearest rows of b (M, K), the nearest first, M at least n.
+
+    Returns their numbers in b, int64 (N, n), and their Euclidean distances, float64 (N, n). N·M·K operations:
+    distances are summed from differences, as the quicker way through products rounds and finds a distance
+    between equal rows.
+    """
+    a, b = _checked(a, b, least=1)
+    if not 1 <= n <= len(b):
+        raise ValueError(f"n must be from 1 to the {len(b)} rows of b, got {n}")
+    found = [_distances(rows, b).topk(n, dim=1, largest=False) for rows in a.split(CHUNK)]
+    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares from 0 to 1, but density, which may exceed 1; see `precision_recall`."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall(generated: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> PrecisionRecall:
+    """Are generated samples (N, K) among the real ones (M, K), and the real among the generated?
+
+    A set's region is the union of balls around its rows, each with the radius of the distance to the row's
+    k-th nearest other row. Needs more rows than k and density_k in each set.
+
+    precision, recall: share of generated rows in the real region, and of real rows in the generated region;
+    with k, Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1 and 2.
+    density: in how many real balls a generated row lies, mean over these, divided by density_k; its mean is 1
+    for equal distributions. coverage: share of real balls that hold a generated row; about 1 − 2^−density_k
+    for equal distributions at N = M (lemma 2). With density_k, Naeem et al. 2020 (arXiv:2002.09797), §3.
+    A row on a ball's rim counts as inside it in all four, so that equal rows lie in each other's balls.
+    """
+    generated, real = _checked(generated, real, least=max(k, density_k) + 1)
+    by_real = _neighbour_distances(real, max(k, density_k))  # (M, k)
+    by_generated = _neighbour_distances(generated, k)  # (N, k)
+    precise, balls = [], 0
+    recalled = torch.zeros(len(real), dtype=torch.bool)
+    covered = torch.zeros(len(real), dtype=torch.bool)
+    for rows, radius in zip(generated.split(CHUNK), by_generated[:, k - 1].split(CHUNK), strict=True):
+        distances = _distances(rows, real)  # (chunk, M)
+        precise.append((distances <= by_real[:, k - 1]).any(1))
+        recalled |= (distances <= radius[:, None]).any(0)
+        inside = distances <= by_real[:, density_k - 1]
+        balls += int(inside.sum())
+        covered |= inside.any(0)
+    return PrecisionRecall(
+        precision=float(torch.cat(precise).double().mean()),
+        recall=float(recalled.double().mean()),
+        density=balls / (density_k * len(generated)),
+        coverage=float(covered.double().mean()),
+    )
+
+
+def _neighbour_distances(x: Tensor, k: int) -> Tensor:
+    """Distance of each row of x (N, K) to its 1st … k-th nearest other row: (N, k)."""
+    found = []
+    for start in range(0, len(x), CHUNK):
+        distances = _distances(x[start : start + CHUNK], x)
+        # By its number, not by its distance: a row that equals another one is at distance 0 from that, too.
+        own = torch.arange(len(distances))
+        distances[own, start + own] = torch.inf
+        found.append(distances.topk(k, dim=1, largest=False).values)
+    return torch.cat(found)
+
+
+# ----------------------------------------------------------------------------------------------- in one table
+
+
+def scores(generated: Tensor, real: Tensor, other_real: Tensor) -> dict[str, float]:
+    """All figures of generated samples against real ones, each set cut to its first n rows, the fewest.
+
+    kernel_distance, frechet_distance: of generated to real; …_floor: of other_real, real samples that are in
+    neither set, to real: what a perfect generator would have. precision, recall, density, coverage as in
+    `precision_recall`. n: rows of each set.
+    """
+    n = min(len(generated), len(real), len(other_real))
+    generated, real, other_real = generated[:n], real[:n], other_real[:n]
+    return {
+        "kernel_distance": kernel_distance(generated, real),
+        "kernel_distance_floor": kernel_distance(other_real, real),
+        "frechet_distance": frechet_distance(generated, real),
+        "frechet_distance_floor": frechet_distance(other_real, real),
+        **precision_recall(generated, real)._asdict(),
+        "n": n,
+    }
+
+
+def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int) -> float:
+    """Accuracy at which a classifier tells generated (N, K) from real (M, K) features that it has not seen.
+
+    Logistic regression on standardised features, 5-fold cross validation; both sets are cut to their first
+    min(N, M) rows, at least 5. 0.5: not told apart, by anything linear; 1: always. The seed deals the folds.
+    Repeated samples may lie in several folds, where they are told more easily. Lopez-Paz & Oquab 2017
+    (arXiv:1610.06545), eq. 2.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    generated, real = _checked(generated, real, least=FOLDS)
+    n = min(len(generated), len(real))
+    x = torch.cat([generated[:n], real[:n]]).numpy()
+    is_real = np.arange(2 * n) >= n
+    rng = np.random.default_rng(seed)
+    fold = np.concatenate([rng.permutation(n) % FOLDS for _ in range(2)])  # of both as many in each fold
+    right = 0
+    for held_out in range(FOLDS):
+        seen = fold != held_out
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+        model.fit(x[seen], is_real[seen])
+        right += int((model.predict(x[~seen]) == is_real[~seen]).sum())
+    return right / (2 * n)
