@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from data import synthetic
-from research.measure.sample_quality import kernel_distance
+from research.measure.sample_quality import kernel_distance, precision_recall
 from research.parts import face_reader
 from research.parts import picture_features as features
 
@@ -54,32 +54,33 @@ def with_shuffled_patches(pictures, n):
     return rows.reshape(pictures.shape)
 
 
-def of_few(pictures, n):
-    return pictures[:n].repeat(len(pictures) // n, 1, 1, 1)
-
-
-DAMAGE = {
-    "blur": (blurred, (0.3, 0.6, 1)),
-    "noise": (noisy, (8, 16, 32)),
-    "shuffled patches": (with_shuffled_patches, (2, 4)),
-    "fewer modes": (of_few, (64, 16)),
-}
+DAMAGE = {"blur": (blurred, (0.5, 1)), "noise": (noisy, (16, 32)), "patches": (with_shuffled_patches, (2, 4))}
 
 
 @pytest.mark.parametrize("size", [64, 32])
-def test_the_kernel_distance_grows_with_damage(faces, size):
-    real, other = faces(size).split(N)
-    of_real, of_other = features.random_features(real), features.random_features(other)
-    both = torch.cat([of_real, of_other])
-    # the largest between halves of the real faces, which are disjoint
-    floor = max(
-        kernel_distance(*both[torch.randperm(2 * N, generator=torch.Generator().manual_seed(i))].split(N))
+def test_the_kernel_distance_grows_with_damage_and_with_fewer_modes(faces, size):
+    of_all = features.random_features(faces(size))
+    of_real, of_other = of_all.split(N)
+    floor = max(  # the largest of 20 between halves of the real faces
+        kernel_distance(*of_all[torch.randperm(2 * N, generator=torch.Generator().manual_seed(i))].split(N))
         for i in range(20)
     )
     for name, (damage, amounts) in DAMAGE.items():
-        found = [kernel_distance(features.random_features(damage(other, a)), of_real) for a in amounts]
-        assert sorted(found) == found, name
-        assert found[0] > 1.5 * floor and found[-1] > 10 * floor, (name, found, floor)
+        found = [
+            kernel_distance(features.random_features(damage(faces(size)[N:], amount)), of_real)
+            for amount in amounts
+        ]
+        assert 2 * floor < found[0] < found[1], name
+
+    # n faces repeated; the mean over which they are, as some 64 stand for all faces better than others do.
+    # That is less than real sets may differ by chance: recall tells it for certain.
+    found = [
+        np.mean([kernel_distance(few.repeat(N // n, 1), of_real) for few in of_other.split(n)])
+        for n in (N, 64, 16)
+    ]
+    assert found[0] < found[1] < found[2] and found[2] > floor
+    repeated = precision_recall(of_other[:64].repeat(N // 64, 1), of_real)
+    assert repeated.precision > 0.7 and repeated.recall < 0.01
 
 
 def test_helpers_do_what_they_say(faces):
@@ -94,12 +95,12 @@ def test_helpers_do_what_they_say(faces):
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_features_are_those_of_a_picture_alone_at_every_size(faces, size):
-    pictures = torch.from_numpy(synthetic.render(synthetic.sample_factors(1, np.arange(45)), size))
+    pictures = torch.from_numpy(synthetic.render(synthetic.sample_factors(1, np.arange(25)), size))
     found = features.random_features(pictures)
-    assert found.shape == (45, features.N_FEATURES) and found.dtype == torch.float32
+    assert found.shape == (25, features.N_FEATURES) and found.dtype == torch.float32
     assert found.isfinite().all() and not found.requires_grad
     assert torch.equal(found, features.random_features(pictures))
-    torch.testing.assert_close(features.random_features(pictures[30:31]), found[30:31], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(features.random_features(pictures[21:22]), found[21:22], atol=1e-5, rtol=1e-4)
     assert found.std(0).min() > 1e-4  # none is the same for all faces
 
 

@@ -22,8 +22,9 @@ from research.parts.face_reader import Reader, to_float
 SEED = 200209797  # no run's seed, so that no model starts with these weights
 WIDTHS = (24, 48, 64, 64)  # channels of the stages
 SLOPE = 0.2  # of the leaky ReLU where it is negative
-DETAIL = 2.0  # natural pictures have little of it: how much it is amplified
-N_FEATURES = 2 * sum(WIDTHS) + 3 * WIDTHS[-1]
+DETAIL = 3.0  # natural pictures have little of it: how much it is amplified
+EDGE, COLOUR = 8, 0.3  # a picture of 8×8 pixels, and its weight beside the other features
+N_FEATURES = 2 * sum(WIDTHS) + 3 * EDGE**2
 CHUNK = 20  # pictures at once: more leave the processor's cache and take longer
 READER_CHUNK = 250
 
@@ -31,11 +32,11 @@ READER_CHUNK = 250
 class RandomNetwork(nn.Module):
     """Pictures, uint8 (N, S, S, 3) → features (N, 592), float32, by weights that are drawn once and fixed.
 
-    Four stages: 3×3 convolution, leaky ReLU, and between stages mean pooling to half the size. The input has
-    six channels: colours, and detail, the difference from the mean of 3×3 pixels, amplified, as without that
-    features hardly notice whether a picture is sharp. The features are mean and standard deviation over
-    positions of each channel of each stage (colour, texture), but of the last stage's the mean over each
-    quarter of the picture (layout).
+    Colour and layout: the picture at 8×8 pixels. Shapes and texture: mean and standard deviation over
+    positions of each channel of each of four stages, which are a 3×3 convolution and a leaky ReLU, with mean
+    pooling to half the size in between. The stages see the picture less its mean colour, since otherwise brightness
+    moves all features and hides the rest; and its detail, the difference from the mean of 3×3 pixels,
+    amplified, since otherwise they hardly notice whether a picture is sharp.
     """
 
     def __init__(self):
@@ -54,9 +55,10 @@ class RandomNetwork(nn.Module):
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
         x = (to_float(pictures).contiguous() - 0.5) / 0.25  # (N, 3, S, S), about mean 0 and deviation 1
+        features = [COLOUR * F.adaptive_avg_pool2d(x, EDGE).flatten(1)]
         detail = x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        x = torch.cat([x, DETAIL * detail], 1).contiguous(memory_format=torch.channels_last)
-        features = []
+        x = torch.cat([x - x.mean((2, 3), keepdim=True), DETAIL * detail], 1)  # (N, 6, S, S)
+        x = x.contiguous(memory_format=torch.channels_last)
         for i, weight in enumerate(self.stages):
             if i:
                 x = F.avg_pool2d(x, 2)
@@ -65,7 +67,6 @@ class RandomNetwork(nn.Module):
             mean = positions.mean(1)
             spread = (positions - mean[:, None]).square_().mean(1).sqrt()
             features += [mean, spread]
-        features[-2] = F.adaptive_avg_pool2d(x, 2).flatten(1)
         return torch.cat(features, 1)
 
 
