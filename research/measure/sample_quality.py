@@ -113,7 +113,7 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3, density_k: int
     k-th nearest other row. Needs more rows than k and density_k in each set.
 
     precision, recall: share of generated rows in the real region, and of real rows in the generated region;
-    with k, Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1 and 2.
+    below 1 for equal distributions, too. With k, Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1 and 2.
     density: in how many real balls a generated row lies, mean over these, divided by density_k; its mean is 1
     for equal distributions. coverage: share of real balls that hold a generated row; about 1 − 2^−density_k
     for equal distributions at N = M (lemma 2). With density_k, Naeem et al. 2020 (arXiv:2002.09797), §3.
@@ -159,8 +159,9 @@ def scores(generated: Tensor, real: Tensor, other_real: Tensor) -> dict[str, flo
     """All figures of generated samples against real ones, each set cut to its first n rows, the fewest.
 
     kernel_distance, frechet_distance: of generated to real; …_floor: of other_real, real samples that are in
-    neither set, to real: what a perfect generator would have. precision, recall, density, coverage as in
-    `precision_recall`. n: rows of each set.
+    neither set, to real: what a perfect generator would have. A floor is a single draw, and that of the kernel
+    distance has a long upper tail. precision, recall, density, coverage as in `precision_recall`: these tell
+    that there are few different samples when the distances hardly do. n: rows of each set.
     """
     n = min(len(generated), len(real), len(other_real))
     generated, real, other_real = generated[:n], real[:n], other_real[:n]

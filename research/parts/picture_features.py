@@ -3,7 +3,8 @@
 What    `random_features`: of a convolutional network with random weights, which is never trained and the same
         for every data set. Networks that know photos, such as Inception, suit no pictures of another kind,
         for which Naeem et al. 2020 (arXiv:2002.09797) recommend random ones. `reader_features`: of the
-        reader of rendered faces (research/parts/face_reader.py), which sees what its training asked for.
+        reader of rendered faces (research/parts/face_reader.py), which sees what its training asked for, the
+        factors: it is trained on blurred pictures, too, and hardly notices blur and noise.
 Kept    Nothing: the weights are a function of this file, and `digest` tells which they are.
 Shapes  N pictures, uint8 (N, S, S, 3), S a multiple of 8, at least 16; K features.
 """
@@ -34,9 +35,9 @@ class RandomNetwork(nn.Module):
 
     Colour and layout: the picture at 8×8 pixels. Shapes and texture: mean and standard deviation over
     positions of each channel of each of four stages, which are a 3×3 convolution and a leaky ReLU, with mean
-    pooling to half the size in between. The stages see the picture less its mean colour, since otherwise brightness
-    moves all features and hides the rest; and its detail, the difference from the mean of 3×3 pixels,
-    amplified, since otherwise they hardly notice whether a picture is sharp.
+    pooling to half the size in between. The stages see the picture less its mean colour, since otherwise
+    brightness moves all features and hides the rest; and its detail, the difference from the mean of 3×3
+    pixels, amplified, since otherwise they hardly notice whether a picture is sharp.
     """
 
     def __init__(self):
@@ -87,9 +88,12 @@ def random_features(pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reader_features(reader: Reader, pictures: Tensor) -> Tensor:
-    """Features (N, 256), float32, of pictures, uint8 (N, S, S, 3): what the reader's last layer sees."""
+    """Features (N, 256), float32, of pictures, uint8 (N, S, S, 3): what the last layer of a reader sees.
+
+    Of the reader's image size; the reader is on the CPU.
+    """
     _check(pictures)
-    return torch.cat([reader.net[:-1](to_float(part)) for part in pictures.split(READER_CHUNK)])
+    return torch.cat([reader.net[:-1](to_float(part)) for part in pictures.cpu().split(READER_CHUNK)])
 
 
 def _check(pictures: Tensor) -> None:
