@@ -159,9 +159,10 @@ def scores(generated: Tensor, real: Tensor, other_real: Tensor) -> dict[str, flo
     """All figures of generated samples against real ones, each set cut to its first n rows, the fewest.
 
     kernel_distance, frechet_distance: of generated to real; …_floor: of other_real, real samples that are in
-    neither set, to real: what a perfect generator would have. A floor is a single draw, and that of the kernel
-    distance has a long upper tail. precision, recall, density, coverage as in `precision_recall`: these tell
-    that there are few different samples when the distances hardly do. n: rows of each set.
+    neither set, to real: what a perfect generator would have. A floor is a single draw, and that of the
+    kernel distance may by chance be several times as large. precision, recall, density, coverage as in
+    `precision_recall`; recall and coverage find that there are few different samples where the distances
+    hardly do. n: rows of each set.
     """
     n = min(len(generated), len(real), len(other_real))
     generated, real, other_real = generated[:n], real[:n], other_real[:n]
