@@ -8,11 +8,12 @@ Run     python research/bvae_faces.py --beta=4                                 #
         python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>    # and the other TASKS below
         python launch/local.py sweeps/bvae.yaml      or: wandb sweep sweeps/bvae.yaml
 Expect  Time and test figures stand in the headers of sweeps/bvae*.yaml; what β does, in docs/bvae_faces.md.
-Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4; layers as
-        in Locatello et al. 2019 (arXiv:1811.12359), table 1.
-Departs Any --width, --depth and --image_size; SiLU instead of ReLU (figures in docs/LOG.md); padding of 1
-        instead of 'same'; the learning rate decays to 0 along a half cosine. Losses are sums over pixels, so
-        β is not that of papers that average over them.
+Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4. Layers of
+        --arch=conv as in Locatello et al. 2019 (arXiv:1811.12359), table 1. Muon: Jordan et al. 2024.
+Departs --arch=patches and Muon make faces sharp in minutes (figures in docs/LOG.md). Any --width, --depth
+        and --image_size; SiLU instead of ReLU; padding of 1 instead of 'same'; the learning rate decays
+        to 0 along a half cosine. Losses are sums over pixels, so β is not that of papers that average over
+        them.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pixels are in [0, 1]; the likelihood is Bernoulli on
         logits, whose best value for grey pixels is not 0 but `val/rec_floor_nats`.
 Units   Nats: reconstruction summed over C·S·S pixels, KL summed over latents, both averaged over the batch.
@@ -35,17 +36,20 @@ from torch import Tensor, nn
 from data import images
 from research.common.checkpoints import load_weights
 from research.common.commandline import main
-from research.common.flags import RunFlags, aside, require, with_epochs
+from research.common.flags import RunFlags, aside, require, resolved, with_epochs
 from research.common.media import File, picture, video
 from research.common.randomness import make_rng, seeded
 from research.common.run import Run
 from research.common.start import start_run
 from research.draw import charts, pictures
 from research.measure import latents
+from research.parts.muon import Muon
 
-KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
+LEARNING_RATES = {"muon": 0.02, "adam": 0.002}  # of each optimiser
+PATCH = 4  # edge of the patches of --arch=patches, in pixels
 OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # those that look at a face that one can choose
 
 
@@ -57,12 +61,15 @@ class Config(RunFlags):
     """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
     dataset: str = aside("synthetic")
     """synthetic (rendered faces with known factors), celeba, lfw, or a folder of pictures"""
-    steps: int = 6000
+    steps: int = 3000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 32
     """pictures per step"""
-    learning_rate: float = 0.002
-    """peak learning rate"""
+    optimizer: Literal["muon", "adam"] = "muon"
+    """muon on weights with adam on biases and norms, or adam on all"""
+    learning_rate: float | None = resolved(0.02)
+    """peak learning rate of the weights; default: the optimizer's own, 0.02 for muon (whose biases and norms
+    get 0.15 of it), 0.002 for adam"""
     objective: Literal["beta", "capacity", "tc"] = "beta"
     """what β weighs: the KL term, its distance to a rising capacity, or the total correlation in it"""
     beta: float = 4.0
@@ -77,15 +84,18 @@ class Config(RunFlags):
     """objective capacity: steps over which it rises there from 0"""
     tc_sampling: Literal["weighted", "stratified"] = "stratified"
     """objective tc: how q(z) is estimated from a batch"""
-    width: int = 32
-    """channels of the first half of the convolutions; the second half has twice as many"""
-    decoder: Literal["deconv", "broadcast"] = "deconv"
-    """transposed convolutions up from the code; or convolutions over a grid whose every cell has the code"""
-    depth: int = 4
-    """convolutions, each of which halves the picture"""
+    arch: Literal["patches", "conv", "broadcast"] = "patches"
+    """patches: residual blocks over patches of 4x4 pixels; conv: convolutions, and transposed ones back;
+    broadcast: the same, with a decoder of convolutions over a grid whose every cell has the code"""
+    width: int = 64
+    """channels: patches, of the finest grid, each coarser one has half as many more; conv and broadcast, of
+    the first half of the convolutions, the second half has twice as many"""
+    depth: int = 3
+    """patches: grids, each half as fine as the one before; conv and broadcast: convolutions, each of which
+    halves the picture"""
     latent_dim: int = 32
     """size D of the code z"""
-    hidden_dim: int = 256
+    hidden_dim: int = 128
     """units of the layer between the convolutions and the code"""
     image_size: Literal[32, 64, 128] = 64
     """edge S of the pictures in pixels"""
@@ -103,6 +113,8 @@ class Config(RunFlags):
     """rotate: along this latent instead of a direction found from the data"""
 
     def __post_init__(self):
+        if self.learning_rate is None:  # from here on a number, which config.json and the key hold
+            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.optimizer])
         super().__post_init__()
         require(0 <= self.beta < float("inf"), self, "beta", "at least 0 (0: plain autoencoder)")
         least = {"beta": self.beta >= 0, "capacity": self.beta > 0, "tc": self.beta >= 1}[self.objective]
@@ -114,14 +126,32 @@ class Config(RunFlags):
         require(0 <= self.capacity < float("inf"), self, "capacity", "at least 0 nats")
         for name in ("width", "latent_dim", "hidden_dim", "beta_steps", "capacity_steps"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
+        # conv: down to 2x2 pixels; patches: down to one cell
         most = self.image_size.bit_length() - 2
-        require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} at --image_size={self.image_size}")
+        sizes = f"--arch={self.arch} --image_size={self.image_size}"
+        require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} with {sizes}")
         require(self.dim is None or self.dim >= 0, self, "dim", "a latent's number, from 0 on")
         require(self.image is None or self.index is None, self, "index", "used without --image")
         require(self.image2 is None or self.index2 is None, self, "index2", "used without --image2")
 
 
 # ------------------------------------------------------------------------------------------------ model
+
+
+class Block(nn.Module):
+    """x + f(x) on a grid (B, c, h, w). f begins at 0: a stack of new blocks changes nothing, and trains."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        last = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.f = nn.Sequential(
+            nn.GroupNorm(1, channels), nn.Conv2d(channels, channels, 3, 1, 1), nn.SiLU(), last
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.f(x)
 
 
 class Broadcast(nn.Module):
@@ -153,20 +183,43 @@ class Broadcast(nn.Module):
         return self.net(x.contiguous(memory_format=torch.channels_last))
 
 
+def patch_layers(cfg: Config) -> tuple[list[nn.Module], list[nn.Module], int, int]:
+    """Layers from pictures (B, C, S, S) to the coarsest grid (B, c, e, e) and from there to logits; c and e.
+
+    The pixels of a patch are channels of one cell: convolutions over all pixels cost most and learn least.
+    """
+    widths = [cfg.width + i * cfg.width // 2 for i in range(cfg.depth)]
+    pixels = 3 * PATCH**2
+    down = [nn.PixelUnshuffle(PATCH), nn.Conv2d(pixels, widths[0], 1), Block(widths[0])]
+    up = [Block(widths[0]), nn.GroupNorm(1, widths[0]), nn.SiLU()]
+    up += [nn.Conv2d(widths[0], pixels, 3, 1, 1), nn.PixelShuffle(PATCH)]
+    for fine, coarse in pairwise(widths):
+        down += [nn.Conv2d(fine, coarse, 2, 2), Block(coarse)]
+        up = [Block(coarse), nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2), *up]
+    down += [nn.GroupNorm(1, widths[-1]), nn.SiLU()]
+    return down, up, widths[-1], cfg.image_size // PATCH >> (cfg.depth - 1)
+
+
+def conv_layers(cfg: Config) -> tuple[list[nn.Module], list[nn.Module], int, int]:
+    """The same of convolutions, each with half the edge of the one before, and transposed ones back."""
+    channels = [3] + [cfg.width if i < cfg.depth / 2 else 2 * cfg.width for i in range(cfg.depth)]
+    down, up = [], []
+    for c_in, c_out in pairwise(channels):
+        down += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.SiLU()]
+        up = [nn.SiLU(), nn.ConvTranspose2d(c_out, c_in, 4, 2, 1), *up]
+    return down, up, channels[-1], cfg.image_size >> cfg.depth
+
+
 class VAE(nn.Module):
     """Encoder to mean and log variance of q(z|x), decoder to pixel logits."""
 
     def __init__(self, cfg: Config):
         super().__init__()
-        channels = [3] + [cfg.width if i < cfg.depth / 2 else 2 * cfg.width for i in range(cfg.depth)]
-        edge = cfg.image_size >> cfg.depth
-        encoder, decoder = [], []
-        for c_in, c_out in pairwise(channels):
-            encoder += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.SiLU()]
-            decoder = [nn.SiLU(), nn.ConvTranspose2d(c_out, c_in, 4, 2, 1), *decoder]
-        flat = channels[-1] * edge * edge
+        layers = patch_layers if cfg.arch == "patches" else conv_layers
+        down, up, channels, edge = layers(cfg)
+        flat = channels * edge * edge
         self.encoder = nn.Sequential(
-            *encoder,
+            *down,
             nn.Flatten(),
             nn.Linear(flat, cfg.hidden_dim),
             nn.SiLU(),
@@ -176,10 +229,10 @@ class VAE(nn.Module):
             nn.Linear(cfg.latent_dim, cfg.hidden_dim),
             nn.SiLU(),
             nn.Linear(cfg.hidden_dim, flat),
-            nn.Unflatten(1, (channels[-1], edge, edge)),
-            *decoder,
+            nn.Unflatten(1, (channels, edge, edge)),
+            *up,
         )
-        if cfg.decoder == "broadcast":
+        if cfg.arch == "broadcast":
             self.decoder = Broadcast(2 * cfg.width, cfg.latent_dim, cfg.image_size)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,6 +304,20 @@ def beta_at(step: int, cfg: Config) -> float:
     """β of `step`: from --beta_start by equal ratios to --beta over the first --beta_steps steps."""
     start = cfg.beta if cfg.beta_start is None else cfg.beta_start
     return cfg.beta * (start / cfg.beta) ** max(0.0, 1 - step / cfg.beta_steps)
+
+
+def optimizers(model: nn.Module, cfg: Config) -> list[torch.optim.Optimizer]:
+    """Adam on all parameters; or Muon on the weights and Adam on biases and norms, which are no matrices."""
+    fused = next(model.parameters()).device.type != "mps"
+    if cfg.optimizer == "adam":
+        return [torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=fused)]
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    products = torch.bfloat16 if cfg.precision == "bf16" else torch.float32
+    return [
+        Muon(weights, cfg.learning_rate, dtype=products),
+        torch.optim.Adam(others, 0.15 * cfg.learning_rate, betas=(0.9, 0.99), fused=fused),
+    ]
 
 
 def lr_at(step: int, cfg: Config) -> float:
@@ -407,11 +474,12 @@ def train(cfg: Config) -> dict[str, float]:
         return run.metrics
     device = run.device
     model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=device.type != "mps")
+    updates = optimizers(model, cfg)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in updates]
     run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
     train_images = data.train.to(device)  # 12 kB a picture: lies on the device whole
-    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
+    for step, last in run.loop(model, updates):  # steps 0 … cfg.steps; the last visit makes no update
         metrics = {}
 
         # once in a while: how good is it on pictures it has not seen? The best weights so far are kept
@@ -438,11 +506,11 @@ def train(cfg: Config) -> dict[str, float]:
         if not last:
             x = to_float(train_images[run.batch_indices(step)], device)
             loss, terms = loss_fn(forward, x, run.rng(step), cfg, step, len(data.train))
-            for group in optimizer.param_groups:
-                group["lr"] = lr_at(step, cfg)
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            for optimizer, peak in zip(updates, peaks, strict=True):
+                optimizer.param_groups[0]["lr"] = peak * lr_at(step, cfg) / cfg.learning_rate
+                optimizer.step()
             run.update(loss)
             if run.due("log", step):
                 metrics |= {"train/loss": loss} | {f"train/{k}": v for k, v in terms.items()}

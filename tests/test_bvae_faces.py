@@ -119,7 +119,7 @@ def test_capacity_is_the_distance_to_a_rising_target():
 
 
 def test_the_broadcast_decoder_knows_where_each_cell_is():
-    cfg = Config(**SMALL, decoder="broadcast")
+    cfg = Config(**SMALL, arch="broadcast")
     model = build(cfg, CPU)
     z = torch.randn(3, cfg.latent_dim)
     x_logits = model.decode(z)
@@ -131,7 +131,7 @@ def test_the_broadcast_decoder_knows_where_each_cell_is():
     model.decoder.grid.zero_()
     inner = model.decode(z)[0, :, 8:-8, 8:-8]
     assert inner[:, ::2, ::2].var(dim=(1, 2)).max() < 1e-10  # without them all cells are alike
-    rest = build(dataclasses.replace(cfg, decoder="deconv"), CPU)
+    rest = build(dataclasses.replace(cfg, arch="conv"), CPU)
     for one, other in zip(model.encoder.parameters(), rest.encoder.parameters(), strict=True):
         assert torch.equal(one, other)  # the choice of a decoder leaves the encoder as it was
     keys = set(model.state_dict())
@@ -211,7 +211,7 @@ def test_tc_is_the_elbo_plus_its_share_of_total_correlation():
     cfg = Config(**SMALL, objective="tc", beta=6.0)
     model, x = build(cfg, CPU), torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        model.encoder[-1].weight *= 1000
+        model.encoder[-1].weight *= 10
     loss, terms = loss_fn(model, x, make_rng(0, 5, "train"), cfg, 5, 96)
     mu, logvar = model.encode(x)
     z = mu + torch.randn(6, cfg.latent_dim, generator=make_rng(0, 5, "train")) * (logvar / 2).exp()
@@ -270,15 +270,48 @@ def test_learning_rate():
 # ---- the model -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("arch", ["patches", "conv", "broadcast"])
 @pytest.mark.parametrize(
     ("size", "depth"), [(s, d) for s in (32, 64, 128) for d in range(1, s.bit_length() - 1)]
 )
-def test_shapes(size, depth):
-    cfg = Config(image_size=size, depth=depth, width=3, hidden_dim=5, latent_dim=2)
+def test_shapes(size, depth, arch):
+    cfg = Config(arch=arch, image_size=size, depth=depth, width=4, hidden_dim=5, latent_dim=2)
     model = build(cfg, CPU)
     x_logits, mu, logvar = model(torch.rand(2, 3, size, size), torch.zeros(2, 2))
     assert x_logits.shape == (2, 3, size, size) and mu.shape == logvar.shape == (2, 2)
     assert sum(isinstance(m, torch.nn.Conv2d) for m in model.encoder) == depth
+    narrow = next(m for m in model.encoder if isinstance(m, torch.nn.Linear)).in_features
+    channels = {"patches": 4 + 2 * (depth - 1)}.get(arch, 8 if depth > 1 else 4)
+    edge = size // 4 >> (depth - 1) if arch == "patches" else size >> depth
+    assert narrow == channels * edge * edge
+
+
+def test_new_blocks_change_nothing_and_train():
+    block = bvae_faces.Block(4)
+    x = torch.randn(2, 4, 8, 8)
+    y = block(x)
+    assert torch.equal(y, x)
+    y.square().sum().backward()
+    assert block.f[-1].weight.grad.abs().max() > 0
+
+
+def test_the_pixels_of_a_patch_are_the_channels_of_its_cell():
+    """The decoder's last step undoes the encoder's first one: a picture comes back in its place."""
+    down, up, channels, edge = bvae_faces.patch_layers(Config(**SMALL, depth=2))
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(up[-1](down[0](x)), x)
+    assert (channels, edge) == (6, 4)
+
+
+def test_muon_has_the_weights_and_adam_the_rest():
+    model = build(Config(**SMALL), CPU)
+    muon, adam = bvae_faces.optimizers(model, Config(**SMALL))
+    held = [p for optimizer in (muon, adam) for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()} and len(held) == len(set(held))
+    assert muon.param_groups[0]["lr"] == 0.02 and adam.param_groups[0]["lr"] == pytest.approx(0.003)
+    assert all(p.ndim > 1 for p in muon.param_groups[0]["params"])
+    (alone,) = bvae_faces.optimizers(model, Config(**SMALL, optimizer="adam"))
+    assert len(alone.param_groups[0]["params"]) == len(held) and alone.param_groups[0]["lr"] == 0.002
 
 
 def test_build_is_a_function_of_the_seed():
@@ -504,7 +537,9 @@ def test_one_step(learn):
 
 def test_the_figures_of_the_test_part_come_from_the_best_weights(learn, monkeypatch):
     """At a huge learning rate the last weights are worse than the first: test/* must be those of the best."""
-    rows, folder = learn(**SMALL, beta=0.0, learning_rate=100.0, steps=12, eval_every=4, sample_every=1000)
+    rows, folder = learn(
+        **SMALL, beta=0.0, optimizer="adam", learning_rate=100.0, steps=12, eval_every=4, sample_every=1000
+    )
     values = {row["step"]: row["val/mse"] for row in rows if "val/mse" in row}
     assert values[12] > min(values.values()), "the test means nothing if the last is the best"
     kept = torch.load(next((folder / "checkpoints").glob("best_*.pt")), weights_only=True)

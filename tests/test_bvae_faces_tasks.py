@@ -65,9 +65,8 @@ def place(tmp_path_factory):
         common = SMALL | {"data_dir": str(place / "store"), "out": str(place / "runs")}
         bvae_faces.train(bvae_faces.Config(**common, name="b4", beta=4, latent_dim=20))
         bvae_faces.train(bvae_faces.Config(**common, name="b0", beta=0, latent_dim=6))
-        bvae_faces.train(
-            bvae_faces.Config(**common, name="photos", latent_dim=6, dataset=str(place / "photos"))
-        )
+        other = common | {"arch": "conv", "optimizer": "adam", "dataset": str(place / "photos")}
+        bvae_faces.train(bvae_faces.Config(**other, name="photos", latent_dim=6))
         yield place
 
 

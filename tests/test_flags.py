@@ -34,7 +34,8 @@ RESULT_FLAGS = RUN_RESULT_FLAGS | {
     "capacity",
     "capacity_steps",
     "tc_sampling",
-    "decoder",
+    "arch",
+    "optimizer",
 }
 ASIDE_FLAGS = {
     "task",
@@ -83,7 +84,8 @@ ANOTHER = {  # of every flag, a value that is not its default
     "capacity": 3.5,
     "capacity_steps": 7,
     "tc_sampling": "weighted",
-    "decoder": "broadcast",
+    "arch": "broadcast",
+    "optimizer": "adam",
     "dataset": "lfw",
     "data_dir": "elsewhere",
     "out": "elsewhere",
@@ -343,7 +345,8 @@ def test_flags_beside_the_result_do_not_change_the_key(name):
 @pytest.mark.parametrize("name", sorted(RESULT_FLAGS - {"checkpoint", "weights"}))
 def test_result_flags_change_the_key(name):
     cfg = parse(Config, [f"--{name}={ANOTHER[name]}"])
-    assert changed_flags(cfg) == {name: ANOTHER[name]}
+    others = {"learning_rate": 0.002} if name == "optimizer" else {}  # its own
+    assert changed_flags(cfg) == {name: ANOTHER[name]} | others
     assert key(f"--{name}={ANOTHER[name]}") != key()
 
 

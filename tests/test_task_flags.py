@@ -13,11 +13,11 @@ from research.common.task import flags_of_run
 OF_THE_MODEL = {
     "bvae_faces": {
         "width": 8,
-        "depth": 3,
+        "depth": 2,
         "latent_dim": 5,
         "hidden_dim": 16,
         "image_size": 32,
-        "decoder": "broadcast",
+        "arch": "broadcast",
         "beta": 2.0,
     },
     "charlm": {
@@ -62,7 +62,8 @@ OF_THE_MODEL = {
     },
 }
 OF_TRAINING = {  # they count for the run's numbers, but say nothing of the model that came of it
-    "bvae_faces": {"objective", "beta_start", "beta_steps", "capacity", "capacity_steps", "tc_sampling"},
+    "bvae_faces": {"objective", "beta_start", "beta_steps", "capacity", "capacity_steps", "tc_sampling"}
+    | {"optimizer"},
     "charlm": {"dropout", "optimizer", "weight_decay", "clip"},
     "seq2seq_arith": {"vary", "teacher_forcing", "weight_decay", "dropout", "clip"},
     "vae_mnist": {"input_dropout"},
