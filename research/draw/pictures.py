@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.files import becoming
 from research.draw.charts import bars, curves, heatmap, histogram
 
-__all__ = ["bars", "curves", "grid", "heatmap", "histogram", "ping_pong", "strip", "to_uint8"]
+__all__ = ["bars", "curves", "grid", "heatmap", "histogram", "ping_pong", "read_png", "strip", "to_uint8"]
 __all__ += ["write_gif", "write_mp4", "write_png"]
 
 INK = (30, 30, 30)
@@ -191,6 +191,12 @@ def write_png(path, array) -> Path:
     """Writes one picture (H, W, 3), atomically."""
     (picture,) = to_uint8(array)
     return _save(path, lambda file: Image.fromarray(picture).save(file))
+
+
+def read_png(path) -> np.ndarray:
+    """The pixels of a picture file, uint8 (H, W, 3)."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def write_gif(path, frames, fps: float = 20, upscale: int = 1, resample: str = "lanczos") -> Path:

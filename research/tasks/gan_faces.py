@@ -1,0 +1,168 @@
+"""What a trained GAN on faces has learned: pictures and scores from a checkpoint.
+
+Run     python research/gan_faces.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
+Tasks   random_generation   64 random pictures, a walk through 16, and the training pictures nearest to 16
+        interpolate         between two random codes, by line and by arc
+        evaluate            distances, precision and recall of generated pictures against held-out ones, in
+                            features of a random network and of the reader of rendered faces; how often a
+                            classifier tells generated from real pictures
+Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were given;
+        a value equal to the flag's default counts as not given. --seed is the task's own, so that models
+        compare on the same noise.
+Shapes  D latents, S image size; codes (…, D) lie on the CPU. All pictures are of the averaged generator.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import images
+from research import gan_faces as script
+from research.common.checkpoints import load_weights
+from research.common.task import find_run, flags_of_run, start_task
+from research.draw import pictures
+from research.measure import sample_quality
+from research.parts import face_reader, picture_features
+from research.tasks.faces_bench import N_FRAMES, Bench, animate, stack
+from research.tasks.faces_ways import between_random_codes
+
+N_SCORED = 2000  # at most so many generated pictures, and real ones
+N_KNOWN = 5000  # at most so many training pictures among which the nearest are sought
+
+
+def bench_of(cfg: script.Config) -> tuple[Bench, script.GAN, dict[str, Any]]:
+    """The model of --checkpoint with its data, and its run's config.json. Raises UserError and DataError."""
+    file, run_config = find_run(cfg, "gan_faces")
+    cfg = flags_of_run(cfg, run_config)
+    task = start_task(cfg, file, run_config)
+    model = load_weights(cfg, script.build(cfg, task.device), file).eval()
+    data = script.load_data(cfg)
+    bench = Bench(
+        cfg,
+        data,
+        task,
+        name=f"GAN, {data.name}",
+        encoder=no_encoder,
+        decoder=model.average,
+        shown_range=lambda mu: (torch.zeros_like(mu[0]), torch.ones_like(mu[0])),
+        has_prior=True,
+    )
+    return bench, model, run_config
+
+
+def no_encoder(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A GAN has no way from a picture to its code."""
+    raise AssertionError(f"a GAN encodes no pictures, here {tuple(x.shape)}")
+
+
+def random_generation(bench: Bench, model: script.GAN) -> dict[str, Any]:
+    """64 pictures of random codes; 16 that wander through the codes; and which training pictures are nearest to
+    16, by their features: is anything copied?
+    """
+    z = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
+    made = bench.decode(z)  # (64, S, S, 3)
+    title = f"G(z), z ~ N(0, I); {bench.name}"
+    bench.task.picture("samples", pictures.grid(made, 8, title=title, scale=bench.scale))
+
+    # cos·a + sin·b of two independent codes has their distribution at every angle, and closes after 2π
+    angle = torch.linspace(0, 2 * torch.pi, 2 * N_FRAMES - 1)[:-1, None, None]
+    a, b = z[:32].split(16)
+    walk = bench.decode(angle.cos() * a + angle.sin() * b)  # (T, 16, S, S, 3)
+    frames = [pictures.grid(tiles, 4, title=bench.name, scale=bench.scale) for tiles in walk]
+    animate(bench, "walk", frames, loop=True)
+
+    known = bench.data.train[:N_KNOWN]
+    of_known = picture_features.random_features(known)
+    of_made = picture_features.random_features(torch.from_numpy(made))
+    of_test = picture_features.random_features(bench.data.test[:64])
+    indices, distances = sample_quality.nearest(of_made, of_known)
+    _, of_held_out = sample_quality.nearest(of_test, of_known)
+    rows = [np.stack([made[i : i + 8], known[indices[i : i + 8, 0]].numpy()]) for i in (0, 8)]
+    names, noun = ["G(z)", "nearest"], bench.data.nouns
+    title = f"G(z) above the nearest of {len(known):,} training {noun}; {bench.name}"
+    panels = [pictures.grid(pair, 8, names, title=title, scale=bench.scale) for pair in rows]
+    bench.task.picture("nearest", stack(panels, 0))
+    return {
+        "n_train": len(known),
+        "nearest_distance": distances.median(),
+        "nearest_distance_of_test": of_held_out.median(),
+    }
+
+
+def interpolate(bench: Bench, model: script.GAN) -> dict[str, Any]:
+    """From one random code to another, straight and along the great arc."""
+    return between_random_codes(bench, torch.linspace(0, 1, N_FRAMES))
+
+
+def evaluate(bench: Bench, model: script.GAN) -> dict[str, Any]:
+    """Scores of as many generated as test pictures, each beside that of real ones, its floor."""
+    cfg, data, device = bench.cfg, bench.data, bench.task.device
+    n = min(N_SCORED, len(data.test), len(data.train))
+    z = torch.randn(n, cfg.latent_dim, generator=bench.task.rng())
+    made = script.generate(model.average, z, device)
+    results: dict[str, Any] = {"n_scored": n}
+    results |= scores(made, data, cfg)
+    results |= script.judge(model, data.train, data.test, made, device)
+    told = results["random"]["two_sample_accuracy"]
+    title = f"G(z), told from real {data.nouns} in {told:.0%} by their features; {bench.name}"
+    both = [made[:32], data.test[:32]]
+    panels = [
+        pictures.grid(part, 8, title=what, scale=bench.scale)
+        for part, what in zip(both, (title, f"test {data.nouns}"), strict=True)
+    ]
+    bench.task.picture("samples", stack(panels, 1))
+    return results
+
+
+def scores(made: Tensor, data: images.ImageSplits, cfg: Any) -> dict[str, Any]:
+    """Scores of generated pictures (N, S, S, 3) against data.test, by the features of both networks.
+
+    random: of one that is never trained; reader: of the reader of rendered faces, trained on these, whatever
+    the pictures here are. With each its digest: scores of other networks must not be compared.
+    """
+    rendered = images.load("synthetic", cfg.data_dir, cfg.image_size)
+    reader, of_reader = face_reader.load(rendered, cfg.data_dir)
+    networks = {
+        "random": (
+            picture_features.random_features,
+            picture_features.digest(picture_features.random_network()),
+        ),
+        "reader": (lambda x: picture_features.reader_features(reader, x), of_reader),
+    }
+    found = {}
+    for name, (features, digest) in networks.items():
+        fake, real, other = (
+            features(made),
+            features(data.test[: len(made)]),
+            features(data.train[: len(made)]),
+        )
+        found[name] = sample_quality.scores(fake, real, other)
+        of_real = sample_quality.precision_recall(other, real)
+        found[name] |= {
+            "precision_of_real": of_real.precision,
+            "recall_of_real": of_real.recall,
+            "two_sample_accuracy": sample_quality.two_sample_accuracy(fake, real, cfg.seed),
+            "two_sample_accuracy_of_real": sample_quality.two_sample_accuracy(other, real, cfg.seed),
+            "network": digest,
+        }
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ entry
+
+RUNS = {task.__name__: task for task in (random_generation, interpolate, evaluate)}
+
+
+def run(cfg: script.Config) -> dict[str, Any]:
+    """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    bench, model, run_config = bench_of(cfg)
+    results = {
+        "data": bench.data.name,
+        "data_hash": bench.data.content_hash,
+        "trained_on_data_hash": run_config.get("data_hash"),
+    } | RUNS[cfg.task](bench, model)
+    bench.task.numbers(results)
+    bench.task.finish()
+    return results
