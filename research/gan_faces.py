@@ -1,20 +1,20 @@
 """Generative adversarial network on faces, or on a few hundred pictures of one's own.
 
-What    A generator makes pictures G(z) from noise z ~ N(0, I); a discriminator D tells them from real ones. Each
-        learns from the other's success. There is no encoder and no likelihood: what came of it is measured by
-        comparing features of generated and of held-out real pictures.
+What    A generator makes pictures G(z) from noise z ~ N(0, I); a discriminator D tells them from real ones.
+        Each learns from the other's success. There is no encoder and no likelihood: what came of it is
+        measured by comparing features of generated and of held-out real pictures.
 Run     python research/gan_faces.py --dataset=path/to/pictures             # your own
         python research/gan_faces.py                                        # the project's rendered faces
         python research/gan_faces.py --task=evaluate --checkpoint=runs/<run>    # and the other TASKS below
-Sources Goodfellow et al. 2014 (arXiv:1406.2661): nonsaturating. Lim & Ye 2017 (arXiv:1705.02894), eqs. 5-6:
-        hinge. Gulrajani et al. 2017 (arXiv:1704.00028), eq. 3: wgan_gp. Jolicoeur-Martineau 2018
-        (arXiv:1807.00734), eqs. 9-10, and Huang et al. 2024 (arXiv:2501.05441), eqs. 1-4: relativistic with R1
-        and R2. Mescheder et al. 2018 (arXiv:1801.04406), eq. 9: R1; Karras et al. 2020 (arXiv:1912.04958), app.
-        B: penalties every few steps. Miyato et al. 2018 (arXiv:1802.05957): spectral norm. Zhao et al. 2020
-        (arXiv:2006.10738): augmentation of both sides. Yazıcı et al. 2018 (arXiv:1806.04498): averaged weights.
-        Radford et al. 2015 (arXiv:1511.06434): the generator, and all of --arch=dcgan.
+Sources Losses: Goodfellow et al. 2014 (arXiv:1406.2661), §3: nonsaturating. Lim & Ye 2017 (arXiv:1705.02894),
+        eqs. 5-6: hinge. Gulrajani et al. 2017 (arXiv:1704.00028), eq. 3: wgan_gp. Jolicoeur-Martineau 2018
+        (arXiv:1807.00734), and Huang et al. 2024 (arXiv:2501.05441), §2: relativistic, with R1 and R2.
+        Penalties: Mescheder et al. 2018 (arXiv:1801.04406), eq. 9: R1; Karras et al. 2020
+        (arXiv:1912.04958), app. B: every few steps. Miyato et al. 2018 (arXiv:1802.05957): spectral norm.
+        Averaged weights: Yazıcı et al. 2018 (arXiv:1806.04498). Augmentation of both sides: Zhao et al. 2020
+        (arXiv:2006.10738). Layers: Radford et al. 2015 (arXiv:1511.06434), all of --arch=dcgan.
 Departs One update of each network a step, for wgan_gp too (there 5 of the critic); penalties weigh gradients of
-        pictures in [−1, 1]; the learning rates decay to 0 over the second half of the training.
+        pictures in [−1, 1]; the learning rates go down to 0 over the second half of the training.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).
 Units   Losses are means over the batch, in logits of D.
 """
@@ -75,7 +75,8 @@ class Config(RunFlags):
     arch: Literal["residual", "dcgan"] = "residual"
     """discriminator: residual blocks without norm, or strided convolutions with batch norm"""
     width: int = 32
-    """channels at half the picture's edge; the generator has twice as many at each coarser grid, up to 8 times"""
+    """channels of the generator at half the picture's edge, twice as many at each coarser grid, up to 8 times;
+    of the residual discriminator at a quarter of the edge, up to 4 times"""
     depth: int = 1
     """residual blocks of the discriminator on each grid; --arch=dcgan has none"""
     latent_dim: int = 64
@@ -123,7 +124,7 @@ class Config(RunFlags):
 
 
 class Generator(nn.Module):
-    """Noise (B, D) → pictures (B, C, S, S) in [0, 1]: transposed convolutions, each twice as fine, as in DCGAN."""
+    """Noise (B, D) → pictures (B, C, S, S) in [0, 1]: transposed convolutions, each twice as fine (DCGAN)."""
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -168,7 +169,7 @@ class Discriminator(nn.Module):
                 layers += [nn.Conv2d(w, 2 * w, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * w), nn.LeakyReLU(0.2)]
                 w *= 2
             layers += [nn.Conv2d(w, 1, 4), nn.Flatten(0)]
-        else:  # two of them to a quarter of the edge, which costs most; from there blocks, on grids down to 4×4
+        else:  # two of them to a quarter of the edge, which costs most; then blocks, on grids down to 4×4
             layers = [nn.Conv2d(3, w // 2, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(w // 2, w, 4, 2, 1)]
             for i in range(n - 3):
                 if i:
@@ -241,8 +242,8 @@ def generator_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
 
 
 def gradient_norms(discriminator: nn.Module, x: Tensor) -> Tensor:
-    """Norm (B,) of D's gradient at each of the pictures x (B, C, S, S), in units of pictures in [−1, 1]; itself
-    to be minimised.
+    """Norm (B,) of D's gradient at each of the pictures x (B, C, S, S), in units of pictures in [−1, 1]. Has a
+    gradient itself.
     """
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
@@ -269,8 +270,8 @@ def penalties(
 
 
 def augment(x: Tensor, rng: torch.Generator, cfg: Config) -> Tensor:
-    """Pictures (B, C, S, S) in [0, 1], each changed at random, so that gradients pass: DiffAugment of Zhao et al.
-    2020, app. B. It shows D more pictures than there are; G's are changed too, so that it learns none of it.
+    """Pictures (B, C, S, S) in [0, 1], each changed at random, so that gradients pass: DiffAugment of Zhao et
+    al. 2020. It shows D more pictures than there are; G's are changed too, so that G learns none of it.
     """
     chosen, (b, _, s, _), device = cfg.augment.split(","), x.shape, x.device
     if "color" in chosen:
@@ -460,7 +461,7 @@ def load_data(cfg: Config) -> images.ImageSplits:
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best: the kernel distance, unbiased with few pictures too."""
+    """The figure that tells which weights are the best: the kernel distance, which few pictures don't bias."""
     return "val/kernel_distance", "minimize"
 
 

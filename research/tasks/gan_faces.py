@@ -6,9 +6,9 @@ Tasks   random_generation   64 random pictures, a walk through 16, and the train
         evaluate            distances, precision and recall of generated pictures against held-out ones, in
                             features of a random network and of the reader of rendered faces; how often a
                             classifier tells generated from real pictures
-Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were given;
-        a value equal to the flag's default counts as not given. --seed is the task's own, so that models
-        compare on the same noise.
+Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were
+        given; a value equal to the flag's default counts as not given. --seed is the task's own, so that
+        models compare on the same noise.
 Shapes  D latents, S image size; codes (…, D) lie on the CPU. All pictures are of the averaged generator.
 """
 
@@ -58,8 +58,8 @@ def no_encoder(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def random_generation(bench: Bench, model: script.GAN) -> dict[str, Any]:
-    """64 pictures of random codes; 16 that wander through the codes; and which training pictures are nearest to
-    16, by their features: is anything copied?
+    """64 pictures of random codes; 16 that wander through the codes; and which training pictures are nearest
+    to 16, by their features: is anything copied?
     """
     z = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
     made = bench.decode(z)  # (64, S, S, 3)
