@@ -313,9 +313,8 @@ def optimizers(model: nn.Module, cfg: Config) -> list[torch.optim.Optimizer]:
         return [torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=fused)]
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
-    products = torch.bfloat16 if cfg.precision == "bf16" else torch.float32
     return [
-        Muon(weights, cfg.learning_rate, dtype=products),
+        Muon(weights, cfg.learning_rate),
         torch.optim.Adam(others, 0.15 * cfg.learning_rate, betas=(0.9, 0.99), fused=fused),
     ]
 

@@ -29,6 +29,18 @@ def test_the_directions_stay_what_they_were():
     assert off.abs().max() < 1e-4 and shares.diagonal().min() > 0.6
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 60), st.integers(0, 1000))
+def test_it_is_the_iteration_as_it_is_written(rows, columns, seed):
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).double()
+    x = matrix / (matrix.norm() + 1e-7)
+    x = x if rows <= columns else x.T
+    for _ in range(5):
+        s = x @ x.T
+        x = 3.4445 * x - 4.7750 * s @ x + 2.0315 * s @ s @ x
+    torch.testing.assert_close(orthogonal(matrix), x if rows <= columns else x.T, rtol=1e-6, atol=1e-9)
+
+
 def test_zeros_stay_zeros():
     assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
 
@@ -38,7 +50,7 @@ def test_for_matrices_it_is_torchs_muon(shape):
     rng = torch.Generator().manual_seed(1)
     start = torch.randn(shape, generator=rng)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
-    a = Muon([ours], lr=0.02, dtype=torch.bfloat16)
+    a = Muon([ours], lr=0.02)
     b = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.0)
     for _ in range(5):
         gradient = torch.randn(shape, generator=rng)
@@ -46,7 +58,7 @@ def test_for_matrices_it_is_torchs_muon(shape):
             p.grad = gradient.clone()
             optimizer.step()
     moved = (theirs - start).abs().max()
-    assert (ours - theirs).abs().max() < 0.05 * moved  # both round to bfloat16, in another order
+    assert (ours - theirs).abs().max() < 0.1 * moved  # torch's rounds to bfloat16
 
 
 def test_a_convolution_counts_as_a_matrix_of_its_output_channels():
