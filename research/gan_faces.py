@@ -242,7 +242,7 @@ def generator_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
 
 
 def gradient_norms(discriminator: nn.Module, x: Tensor) -> Tensor:
-    """Norm (B,) of D's gradient at each picture of x (B, C, S, S), as if it were in [−1, 1]; differentiable."""
+    """Norm (B,) of the gradient of D at each picture of x (B, C, S, S), as if in [−1, 1]; differentiable."""
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
     return gradient.flatten(1).norm(dim=1) / 2
@@ -459,7 +459,7 @@ def load_data(cfg: Config) -> images.ImageSplits:
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best: the kernel distance, unbiased however few the data."""
+    """The figure that tells which weights are the best: the kernel distance, unbiased at any N."""
     return "val/kernel_distance", "minimize"
 
 
