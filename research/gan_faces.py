@@ -13,6 +13,7 @@ Sources Losses: Goodfellow et al. 2014 (arXiv:1406.2661), §3: nonsaturating. Li
         (arXiv:1912.04958), app. B: every few steps. Miyato et al. 2018 (arXiv:1802.05957): spectral norm.
         Averaged weights: Yazıcı et al. 2018 (arXiv:1806.04498). Augmentation: Zhao et al. 2020
         (arXiv:2006.10738). Layers: Radford et al. 2015 (arXiv:1511.06434), all of --arch=dcgan.
+        Two learning rates: Heusel et al. 2017 (arXiv:1706.08500), §2.
 Departs One update of each network a step, for wgan_gp too (there 5 of the critic); penalties weigh gradients
         of pictures in [−1, 1]; the learning rates go down to 0 over the second half of the training.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).
@@ -49,7 +50,7 @@ from research.parts.picture_features import random_features
 
 KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
-TASKS = ("train", "random_generation", "interpolate", "evaluate")
+TASKS = ("train", "random_generation", "interpolate", "evaluate", "compare")
 AUGMENTATIONS = ("color", "translation", "cutout")
 N_SCORED = 500  # pictures of each kind behind the headline, or as many as are held out
 N_JUDGED = 250  # of each kind that the discriminator is asked about
@@ -64,12 +65,14 @@ class Config(RunFlags):
     """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
     dataset: str = aside("synthetic")
     """synthetic (rendered faces), celeba, lfw, or a folder of pictures"""
-    steps: int = 2500
+    steps: int = 5000
     """training length in steps; a step is one update of each network"""
-    batch_size: int = 32
+    batch_size: int = 16
     """real pictures per step, and as many generated ones"""
-    learning_rate: float = 0.001
-    """peak learning rate of both networks"""
+    learning_rate: float = 0.0005
+    """peak learning rate of the generator"""
+    d_rate: float = 2.0
+    """that of the discriminator, in multiples of it"""
     log_every: int = aside(40, "train")
     """steps between rows of training metrics"""
     arch: Literal["residual", "dcgan"] = "residual"
@@ -85,9 +88,9 @@ class Config(RunFlags):
     """edge S of the pictures in pixels"""
     loss: Literal["relativistic", "nonsaturating", "hinge", "wgan_gp"] = "relativistic"
     """what the two networks play for"""
-    r1: float = 0.1
+    r1: float = 0.08
     """weight of the penalty on the discriminator's gradient at real pictures"""
-    r2: float = 0.1
+    r2: float = 0.08
     """weight of the same at generated pictures"""
     gp: float = 10.0
     """loss wgan_gp: weight of the penalty that keeps gradients between real and generated at norm 1"""
@@ -97,18 +100,22 @@ class Config(RunFlags):
     """divide the discriminator's weights by their largest singular value"""
     ema: float = 0.995
     """decay per step of the averaged generator, which makes all pictures; 0: the generator itself"""
-    augment: str = "color,translation,cutout"
-    """changes made to real and generated pictures before the discriminator sees them, or none"""
-    beta1: float = 0.0
+    augment: str = "translation"
+    """changes made to real and generated pictures before the discriminator sees them: color, translation,
+    cutout, several with commas between, or none"""
+    beta1: float = 0.5
     """Adam's decay of the mean gradient"""
     beta2: float = 0.99
     """Adam's decay of the mean squared gradient"""
+    checkpoints: tuple[str, ...] = aside((), "compare")
+    """compare: --checkpoint given again, of gan_faces or bvae_faces, as often as there are models"""
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("width", "latent_dim", "penalty_every"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.depth >= 0, self, "depth", "at least 0 blocks")
+        require(0 < self.d_rate < float("inf"), self, "d_rate", "above 0")
         for name in ("r1", "r2", "gp"):
             require(0 <= getattr(self, name) < float("inf"), self, name, "at least 0 (0: no penalty)")
         for name in ("ema", "beta1", "beta2"):
@@ -510,8 +517,7 @@ def train(cfg: Config) -> dict[str, float]:
 
         if not last:
             rng, rate = run.rng(step), lr_at(step, cfg)
-            for optimizer in both:
-                optimizer.param_groups[0]["lr"] = rate
+            both[0].param_groups[0]["lr"], both[1].param_groups[0]["lr"] = rate, cfg.d_rate * rate
             real = to_float(train_images[run.batch_indices(step)], device)
             z = torch.randn(len(real), cfg.latent_dim, generator=rng, device=device)
             bf16 = torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
@@ -521,7 +527,8 @@ def train(cfg: Config) -> dict[str, float]:
                 fake = forward_g(z)
                 seen_real, seen_fake = augment(real, rng, cfg), augment(fake.detach(), rng, cfg)
                 # apart: batch norm would see in one batch which are which
-                loss_d = discriminator_loss(forward_d(seen_real), forward_d(seen_fake), cfg)
+                of_real = forward_d(seen_real)
+                loss_d = discriminator_loss(of_real, forward_d(seen_fake), cfg)
             whole = loss_d
             if step % cfg.penalty_every == 0:  # in full precision: they are made of gradients
                 penalty, terms = penalties(discriminator, seen_real, seen_fake, rng, cfg)
@@ -534,8 +541,7 @@ def train(cfg: Config) -> dict[str, float]:
             discriminator.requires_grad_(False)  # its gradients are not wanted: a third of the work
             with bf16:
                 of_fake = forward_d(augment(fake, rng, cfg))
-                of_real = forward_d(augment(real, rng, cfg)) if cfg.loss == "relativistic" else of_fake
-                loss_g = generator_loss(of_real, of_fake, cfg)
+                loss_g = generator_loss(of_real.detach(), of_fake, cfg)
             generator.zero_grad(set_to_none=True)
             loss_g.backward()
             both[0].step()

@@ -31,6 +31,7 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13  # as a shell tells of ot
 NO_FOLDER, NOT_THERE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (errno.ENOENT, errno.EEXIST)
 NO_SPACE, NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
+SEVERAL = "\0"  # between the values of one flag: no argument of a command can hold it
 BOOLEANS = {"true": "True", "false": "False"}
 C = TypeVar("C")
 
@@ -112,6 +113,16 @@ def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: st
     return out
 
 
+def _further(words: list[str], hints: dict[str, Any]) -> list[str]:
+    """Where a script compares models: --checkpoint given again makes up its flag --checkpoints."""
+    given = [word for word in words if re.match("--checkpoints?=", word)]
+    if "checkpoints" not in hints or len(given) < 2:
+        return words
+    first, *more = [word.partition("=")[2] for word in given]
+    others = [word for word in words if word not in given]
+    return [*others, f"--checkpoint={first}", SEVERAL.join(["--checkpoints", *more])]
+
+
 def parse(config_class: type[C], args: Sequence[str] | None = None, positional: str | None = None) -> C:
     """Read `args` (default: sys.argv) into `config_class`. Raises UserError, one line, for what is not
     allowed.
@@ -122,8 +133,9 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
     args = list(sys.argv[1:] if of_process else args)
     prog = Path(sys.argv[0]).name
     hints = typing.get_type_hints(config_class)
-    words = tokens(args, hints, prog, positional)
-    given = {t[2:].partition("=")[0]: t.partition("=")[2] for t in words if t != "--help"}
+    words = _further(tokens(args, hints, prog, positional), hints)
+    named = [t.partition(SEVERAL)[0] for t in words if t != "--help"]
+    given = {t[2:].partition("=")[0]: t.partition("=")[2] for t in named}
     if "epochs" in given and "steps" in given and given["epochs"] != "None":
         raise UserError("--epochs stands instead of --steps: give one of the two")
     if given.get("config") not in (None, "None"):
@@ -137,7 +149,8 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         GIVEN.update(given)
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(config_class, args=words, prog=prog, use_underscores=True, config=style)
+            spread = [part for word in words for part in word.split(SEVERAL)]
+            return tyro.cli(config_class, args=spread, prog=prog, use_underscores=True, config=style)
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             raise

@@ -6,6 +6,7 @@ Tasks   random_generation   64 random pictures, a walk through 16, and the train
         evaluate            distances, precision and recall of generated pictures against held-out ones, in
                             features of a random network and of the reader of rendered faces; how often a
                             classifier tells generated from real pictures
+        compare             autoencoders, VAEs and GANs side by side, one --checkpoint each (faces_compare.py)
 Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were
         given; a value equal to the flag's default counts as not given. --seed is the task's own, so that
         models compare on the same noise.
@@ -18,17 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import images
 from research import gan_faces as script
 from research.common.checkpoints import load_weights
 from research.common.task import find_run, flags_of_run, start_task
 from research.draw import pictures
 from research.measure import sample_quality
-from research.parts import face_reader, picture_features
+from research.parts import picture_features
 from research.tasks.faces_bench import N_FRAMES, Bench, animate, stack
+from research.tasks.faces_compare import compare
+from research.tasks.faces_scores import N_SCORED, scores
 from research.tasks.faces_ways import between_random_codes
 
-N_SCORED = 2000  # at most so many generated pictures, and real ones
 N_KNOWN = 5000  # at most so many training pictures among which the nearest are sought
 
 
@@ -116,40 +117,6 @@ def evaluate(bench: Bench, model: script.GAN) -> dict[str, Any]:
     return results
 
 
-def scores(made: Tensor, data: images.ImageSplits, cfg: Any) -> dict[str, Any]:
-    """Scores of generated pictures (N, S, S, 3) against data.test, by the features of both networks.
-
-    random: of one that is never trained; reader: of the reader of rendered faces, trained on these, whatever
-    the pictures here are. With each its digest: scores of other networks must not be compared.
-    """
-    rendered = images.load("synthetic", cfg.data_dir, cfg.image_size)
-    reader, of_reader = face_reader.load(rendered, cfg.data_dir)
-    networks = {
-        "random": (
-            picture_features.random_features,
-            picture_features.digest(picture_features.random_network()),
-        ),
-        "reader": (lambda x: picture_features.reader_features(reader, x), of_reader),
-    }
-    found = {}
-    for name, (features, digest) in networks.items():
-        fake, real, other = (
-            features(made),
-            features(data.test[: len(made)]),
-            features(data.train[: len(made)]),
-        )
-        found[name] = sample_quality.scores(fake, real, other)
-        of_real = sample_quality.precision_recall(other, real)
-        found[name] |= {
-            "precision_of_real": of_real.precision,
-            "recall_of_real": of_real.recall,
-            "two_sample_accuracy": sample_quality.two_sample_accuracy(fake, real, cfg.seed),
-            "two_sample_accuracy_of_real": sample_quality.two_sample_accuracy(other, real, cfg.seed),
-            "network": digest,
-        }
-    return found
-
-
 # ------------------------------------------------------------------------------------------------ entry
 
 RUNS = {task.__name__: task for task in (random_generation, interpolate, evaluate)}
@@ -157,6 +124,8 @@ RUNS = {task.__name__: task for task in (random_generation, interpolate, evaluat
 
 def run(cfg: script.Config) -> dict[str, Any]:
     """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    if cfg.task == "compare":
+        return compare(cfg)
     bench, model, run_config = bench_of(cfg)
     results = {
         "data": bench.data.name,
