@@ -24,6 +24,7 @@ import copy
 import math
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -75,13 +76,14 @@ class Config(RunFlags):
     """that of the discriminator, in multiples of it"""
     log_every: int = aside(40, "train")
     """steps between rows of training metrics"""
-    arch: Literal["residual", "dcgan"] = "residual"
-    """discriminator: residual blocks without norm, or strided convolutions with batch norm"""
+    arch: Literal["skip", "dcgan"] = "skip"
+    """skip: a generator each of whose grids adds colours to the picture, and a discriminator of residual
+    blocks without norm; dcgan: transposed and strided convolutions with batch norm"""
     width: int = 32
     """channels of the generator at half the picture's edge, twice as many at each coarser one, up to 8 times;
-    of the residual discriminator at a quarter of the edge, up to 4 times"""
+    of the discriminator at a quarter of the edge (dcgan: at half of it), twice as many at each coarser one"""
     depth: int = 1
-    """residual blocks of the discriminator on each grid; --arch=dcgan has none"""
+    """arch skip: residual blocks of the discriminator on each grid"""
     latent_dim: int = 64
     """size D of the noise z"""
     image_size: Literal[32, 64, 128] = 64
@@ -115,6 +117,8 @@ class Config(RunFlags):
         for name in ("width", "latent_dim", "penalty_every"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.depth >= 0, self, "depth", "at least 0 blocks")
+        blocks = self.arch == "skip" or self.depth == 1
+        require(blocks, self, "depth", "left out with --arch=dcgan, which has no residual blocks")
         require(0 < self.d_rate < float("inf"), self, "d_rate", "above 0")
         for name in ("r1", "r2", "gp"):
             require(0 <= getattr(self, name) < float("inf"), self, name, "at least 0 (0: no penalty)")
@@ -131,21 +135,34 @@ class Config(RunFlags):
 
 
 class Generator(nn.Module):
-    """Noise (B, D) → pictures (B, C, S, S) in [0, 1]: transposed convolutions, each twice as fine (DCGAN)."""
+    """Noise (B, D) → pictures (B, C, S, S) in [0, 1]: transposed convolutions, each twice as fine (DCGAN).
+
+    With --arch=skip each grid also adds its own colours to the enlarged picture of those before it, so that
+    coarse shapes are learned first (Karras et al. 2020, arXiv:1912.04958, fig. 7b).
+    """
 
     def __init__(self, cfg: Config):
         super().__init__()
         n = int(math.log2(cfg.image_size)) - 2  # doublings from 4×4
         channels = [min(8, 2 ** (n - 1 - i)) * cfg.width for i in range(n)]
         start = nn.ConvTranspose2d(cfg.latent_dim, channels[0], 4, bias=False)
-        layers = [nn.Unflatten(1, (cfg.latent_dim, 1, 1)), start, nn.BatchNorm2d(channels[0]), nn.ReLU()]
-        for i in range(n - 1):
-            up = nn.ConvTranspose2d(channels[i], channels[i + 1], 4, 2, 1, bias=False)
-            layers += [up, nn.BatchNorm2d(channels[i + 1]), nn.ReLU()]
-        self.net = nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1))
+        self.grids = nn.ModuleList([nn.Sequential(start, nn.BatchNorm2d(channels[0]), nn.ReLU())])
+        for coarse, fine in pairwise(channels):
+            up = nn.ConvTranspose2d(coarse, fine, 4, 2, 1, bias=False)
+            self.grids.append(nn.Sequential(up, nn.BatchNorm2d(fine), nn.ReLU()))
+        self.last = nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1)
+        self.colours = nn.ModuleList(nn.Conv2d(c, 3, 1) for c in channels if cfg.arch == "skip")
+        for layer in self.modules():  # DCGAN's initial weights
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.normal_(layer.weight, 0, 0.02)
 
     def forward(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(self.net(z).float())
+        x, logits = z[:, :, None, None], 0.0
+        for i, grid in enumerate(self.grids):
+            x = grid(x)  # (B, c, 4·2ⁱ, 4·2ⁱ)
+            if self.colours:
+                logits = F.interpolate(self.colours[i](x) + logits, scale_factor=2, mode="bilinear")
+        return torch.sigmoid((self.last(x) + logits).float())
 
 
 class Block(nn.Module):
@@ -169,25 +186,27 @@ class Discriminator(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        n, w = int(math.log2(cfg.image_size)), cfg.width
+        n, w, leaky = int(math.log2(cfg.image_size)), cfg.width, nn.LeakyReLU(0.2)
         if cfg.arch == "dcgan":  # strided convolutions to 4×4
-            layers = [nn.Conv2d(3, w, 4, 2, 1), nn.LeakyReLU(0.2)]
+            layers = [nn.Conv2d(3, w, 4, 2, 1), leaky]
             for _ in range(n - 3):
-                layers += [nn.Conv2d(w, 2 * w, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * w), nn.LeakyReLU(0.2)]
+                layers += [nn.Conv2d(w, 2 * w, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * w), leaky]
                 w *= 2
             layers += [nn.Conv2d(w, 1, 4), nn.Flatten(0)]
-        else:  # two of them to a quarter of the edge, which costs most; then blocks, on grids down to 4×4
-            layers = [nn.Conv2d(3, w // 2, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(w // 2, w, 4, 2, 1)]
+        else:  # few channels down to a quarter of the edge, which costs most; then blocks, on grids to 4×4
+            layers = [nn.Conv2d(3, w // 2, 3, 1, 1), leaky, nn.AvgPool2d(2), nn.Conv2d(w // 2, w, 4, 2, 1)]
             for i in range(n - 3):
                 if i:
                     wider = min(2 * w, 4 * cfg.width)
                     layers += [nn.AvgPool2d(2), nn.Conv2d(w, wider, 1)]
                     w = wider
                 layers += [Block(w) for _ in range(cfg.depth)]
-            # one weight for each cell and channel, then one for each channel
-            layers += [nn.LeakyReLU(0.2), nn.Conv2d(w, w, 4, groups=w), nn.Flatten(), nn.Linear(w, 1)]
-            layers += [nn.Flatten(0)]
+            layers += [leaky, nn.Conv2d(w, w, 4), nn.Flatten(), leaky, nn.Linear(w, 1), nn.Flatten(0)]
         self.net = nn.Sequential(*layers)
+        if cfg.arch == "dcgan":
+            for layer in layers:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, 0, 0.02)
         if cfg.spectral_norm:
             for layer in [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
                 spectral_norm(layer)
@@ -202,10 +221,6 @@ class GAN(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.generator, self.discriminator = Generator(cfg), Discriminator(cfg)
-        if cfg.arch == "dcgan":  # its initial weights
-            for layer in self.modules():
-                if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) and not cfg.spectral_norm:
-                    nn.init.normal_(layer.weight, 0, 0.02)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
 
     def forward(self, z: Tensor) -> Tensor:
