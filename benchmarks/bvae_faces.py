@@ -44,7 +44,8 @@ class Flags:
 
 def ours(flags: Flags, precision: str) -> Callable[[], None]:
     """One training step of ours at the peer's sizes."""
-    cfg = bvae_faces.Config(latent_dim=10, batch_size=flags.batch_size, precision=precision)
+    layers = {"arch": "conv", "width": 32, "depth": 4, "hidden_dim": 256, "latent_dim": 10}
+    cfg = bvae_faces.Config(**layers, batch_size=flags.batch_size, precision=precision)
     device = torch.device(flags.device)
     model = bvae_faces.build(cfg, device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)

@@ -23,6 +23,7 @@ Units   Losses are means over the batch, in logits of D.
 import copy
 import math
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -317,12 +318,6 @@ def augment(x: Tensor, rng: torch.Generator, cfg: Config) -> Tensor:
     return x
 
 
-def lr_at(step: int, cfg: Config) -> float:
-    """Learning rate of `step`: up over the first 50 steps, from half of the training on down to 0."""
-    left = 2 * (cfg.steps - step) / cfg.steps
-    return cfg.learning_rate * min(1.0, (step + 1) / 50, left)
-
-
 @torch.no_grad()
 def update_average(model: GAN, step: int, cfg: Config) -> None:
     """Move the averaged generator towards the one that has made update `step`; faster at first."""
@@ -331,6 +326,56 @@ def update_average(model: GAN, step: int, cfg: Config) -> None:
         mean.lerp_(now, 1 - decay)
     for mean, now in zip(model.average.buffers(), model.generator.buffers(), strict=True):
         mean.copy_(now)
+
+
+def update(
+    model: GAN,
+    forward: tuple[Callable, Callable],
+    optimizers: Sequence[torch.optim.Optimizer],
+    real: Tensor,
+    rng: torch.Generator,
+    step: int,
+    cfg: Config,
+) -> dict[str, Tensor]:
+    """One update of the discriminator and one of the generator from real pictures (B, C, S, S); what to log.
+
+    forward, optimizers: of the generator and of the discriminator; forward may be compiled.
+    """
+    generate, discriminate = forward
+    bf16 = torch.autocast(real.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
+
+    # the discriminator, on pictures that the generator does not learn from now
+    z = torch.randn(len(real), cfg.latent_dim, generator=rng, device=real.device)
+    with bf16:
+        fake = generate(z)
+        seen_real, seen_fake = augment(real, rng, cfg), augment(fake.detach(), rng, cfg)
+        of_real = discriminate(seen_real)  # apart: batch norm would see in one batch which are which
+        d_loss = discriminator_loss(of_real, discriminate(seen_fake), cfg)
+    whole, terms = d_loss, {}
+    if step % cfg.penalty_every == 0:  # in full precision: they are made of gradients
+        penalty, terms = penalties(model.discriminator, seen_real, seen_fake, rng, cfg)
+        whole = d_loss + cfg.penalty_every * penalty
+    model.discriminator.zero_grad(set_to_none=True)
+    whole.backward()
+    optimizers[1].step()
+
+    # the generator, from the discriminator's new judgement of the same pictures
+    model.discriminator.requires_grad_(False)  # its gradients are not wanted: a third of the work
+    with bf16:
+        of_fake = discriminate(augment(fake, rng, cfg))
+        g_loss = generator_loss(of_real.detach(), of_fake, cfg)
+    model.generator.zero_grad(set_to_none=True)
+    g_loss.backward()
+    optimizers[0].step()
+    model.discriminator.requires_grad_(True)
+    update_average(model, step, cfg)
+    return {"loss": d_loss + g_loss, "d_loss": d_loss, "g_loss": g_loss} | terms
+
+
+def lr_at(step: int, cfg: Config) -> float:
+    """Learning rate of `step`: up over the first 50 steps, from half of the training on down to 0."""
+    left = 2 * (cfg.steps - step) / cfg.steps
+    return cfg.learning_rate * min(1.0, (step + 1) / 50, left)
 
 
 def total_norm(network: nn.Module) -> Tensor:
@@ -497,16 +542,10 @@ def train(cfg: Config) -> dict[str, float]:
     device = run.device
     model.to(device)
     run.describe(model, torch.zeros(2, cfg.latent_dim, device=device))
-    generator, discriminator = model.generator, model.discriminator
-    both = [
-        torch.optim.Adam(
-            network.parameters(), cfg.learning_rate, (cfg.beta1, cfg.beta2), fused=device.type != "mps"
-        )
-        for network in (generator, discriminator)
-    ]
-    forward_g, forward_d = generator, discriminator
-    if cfg.compile:
-        forward_g, forward_d = torch.compile(generator), torch.compile(discriminator)
+    betas, fused = (cfg.beta1, cfg.beta2), device.type != "mps"
+    networks = (model.generator, model.discriminator)
+    both = [torch.optim.Adam(n.parameters(), cfg.learning_rate, betas, fused=fused) for n in networks]
+    forward = tuple(torch.compile(n) for n in networks) if cfg.compile else networks
     train_images = data.train.to(device)  # 12 kB a picture: lies on the device whole
     for step, last in run.loop(model, both):  # steps 0 … cfg.steps; the last visit makes no update
         metrics = {}
@@ -515,7 +554,7 @@ def train(cfg: Config) -> dict[str, float]:
         if run.due("eval", step):
             metrics |= evaluate(model, data, "val", cfg, device)
             run.keep_best(model, metrics, step)
-            for title, text in warnings_of(metrics) if step else ():
+            for title, text in warnings_of(metrics) if 2 * step >= cfg.steps else ():
                 run.warn(title, f"at step {step} {text}")
 
         # pictures of what it makes now; drawn from a stream of their own, so they change nothing
@@ -530,46 +569,18 @@ def train(cfg: Config) -> dict[str, float]:
             metrics |= nearest_pictures(best, data, cfg, device)
             metrics["sample/film"] = film()
 
+        # one update of each network; its pictures and all that is drawn are functions of (seed, step)
         if not last:
-            rng, rate = run.rng(step), lr_at(step, cfg)
-            both[0].param_groups[0]["lr"], both[1].param_groups[0]["lr"] = rate, cfg.d_rate * rate
+            for optimizer, rate in zip(both, (1.0, cfg.d_rate), strict=True):
+                optimizer.param_groups[0]["lr"] = rate * lr_at(step, cfg)
             real = to_float(train_images[run.batch_indices(step)], device)
-            z = torch.randn(len(real), cfg.latent_dim, generator=rng, device=device)
-            bf16 = torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
-
-            # one update of the discriminator, on pictures that the generator does not learn from
-            with bf16:
-                fake = forward_g(z)
-                seen_real, seen_fake = augment(real, rng, cfg), augment(fake.detach(), rng, cfg)
-                # apart: batch norm would see in one batch which are which
-                of_real = forward_d(seen_real)
-                loss_d = discriminator_loss(of_real, forward_d(seen_fake), cfg)
-            whole = loss_d
-            if step % cfg.penalty_every == 0:  # in full precision: they are made of gradients
-                penalty, terms = penalties(discriminator, seen_real, seen_fake, rng, cfg)
-                whole = loss_d + cfg.penalty_every * penalty
-            discriminator.zero_grad(set_to_none=True)
-            whole.backward()
-            both[1].step()
-
-            # one update of the generator, from the discriminator's new judgement of the same pictures
-            discriminator.requires_grad_(False)  # its gradients are not wanted: a third of the work
-            with bf16:
-                of_fake = forward_d(augment(fake, rng, cfg))
-                loss_g = generator_loss(of_real.detach(), of_fake, cfg)
-            generator.zero_grad(set_to_none=True)
-            loss_g.backward()
-            both[0].step()
-            discriminator.requires_grad_(True)
-            update_average(model, step, cfg)
-            run.update(loss_d + loss_g)
+            terms = update(model, forward, both, real, run.rng(step), step, cfg)
+            run.update(terms["loss"])
             if run.due("log", step):
-                metrics |= {"train/loss": loss_d + loss_g, "train/d_loss": loss_d, "train/g_loss": loss_g}
-                metrics |= {"train/learning_rate": rate}
-                metrics |= {"train/d_grad_norm": total_norm(discriminator)}
-                metrics |= {"train/g_grad_norm": total_norm(generator)}
-                if step % cfg.penalty_every == 0:
-                    metrics |= {f"train/{name}": value for name, value in terms.items()}
+                metrics |= {f"train/{name}": value for name, value in terms.items()}
+                metrics["train/learning_rate"] = lr_at(step, cfg)
+                metrics["train/g_grad_norm"] = total_norm(model.generator)
+                metrics["train/d_grad_norm"] = total_norm(model.discriminator)
 
         run.log(metrics, step)  # one call, one row a step
     return run.finish()  # finished, stopped, diverged, or preempted: then the process exits with 75
