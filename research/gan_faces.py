@@ -13,8 +13,8 @@ Sources Losses: Goodfellow et al. 2014 (arXiv:1406.2661), §3: nonsaturating. Li
         (arXiv:1912.04958), app. B: every few steps. Miyato et al. 2018 (arXiv:1802.05957): spectral norm.
         Averaged weights: Yazıcı et al. 2018 (arXiv:1806.04498). Augmentation of both sides: Zhao et al. 2020
         (arXiv:2006.10738). Layers: Radford et al. 2015 (arXiv:1511.06434), all of --arch=dcgan.
-Departs One update of each network a step, for wgan_gp too (there 5 of the critic); penalties weigh gradients of
-        pictures in [−1, 1]; the learning rates go down to 0 over the second half of the training.
+Departs One update of each network a step, for wgan_gp too (there 5 of the critic); penalties weigh gradients
+        of pictures in [−1, 1]; the learning rates go down to 0 over the second half of the training.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).
 Units   Losses are means over the batch, in logits of D.
 """
@@ -76,8 +76,8 @@ class Config(RunFlags):
     arch: Literal["residual", "dcgan"] = "residual"
     """discriminator: residual blocks without norm, or strided convolutions with batch norm"""
     width: int = 32
-    """channels of the generator at half the picture's edge, twice as many at each coarser grid, up to 8 times;
-    of the residual discriminator at a quarter of the edge, up to 4 times"""
+    """channels of the generator at half the picture's edge, twice as many at each coarser grid, up to 8
+    times; of the residual discriminator at a quarter of the edge, up to 4 times"""
     depth: int = 1
     """residual blocks of the discriminator on each grid; --arch=dcgan has none"""
     latent_dim: int = 64
@@ -243,8 +243,8 @@ def generator_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
 
 
 def gradient_norms(discriminator: nn.Module, x: Tensor) -> Tensor:
-    """Norm (B,) of D's gradient at each of the pictures x (B, C, S, S), in units of pictures in [−1, 1]. Has a
-    gradient itself.
+    """Norm (B,) of D's gradient at each of the pictures x (B, C, S, S), in units of pictures in [−1, 1]. Has
+    a gradient itself.
     """
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
@@ -470,7 +470,7 @@ def load_data(cfg: Config) -> images.ImageSplits:
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best: the kernel distance, which few pictures don't bias."""
+    """The figure that tells which weights are the best: the kernel distance, unbiased by few pictures."""
     return "val/kernel_distance", "minimize"
 
 
