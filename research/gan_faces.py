@@ -38,7 +38,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from data import images
+from data import DataError, images
 from research.common.checkpoints import load_weights
 from research.common.commandline import main
 from research.common.flags import RunFlags, aside, require, with_epochs
@@ -56,6 +56,7 @@ TASKS = ("train", "random_generation", "interpolate", "evaluate", "compare")
 AUGMENTATIONS = ("color", "translation", "cutout")
 N_SCORED = 500  # pictures of each kind behind the headline, or as many as are held out
 N_JUDGED = 250  # of each kind that the discriminator is asked about
+MIN_HELD_OUT = 6  # pictures in val and in test: precision and recall ask for five neighbours of each
 N_NEAREST = 2000  # training pictures among which the nearest are sought
 
 
@@ -118,8 +119,6 @@ class Config(RunFlags):
         for name in ("width", "latent_dim", "penalty_every"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.depth >= 0, self, "depth", "at least 0 blocks")
-        blocks = self.arch == "skip" or self.depth == 1
-        require(blocks, self, "depth", "left out with --arch=dcgan, which has no residual blocks")
         require(0 < self.d_rate < float("inf"), self, "d_rate", "above 0")
         for name in ("r1", "r2", "gp"):
             require(0 <= getattr(self, name) < float("inf"), self, name, "at least 0 (0: no penalty)")
@@ -521,8 +520,16 @@ def nearest_pictures(
 
 
 def load_data(cfg: Config) -> images.ImageSplits:
-    """The data set of `cfg`. Raises DataError when it is missing or unusable."""
-    return images.load(cfg.dataset, cfg.data_dir, cfg.image_size)
+    """The data set of `cfg`. Raises DataError when it is missing, unusable, or too small to be scored on."""
+    data = images.load(cfg.dataset, cfg.data_dir, cfg.image_size)
+    n_val, n_test = len(data.val), len(data.test)
+    if min(n_val, n_test) < MIN_HELD_OUT:
+        raise DataError(
+            f"--dataset={cfg.dataset}: {n_val} pictures are left for validation and {n_test} for the test; "
+            f"scores of generated pictures need at least {MIN_HELD_OUT} each, a tenth of "
+            f"{10 * MIN_HELD_OUT} different ones"
+        )
+    return data
 
 
 def headline(cfg: Config) -> tuple[str, str]:

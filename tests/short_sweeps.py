@@ -37,6 +37,8 @@ CAPS = {
 FIXED: dict[str, dict[str, Any]] = {
     "bvae_faces": {"image_size": 32, "width": 4, "depth": 2, "hidden_dim": 16, "latent_dim": 4}
     | {"batch_size": 8, "steps": 30, "log_every": 3, "eval_every": 10, "save_every": 7},
+    "gan_faces": {"image_size": 32, "width": 4, "depth": 1, "latent_dim": 4}
+    | {"batch_size": 8, "steps": 20, "log_every": 3, "eval_every": 10, "save_every": 7},
     "vae_mnist": {"width": 16, "depth": 2, "steps": 20},
     "charlm": {"n_layers": 1, "embed_dim": 32, "steps": 6},
     "seq2seq_arith": {"hidden_dim": 16, "steps": 6},

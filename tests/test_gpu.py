@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from research import bvae_faces
+from research import bvae_faces, gan_faces
 from research.parts.lstm import LSTMLayers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
-def test_resume_is_bit_exact_on_cuda(tmp_path, monkeypatch):
+@pytest.mark.parametrize("script", [bvae_faces, gan_faces], ids=["bvae_faces", "gan_faces"])
+def test_resume_is_bit_exact_on_cuda(tmp_path, monkeypatch, script):
     """10 straight steps equal 5 and a resumed 5, under --deterministic: rows and checkpoint digests."""
     from data import synthetic
 
@@ -26,12 +27,14 @@ def test_resume_is_bit_exact_on_cuda(tmp_path, monkeypatch):
         "device": "cuda",
         "deterministic": True,
     }
-    bvae_faces.train(bvae_faces.Config(steps=10, out=str(tmp_path), name="straight", **common))
-    cfg = bvae_faces.Config(steps=10, out=str(tmp_path), name="resumed", **common)
+    if script is gan_faces:
+        common |= {"penalty_every": 2, "spectral_norm": True}
+    script.train(script.Config(steps=10, out=str(tmp_path), name="straight", **common))
+    cfg = script.Config(steps=10, out=str(tmp_path), name="resumed", **common)
     with monkeypatch.context() as patch:
         patch.setattr("research.common.run.Run.stopping", property(lambda run: run._saved_step == 5))
-        bvae_faces.train(cfg)
-    bvae_faces.train(cfg)
+        script.train(cfg)
+    script.train(cfg)
     straight, resumed = ((tmp_path / name) for name in ("straight", "resumed"))
     assert (straight / "metrics.jsonl").read_bytes() == (resumed / "metrics.jsonl").read_bytes()
     names = [{p.name for p in (d / "checkpoints").iterdir()} for d in (straight, resumed)]

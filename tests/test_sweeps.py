@@ -29,11 +29,13 @@ NOT_MEASURED = "to be measured"
 FIGURES = {
     "bvae_faces": {"test/mse": 4, "test/rec_nats": 0, "test/active_units": 1, "test/mig": 2},
     "charlm": {"test/loss": 3, "test/bpc": 3},
+    "gan_faces": {"test/kernel_distance": 4, "test/frechet_distance": 2, "test/recall": 2},
     "seq2seq_arith": {"test/exact_match": 4, "test/char_accuracy": 4},
     "vae_mnist": {"test/elbo_nats": 1, "test/iw_nats": 1, "test/kl_nats": 1, "test/knn_accuracy": 3},
 }
 HEADLINES = {
     "bvae_faces": ("val/mse", "minimize"),
+    "gan_faces": ("val/kernel_distance", "minimize"),
     "vae_mnist": ("val/elbo_nats", "maximize"),
     "charlm": ("val/bpc", "minimize"),
     "seq2seq_arith": ("val/exact_match", "maximize"),
@@ -128,6 +130,7 @@ class Seen:
     ("name", "loader", "flags"),
     [
         ("bvae_faces", images, {}),
+        ("gan_faces", images, {}),
         ("vae_mnist", digits, {}),
         ("charlm", text, {}),
         ("seq2seq_arith", digits, {"mode": "image_to_text"}),

@@ -37,6 +37,14 @@ OF_THE_MODEL = {
         "scripts": "latin",
         "lower": True,
     },
+    "gan_faces": {
+        "width": 8,
+        "depth": 2,
+        "latent_dim": 5,
+        "image_size": 32,
+        "arch": "dcgan",
+        "spectral_norm": True,
+    },
     "seq2seq_arith": {
         "mode": "image_to_text",
         "digits": 1,
@@ -65,6 +73,7 @@ OF_TRAINING = {  # they count for the run's numbers, but say nothing of the mode
     "bvae_faces": {"objective", "beta_start", "beta_steps", "capacity", "capacity_steps", "tc_sampling"}
     | {"optimizer"},
     "charlm": {"dropout", "optimizer", "weight_decay", "clip"},
+    "gan_faces": {"loss", "r1", "r2", "gp", "penalty_every", "ema", "augment", "beta1", "beta2", "d_rate"},
     "seq2seq_arith": {"vary", "teacher_forcing", "weight_decay", "dropout", "clip"},
     "vae_mnist": {"input_dropout"},
 }
@@ -72,6 +81,7 @@ OF_THE_TASK = {"vae_mnist": {"iw_samples": 7}}  # they count for numbers, and a 
 TASK = {
     "bvae_faces": {"task": "rotate", "index": 3},
     "charlm": {"task": "generate", "start": "To be", "top_k": 3},
+    "gan_faces": {"task": "interpolate"},
     "seq2seq_arith": {"task": "ask", "query": "1+2"},
     "vae_mnist": {"task": "interpolate", "index": 3},
 }

@@ -22,7 +22,8 @@ from tests.task_folders import latest
 C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # files, arguments and output: ASCII
 ASCII, LATIN = {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "iso8859-1"}  # the output alone
 RESEARCH = [
-    f"research/{n}.py" for n in ("charlm", "charlm_corpus", "bvae_faces", "vae_mnist", "seq2seq_arith")
+    f"research/{n}.py"
+    for n in ("charlm", "charlm_corpus", "bvae_faces", "gan_faces", "vae_mnist", "seq2seq_arith")
 ]
 LAUNCH = [f"launch/{name}.py" for name in ("local", "slurm", "report", "upload", "doctor")]
 # each command gets streams as Python begins with; printed in the end: exit code, stdout and stderr of each

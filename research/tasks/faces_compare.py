@@ -116,8 +116,14 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
     for spec, (_, own) in zip(specs, loaded, strict=True):
         allowed = f"of {size} pixels, like the first one; this one is of {own.image_size}"
         require(own.image_size == size, dataclasses.replace(cfg, checkpoint=spec), "checkpoint", allowed)
-    dataset = loaded[0][1].dataset if cfg.dataset == type(cfg).dataset else cfg.dataset
-    data = images.load(dataset, cfg.data_dir, size)
+    # the first one's data, unless others are asked for
+    of_first = {
+        name: getattr(loaded[0][1], name)
+        for name in ("dataset", "data_dir")
+        if getattr(cfg, name) == getattr(gan_faces.Config, name)
+    }
+    cfg = dataclasses.replace(cfg, image_size=size, **of_first)
+    data = images.load(cfg.dataset, cfg.data_dir, size)
     models = [described(model, own, data, task.device) for model, own in loaded]
     names = numbered([model.name for model in models])
     scale = max(1, 64 // size)
