@@ -49,7 +49,6 @@ KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
 LEARNING_RATES = {"muon": 0.02, "adam": 0.002}  # of each optimiser
-PATCH = 4  # edge of the patches of --arch=patches, in pixels
 OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # those that look at a face that one can choose
 
 
@@ -85,7 +84,7 @@ class Config(RunFlags):
     tc_sampling: Literal["weighted", "stratified"] = "stratified"
     """objective tc: how q(z) is estimated from a batch"""
     arch: Literal["patches", "conv", "broadcast"] = "patches"
-    """patches: residual blocks over patches of 4x4 pixels; conv: convolutions, and transposed ones back;
+    """patches: residual blocks over patches of a few pixels; conv: convolutions, and transposed ones back;
     broadcast: the same, with a decoder of convolutions over a grid whose every cell has the code"""
     width: int = 64
     """channels: patches, of the finest grid, each coarser one has half as many more; conv and broadcast, of
@@ -93,6 +92,8 @@ class Config(RunFlags):
     depth: int = 3
     """patches: grids, each half as fine as the one before; conv and broadcast: convolutions, each of which
     halves the picture"""
+    patch: Literal[2, 4, 8] = 4
+    """arch patches: edge of a patch, pixels"""
     latent_dim: int = 32
     """size D of the code z"""
     hidden_dim: int = 128
@@ -126,8 +127,9 @@ class Config(RunFlags):
         require(0 <= self.capacity < float("inf"), self, "capacity", "at least 0 nats")
         for name in ("width", "latent_dim", "hidden_dim", "beta_steps", "capacity_steps"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
-        # conv: down to 2x2 pixels; patches: down to one cell
-        most = self.image_size.bit_length() - 2
+        most = self.image_size.bit_length() - 2  # convolutions, down to 2×2 pixels
+        if self.arch == "patches":  # grids, down to a single cell
+            most = self.image_size.bit_length() - self.patch.bit_length() + 1
         sizes = f"--arch={self.arch} --image_size={self.image_size}"
         require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} with {sizes}")
         require(self.dim is None or self.dim >= 0, self, "dim", "a latent's number, from 0 on")
@@ -189,15 +191,15 @@ def patch_layers(cfg: Config) -> tuple[list[nn.Module], list[nn.Module], int, in
     The pixels of a patch are channels of one cell: convolutions over all pixels cost most and learn least.
     """
     widths = [cfg.width + i * cfg.width // 2 for i in range(cfg.depth)]
-    pixels = 3 * PATCH**2
-    down = [nn.PixelUnshuffle(PATCH), nn.Conv2d(pixels, widths[0], 1), Block(widths[0])]
+    pixels = 3 * cfg.patch**2
+    down = [nn.PixelUnshuffle(cfg.patch), nn.Conv2d(pixels, widths[0], 1), Block(widths[0])]
     up = [Block(widths[0]), nn.GroupNorm(1, widths[0]), nn.SiLU()]
-    up += [nn.Conv2d(widths[0], pixels, 3, 1, 1), nn.PixelShuffle(PATCH)]
+    up += [nn.Conv2d(widths[0], pixels, 3, 1, 1), nn.PixelShuffle(cfg.patch)]
     for fine, coarse in pairwise(widths):
         down += [nn.Conv2d(fine, coarse, 2, 2), Block(coarse)]
         up = [Block(coarse), nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2), *up]
     down += [nn.GroupNorm(1, widths[-1]), nn.SiLU()]
-    return down, up, widths[-1], cfg.image_size // PATCH >> (cfg.depth - 1)
+    return down, up, widths[-1], cfg.image_size // cfg.patch >> (cfg.depth - 1)
 
 
 def conv_layers(cfg: Config) -> tuple[list[nn.Module], list[nn.Module], int, int]:

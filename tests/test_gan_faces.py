@@ -33,7 +33,6 @@ from research.common.messages import UserError
 from research.common.run import Preempted, Run
 from research.gan_faces import (
     GAN,
-    Block,
     Config,
     augment,
     build,
@@ -61,7 +60,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 SMALL = {"image_size": 32, "width": 4, "depth": 1, "latent_dim": 4, "batch_size": 8}
-FILM = script.film
+FILM, TRAINING_PICTURES = script.film, script.training_pictures
 LOSSES = ("relativistic", "nonsaturating", "hinge", "wgan_gp")
 ARCHS = ("skip", "dcgan")
 LN2 = math.log(2)
@@ -332,9 +331,9 @@ def test_shapes(size, depth, arch):
     logits = model.discriminator(made)
     assert logits.shape == (2,) and logits.dtype == torch.float32 and logits.isfinite().all()
     assert model(z).shape == (2,)
-    grids = int(math.log2(size)) - 3  # 4×4, 8×8 … a quarter of the edge
-    n_blocks = sum(isinstance(m, Block) for m in model.discriminator.modules())
-    assert n_blocks == (depth * grids if arch == "skip" else 0)
+    deeper = build(dataclasses.replace(cfg, depth=depth + 1), CPU)
+    more = len(list(deeper.discriminator.parameters())) - len(list(model.discriminator.parameters()))
+    assert (more > 0) == (arch == "skip")
 
 
 def test_a_picture_has_its_logit_whatever_else_is_in_the_batch():
@@ -424,7 +423,8 @@ def test_without_averaging_it_is_the_generator_itself():
 def test_the_average_comes_closer_by_its_decay():
     model = moved_model()
     before = gaps(model)
-    assert not torch.equal(model.average.grids[0][1].running_mean, model.generator.grids[0][1].running_mean)
+    pairs = zip(model.average.buffers(), model.generator.buffers(), strict=True)
+    assert not all(torch.equal(mean, now) for mean, now in pairs)
     for step, decay in ((0, 0.1), (8, 0.5), (10_000, 0.9)):  # (1 + step) / (10 + step), at most --ema
         update_average(model, step, Config(**SMALL, ema=0.9))
         after = gaps(model)
@@ -606,6 +606,57 @@ def test_evaluate_scores_the_average_and_the_generator_of_now(monkeypatch, few_s
     assert found["val/kernel_distance"] <= 0 < found["val/kernel_distance_now"]
 
 
+# ---- pictures ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What pictures are made of: arguments of each, instead of the picture."""
+    monkeypatch.setattr(script, "picture", lambda make, *args, **kwargs: [*args, *kwargs.values()])
+
+
+def test_pictures_of_training_are_of_the_average_and_of_the_same_codes(drawn):
+    cfg = Config(**SMALL, seed=3)
+    model = moved_model()
+    (tiles, n_columns, title) = script.training_pictures(model, cfg, CPU)["sample/random"]
+    assert torch.equal(tiles, generate(model.average, noise(32, cfg, 3), CPU)) and n_columns == 8
+    assert title == "G(z), z ~ N(0, I)"
+    assert not torch.equal(tiles, generate(model.generator, noise(32, cfg, 3), CPU))
+    again = script.training_pictures(model, cfg, CPU)["sample/random"]
+    assert torch.equal(again[0], tiles)
+
+
+def test_the_way_between_codes_tells_t_and_its_ends(drawn, monkeypatch):
+    monkeypatch.setattr(script, "video", lambda frames, *_, **__: frames)
+    cfg, model = Config(**SMALL, seed=3), moved_model()
+    made = script.interpolation(model, cfg, CPU, n_frames=17)
+    tiles, n_columns, rows, columns, _ = made["sample/interpolation"]
+    assert (n_columns, rows) == (9, ["linear", "spherical"])
+    assert columns == ["t = 0.00", "t = 0.12", "t = 0.25", "t = 0.38", "t = 0.50", *columns[5:8], "t = 1.00"]
+    z0, z1 = noise(2, cfg, 3)
+    codes = {0: z0, 8: z1, 4: (z0 + z1) / 2, 9: z0, 17: z1}  # nine straight ones, then nine along the arc
+    for i, z in codes.items():
+        expected = generate(model.average, z[None], CPU)[0].int()
+        assert (tiles[i].int() - expected).abs().max() <= 1, i
+    assert len(made["sample/interpolation_video"]) == 2 * 17 - 2
+
+
+def test_generated_pictures_stand_above_the_nearest_training_pictures(drawn, monkeypatch):
+    """Of a generator that has copied training pictures; beyond the first N_NEAREST nothing is sought."""
+    data, cfg = halves(), Config(**SMALL)
+    order = [5, 3, 60, 0, 7, 7, 21, 40]
+    monkeypatch.setattr(script, "generate", lambda generator, z, device: data.train[order][: len(z)])
+    model = build(cfg, CPU)
+    (tiles, n_columns, rows, title) = script.nearest_pictures(model, data, cfg, CPU)["sample/nearest"]
+    assert (n_columns, rows) == (8, ["G(z)", "nearest"])
+    assert torch.equal(tiles[:8], data.train[order]) and torch.equal(tiles[8:], tiles[:8])
+    assert title == "G(z) above the nearest of 64 training pictures"
+    monkeypatch.setattr(script, "N_NEAREST", 50)
+    tiles = script.nearest_pictures(model, data, cfg, CPU)["sample/nearest"][0]
+    found = [torch.equal(a, b) for a, b in zip(tiles[:8], tiles[8:], strict=True)]
+    assert found == [i < 50 for i in order]
+
+
 # ---- flags ---------------------------------------------------------------------------------------------
 
 RESULT_FLAGS = RUN_RESULT_FLAGS | {"arch", "width", "depth", "latent_dim", "image_size", "loss", "r1", "r2"}
@@ -778,7 +829,7 @@ def test_one_step(learn, dots, arch, loss):
     state = torch.load(next((folder / "checkpoints").glob("step_00000001_*.pt")), weights_only=True)
     start = build(Config(**SMALL, **flags), CPU).state_dict()
     for part in ("generator", "discriminator", "average"):
-        weights = [name for name in start if name.startswith(part) and name.endswith("weight")]
+        weights = [n for n, x in start.items() if n.startswith(part) and x.ndim > 1]
         assert weights and not all(torch.equal(state["states"][0][n], start[n]) for n in weights), part
 
 
@@ -793,6 +844,32 @@ def test_penalties_weigh_as_many_times_more_as_they_are_seldom(learn, dots):
     assert seldom[0]["train/d_grad_norm"] > 100 * often[0]["train/d_grad_norm"]
 
 
+def test_the_average_is_of_the_generators_of_all_steps(learn, dots, monkeypatch):
+    """After update s it is (1 − d) times the generator and d times what it was, d = (1 + s) / (10 + s)."""
+    seen, steps = [], []
+    real = update_average
+
+    def watch(model, step, cfg):
+        seen.append([p.detach().clone() for p in model.generator.parameters()])
+        steps.append(step)
+        real(model, step, cfg)
+
+    monkeypatch.setattr(script, "update_average", watch)
+    flags = SMALL | {"arch": "skip", "steps": 4, "learning_rate": 0.05, "beta1": 0.0, "ema": 0.2}
+    _, folder = learn(**flags, sample_every=1000)
+    assert steps == [0, 1, 2, 3]
+    expected = [p.detach() for p in build(Config(**flags), CPU).average.parameters()]
+    for weights, decay in zip(seen, (1 / 10, 2 / 11, 0.2, 0.2), strict=True):  # never above --ema
+        expected = [decay * a + (1 - decay) * b for a, b in zip(expected, weights, strict=True)]
+    file = next((folder / "checkpoints").glob("step_00000004_*.pt"))
+    state = torch.load(file, weights_only=True)["states"][0]
+    names = [name for name, _ in build(Config(**flags), CPU).average.named_parameters()]
+    for name, value in zip(names, expected, strict=True):
+        torch.testing.assert_close(state[f"average.{name}"], value, atol=1e-6, rtol=1e-4)
+        if value.ndim > 1:
+            assert not torch.allclose(state[f"average.{name}"], state[f"generator.{name}"], rtol=1e-3)
+
+
 def test_bf16_on_a_cpu(learn, dots):
     flags = SMALL | {"steps": 3, "log_every": 1, "sample_every": 1000, "penalty_every": 2}
     full, half = (learn(p, **flags, precision=p)[0] for p in ("fp32", "bf16"))
@@ -801,9 +878,9 @@ def test_bf16_on_a_cpu(learn, dots):
     assert half[0]["train/d_loss"] == pytest.approx(full[0]["train/d_loss"], rel=0.05)
 
 
-def test_rows_do_not_depend_on_pictures(learn, monkeypatch):
-    monkeypatch.setattr(script, "interpolation", lambda *_: {})
-    monkeypatch.setattr(script, "nearest_pictures", lambda *_: {})
+def test_rows_do_not_depend_on_pictures(learn, dots, monkeypatch):
+    monkeypatch.setattr(script, "training_pictures", TRAINING_PICTURES)
+    monkeypatch.setattr(script, "film", FILM)
     flags = SMALL | {"steps": 3, "log_every": 1, "eval_every": 2, "spectral_norm": True}
     often, a = learn("often", **flags, sample_every=1)
     seldom, b = learn("seldom", **flags, sample_every=1000)
@@ -855,19 +932,18 @@ def test_interrupted_equals_straight(learn, dots, monkeypatch, arch, loss):
     assert {path.suffix for path in files} == {".png", ".mp4"}
 
 
-def test_a_stop_file_ends_it_and_the_next_start_is_the_end(learn, dots, monkeypatch):
+def test_a_stop_file_ends_the_run_at_its_step(learn, dots, monkeypatch):
     def leave_stop_file(run: Run) -> None:
         (run.folder / STOP).touch()
         run._stop_looked = 0.0  # it looks once a second
 
     flags = SMALL | RESUMED | {"arch": "skip", "loss": "hinge"}
-    straight, _ = learn("straight", **flags)
     with monkeypatch.context() as patch:
         interrupt(patch, 4, leave_stop_file)
         rows, folder = learn(**flags)
     assert (status_of(folder)["status"], status_of(folder)["step"]) == ("stopped", 5)
-    assert rows == straight[:5]
-    # the same training state as that of the straight run, though it was saved at a step that is not due
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    # its weights are kept, though no checkpoint is due at this step
     (file,) = (folder / "checkpoints").glob("step_00000005_*.pt")
     assert torch.load(file, weights_only=True)["step"] == 5
 

@@ -142,6 +142,9 @@ def test_numbers_are_of_the_best_weights_averaged(place):
     kept = torch.load(file, weights_only=True)["states"][0]
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     z = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        list(model.average.parameters())[-1].add_(0.5)  # else both are those of step 0 and alike
+    assert np.abs(bench.decode(z) - script.generate(model.generator, z, bench.task.device).numpy()).max() > 9
     expected = script.generate(model.average, z, torch.device("cpu")).numpy().astype(int)
     assert np.abs(bench.decode(z) - expected).max() <= 1
     with pytest.raises(AssertionError, match="encodes no pictures"):

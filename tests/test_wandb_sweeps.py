@@ -42,7 +42,7 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
     places = {name: tiny[name] for name in ("data_dir", "threads", "device")} | {
         "out": str(tmp_path / "runs")
     }
-    if family == "bvae_faces":
+    if family in ("bvae_faces", "gan_faces"):
         places["dataset"] = tiny["dataset"]
     n_values = 3 if path.stem == "bvae" else 2  # with three, an agent takes a second run
     content = short_sweeps.short(content, places, n_values)
