@@ -23,7 +23,7 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 if not __package__:  # run as a script: import from this tree, which may be a snapshot of another
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -66,7 +66,7 @@ class Config(RunFlags):
     """pictures per step"""
     optimizer: Literal["muon", "adam"] = "muon"
     """muon on weights with adam on biases and norms, or adam on all"""
-    learning_rate: float | None = resolved(0.02)
+    learning_rate: float | None = resolved(0.02, by="optimizer")
     """peak learning rate of the weights; default: the optimizer's own, 0.02 for muon (whose biases and norms
     get 0.15 of it), 0.002 for adam"""
     objective: Literal["beta", "capacity", "tc"] = "beta"
@@ -131,6 +131,7 @@ class Config(RunFlags):
         if self.arch == "patches":  # grids, down to a single cell
             most = self.image_size.bit_length() - self.patch.bit_length() + 1
         sizes = f"--arch={self.arch} --image_size={self.image_size}"
+        sizes += f" --patch={self.patch}" if self.arch == "patches" else ""
         require(1 <= self.depth <= most, self, "depth", f"from 1 to {most} with {sizes}")
         require(self.dim is None or self.dim >= 0, self, "dim", "a latent's number, from 0 on")
         require(self.image is None or self.index is None, self, "index", "used without --image")
@@ -258,6 +259,15 @@ def build(cfg: Config, device: torch.device) -> VAE:
     with seeded(cfg.seed):
         model = VAE(cfg)
     return model.to(device, memory_format=torch.channels_last)
+
+
+def renewed(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a run that was made before there were --arch and --optimizer, by today's names."""
+    if "decoder" not in flags:
+        return flags
+    arch = {"deconv": "conv", "broadcast": "broadcast"}[flags["decoder"]]
+    others = {name: value for name, value in flags.items() if name != "decoder"}
+    return others | {"arch": arch, "optimizer": "adam"}
 
 
 def to_float(batch: Tensor, device: torch.device) -> Tensor:

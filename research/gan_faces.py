@@ -14,8 +14,11 @@ Sources Losses: Goodfellow et al. 2014 (arXiv:1406.2661), §3: nonsaturating. Li
         Averaged weights: Yazıcı et al. 2018 (arXiv:1806.04498). Augmentation: Zhao et al. 2020
         (arXiv:2006.10738). Layers: Radford et al. 2015 (arXiv:1511.06434), all of --arch=dcgan.
         Two learning rates: Heusel et al. 2017 (arXiv:1706.08500), §2.
-Departs One update of each network a step, for wgan_gp too (there 5 of the critic); penalties weigh gradients
-        of pictures in [−1, 1]; the learning rates go down to 0 over the second half of the training.
+Departs One update of each network a step, for wgan_gp too (there 5 of the critic), whose own penalty comes
+        every few steps and has R1 and R2 beside it unless they are 0. Relativistic: the generator is compared
+        with D's judgement of real pictures from before D's update. Penalties weigh gradients of pictures in
+        [−1, 1]; the learning rates go down to 0 over the second half of the training.
+Expect  docs/gan_faces.md.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).
 Units   Losses are means over the batch, in logits of D.
 """
@@ -57,6 +60,7 @@ AUGMENTATIONS = ("color", "translation", "cutout")
 N_SCORED = 500  # pictures of each kind behind the headline, or as many as are held out
 N_JUDGED = 250  # of each kind that the discriminator is asked about
 MIN_HELD_OUT = 6  # pictures in val and in test: precision and recall ask for five neighbours of each
+N_FILMED = 100  # pictures of a film, at most about so many
 N_NEAREST = 2000  # training pictures among which the nearest are sought
 
 
@@ -75,7 +79,7 @@ class Config(RunFlags):
     learning_rate: float = 0.0005
     """peak learning rate of the generator"""
     d_rate: float = 2.0
-    """that of the discriminator, in multiples of it"""
+    """the discriminator's learning rate, in multiples of the generator's"""
     log_every: int = aside(40, "train")
     """steps between rows of training metrics"""
     arch: Literal["skip", "dcgan"] = "skip"
@@ -83,7 +87,7 @@ class Config(RunFlags):
     blocks without norm; dcgan: transposed and strided convolutions with batch norm"""
     width: int = 32
     """channels of the generator at half the picture's edge, twice as many at each coarser one, up to 8 times;
-    of the discriminator at a quarter of the edge (dcgan: at half of it), twice as many at each coarser one"""
+    of the discriminator at a quarter of the edge and up to 4 times, with dcgan at half of it and any times"""
     depth: int = 1
     """arch skip: residual blocks of the discriminator on each grid"""
     latent_dim: int = 64
@@ -91,11 +95,11 @@ class Config(RunFlags):
     image_size: Literal[32, 64, 128] = 64
     """edge S of the pictures in pixels"""
     loss: Literal["relativistic", "nonsaturating", "hinge", "wgan_gp"] = "relativistic"
-    """what the two networks play for"""
+    """the objective of both networks"""
     r1: float = 0.08
     """weight of the penalty on the discriminator's gradient at real pictures"""
     r2: float = 0.08
-    """weight of the same at generated pictures"""
+    """weight of the same at generated pictures; both also with wgan_gp, unless they are 0"""
     gp: float = 10.0
     """loss wgan_gp: weight of the penalty that keeps gradients between real and generated at norm 1"""
     penalty_every: int = 8
@@ -112,7 +116,7 @@ class Config(RunFlags):
     beta2: float = 0.99
     """Adam's decay of the mean squared gradient"""
     checkpoints: tuple[str, ...] = aside((), "compare")
-    """compare: --checkpoint given again, of gan_faces or bvae_faces, as often as there are models"""
+    """compare: further models, of gan_faces or bvae_faces; give --checkpoint once for each"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -126,7 +130,8 @@ class Config(RunFlags):
             require(0 <= getattr(self, name) < 1, self, name, "at least 0 and below 1")
         chosen = [] if self.augment == "none" else self.augment.split(",")
         known = all(a in AUGMENTATIONS for a in chosen) and len(set(chosen)) == len(chosen)
-        require(known, self, "augment", f"none, or some of {','.join(AUGMENTATIONS)}, with commas between")
+        known = known and chosen == [a for a in AUGMENTATIONS if a in chosen]
+        require(known, self, "augment", f"none, or some of {','.join(AUGMENTATIONS)}, in this order")
         batched = self.batch_size > 1
         require(batched, self, "batch_size", "at least 2: the generator's norms are over the batch")
 
@@ -193,8 +198,10 @@ class Discriminator(nn.Module):
                 layers += [nn.Conv2d(w, 2 * w, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * w), leaky]
                 w *= 2
             layers += [nn.Conv2d(w, 1, 4), nn.Flatten(0)]
-        else:  # few channels down to a quarter of the edge, which costs most; then blocks, on grids to 4×4
-            layers = [nn.Conv2d(3, w // 2, 3, 1, 1), leaky, nn.AvgPool2d(2), nn.Conv2d(w // 2, w, 4, 2, 1)]
+        else:
+            stem = max(1, w // 2)
+            # few channels down to a quarter of the edge, which costs most; then blocks, on grids to 4×4
+            layers = [nn.Conv2d(3, stem, 3, 1, 1), leaky, nn.AvgPool2d(2), nn.Conv2d(stem, w, 4, 2, 1)]
             for i in range(n - 3):
                 if i:
                     wider = min(2 * w, 4 * cfg.width)
@@ -311,7 +318,8 @@ def augment(x: Tensor, rng: torch.Generator, cfg: Config) -> Tensor:
         x = padded[own, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if "cutout" in chosen:  # a grey square of half the edge
         cy, cx = torch.randint(0, s + 1, (2, b, 1), generator=rng, device=device)
-        rows, columns = (at - cy).abs() < s // 4, (at - cx).abs() < s // 4
+        rows = (at >= cy - s // 4) & (at < cy + s // 4)
+        columns = (at >= cx - s // 4) & (at < cx + s // 4)
         hole = rows[:, None, :, None] & columns[:, None, None, :]
         x = torch.where(hole, 0.5, x)
     return x
@@ -358,7 +366,7 @@ def update(
     whole.backward()
     optimizers[1].step()
 
-    # the generator, from the discriminator's new judgement of the same pictures
+    # the generator, from the discriminator's new judgement of its pictures
     model.discriminator.requires_grad_(False)  # its gradients are not wanted: a third of the work
     with bf16:
         of_fake = discriminate(augment(fake, rng, cfg))
@@ -408,13 +416,14 @@ def judge(model: GAN, real: Tensor, held_out: Tensor, fake: Tensor, device: torc
     A picture counts as taken for real where its logit is above the middle of the mean logits of training and
     of generated pictures: only differences have a meaning in each of the losses.
     """
-    was = model.discriminator.training
-    model.discriminator.eval()
+    # batch norm as in training, where each kind is a batch of its own; of a copy, since it keeps statistics
+    judge_of = copy.deepcopy(model.discriminator).eval()
+    for layer in judge_of.modules():
+        layer.training = isinstance(layer, nn.BatchNorm2d)
     logits = [
-        torch.cat([model.discriminator(to_float(p, device)) for p in x[:N_JUDGED].split(50)]).cpu()
+        torch.cat([judge_of(to_float(part, device)) for part in x[:N_JUDGED].split(50)]).cpu()
         for x in (real, held_out, fake)
     ]
-    model.discriminator.train(was)
     of_real, of_held_out, of_fake = logits
     middle = (of_real.mean() + of_fake.mean()) / 2
     return {
@@ -453,14 +462,14 @@ def evaluate(
 def warnings_of(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What is wrong by the figures of an evaluation on val: titles and texts."""
     real, held_out, fake = (metrics[f"val/d_{k}"] for k in ("train_real", "held_out_real", "generated"))
-    told, found = f"it tells {real:.0%} of training and {fake:.0%} of generated pictures", []
+    told, found = f"it recognises {real:.0%} of training and {fake:.0%} of generated pictures", []
     if min(real, fake) > 0.99 and held_out > 0.9:
-        found.append(("the discriminator has won", f"{told}: the generator learns little from it"))
+        found.append(("the discriminator has won", f"{told}, and {held_out:.0%} of held-out ones"))
     if min(real, fake) > 0.99 and held_out < 0.5:
         text = f"{told}, but takes only {held_out:.0%} of held-out pictures for real"
         found.append(("the discriminator knows the training set by heart", text))
     if metrics["val/diversity"] < 0.3:
-        text = f"generated pictures differ by {metrics['val/diversity']:.2f} of what real ones do"
+        text = f"generated pictures vary {metrics['val/diversity']:.2f} times as much as real ones"
         found.append(("mode collapse", text))
     return found
 
@@ -479,7 +488,9 @@ def film() -> File:
 
     def write(path: Path) -> None:  # <run>/media/<key>/<step>.mp4, where keys have two parts
         files = sorted((path.parents[2] / "sample/random").glob("*.png"))
-        frames = [pictures.read_png(file) for file in files if file.stem.isdigit()]
+        files = [file for file in files if file.stem.isdigit()]
+        files = files[::-1][:: -(-len(files) // N_FILMED)][::-1]  # the last one is among them
+        frames = [pictures.read_png(file) for file in files]
         pictures.write_mp4(path, [*frames, *frames[-1:] * 4], fps=4)  # the last one stands a while
 
     return File(".mp4", write)
@@ -543,6 +554,7 @@ def train(cfg: Config) -> dict[str, float]:
     model = build(cfg, torch.device("cpu"))
     if cfg.checkpoint:
         load_weights(cfg, model)
+        model.generator.load_state_dict(model.average.state_dict())  # by which the best weights were chosen
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
@@ -561,8 +573,6 @@ def train(cfg: Config) -> dict[str, float]:
         if run.due("eval", step):
             metrics |= evaluate(model, data, "val", cfg, device)
             run.keep_best(model, metrics, step)
-            for title, text in warnings_of(metrics) if 2 * step >= cfg.steps else ():
-                run.warn(title, f"at step {step} {text}")
 
         # pictures of what it makes now; drawn from a stream of their own, so they change nothing
         if run.due("sample", step):
@@ -570,6 +580,8 @@ def train(cfg: Config) -> dict[str, float]:
 
         # at the end, once: the test part, with the best weights
         if last:
+            for title, text in warnings_of(metrics):
+                run.warn(title, text)
             best = run.best(model)
             metrics |= evaluate(best, data, "test", cfg, device)
             metrics |= interpolation(best, cfg, device)

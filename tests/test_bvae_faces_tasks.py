@@ -22,7 +22,7 @@ from research.draw import charts, pictures
 from research.measure.latents import Aggregate
 from research.parts import face_reader
 from research.tasks import bvae_faces as tasks
-from research.tasks import faces_bench, faces_rotation
+from research.tasks import faces_bench, faces_rotation, faces_ways
 from tests.task_folders import latest
 
 SMALL = {"image_size": 32, "width": 4, "depth": 3, "hidden_dim": 16, "batch_size": 16, "steps": 5}
@@ -56,6 +56,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "N_IMAGES", 400)
         patch.setattr(tasks, "N_FRAMES", 9)
+        patch.setattr(faces_ways, "N_FRAMES", 9)
         patch.setattr(tasks, "N_REPEATS", 1)
         patch.setattr(faces_rotation, "N_FRAMES", 9)
         patch.setattr(faces_rotation, "N_FACES", 8)
@@ -476,3 +477,16 @@ def test_a_broken_wandb_loses_no_file(place, tmp_path, monkeypatch, capsys):
     task.finish()
     assert "W&B did not take this task" in capsys.readouterr().err
     assert (task.folder / "strip.png").exists()
+
+
+@pytest.mark.parametrize(("decoder", "arch"), [("deconv", "conv"), ("broadcast", "broadcast")])
+def test_a_run_from_before_there_were_archs_is_read(place, decoder, arch):
+    """Its flags name a decoder, and neither arch nor optimizer."""
+    common = SMALL | {"data_dir": str(place / "store"), "out": str(place / "runs"), "name": f"old-{decoder}"}
+    bvae_faces.train(bvae_faces.Config(**common, arch=arch, optimizer="adam", beta=4, latent_dim=6))
+    file = place / f"runs/old-{decoder}/config.json"
+    content = json.loads(file.read_text())
+    flags = {k: v for k, v in content["flags"].items() if k not in ("arch", "optimizer", "patch")}
+    file.write_text(json.dumps(content | {"flags": flags | {"decoder": decoder}}))
+    bench, _ = tasks.bench_of(config(place, "interpolate", f"old-{decoder}"))
+    assert bench.cfg.arch == arch and bench.decode(torch.zeros(1, 6)).shape == (1, 32, 32, 3)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data import synthetic
+from data import DataError, synthetic
 from research import bvae_faces, gan_faces
 from research.common.commandline import parse
+from research.common.flags import refuse_idle
 from research.common.messages import UserError
 from research.parts import face_reader
 from research.tasks import faces_compare, faces_scores
@@ -76,7 +77,7 @@ def test_all_models_are_on_the_page(place):
 def test_the_error_is_that_of_the_runs_own_test_part(place):
     found = tasks.run(config(place, "ae", "vae"))["models"]
     cfg = bvae_faces.Config(**SMALL, hidden_dim=16, depth=2, beta=0, data_dir=str(place / "store"))
-    model, own = faces_compare.load(config(place, "ae"), str(place / "runs/ae"), torch.device("cpu"))
+    model, own, _ = faces_compare.load(config(place, "ae"), str(place / "runs/ae"), torch.device("cpu"))
     assert own.beta == 0 and own.width == 4
     data = bvae_faces.load_data(cfg)
     x = bvae_faces.to_float(data.test[:24], torch.device("cpu"))
@@ -88,7 +89,7 @@ def test_a_single_gan_rebuilds_nothing_and_a_name_of_data_is_escaped(place):
     found = tasks.run(config(place, "gan", dataset=str(place / "<photos>")))
     folder = latest(place / "runs/gan", "compare")
     assert not (folder / "reconstructions.png").exists()
-    assert list(found["models"]) == ["GAN, relativistic"]
+    assert list(found["models"]) == ["GAN, relativistic, trained on other pictures"]
     page = (folder / "page.html").read_text("utf-8")
     assert "<photos>" not in page and "&lt;photos&gt;" in page
 
@@ -102,7 +103,7 @@ def test_models_of_one_name_are_numbered(place):
 
 def test_without_a_prior_codes_are_drawn_where_the_pictures_codes_lie(place):
     device = torch.device("cpu")
-    model, own = faces_compare.load(config(place, "ae"), str(place / "runs/ae"), device)
+    model, own, _ = faces_compare.load(config(place, "ae"), str(place / "runs/ae"), device)
     data = bvae_faces.load_data(bvae_faces.Config(**SMALL, data_dir=str(place / "store")))
     shown = faces_compare.described(model, own, data, device)
     codes = shown.draw(torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0)))
@@ -130,6 +131,44 @@ def test_a_run_of_another_family_is_refused(place):
     (folder / "config.json").write_text('{"family": "charlm"}')
     with pytest.raises(UserError, match="of a run of bvae_faces or gan_faces; this one is of charlm"):
         tasks.run(config(place, "vae", "other"))
+
+
+def test_other_data_go_to_another_folder_and_are_told(place, capsys):
+    tasks.run(config(place, "gan", "vae"))
+    before = {path for path in (place / "runs/gan").iterdir() if path.name.startswith("compare")}
+    found = tasks.run(config(place, "gan", "vae", dataset=str(place / "<photos>")))
+    after = {path for path in (place / "runs/gan").iterdir() if path.name.startswith("compare")}
+    assert len(after - before) == 1, "the comparison on the run's own data stays"
+    assert all(name.endswith(", trained on other pictures") for name in found["models"])
+    assert "was trained on other pictures" in " ".join(capsys.readouterr().err.split())
+
+
+def test_too_few_pictures_are_refused_before_anything_is_drawn(place):
+    few = place / "few"
+    few.mkdir()
+    for path in sorted((place / "<photos>").iterdir())[:40]:
+        (few / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match="need at least 6 each"):
+        tasks.run(config(place, "ae", "gan", dataset=str(few)))
+
+
+def test_flags_of_a_model_are_refused(place, monkeypatch):
+    monkeypatch.setattr(faces_compare, "GIVEN", {"loss", "checkpoint", "task"})
+    with pytest.raises(UserError, match="--loss=hinge: must be left out with --task=compare"):
+        tasks.run(config(place, "gan", "vae", loss="hinge"))
+
+
+def test_only_compare_takes_several(monkeypatch):
+    cfg = parse(gan_faces.Config, ["--checkpoint=a", "--task=evaluate", "--checkpoint=b", "--checkpoint=c"])
+    monkeypatch.setattr("research.common.flags.GIVEN", {"checkpoint", "checkpoints"})
+    with pytest.raises(UserError, match="--checkpoint was given 3 times: only --task=compare takes several"):
+        refuse_idle(cfg)
+
+
+def test_a_config_file_brings_no_further_models(place):
+    file = place / "runs/gan/config.json"
+    cfg = parse(gan_faces.Config, [f"--config={file}", "--task=compare", "--checkpoint=a"])
+    assert cfg.checkpoints == ()
 
 
 def test_checkpoint_may_be_given_again():

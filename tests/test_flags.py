@@ -35,6 +35,7 @@ RESULT_FLAGS = RUN_RESULT_FLAGS | {
     "capacity_steps",
     "tc_sampling",
     "arch",
+    "patch",
     "optimizer",
 }
 ASIDE_FLAGS = {
@@ -85,6 +86,7 @@ ANOTHER = {  # of every flag, a value that is not its default
     "capacity_steps": 7,
     "tc_sampling": "weighted",
     "arch": "broadcast",
+    "patch": 8,
     "optimizer": "adam",
     "dataset": "lfw",
     "data_dir": "elsewhere",
@@ -326,6 +328,15 @@ def test_config_file_refused(tmp_path, text, part):
     if text is not None:
         path.write_text(text)
     assert part in refusal(f"--config={path}")
+
+
+def test_a_rate_follows_the_optimizer_that_is_given_not_the_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"flags": dataclasses.asdict(Config())}))
+    assert parse(Config, [f"--config={path}"]).learning_rate == 0.02
+    assert parse(Config, [f"--config={path}", "--optimizer=adam"]).learning_rate == 0.002
+    given = [f"--config={path}", "--optimizer=adam", "--learning_rate=0.1"]
+    assert parse(Config, given).learning_rate == 0.1
 
 
 # ---- what the key is made of ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ OF_THE_MODEL = {
         "hidden_dim": 16,
         "image_size": 32,
         "arch": "broadcast",
+        "patch": 8,
         "beta": 2.0,
     },
     "charlm": {

@@ -5,6 +5,7 @@ is accepted where the type allows it.
 """
 
 import contextlib
+import dataclasses
 import errno
 import importlib
 import io
@@ -31,7 +32,7 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13  # as a shell tells of ot
 NO_FOLDER, NOT_THERE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (errno.ENOENT, errno.EEXIST)
 NO_SPACE, NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
-SEVERAL = "\0"  # between the values of one flag: no argument of a command can hold it
+SEVERAL = "\0"  # between a flag and its several values: no argument of a command can hold it
 BOOLEANS = {"true": "True", "false": "False"}
 C = TypeVar("C")
 
@@ -123,6 +124,15 @@ def _further(words: list[str], hints: dict[str, Any]) -> list[str]:
     return [*others, f"--checkpoint={first}", SEVERAL.join(["--checkpoints", *more])]
 
 
+def _spread(words: list[str]) -> list[str]:
+    """The words as tyro wants them: of a flag with several values each value is a word of its own."""
+    spread = []
+    for word in words:
+        name, several, values = word.partition(SEVERAL)
+        spread += [name, *values.split(SEVERAL)] if several and "=" not in name else [word]
+    return spread
+
+
 def parse(config_class: type[C], args: Sequence[str] | None = None, positional: str | None = None) -> C:
     """Read `args` (default: sys.argv) into `config_class`. Raises UserError, one line, for what is not
     allowed.
@@ -134,13 +144,16 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
     prog = Path(sys.argv[0]).name
     hints = typing.get_type_hints(config_class)
     words = _further(tokens(args, hints, prog, positional), hints)
-    named = [t.partition(SEVERAL)[0] for t in words if t != "--help"]
-    given = {t[2:].partition("=")[0]: t.partition("=")[2] for t in named}
+    given = {
+        t[2:].partition("=")[0].partition(SEVERAL)[0]: t.partition("=")[2] for t in words if t != "--help"
+    }
     if "epochs" in given and "steps" in given and given["epochs"] != "None":
         raise UserError("--epochs stands instead of --steps: give one of the two")
     if given.get("config") not in (None, "None"):
         in_part = getattr(config_class, "takes_config_in_part", False)
-        words = _tokens_of_file(given["config"], given, hints, in_part) + words
+        words = (
+            _tokens_of_file(given["config"], given | _decided(config_class, given), hints, in_part) + words
+        )
     style = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
     if "--help" in words:
         tyro.cli(grouped(config_class), args=["--help"], prog=prog, use_underscores=True, config=style)
@@ -149,8 +162,7 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         GIVEN.update(given)
     try:
         with contextlib.redirect_stderr(printed):
-            spread = [part for word in words for part in word.split(SEVERAL)]
-            return tyro.cli(config_class, args=spread, prog=prog, use_underscores=True, config=style)
+            return tyro.cli(config_class, args=_spread(words), prog=prog, use_underscores=True, config=style)
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             raise
@@ -164,6 +176,12 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None
 
 
+def _decided(config_class: type, given: dict[str, str]) -> dict[str, str]:
+    """Flags that follow from a flag that is given, so that a file does not decide them."""
+    found = {f.name: f.metadata.get("by") for f in dataclasses.fields(config_class)}
+    return {name: "" for name, by in found.items() if by in given}
+
+
 def _tokens_of_file(
     path: str, given: dict[str, str], hints: dict[str, Any], in_part: bool = False
 ) -> list[str]:
@@ -175,7 +193,7 @@ def _tokens_of_file(
         flags = dict(json.loads(Path(path).read_text(encoding="utf-8"))["flags"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--config={path}: not a run's config.json ({error})") from None
-    skip = {*given, "out", "name", "config", "fresh", "reuse", "task"} | (
+    skip = {*given, "out", "name", "config", "fresh", "reuse", "task", "checkpoints"} | (
         {"steps"} if "epochs" in given else set()
     )
     if "steps" in given:

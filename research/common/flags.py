@@ -40,9 +40,11 @@ def per_task(default: Any, *tasks: str) -> Any:
     return field(default=default, metadata={"per_task": True, "tasks": tasks})
 
 
-def resolved(default: Any) -> Any:
-    """A flag that is None until the script fills it in from others; a key takes `default` for its default."""
-    return field(default=None, metadata={"default": default})
+def resolved(default: Any, by: str) -> Any:
+    """A flag that is None until the script fills it in from the flag `by`; a key takes `default` for its
+    default. Where `by` is given with a --config, its value there does not count.
+    """
+    return field(default=None, metadata={"default": default, "by": by})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,9 @@ def refuse_idle(cfg: Any) -> None:
     for f in dataclasses.fields(cfg):
         tasks = f.metadata.get("tasks", ())
         if f.name in GIVEN and tasks and cfg.task not in tasks:
+            if f.name == "checkpoints":  # nobody has written that name
+                n = len(cfg.checkpoints) + 1
+                raise UserError(f"--checkpoint was given {n} times: only --task={tasks[0]} takes several")
             own = typing.get_args(typing.get_type_hints(type(cfg))["task"])  # some flags serve two scripts
             value, readers = getattr(cfg, f.name), ", ".join(task for task in tasks if task in own or not own)
             raise UserError(f"--{f.name}={value}: --task={cfg.task} does not read it, only {readers}")

@@ -11,7 +11,7 @@ import math
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +169,7 @@ class Task:
             if (wandb_run := connect(self.cfg, self._init)) is None:
                 return
             use_model(wandb_run, self.cfg.checkpoint, self._source)
-            numbers = {k: v for k, v in self._results.items() if isinstance(v, (int, float))}
-            send(wandb_run, 0, {f"{self.cfg.task}/{k}": v for k, v in numbers.items()}, self._files)
+            send(wandb_run, 0, dict(_numbers(self._results, f"{self.cfg.task}/")), self._files)
             copy = shutil.copy(self.folder / RESULTS, wandb_run.dir)  # W&B would make a link
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
             wandb_run.finish(exit_code=0)
@@ -207,6 +206,15 @@ class Task:
             config=texts(dataclasses.asdict(self.cfg) | self._more | lineage),
             settings=settings(mode),
         )
+
+
+def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """Single numbers by their key, those of nested tables by all their names; lists are left to the file."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            yield f"{prefix}{name}", value
 
 
 def _plain(value: Any) -> Any:

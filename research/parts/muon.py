@@ -3,7 +3,8 @@ directions, rare ones as fast as common ones.
 
 Source  Jordan et al. 2024 (kellerjordan.github.io/posts/muon). torch.optim.Muon is the same for matrices,
         takes nothing else, and multiplies in bfloat16, which many processors only emulate.
-Shapes  A weight (O, …) counts as a matrix (O, rest): for a convolution one row an output channel.
+Shapes  A weight (O, …) counts as a matrix (O, rest): for a convolution one row an output channel, for a
+        transposed one an input channel.
 """
 
 from collections.abc import Iterable
@@ -18,8 +19,8 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     """About U Vᵀ of the singular value decomposition U S Vᵀ of a matrix (O, I): its directions, all of about
     one size, 0.7 to 1.2, but for those that are 10⁻³ of the largest or less.
 
-    Newton-Schulz: five times x ← (a + b·x xᵀ + c·(x xᵀ)²) x. The factors are polynomials of x xᵀ: they are
-    multiplied first, as small square matrices, and x itself is met twice only.
+    Newton-Schulz, `rounds` times x ← (a + b·x xᵀ + c·(x xᵀ)²) x. The factors are polynomials of x xᵀ: they
+    are multiplied first, as small square matrices, and x itself is met twice only.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
@@ -39,7 +40,7 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, made orthogonal, for weights of two or more axes; biases and norms need another
     optimiser. ValueError: a parameter with fewer axes.
 
-    lr: the size of a step along each direction, larger by √(O / I) for tall matrices.
+    lr: the size of a step along each direction, larger by √(O / rest) for tall matrices.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95):

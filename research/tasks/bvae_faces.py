@@ -48,6 +48,7 @@ N_SHOWN = 16  # latents in a composed picture; the numbers have all
 def bench_of(cfg: script.Config) -> tuple[Bench, dict[str, Any]]:
     """The model of --checkpoint with its data, and its run's config.json. Raises UserError and DataError."""
     file, run_config = find_run(cfg, "bvae_faces")
+    run_config = run_config | {"flags": script.renewed(run_config.get("flags", {}))}
     cfg = flags_of_run(cfg, run_config)
     task = start_task(cfg, file, run_config)
     model = load_weights(cfg, script.build(cfg, task.device), file).eval()

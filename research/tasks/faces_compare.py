@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,16 @@ from torch import Tensor
 from data import images
 from research import bvae_faces, gan_faces
 from research.common.checkpoints import config_of, load_weights, resolve
-from research.common.flags import require, result_names
+from research.common.flags import GIVEN, RunFlags, require, result_names
+from research.common.messages import console, escape
+from research.common.start import pick_device
 from research.common.task import start_task
 from research.draw import pages, pictures
 from research.measure import latents
 from research.tasks.faces_bench import N_FIT
 from research.tasks.faces_scores import N_SCORED, scores
 
+COMMON = {field.name for field in dataclasses.fields(RunFlags)}
 N_SHOWN = 16  # random pictures of each model
 SCORES = ("kernel_distance", "frechet_distance", "precision", "recall", "two_sample_accuracy")
 HEADS = ("kernel distance", "Fréchet distance", "precision", "recall", "told from real")
@@ -47,28 +50,37 @@ class Model:
     """
 
     name: str
-    flags: dict[str, Any]
     latent_dim: int
     draw: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     rebuild: Callable[[Tensor], Tensor] | None
 
 
-def load(cfg: gan_faces.Config, spec: str, device: torch.device) -> tuple[Any, Any]:
-    """The network of one --checkpoint with its weights, and the flags of its run."""
+class Loaded(NamedTuple):
+    """What one --checkpoint holds: its network, the flags of its run, the hash of what it learned from."""
+
+    network: Any
+    flags: Any
+    data_hash: str | None
+
+
+def load(cfg: gan_faces.Config, spec: str, device: torch.device) -> Loaded:
+    """The network of one --checkpoint with its weights. UserError: no such run, or of another family."""
     cfg = dataclasses.replace(cfg, checkpoint=spec)
     file = resolve(spec, cfg.weights, Path(cfg.data_dir) / "artifacts").absolute()
-    config = config_of(file) or {}
+    config = config_of(file)
+    require(config is not None, cfg, "checkpoint", f"of a run: no readable config.json in {file.parents[1]}")
     scripts = {"bvae_faces": bvae_faces, "gan_faces": gan_faces}
     family = config.get("family")
-    known = " or ".join(scripts)
-    require(family in scripts, cfg, "checkpoint", f"of a run of {known}; this one is of {family}")
+    families = " or ".join(scripts)
+    require(family in scripts, cfg, "checkpoint", f"of a run of {families}; this one is of {family}")
     script = scripts[family]
-    known = set(result_names(script.Config)) | {"dataset", "data_dir"}
-    known -= {"checkpoint", "weights"}  # what it began with is in its weights
-    own = script.Config(**{k: v for k, v in config.get("flags", {}).items() if k in known})
-    model = load_weights(cfg, script.build(own, device), file).eval()
-    return model, own
+    kept = config.get("flags", {})
+    kept = bvae_faces.renewed(kept) if script is bvae_faces else kept
+    names = {*result_names(script.Config), "dataset", "data_dir"} - {"checkpoint", "weights"}
+    own = script.Config(**{name: value for name, value in kept.items() if name in names})
+    network = load_weights(cfg, script.build(own, device), file).eval()
+    return Loaded(network, own, config.get("data_hash"))
 
 
 def described(model: Any, own: Any, data: images.ImageSplits, device: torch.device) -> Model:
@@ -78,7 +90,7 @@ def described(model: Any, own: Any, data: images.ImageSplits, device: torch.devi
         def made(z: Tensor) -> Tensor:
             return gan_faces.generate(model.average, z, device)
 
-        return Model(f"GAN, {own.loss}", dataclasses.asdict(own), own.latent_dim, lambda z: z, made, None)
+        return Model(f"GAN, {own.loss}", own.latent_dim, lambda z: z, made, None)
 
     @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
@@ -88,9 +100,8 @@ def described(model: Any, own: Any, data: images.ImageSplits, device: torch.devi
     def rebuild(x: Tensor) -> Tensor:
         return decode(bvae_faces.encode_all(model, x, device)[0].cpu())
 
-    flags = dataclasses.asdict(own)
     if own.beta > 0:
-        return Model(f"VAE, β = {own.beta:g}", flags, own.latent_dim, lambda z: z, decode, rebuild)
+        return Model(f"VAE, β = {own.beta:g}", own.latent_dim, lambda z: z, decode, rebuild)
     # no prior: draws of the Gaussian with the codes' mean and covariance
     fit = latents.fit_aggregate(bvae_faces.encode_all(model, data.train[:N_FIT], device)[0].cpu())
     values, vectors = torch.linalg.eigh(fit.cov)
@@ -99,7 +110,7 @@ def described(model: Any, own: Any, data: images.ImageSplits, device: torch.devi
     def draw(z: Tensor) -> Tensor:
         return (fit.mean + z.double() @ root).float()
 
-    return Model("autoencoder", flags, own.latent_dim, draw, decode, rebuild)
+    return Model("autoencoder", own.latent_dim, draw, decode, rebuild)
 
 
 def compare(cfg: gan_faces.Config) -> dict[str, Any]:
@@ -107,25 +118,42 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
 
     On --dataset, else on that of the first one. UserError: another family, or other image sizes.
     """
+    for name in set(GIVEN) & {f.name for f in dataclasses.fields(cfg)} - COMMON:
+        require(
+            name in ("task", "checkpoints"), cfg, name, "left out with --task=compare: models have their own"
+        )
     specs = [cfg.checkpoint, *cfg.checkpoints]
-    first = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").absolute()
-    # its flags are another family's, perhaps: the folder is not to be named after how they differ
-    task = start_task(cfg, first, (config_of(first) or {}) | {"flags": {}})
-    loaded = [load(cfg, spec, task.device) for spec in specs]
-    size = loaded[0][1].image_size
-    for spec, (_, own) in zip(specs, loaded, strict=True):
-        allowed = f"of {size} pixels, like the first one; this one is of {own.image_size}"
-        require(own.image_size == size, dataclasses.replace(cfg, checkpoint=spec), "checkpoint", allowed)
+    device = pick_device(cfg.device)
+    loaded = [load(cfg, spec, device) for spec in specs]
+    of_first = loaded[0].flags
+    for spec, one in zip(specs, loaded, strict=True):
+        allowed = (
+            f"of {of_first.image_size} pixels, like the first one; this one is of {one.flags.image_size}"
+        )
+        alike = one.flags.image_size == of_first.image_size
+        require(alike, dataclasses.replace(cfg, checkpoint=spec), "checkpoint", allowed)
     # the first one's data, unless others are asked for
-    of_first = {
-        name: getattr(loaded[0][1], name)
-        for name in ("dataset", "data_dir")
-        if getattr(cfg, name) == getattr(gan_faces.Config, name)
-    }
-    cfg = dataclasses.replace(cfg, image_size=size, **of_first)
-    data = images.load(cfg.dataset, cfg.data_dir, size)
-    models = [described(model, own, data, task.device) for model, own in loaded]
+    places = [
+        name for name in ("dataset", "data_dir") if getattr(cfg, name) == getattr(gan_faces.Config, name)
+    ]
+    cfg = dataclasses.replace(
+        cfg, image_size=of_first.image_size, **{name: getattr(of_first, name) for name in places}
+    )
+    data = gan_faces.load_data(cfg)
+    first = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").absolute()
+    # of the flags of its run only the data: the others are perhaps another family's, and not to be compared
+    config = (config_of(first) or {}) | {"flags": {"dataset": of_first.dataset}}
+    task = start_task(cfg, first, config)
+    models = [described(one.network, one.flags, data, task.device) for one in loaded]
     names = numbered([model.name for model in models])
+    elsewhere = [one.data_hash not in (None, data.content_hash) for one in loaded]
+    for i, other in enumerate(elsewhere):
+        if other:
+            names[i] += ", trained on other pictures"
+            console.print(
+                f"[yellow]{escape(specs[i])} was trained on other pictures[/] than {escape(data.name)}"
+            )
+    size = of_first.image_size
     scale = max(1, 64 // size)
 
     def noise(n: int, model: Model) -> Tensor:
@@ -134,10 +162,10 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
     rows = [model.decode(model.draw(noise(N_SHOWN, model))) for model in models]
     real = data.test[:N_SHOWN]
     n = len(real)
-    shown = torch.cat([real, *(row[:n] for row in rows)])
+    tiles = torch.cat([real, *(row[:n] for row in rows)])
     title = f"Random pictures; {data.name}, {len(data.train):,} training {data.nouns}"
     labels = [f"real {data.nouns}", *names]
-    task.picture("random", pictures.grid(shown, n, labels, title=title, scale=scale))
+    task.picture("random", pictures.grid(tiles, n, labels, title=title, scale=scale))
 
     t = torch.linspace(0, 1, 9)
     ways, names_of_ways = [], []
@@ -158,17 +186,19 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
         task.picture("reconstructions", pictures.grid(rebuilt, n, labels, title=title, scale=scale))
 
     results: dict[str, Any] = {"data": data.name, "data_hash": data.content_hash, "models": {}}
-    for name, model, spec in zip(names, models, specs, strict=True):
-        made = model.decode(model.draw(noise(min(N_SCORED, len(data.test), len(data.train)), model)))
-        found: dict[str, Any] = {"checkpoint": spec} | scores(made, data, cfg)
+    for name, model, spec, one in zip(names, models, specs, loaded, strict=True):
+        n_made = min(N_SCORED, len(data.test), len(data.train))
+        made = model.decode(model.draw(noise(n_made, model)))
+        of_model: dict[str, Any] = {"checkpoint": spec, "trained_on_data_hash": one.data_hash}
+        of_model |= scores(made, data, cfg)
         if model.rebuild:
             x = data.test[:N_SCORED]
             error = (model.rebuild(x).double() - x.double()).div(255).square().mean()
-            found["mse"] = float(error)
-        results["models"][name] = found
-    kinds = {"random": "", "interpolation": "", "reconstructions": ""}
-    found = {kind: task.folder / f"{kind}.png" for kind in kinds if (task.folder / f"{kind}.png").exists()}
-    task.html("page", page_of(results, found, data))
+            of_model["mse"] = float(error)
+        results["models"][name] = of_model
+    kinds = ("random", "interpolation", "reconstructions")
+    files = {kind: task.folder / f"{kind}.png" for kind in kinds if kind != "reconstructions" or encoders}
+    task.html("page", page_of(results, files, data))
     task.numbers(results)
     task.finish()
     return results
@@ -188,11 +218,11 @@ def page_of(results: dict[str, Any], files: dict[str, Path], data: images.ImageS
     first = next(iter(results["models"].values()))
     for network in ("random", "reader"):
         rows = [
-            [html.escape(name), *(shown(found[network][k]) for k in SCORES), shown(found.get("mse"))]
-            for name, found in results["models"].items()
+            [html.escape(name), *(digits(of[network][k]) for k in SCORES), digits(of.get("mse"))]
+            for name, of in results["models"].items()
         ]
         rows.append(
-            [f"other real {html.escape(data.nouns)}", *(shown(first[network][k]) for k in FLOORS), ""]
+            [f"other real {html.escape(data.nouns)}", *(digits(first[network][k]) for k in FLOORS), ""]
         )
         which = {
             "random": "a network with random weights, which was never trained",
@@ -217,6 +247,6 @@ def page_of(results: dict[str, Any], files: dict[str, Path], data: images.ImageS
     return pages.page(f"Autoencoder, VAE and GAN on {data.name}", "\n".join(body))
 
 
-def shown(value: float | None) -> str:
+def digits(value: float | None) -> str:
     """A number of the table; nothing where a model has none."""
     return "" if value is None or not np.isfinite(value) else f"{value:.4g}"
