@@ -85,33 +85,38 @@ def beta_costs_error() -> str:
     return "On these rendered faces β costs error: with each of the three seeds MSE rises from 0 to 4 to 20."
 
 
-def beta_buys_order_up_to_4() -> str:
+def beta_buys_order() -> str:
     units, mig = (by_seed(results("bvae"), f"test/{name}") for name in ("active_units", "mig"))
-    assert len(mig) == 3 and (units[4] < units[0]).all() and (mig[4] > mig[0]).all()
-    return "From 0 to 4 it buys order: with each of the three seeds fewer units are active and MIG is higher."
-
-
-def beta_from_4_to_20() -> str:
-    units, mig = (by_seed(results("bvae"), f"test/{name}") for name in ("active_units", "mig"))
-    more, fewer = mig[20] > mig[4], units[20] < units[4]
-    assert not more.all() and not fewer.all()  # else it would buy more, after all
-    a, b, c = (f"from {mig[4][s]:.2f} to {mig[20][s]:.2f}" for s in range(3))
-    d, e, f = (f"from {units[4][s]:.0f} to {units[20][s]:.0f}" for s in range(3))
+    assert len(mig) == 3
+    for low, high in ((0, 4), (4, 20)):
+        assert (units[high] < units[low]).all() and (mig[high] > mig[low]).all()
     return (
-        f"From 4 to 20 it buys no more for certain: with three seeds MIG goes {a}, {b} and {c}, "
-        f"active units {d}, {e} and {f}. MIG is at most {mig.max().max():.2f} at any β."
+        "It buys order, from 0 to 4 and from 4 to 20: with each of the three seeds fewer units are active and MIG "
+        f"is higher, though at most {mig.max().max():.2f}."
     )
 
 
-def most_units_largest_error() -> str:
-    runs, most = results("bvae"), []
-    for beta in (4, 20):
-        of = where(runs, beta=beta)
-        assert len(of) == 3 and of["test/active_units"].idxmax() == of["test/mse"].idxmax()
-        most.append(of["test/active_units"].max())
+def sharper_than_before() -> str:
+    """Against the same sweep with the layers and the optimiser that were the defaults before."""
+    now, before = (results(name).set_index(["beta", "seed"]).sort_index() for name in ("bvae", "bvae_adam"))
+    assert list(now.index) == list(before.index) and len(now) == 9
+    assert (now["test/mse"] < before["test/mse"]).all()
+    less = now["test/loss"] < before["test/loss"]
+    assert less.loc[[0, 4]].all() and less.loc[20].sum() == 2
+    errors = [span(before.loc[beta]["test/mse"], 4) for beta in (0, 4, 20)]
     return (
-        f"At β = 4 and at 20 the run with the most active units ({most[0]:.0f} and {most[1]:.0f}) "
-        "has the largest error of the three seeds."
+        "With each β and seed the error is lower than with the convolutions and Adam of 6,000 steps, the defaults "
+        f"before, whose errors were {errors[0]}, {errors[1]} and {errors[2]} (sweeps/results/bvae_adam.csv, "
+        "three seeds); the objective is lower at 0 and 4 with each seed, at 20 with two of three."
+    )
+
+
+def less_order_than_before() -> str:
+    now, before = (by_seed(results(name), "test/mig")[4] for name in ("bvae", "bvae_adam"))
+    assert (now < before).all()
+    return (
+        f"At β = 4 MIG is lower than it was with these: {span(now, 2)} against {span(before, 2)} with three "
+        "seeds each."
     )
 
 
@@ -887,9 +892,9 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     "research/seq2seq_arith.py": [plain_in_the_script],
     "sweeps/bvae.yaml": [
         beta_costs_error,
-        beta_buys_order_up_to_4,
-        beta_from_4_to_20,
-        most_units_largest_error,
+        beta_buys_order,
+        sharper_than_before,
+        less_order_than_before,
     ],
     "sweeps/bvae_anneal.yaml": [yaw_in_the_header, turn_in_the_header],
     "sweeps/bvae_beta.yaml": [mig_at_3_in_the_header, background_and_hat_in_the_header],
@@ -1276,8 +1281,8 @@ def test_no_claim_and_no_table_survives_other_figures(evidence):
             "docs/bvae_faces.md",
             annealed_against_chosen,
         ),
-        # more order from 4 to 20 with every seed
-        ("bvae", {"beta": 20, "seed": 1}, "test/mig", 0.2, "sweeps/bvae.yaml", beta_from_4_to_20),
+        # no more order from 4 to 20 with one seed
+        ("bvae", {"beta": 20, "seed": 1}, "test/mig", 0.04, "sweeps/bvae.yaml", beta_buys_order),
         # β = 0 not the best of one seed
         (
             "bvae_beta",
