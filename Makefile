@@ -28,9 +28,9 @@ install: .venv/installed
 	@touch $@
 
 sweep: install
-	@echo "== beta-VAE on rendered faces: beta 0, 4, 20 x 2 seeds, 32 pixels, 1,200 steps, on this machine"
+	@echo "== beta-VAE on rendered faces: beta 0, 4, 20 x 2 seeds, 700 steps, on this machine"
 	$(PY) launch/local.py sweeps/bvae.yaml --name=bvae-quick \
-	  --set image_size=32 --set precision=fp32 --set steps=1200 --set 'seed=[0, 1]'
+	  --set precision=fp32 --set steps=700 --set 'seed=[0, 1]'
 
 test: install
 	@echo "== all tests but the soaks"
