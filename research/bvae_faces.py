@@ -66,7 +66,7 @@ class Config(RunFlags):
     """pictures per step"""
     optimizer: Literal["muon", "adam"] = "muon"
     """muon on weights with adam on biases and norms, or adam on all"""
-    learning_rate: float | None = resolved(0.02, by="optimizer")
+    learning_rate: float | None = resolved(0.02)
     """peak learning rate of the weights; default: the optimizer's own, 0.02 for muon (whose biases and norms
     get 0.15 of it), 0.002 for adam"""
     objective: Literal["beta", "capacity", "tc"] = "beta"

@@ -67,7 +67,7 @@ class Config(TextFlags, Decoding, RunFlags):
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 12
     """windows per step"""
-    learning_rate: float | None = resolved(0.002, by="model")
+    learning_rate: float | None = resolved(0.002)
     """peak learning rate of AdamW; that of Muon is ten times it. Default: the model's own,
     0.008 for lstm, 0.002 for tcn and transformer"""
     eval_every: int = 250

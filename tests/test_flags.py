@@ -330,15 +330,6 @@ def test_config_file_refused(tmp_path, text, part):
     assert part in refusal(f"--config={path}")
 
 
-def test_a_rate_follows_the_optimizer_that_is_given_not_the_file(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"flags": dataclasses.asdict(Config())}))
-    assert parse(Config, [f"--config={path}"]).learning_rate == 0.02
-    assert parse(Config, [f"--config={path}", "--optimizer=adam"]).learning_rate == 0.002
-    given = [f"--config={path}", "--optimizer=adam", "--learning_rate=0.1"]
-    assert parse(Config, given).learning_rate == 0.1
-
-
 # ---- what the key is made of ---------------------------------------------------------------------------
 
 

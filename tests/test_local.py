@@ -30,6 +30,8 @@ SWEEP = {
             name: {"value": value}
             for name, value in {
                 "image_size": 32,
+                "arch": "conv",  # the quicker ones: what is trained does not matter here
+                "optimizer": "adam",
                 "width": 4,
                 "hidden_dim": 16,
                 "latent_dim": 4,

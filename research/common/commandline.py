@@ -5,7 +5,6 @@ is accepted where the type allows it.
 """
 
 import contextlib
-import dataclasses
 import errno
 import importlib
 import io
@@ -151,9 +150,7 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         raise UserError("--epochs stands instead of --steps: give one of the two")
     if given.get("config") not in (None, "None"):
         in_part = getattr(config_class, "takes_config_in_part", False)
-        words = (
-            _tokens_of_file(given["config"], given | _decided(config_class, given), hints, in_part) + words
-        )
+        words = _tokens_of_file(given["config"], given, hints, in_part) + words
     style = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
     if "--help" in words:
         tyro.cli(grouped(config_class), args=["--help"], prog=prog, use_underscores=True, config=style)
@@ -174,12 +171,6 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
             raise UserError(f"--{flag[1]} is required (see {prog} --help)") from None
         hint = did_you_mean(closest(_choices(hints[flag[1]]), value))
         raise UserError(f"--{flag[1]}={value}: must be {_allowed(hints[flag[1]])}{hint}") from None
-
-
-def _decided(config_class: type, given: dict[str, str]) -> dict[str, str]:
-    """Flags that follow from a flag that is given, so that a file does not decide them."""
-    found = {f.name: f.metadata.get("by") for f in dataclasses.fields(config_class)}
-    return {name: "" for name, by in found.items() if by in given}
 
 
 def _tokens_of_file(

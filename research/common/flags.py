@@ -40,11 +40,9 @@ def per_task(default: Any, *tasks: str) -> Any:
     return field(default=default, metadata={"per_task": True, "tasks": tasks})
 
 
-def resolved(default: Any, by: str) -> Any:
-    """A flag that is None until the script fills it in from the flag `by`; a key takes `default` for its
-    default. Where `by` is given with a --config, its value there does not count.
-    """
-    return field(default=None, metadata={"default": default, "by": by})
+def resolved(default: Any) -> Any:
+    """A flag that is None until the script fills it in from others; a key takes `default` for its default."""
+    return field(default=None, metadata={"default": default})
 
 
 @dataclass(frozen=True, kw_only=True)
