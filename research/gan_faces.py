@@ -462,11 +462,11 @@ def evaluate(
 def warnings_of(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What is wrong by the figures of an evaluation on val: titles and texts."""
     real, held_out, fake = (metrics[f"val/d_{k}"] for k in ("train_real", "held_out_real", "generated"))
-    told, found = f"it recognises {real:.0%} of training and {fake:.0%} of generated pictures", []
+    recognised, found = f"it recognises {real:.0%} of training and {fake:.0%} of generated pictures", []
     if min(real, fake) > 0.99 and held_out > 0.9:
-        found.append(("the discriminator has won", f"{told}, and {held_out:.0%} of held-out ones"))
+        found.append(("the discriminator has won", f"{recognised}, and {held_out:.0%} of held-out ones"))
     if min(real, fake) > 0.99 and held_out < 0.5:
-        text = f"{told}, but takes only {held_out:.0%} of held-out pictures for real"
+        text = f"{recognised}, but takes only {held_out:.0%} of held-out pictures for real"
         found.append(("the discriminator knows the training set by heart", text))
     if metrics["val/diversity"] < 0.3:
         text = f"generated pictures vary {metrics['val/diversity']:.2f} times as much as real ones"

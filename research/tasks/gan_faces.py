@@ -106,8 +106,8 @@ def evaluate(bench: Bench, model: script.GAN) -> dict[str, Any]:
     results: dict[str, Any] = {"n_scored": n}
     results |= scores(made, data, cfg)
     results |= script.judge(model, data.train, data.test, made, device)
-    told = results["random"]["two_sample_accuracy"]
-    title = f"G(z), told from real {data.nouns} in {told:.0%} by their features; {bench.name}"
+    accuracy = results["random"]["two_sample_accuracy"]
+    title = f"G(z), told from real {data.nouns} in {accuracy:.0%} by their features; {bench.name}"
     both = [made[:32], data.test[:32]]
     panels = [
         pictures.grid(part, 8, title=what, scale=bench.scale)
