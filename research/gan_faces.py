@@ -72,7 +72,7 @@ class Config(RunFlags):
     """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
     dataset: str = aside("synthetic")
     """synthetic (rendered faces), celeba, lfw, or a folder of pictures"""
-    steps: int = 5000
+    steps: int = 3000
     """training length in steps; a step is one update of each network"""
     batch_size: int = 16
     """real pictures per step, and as many generated ones"""
