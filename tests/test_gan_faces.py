@@ -597,7 +597,8 @@ def test_evaluate_knows_real_pictures(monkeypatch, few_scored):
     assert evaluate(model, data, "test", cfg, CPU) == poor
     assert torch.equal(torch.random.get_rng_state(), state)
     assert set(poor) == {f"test/{name}" for name in TEST}
-    assert set(evaluate(model, data, "val", cfg, CPU)) == {f"val/{name}" for name in VAL}
+    of_val = evaluate(model, data, "val", cfg, CPU)
+    assert set(of_val) == {f"val/{name}" for name in VAL} | {"train/kernel_distance"}
 
     monkeypatch.setattr(script, "generate", lambda generator, z, device: data.test[: len(z)])
     same = evaluate(model, data, "test", cfg, CPU)
@@ -620,6 +621,14 @@ def test_evaluate_scores_the_average_and_the_generator_of_now(monkeypatch, few_s
     monkeypatch.setattr(script, "generate", lambda generator, z, device: shown[id(generator)][: len(z)])
     found = evaluate(model, data, "val", cfg, CPU)
     assert found["val/kernel_distance"] <= 0 < found["val/kernel_distance_now"]
+
+
+def test_the_headline_is_the_distance_to_training_pictures(monkeypatch, few_scored):
+    data, cfg = halves(), Config(**SMALL)
+    monkeypatch.setattr(script, "generate", lambda generator, z, device: data.train[: len(z)])
+    found = evaluate(build(cfg, CPU), dataclasses.replace(data, val=255 - data.val), "val", cfg, CPU)
+    assert found["train/kernel_distance"] <= 0 < found["val/kernel_distance"]
+    assert script.headline(cfg) == ("train/kernel_distance", "minimize")
 
 
 # ---- pictures ------------------------------------------------------------------------------------------
@@ -775,7 +784,8 @@ def test_training_learns_and_logs_what_the_table_says(learn, monkeypatch):
     for step, row in by_step.items():
         expected = set()
         if step % 40 == 0:
-            expected |= {f"val/{name}" for name in VAL} | {"val/kernel_distance_best"}
+            expected |= {f"val/{name}" for name in VAL}
+            expected |= {"train/kernel_distance", "train/kernel_distance_best"}
         if step % 6 == 0 and step < 80:
             expected |= {f"train/{name}" for name in TRAIN}
             expected |= {"train/r1", "train/r2"} if step % 4 == 0 else set()
@@ -816,11 +826,11 @@ def test_training_learns_and_logs_what_the_table_says(learn, monkeypatch):
     shown = frames[2][: grid.shape[0], : grid.shape[1]].astype(float)
     assert np.abs(shown - grid).mean() < 12
     kept = json.loads((folder / "config.json").read_text())
-    assert (kept["family"], kept["headline"]) == ("gan_faces", "val/kernel_distance")
+    assert (kept["family"], kept["headline"]) == ("gan_faces", "train/kernel_distance")
     assert kept["goal"] == "minimize"
     assert kept["flags"] == dataclasses.asdict(Config(**kept["flags"]))
-    best = [row["val/kernel_distance_best"] for row in rows if "val/kernel_distance_best" in row]
-    seen = [row["val/kernel_distance"] for row in rows if "val/kernel_distance" in row]
+    best = [row["train/kernel_distance_best"] for row in rows if "train/kernel_distance_best" in row]
+    seen = [row["train/kernel_distance"] for row in rows if "train/kernel_distance" in row]
     assert best == [min(seen[: i + 1]) for i in range(len(seen))]
     status = status_of(folder)
     assert (status["status"], status["step"], status["headline"]) == ("finished", 80, best[-1])
@@ -970,7 +980,7 @@ def test_the_figures_of_the_test_part_come_from_the_best_weights(learn, dots, mo
 
     def told(model, data, part, cfg, device):
         found = real(model, data, part, cfg, device)
-        return found | {"val/kernel_distance": next(values)} if part == "val" else found
+        return found | {"train/kernel_distance": next(values)} if part == "val" else found
 
     monkeypatch.setattr(script, "evaluate", told)
     rows, folder = learn(**SMALL, steps=3, eval_every=1, sample_every=1000)
@@ -987,7 +997,7 @@ def test_one_step_from_the_weights_of_another_run(learn, dots):
     _, folder = learn(**SMALL, steps=1, sample_every=1000)
     rows, _ = learn("again", **SMALL, steps=1, sample_every=1000, checkpoint=str(folder))
     before = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    assert rows[0]["val/kernel_distance"] == before["val/kernel_distance_best"]
+    assert rows[0]["train/kernel_distance"] == before["train/kernel_distance_best"]
     with pytest.raises(UserError, match=r"--checkpoint=.*no weights of this model"):
         learn("other", **SMALL | {"width": 5}, steps=1, checkpoint=str(folder))
 

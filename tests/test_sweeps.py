@@ -35,7 +35,7 @@ FIGURES = {
 }
 HEADLINES = {
     "bvae_faces": ("val/mse", "minimize"),
-    "gan_faces": ("val/kernel_distance", "minimize"),
+    "gan_faces": ("train/kernel_distance", "minimize"),
     "vae_mnist": ("val/elbo_nats", "maximize"),
     "charlm": ("val/bpc", "minimize"),
     "seq2seq_arith": ("val/exact_match", "maximize"),
