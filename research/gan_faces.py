@@ -438,7 +438,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Scores of generated pictures against data.val or data.test; keys as in docs/METRICS.md.
 
-    With those of val comes the headline, the kernel distance to training pictures. By features of a random network that is the same for every data set. The same codes at every call.
+    With those of val comes the headline, the kernel distance to training pictures. All by features of a
+    random network that is the same for every data set, and with the same codes at every call.
     """
     z = noise(N_SCORED, cfg, 0)
     real = random_features(getattr(data, part)[:N_SCORED])
@@ -550,8 +551,8 @@ def load_data(cfg: Config) -> images.ImageSplits:
 def headline(cfg: Config) -> tuple[str, str]:
     """The figure that tells which weights are the best: the kernel distance, unbiased at any N.
 
-    To training pictures: of a few hundred too few are held out to choose by. Copies of them would have the best
-    figure; `sample/nearest` and the distance to pictures of val would tell.
+    It is the distance to training pictures: of a few hundred pictures too few are held out to choose by.
+    Copies of them would have the best figure; `sample/nearest` and the distance to val would tell.
     """
     return "train/kernel_distance", "minimize"
 

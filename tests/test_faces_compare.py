@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -180,3 +181,32 @@ def test_checkpoint_may_be_given_again():
     assert (alone.checkpoint, alone.checkpoints) == ("a", ())
     last = parse(bvae_faces.Config, ["--checkpoint=a", "--checkpoint=b"])  # which compares nothing
     assert last.checkpoint == "b"
+
+
+def test_scores_of_two_sweeps_become_a_table(place, tmp_path, monkeypatch):
+    """docs/three_models.py: a row for each data set, seed and model, what --task=compare says of it."""
+    from docs import three_models
+
+    for sweep, names in (("gan_sets", ["gan"]), ("bvae_sets", ["vae", "ae"])):
+        for name in names:
+            shutil.copytree(place / "runs" / name, tmp_path / sweep / name)
+    monkeypatch.setattr(three_models, "PICTURES", tmp_path)
+    flags = three_models.Flags(gan=str(tmp_path / "gan_sets"), bvae=str(tmp_path / "bvae_sets"))
+    table = three_models.collect(flags)
+    found = tasks.run(config(place, "ae", "vae", "gan"))["models"]
+    assert table["model"].tolist() == list(found) and set(table["dataset"]) == {"synthetic"}
+    for row, scores in zip(table.to_dict("records"), found.values(), strict=True):
+        for network in ("random", "reader"):
+            for name in (*faces_compare.SCORES, *faces_compare.FLOORS):
+                assert row[f"{network}/{name}"] == pytest.approx(scores[network][name], rel=1e-3)
+    assert table["mse"].notna().tolist() == [True, True, False]
+    for end in ("", "_between"):
+        assert Image.open(tmp_path / f"three_models_synthetic{end}.png").width > 9 * 32
+    again = three_models.collect(flags)  # the tasks' folders are there now
+    assert again.equals(table)
+    shutil.rmtree(tmp_path / "bvae_sets/ae")
+    shutil.rmtree(tmp_path / "bvae_sets/vae")
+    with pytest.raises(UserError, match=r"--bvae=.*bvae_sets: must be a sweep folder with finished runs"):
+        three_models.collect(flags)
+    with pytest.raises(UserError, match=r"--gan=no/such: must be a sweep folder"):
+        three_models.collect(three_models.Flags(gan="no/such"))
