@@ -204,9 +204,14 @@ def test_scores_of_two_sweeps_become_a_table(place, tmp_path, monkeypatch):
         assert Image.open(tmp_path / f"three_models_synthetic{end}.png").width > 9 * 32
     again = three_models.collect(flags)  # the tasks' folders are there now
     assert again.equals(table)
+    curve = three_models.curves_of(three_models.runs_of("gan", flags.gan))
+    assert curve["step"].tolist() == [0, 2] and set(three_models.FOLLOWED) <= set(curve)
+    assert three_models.drawn(curve).std() > 3
     shutil.rmtree(tmp_path / "bvae_sets/ae")
     shutil.rmtree(tmp_path / "bvae_sets/vae")
     with pytest.raises(UserError, match=r"--bvae=.*bvae_sets: must be a sweep folder with finished runs"):
         three_models.collect(flags)
     with pytest.raises(UserError, match=r"--gan=no/such: must be a sweep folder"):
-        three_models.collect(three_models.Flags(gan="no/such"))
+        three_models.collect(three_models.Flags(gan="no/such", bvae="no/such"))
+    with pytest.raises(UserError, match="--gan and --bvae: must both be given"):
+        three_models.run(three_models.Flags(gan="no/such"))
