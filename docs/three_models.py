@@ -141,8 +141,8 @@ def drawn(curves: pd.DataFrame) -> np.ndarray:
         column[0].set_yscale("log")
         column[1].set_ylim(0, 1)
         column[1].set_xlabel("step")
-    axes[0, 0].set_ylabel("kernel distance, features of a random network")
-    axes[1, 0].set_ylabel("share taken for what they are")
+    axes[0, 0].set_ylabel("kernel distance to validation pictures")
+    axes[1, 0].set_ylabel("share that D recognises")
     for ax in axes[:, 0]:
         ax.legend(fontsize=8, frameon=False)
     canvas.draw()

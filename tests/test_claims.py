@@ -342,6 +342,66 @@ def two_that_finished() -> str:
     return f"The two β-VAEs that finished came as close as {vae.max():.2f} (one seed)."
 
 
+# ---- GAN -----------------------------------------------------------------------------------------------
+
+
+def percent(values: pd.Series, digits: int = 0) -> str:
+    return f"{100 * values.min():.{digits}f} to {100 * values.max():.{digits}f} %"
+
+
+def ends_of_gans() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """First and last evaluation of each run of gan_sets, which are sorted alike."""
+    curve = results("gan_sets_curve").sort_values(["dataset", "seed", "step"])
+    runs = curve.groupby(["dataset", "seed"])
+    assert len(runs) == 9 and (results("gan_sets")["status"] == "finished").all()
+    return runs.first(), runs.last()
+
+
+def gan_is_stable() -> str:
+    first, last = ends_of_gans()
+    assert (last["step"] == 3000).all() and (first["step"] == 0).all()
+    share = last["train/kernel_distance"] / first["train/kernel_distance"]
+    assert share.max() < 0.02
+    return (
+        "All nine runs come to their end. There the kernel distance to training pictures is "
+        f"{percent(share, 1)} of what it was before the training, and generated pictures vary "
+        f"{span(last['val/diversity'], 2)} times as much as validation pictures."
+    )
+
+
+def best_of_emoji_are_earlier() -> str:
+    curve = results("gan_sets_curve")
+    best = curve.loc[curve.groupby(["dataset", "seed"])["train/kernel_distance"].idxmin()]
+    steps = {name: of.sort_values("seed")["step"].tolist() for name, of in best.groupby("dataset")}
+    assert (
+        steps["photos"] == [3000] * 3 and max(steps["emoji"]) < 3000 and steps["synthetic"].count(3000) == 2
+    )
+    a, b, c = (f"{step:,}" for step in steps["emoji"])
+    return (
+        "The last weights are the best on photos with each seed and on rendered faces with two of three; on emoji "
+        f"with none: there the best are those of steps {a}, {b} and {c}."
+    )
+
+
+def plain_recipe_knows_by_heart() -> str:
+    runs = where(results("gan_dcgan"), arch="dcgan")
+    assert len(runs) == 3 and runs["test/d_generated"].min() >= runs["test/d_train_real"].min() > 0.98
+    return (
+        "With the plain recipe the discriminator learns the photos by heart: at the end it recognises "
+        f"at least {int(100 * runs['test/d_train_real'].min())} % of the training photos and of the generated ones, but "
+        f"{percent(runs['test/d_held_out_real'])} of the test photos, with three seeds."
+    )
+
+
+def layers_alone_are_not_told_apart() -> str:
+    kd = by_seed(results("gan_dcgan"), "test/kernel_distance", "arch")
+    assert len(kd) == 3 and (kd["skip"] < kd["dcgan"]).sum() == 2
+    return (
+        "Three seeds do not tell whether the other layers alone help: they are ahead with two of three, but their "
+        f"kernel distance lies anywhere from {span(kd['skip'], 4)}; DCGAN's is {span(kd['dcgan'], 4)}."
+    )
+
+
 # ---- digits --------------------------------------------------------------------------------------------
 
 
@@ -871,6 +931,8 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         turn_on_the_page,
         why_not_more,
     ],
+    "sweeps/gan_sets.yaml": [gan_is_stable, best_of_emoji_are_earlier],
+    "sweeps/gan_dcgan.yaml": [plain_recipe_knows_by_heart, layers_alone_are_not_told_apart],
     "docs/vae_mnist.md": [
         rate_on_the_page,
         half_beta_of_two_latents,
