@@ -18,7 +18,7 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -42,7 +42,7 @@ from data.characters import (
 from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
 from data.terminal import readable
-from data.text_files import codec_of, is_packed, read_chunks, unpacked_name
+from data.text_files import codec_of, is_packed, read_chunks, read_whole, unpacked_name
 from data.waiting import announced
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ __all__ = [
     "load",
     "load_arrays",
     "one_hot",
+    "read",
     "unknown",
 ]
 
@@ -166,6 +167,23 @@ def load_arrays(
     return name, _digest(alphabet, parts), alphabet, parts, songs, report
 
 
+def read(
+    dataset: str, data_dir: str | Path, encoding: str | None = None, named: Sequence[str] = NAMED_SETS
+) -> tuple[str, str, list[str]]:
+    """All of a named text or of a text file, as it is; its name; a report. Raises DataError as `load`; named:
+    the sets that its message offers.
+    """
+    path, what = _find(dataset, Path(data_dir), named), f"--dataset={dataset}"
+    if path is None:
+        return "".join(_pydoc()), dataset, []
+    try:
+        content, report = read_whole(path, what, encoding)
+    except OSError as e:
+        raise DataError(f"{what} cannot be read: {reason(e)}") from None
+    own = dataset not in NAMED_SETS
+    return content, readable(unpacked_name(path).stem) if own else dataset, report
+
+
 def holds(dataset: str) -> bool:
     """Whether this is a set for `load`: one of its names, or a file."""
     return dataset in NAMED_SETS or os.path.isfile(os.path.expanduser(dataset))
@@ -185,7 +203,7 @@ def check_shakespeare(path: Path) -> None:
         raise DataError(f"{path}: sha256 {found}, but the official file has {SHAKESPEARE_SHA256}")
 
 
-def _find(dataset: str, data_dir: Path) -> Path | None:
+def _find(dataset: str, data_dir: Path, named: Sequence[str] = NAMED_SETS) -> Path | None:
     """The file to read; None for pydoc."""
     if dataset == "pydoc":
         return None
@@ -204,12 +222,12 @@ def _find(dataset: str, data_dir: Path) -> Path | None:
         raise DataError(f"--dataset={dataset} is a folder; needed is one text file, or a .csv of lyrics")
     if os.path.exists(file):
         raise DataError(f"--dataset={dataset} is a pipe or a device; needed is a file, which is read twice")
-    parent, known = os.path.dirname(file), list(NAMED_SETS)
+    parent, known = os.path.dirname(file), list(named)
     if os.path.isdir(parent or "."):  # a mistyped path: look among its neighbours too
         known += [os.path.join(parent, name) for name in os.listdir(parent or ".")]
     hint = did_you_mean(closest(known, file, file.lower()))
     raise DataError(
-        f"--dataset={dataset} is neither a named text ({', '.join(NAMED_SETS)}) nor an existing file{hint}"
+        f"--dataset={dataset} is neither a named text ({', '.join(named)}) nor an existing file{hint}"
     )
 
 

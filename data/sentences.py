@@ -1,0 +1,448 @@
+r"""Lines or sentences of a text as ids of characters, words or pieces of words: what a text VAE learns from.
+
+`verses`, the default, needs no download: archaic lines of our own beside lines of Python's manual.
+
+    data = load("shakespeare", "data/store", level="word")
+    data.train.ids(0)                            # int32 (T,)
+    data.vocabulary.write(data.train.ids(0))     # 'Before we proceed any further, hear me speak.'
+    data.report                                  # what was removed and left out, one line each
+
+A folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (Penn Treebank as T. Mikolov prepared it: a
+sentence a line, words between spaces, `<unk>` for rare ones) keeps its own parts and words.
+
+Sources Bowman et al. 2016 (arXiv:1511.06349) for text by sentences; Sennrich et al. 2016 (arXiv:1508.07909)
+        for pieces of words, by the library `tokenizers`.
+Shapes  S sentences, T tokens of one, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import DataError, lyrics, text
+from data.files import reason
+from data.old_lines import LINES
+from data.terminal import readable
+from data.text_files import read_whole, unpacked_name
+from data.waiting import announced
+
+PARTS = ("train", "val", "test")
+PIPELINE = 1  # part of every content hash: raise it when cleaning, tokens or the split change
+NAMED_SETS = ("verses", *text.NAMED_SETS)
+LEVELS = ("char", "word", "bpe")
+UNITS = ("lines", "sentences")
+MAX_LENGTH = {"char": 60, "word": 20, "bpe": 30}  # tokens of a sentence, unless a flag says otherwise
+MIN_LENGTH = {"char": 8, "word": 2, "bpe": 2}
+SPECIAL = (
+    "<pad>",
+    "<bos>",
+    "<eos>",
+    "<unk>",
+)  # ids 0 to 3: filling, begin, end, what is not in the vocabulary
+PAD, BOS, EOS, UNK = range(4)
+MIN_SENTENCES = 60  # of fewer, val would hold two
+PTB = {"train": "ptb.train.txt", "val": "ptb.valid.txt", "test": "ptb.test.txt"}
+NOBODY = ""  # whose lines have no speaker
+SPACE = "▁"  # what stands for the space before a piece of a word
+
+# a word with its apostrophes and hyphens ('tis, know't, well-a-day), a number, or one mark
+_WORD = re.compile(
+    r"'(?:tis|twas|twere|twill|gainst|twixt)\b|[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|[^\w\s]|_", re.I
+)
+_SPEAKER = re.compile(r"\w[\w'’ .&-]{0,40}:")
+_STAGE = re.compile(r"\[.*\]|\(.*\)|(?:Enter|Exit|Exeunt|Re-enter|SCENE|ACT)\b.*")
+_ASIDE = re.compile(r" *\[[^\]\n]*\]")
+_MAYBE_END = re.compile(r"[.!?][\"'’”)]*(\s+)[\"'‘“(]*(\w)")
+_NO_SPACE_BEFORE = frozenset(".,;:!?)]}%’")
+_NO_SPACE_AFTER = frozenset("([{$")
+
+
+# ---- vocabulary ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens that a model knows, and how a sentence becomes their ids and comes back.
+
+    tokens: V of them, the first four are SPECIAL; pieces: of level bpe what `tokenizers` needs, JSON.
+    """
+
+    level: str
+    tokens: tuple[str, ...]
+    pieces: str | None = None
+    spaced: bool = False  # words are what stands between spaces, as in PTB's files
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _bpe(self) -> Any:
+        tokenizer = _tokenizers().Tokenizer.from_str(self.pieces)
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    def split(self, sentence: str) -> list[str]:
+        """Tokens of a sentence, whether the vocabulary has them or not."""
+        if self.level == "bpe":
+            return self._bpe.encode(sentence).tokens  # "<eos>" in a text is a text, too
+        return split(sentence, self.level, self.spaced)
+
+    def read(self, sentence: str) -> np.ndarray:
+        """Ids of a sentence, int32 (T,); UNK where the vocabulary lacks a token."""
+        ids = np.array([self._places.get(token, UNK) for token in self.split(sentence)], np.int32)
+        return np.maximum(ids, UNK)  # a text that spells a special token does not end a sentence by that
+
+    def write(self, ids: Iterable[int]) -> str:
+        """The sentence of ids up to the first EOS; PAD and BOS are left out."""
+        kept = []
+        for i in map(int, ids):
+            if i == EOS:
+                break
+            if i not in (PAD, BOS):
+                kept.append(self.tokens[i])
+        return join(kept, self.level)
+
+    def pack(self) -> bytes:
+        """All of it as bytes, which a checkpoint can hold."""
+        return json.dumps([self.level, self.tokens, self.pieces, self.spaced]).encode()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Vocabulary:
+        """The vocabulary that `pack` made these bytes of. Raises ValueError where it did not."""
+        level, tokens, pieces, spaced = json.loads(packed)
+        return cls(level, tuple(tokens), pieces, spaced)
+
+
+def split(sentence: str, level: str, spaced: bool = False) -> list[str]:
+    """Characters of a sentence, or its words, numbers and marks: "Know'st thou?" → "Know'st", "thou", "?"."""
+    if level == "char":
+        return list(sentence)
+    return sentence.split() if spaced else _WORD.findall(sentence)
+
+
+def join(tokens: Sequence[str], level: str) -> str:
+    """The sentence of tokens. Words get spaces between them, but none before a full stop, for example."""
+    if level == "char":
+        return "".join("\N{REPLACEMENT CHARACTER}" if token == SPECIAL[UNK] else token for token in tokens)
+    if level == "bpe":
+        return "".join(tokens).replace(SPACE, " ").strip()
+    made = ""
+    for token in tokens:
+        glued = not made or token in _NO_SPACE_BEFORE or made[-1] in _NO_SPACE_AFTER
+        made += token if glued else f" {token}"
+    return made
+
+
+def _tokenizers() -> Any:
+    """The library, told not to use threads: a trial of a sweep is forked, and it would warn and lock up."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import tokenizers
+
+    return tokenizers
+
+
+def _learned(
+    sentences: Sequence[str], level: str, min_count: int, vocab_size: int, spaced: bool
+) -> Vocabulary:
+    """The vocabulary of training sentences: all characters or words that are frequent enough, or pieces."""
+    if level == "bpe":
+        lib = _tokenizers()
+        bpe = lib.Tokenizer(lib.models.BPE(unk_token=SPECIAL[UNK]))
+        bpe.pre_tokenizer = lib.pre_tokenizers.Metaspace(replacement=SPACE)
+        trainer = lib.trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=list(SPECIAL), min_frequency=2, show_progress=False
+        )
+        bpe.train_from_iterator(sentences, trainer)
+        known = bpe.get_vocab()
+        return Vocabulary(level, tuple(sorted(known, key=known.get)), bpe.to_str())
+    counts = Counter(token for sentence in sentences for token in split(sentence, level, spaced))
+    kept = sorted(t for t, n in counts.items() if n >= min_count and t not in SPECIAL)
+    return Vocabulary(level, (*SPECIAL, *kept), None, spaced)
+
+
+# ---- sentences -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sentences one after the other: sentence s is tokens[starts[s] : starts[s + 1]], without BOS and EOS."""
+
+    tokens: np.ndarray  # int32 (N,)
+    starts: np.ndarray  # int64 (S + 1,)
+    speakers: np.ndarray  # int32 (S,), places in SentenceSplits.speakers
+    positions: np.ndarray  # float32 (S,), where in the text a sentence stands, from 0 to 1
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sentence, int64 (S,)."""
+        return np.diff(self.starts)
+
+    def ids(self, s: int) -> np.ndarray:
+        """Ids of sentence s, int32 (T,)."""
+        return self.tokens[self.starts[s] : self.starts[s + 1]]
+
+
+@dataclass(frozen=True)
+class SentenceSplits:
+    """A text as sentences in three parts by their place in it: val and test are its end."""
+
+    name: str  # short, for titles
+    content_hash: str  # 16 hex digits: the vocabulary, the ids and their parts
+    vocabulary: Vocabulary
+    train: Part
+    val: Part
+    test: Part
+    speakers: tuple[str, ...]  # the first is NOBODY
+    report: list[str]  # what was removed and left out, how many words are unknown, how long sentences are
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    text: str
+    speaker: str
+    position: float
+
+
+@announced("reading --dataset={}")
+def load(
+    dataset: str,
+    data_dir: str,
+    *,
+    level: str = "char",
+    unit: str = "lines",
+    clean: bool = True,
+    lower: bool = False,
+    min_count: int = 2,
+    vocab_size: int = 2000,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    encoding: str | None = None,
+    columns: str | None = None,
+) -> SentenceSplits:
+    """Load a named text, a file, a CSV of lyrics or a folder in PTB's form.
+
+    unit: 'lines', or 'sentences', which may run over lines. clean: leave out names of speakers, stage
+    directions and what stands in square brackets. min_count: words that are rarer in the training part are
+    UNK (level word); vocab_size: how many pieces (level bpe). Sentences of fewer than min_length tokens or
+    more than max_length are left out (None: by level). Raises DataError where the text can't be used.
+    """
+    what = f"--dataset={dataset}"
+    least, most = min_length or MIN_LENGTH[level], max_length or MAX_LENGTH[level]
+    folder = Path(os.path.expanduser(dataset))
+    if dataset not in NAMED_SETS and folder.is_dir():
+        for flag, value, only in (("columns", columns, None), ("unit", unit, "lines")):
+            if value != only:
+                raise DataError(f"--{flag}={value}: {what} is a folder with a sentence a line; leave it out")
+        name, parts, report = _ptb(folder, what, encoding, lower)
+        if level == "bpe":
+            raise DataError(f"--level=bpe: {what} has words between spaces; take word or char")
+        spaced = level == "word"
+    else:
+        name, found, report = _read(dataset, data_dir, unit, clean, encoding, columns)
+        if lower:
+            found = [_Sentence(s.text.lower(), s.speaker, s.position) for s in found]
+        parts, spaced = _split(found, what), False
+    rare = min_count if level == "word" and not spaced else 1
+    vocabulary = _learned([s.text for s in parts["train"]], level, rare, vocab_size, spaced)
+    if len(vocabulary) == len(SPECIAL):
+        raise DataError(f"--min_count={min_count}: no word of {what} is that frequent")
+    speakers = (NOBODY, *sorted({s.speaker for part in parts.values() for s in part} - {NOBODY}))
+    kept, counts = {}, Counter()
+    for part, some in parts.items():
+        kept[part] = _encoded(some, vocabulary, speakers, least, most, counts)
+        if len(kept[part]) < 2:
+            raise DataError(
+                f"{what}: {len(kept[part])} sentences of {least} to {most} tokens are left in {part}; "
+                "at least 2 are needed: see --min_length, --max_length and --level"
+            )
+    n = sum(map(len, parts.values()))
+    for why, words in (("short", f"fewer than {least}"), ("long", f"more than {most}")):
+        if counts[why]:
+            report.append(f"{counts[why]:,} of {n:,} {unit} left out: they have {words} tokens")
+    report.append(_statistics(kept, vocabulary, unit))
+    return SentenceSplits(
+        name, _digest(vocabulary, kept), vocabulary, **kept, speakers=speakers, report=report
+    )
+
+
+def _read(
+    dataset: str, data_dir: str, unit: str, clean: bool, encoding: str | None, columns: str | None
+) -> tuple[str, list[_Sentence], list[str]]:
+    """Name, sentences in their order, and report of what is no folder."""
+    what, report = f"--dataset={dataset}", []
+    own = dataset not in NAMED_SETS
+    is_table = own and unpacked_name(Path(dataset)).suffix.lower() in lyrics.ENDINGS
+    if encoding is not None and not own:
+        raise DataError(f"--encoding={encoding}: {dataset} has its own; it is for a file of yours")
+    if columns is not None and not is_table:
+        raise DataError(f"--columns={columns}: {what} has none; it is for a .csv or .tsv file")
+    if dataset == "verses":  # one after the other, so that val and test have both kinds
+        manual = [
+            s for s in _sentences(text.read("pydoc", data_dir)[0], unit, clean, Counter()) if s.text.strip()
+        ]
+        step = max(1, len(manual) // len(LINES))
+        mixed = []
+        for i, sentence in enumerate(manual):
+            mixed.append(sentence.text)
+            if i % step == 0 and i // step < len(LINES):
+                mixed.append(LINES[i // step])
+        return dataset, [_Sentence(s, NOBODY, i / len(mixed)) for i, s in enumerate(mixed)], report
+    if is_table:
+        path = Path(os.path.expanduser(dataset))
+        if not path.is_file():
+            raise DataError(f"{what}: no such file")
+        try:
+            songs, report = lyrics.read(path, what, encoding, columns)
+        except OSError as e:
+            raise DataError(f"{what} cannot be read: {reason(e)}") from None
+        removed, found = Counter(), []
+        for row in songs.itertuples():
+            some = _sentences(row.lyrics, unit, clean, removed, play=False)
+            found += [(s.text, row.artist) for s in some]
+        sentences = [_Sentence(s, by, i / len(found)) for i, (s, by) in enumerate(found)]
+        return readable(unpacked_name(path).stem), sentences, report + _about(removed)
+    whole, name, report = text.read(dataset, data_dir, encoding, NAMED_SETS)
+    removed: Counter = Counter()
+    return name, _sentences(whole, unit, clean, removed), report + _about(removed)
+
+
+def _about(removed: Counter) -> list[str]:
+    """Lines of the report on what `_sentences` has removed."""
+    named = {"speaker": "names of speakers", "stage": "stage directions", "aside": "notes in square brackets"}
+    return [f"{removed[kind]:,} {words} removed" for kind, words in named.items() if removed[kind]]
+
+
+def _sentences(whole: str, unit: str, clean: bool, removed: Counter, play: bool = True) -> list[_Sentence]:
+    """Lines or sentences of a text in their order, blank ones left out, with who speaks them.
+
+    play: it may have speakers and stage directions; in a song "Enter night" is a line like others.
+    """
+    blocks: list[tuple[str, float, list[str]]] = [(NOBODY, 0.0, [])]  # what one speaks without a pause
+    lines = whole.splitlines()
+    for i, line in enumerate(lines):
+        bare = " ".join(line.split())
+        at = i / len(lines)
+        if clean and play and _SPEAKER.fullmatch(bare) and bare[0].isupper() and len(bare.split()) <= 4:
+            removed["speaker"] += 1
+            blocks.append((bare[:-1], at, []))
+        elif not bare:
+            blocks.append((NOBODY, at, []))
+        elif clean and play and _STAGE.fullmatch(bare):
+            removed["stage"] += 1
+        else:
+            if clean:
+                bare, n = _ASIDE.subn("", bare)
+                removed["aside"] += n
+            blocks[-1][2].append(bare)
+    found = []
+    for speaker, at, said in blocks:
+        parts = said if unit == "lines" else _ended(" ".join(said))
+        for i, part in enumerate(parts):
+            if part.strip():
+                place = at + len(said) * i / len(parts) / max(1, len(lines))
+                found.append(_Sentence(part.strip(), speaker, place))
+    return found
+
+
+def _ended(text: str) -> list[str]:
+    """The sentences of a text: one ends where a mark and white space come before an upper-case letter."""
+    parts, begin = [], 0
+    for match in _MAYBE_END.finditer(text):
+        if match[2].isupper():
+            parts.append(text[begin : match.start(1)])
+            begin = match.end(1)
+    return [*parts, text[begin:]]
+
+
+def _ptb(
+    folder: Path, what: str, encoding: str | None, lower: bool
+) -> tuple[str, dict[str, list[_Sentence]], list[str]]:
+    """Name, parts and report of a folder with the three files."""
+    parts, report = {}, []
+    for part, file in PTB.items():
+        path = folder / file
+        if not path.is_file():
+            raise DataError(
+                f"{what} is a folder without {file}; needed is a text file, or {', '.join(PTB.values())}"
+            )
+        try:
+            content, about = read_whole(path, f"{what}: {file}", encoding)
+        except OSError as e:
+            raise DataError(f"{what}: {file} cannot be read: {reason(e)}") from None
+        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        parts[part] = [
+            _Sentence(line.lower() if lower else line, NOBODY, i / len(lines)) for i, line in enumerate(lines)
+        ]
+        report += about
+    return readable(folder.name), parts, report
+
+
+def _split(found: list[_Sentence], what: str) -> dict[str, list[_Sentence]]:
+    """Test is the last tenth, val the twentieth before it."""
+    n = len(found)
+    if n < MIN_SENTENCES:
+        raise DataError(f"{what} is too short: {n} sentences; at least {MIN_SENTENCES} are needed")
+    val, test = n - n // 10 - n // 20, n - n // 10
+    return {"train": found[:val], "val": found[val:test], "test": found[test:]}
+
+
+def _encoded(
+    some: list[_Sentence],
+    vocabulary: Vocabulary,
+    speakers: tuple[str, ...],
+    least: int,
+    most: int,
+    counts: Counter,
+) -> Part:
+    """Sentences of `least` to `most` tokens as ids; counts: how many were too short and too long."""
+    place, rows, who, where = {s: i for i, s in enumerate(speakers)}, [], [], []
+    for sentence in some:
+        ids = vocabulary.read(sentence.text)
+        if not least <= len(ids) <= most:
+            counts["short" if len(ids) < least else "long"] += 1
+            continue
+        rows.append(ids)
+        who.append(place[sentence.speaker])
+        where.append(sentence.position)
+    starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    tokens = np.concatenate(rows) if rows else np.empty(0, np.int32)
+    return Part(tokens, starts, np.array(who, np.int32), np.array(where, np.float32))
+
+
+def _statistics(parts: dict[str, Part], vocabulary: Vocabulary, unit: str) -> str:
+    """One line: how many sentences, how long, and what share of tokens is unknown."""
+    lengths = np.concatenate([part.lengths for part in parts.values()])
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+    unknown = ", ".join(f"{(part.tokens == UNK).mean():.2%} of {name}" for name, part in parts.items())
+    return (
+        f"{len(lengths):,} {unit} ({sizes}), {lengths.mean():.1f} tokens each on average (median "
+        f"{np.median(lengths):.0f}, at most {lengths.max()}); {len(vocabulary):,} different tokens "
+        f"(--level={vocabulary.level}), unknown: {unknown}"
+    )
+
+
+def _digest(vocabulary: Vocabulary, parts: dict[str, Part]) -> str:
+    sha = hashlib.sha256(f"{PIPELINE}\n".encode() + vocabulary.pack())
+    for name, part in parts.items():
+        sha.update(f"\n{name} {len(part)}\n".encode())
+        for array, kind in ((part.tokens, "<i4"), (part.starts, "<i8"), (part.speakers, "<i4")):
+            sha.update(array.astype(kind).tobytes())
+    return sha.hexdigest()[:16]
