@@ -31,6 +31,7 @@ CAPS = {
     "beta_steps": 20,
     "capacity_steps": 20,
     "iw_samples": 2,
+    "pretrain": 2,
 }
 # what each family gets where its sweep says nothing. In W&B a run is named after the result flags that its
 # sweep sets, up to 128 characters: many more flags would crowd out those that vary.
@@ -39,12 +40,13 @@ FIXED: dict[str, dict[str, Any]] = {
     | {"batch_size": 8, "steps": 30, "log_every": 3, "eval_every": 10, "save_every": 7},
     "gan_faces": {"image_size": 32, "width": 4, "depth": 1, "latent_dim": 4}
     | {"batch_size": 8, "steps": 20, "log_every": 3, "eval_every": 10, "save_every": 7},
+    "text_vae": {"hidden_dim": 16, "embed_dim": 8, "latent_dim": 4, "batch_size": 8, "steps": 6},
     "vae_mnist": {"width": 16, "depth": 2, "steps": 20},
     "charlm": {"n_layers": 1, "embed_dim": 32, "steps": 6},
     "seq2seq_arith": {"hidden_dim": 16, "steps": 6},
 }
 # the data that each family trains on here: made from files that are always there
-DATASETS = {"vae_mnist": "digits", "charlm": "pydoc", "seq2seq_arith": "digits"}
+DATASETS = {"vae_mnist": "digits", "text_vae": "verses", "charlm": "pydoc", "seq2seq_arith": "digits"}
 
 
 def read(path: Path) -> dict[str, Any]:

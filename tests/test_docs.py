@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import tyro
 
-from research import bvae_faces, charlm, gan_faces, seq2seq_arith, vae_mnist
+from research import bvae_faces, charlm, gan_faces, seq2seq_arith, text_vae, vae_mnist
 from tests import conftest
 from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = (bvae_faces, gan_faces, vae_mnist, charlm, seq2seq_arith)
+SCRIPTS = (bvae_faces, gan_faces, vae_mnist, charlm, seq2seq_arith, text_vae)
 FAMILIES = {f"research/{script.__name__.split('.')[-1]}.py": script for script in SCRIPTS}
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
 PROGRAMS = sorted(

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from data import images, synthetic
-from research import bvae_faces, charlm, gan_faces, seq2seq_arith, vae_mnist
+from research import bvae_faces, charlm, gan_faces, seq2seq_arith, text_vae, vae_mnist
 from research.common import identity, start
 from research.common.checkpoints import Checkpoints, load_file
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED, parse
@@ -39,11 +39,12 @@ LATER = {
         "research/measure/mutual_information.py",
     },
     "gan_faces": set(),
+    "text_vae": set(),
     "vae_mnist": set(),
     "charlm": set(),
     "seq2seq_arith": set(),
 }
-FAMILIES = (bvae_faces, charlm, gan_faces, seq2seq_arith, vae_mnist)
+FAMILIES = (bvae_faces, charlm, gan_faces, seq2seq_arith, text_vae, vae_mnist)
 
 pytestmark = pytest.mark.usefixtures("dots")
 train = bvae_faces.train
@@ -392,7 +393,8 @@ def test_golden_defaults():
         flags = json.dumps(result_flags(module.Config()), sort_keys=True)
         return module.KEY_VERSION, hashlib.sha256(flags.encode()).hexdigest()[:8]
 
-    assert {m.__name__.split(".")[-1]: version_and_digest(m) for m in FAMILIES} == {
+    kept = [module for module in FAMILIES if module is not text_vae]  # of which no run is kept yet
+    assert {m.__name__.split(".")[-1]: version_and_digest(m) for m in kept} == {
         "bvae_faces": (2, "14c36496"),
         "charlm": (1, "240ba2bf"),
         "gan_faces": (1, "983cbe24"),

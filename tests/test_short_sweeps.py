@@ -6,6 +6,7 @@ import string
 import pytest
 import torch
 
+from data.sentences import SPECIAL, Vocabulary
 from launch.sweep.points import Points, as_args
 from research.common.commandline import parse
 from research.common.flags import with_epochs
@@ -26,7 +27,10 @@ def check(content: dict, places: dict) -> list[dict]:
         if cfg.epochs:
             cfg = with_epochs(cfg, len(script.load_data(cfg).train))
         assert cfg.steps <= MAX_STEPS, f"{cfg.steps} steps at {point}"
-        alphabet = [string.printable] if "alphabet" in inspect.signature(script.build).parameters else []
+        asked = inspect.signature(script.build).parameters
+        alphabet = [string.printable] if "alphabet" in asked else []
+        if "vocabulary" in asked:
+            alphabet = [Vocabulary("char", (*SPECIAL, *string.printable))]
         size = sum(
             weights.numel() for weights in script.build(cfg, *alphabet, torch.device("cpu")).parameters()
         )

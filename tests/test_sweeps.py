@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from data import digits, images, text
+from data import digits, images, sentences, text
 from launch.results import read
 from launch.sweep import bayes, begin, plan
 from launch.sweep.points import Points, as_args
@@ -31,11 +31,13 @@ FIGURES = {
     "charlm": {"test/loss": 3, "test/bpc": 3},
     "gan_faces": {"test/kernel_distance": 4, "test/frechet_distance": 2, "test/recall": 2},
     "seq2seq_arith": {"test/exact_match": 4, "test/char_accuracy": 4},
+    "text_vae": {"test/iw_nats": 1, "test/kl_nats": 2, "test/active_units": 1, "test/exact_tokens": 3},
     "vae_mnist": {"test/elbo_nats": 1, "test/iw_nats": 1, "test/kl_nats": 1, "test/knn_accuracy": 3},
 }
 HEADLINES = {
     "bvae_faces": ("val/mse", "minimize"),
     "gan_faces": ("train/kernel_distance", "minimize"),
+    "text_vae": ("val/elbo_nats", "maximize"),
     "vae_mnist": ("val/elbo_nats", "maximize"),
     "charlm": ("val/bpc", "minimize"),
     "seq2seq_arith": ("val/exact_match", "maximize"),
@@ -131,6 +133,7 @@ class Seen:
     [
         ("bvae_faces", images, {}),
         ("gan_faces", images, {}),
+        ("text_vae", sentences, {}),
         ("vae_mnist", digits, {}),
         ("charlm", text, {}),
         ("seq2seq_arith", digits, {"mode": "image_to_text"}),

@@ -61,6 +61,21 @@ OF_THE_MODEL = {
         "columns": True,
         "reverse": True,
     },
+    "text_vae": {
+        "level": "word",
+        "unit": "sentences",
+        "clean": False,
+        "lower": True,
+        "min_count": 3,
+        "vocab_size": 300,
+        "min_length": 3,
+        "max_length": 9,
+        "latent_dim": 5,
+        "embed_dim": 8,
+        "hidden_dim": 16,
+        "parameters": 5000,
+        "batch_norm": 0.5,
+    },
     "vae_mnist": {
         "arch": "conv",
         "width": 32,
@@ -76,6 +91,8 @@ OF_TRAINING = {  # they count for the run's numbers, but say nothing of the mode
     "charlm": {"dropout", "optimizer", "weight_decay", "clip"},
     "gan_faces": {"loss", "r1", "r2", "gp", "penalty_every", "ema", "augment", "beta1", "beta2", "d_rate"},
     "seq2seq_arith": {"vary", "teacher_forcing", "weight_decay", "dropout", "clip"},
+    "text_vae": {"beta", "anneal", "anneal_share", "cycles", "free_bits", "free_bits_per_latent"}
+    | {"word_dropout", "pretrain", "dropout", "clip"},
     "vae_mnist": {"input_dropout"},
 }
 OF_THE_TASK = {"vae_mnist": {"iw_samples": 7}}  # they count for numbers, and a task has its own
@@ -84,6 +101,7 @@ TASK = {
     "charlm": {"task": "generate", "start": "To be", "top_k": 3},
     "gan_faces": {"task": "interpolate"},
     "seq2seq_arith": {"task": "ask", "query": "1+2"},
+    "text_vae": {"task": "generate", "start": "What", "samples": 3},
     "vae_mnist": {"task": "interpolate", "index": 3},
 }
 COMMON = {field.name for field in dataclasses.fields(RunFlags)}

@@ -23,7 +23,7 @@ C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # files, arg
 ASCII, LATIN = {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "iso8859-1"}  # the output alone
 RESEARCH = [
     f"research/{n}.py"
-    for n in ("charlm", "charlm_corpus", "bvae_faces", "gan_faces", "vae_mnist", "seq2seq_arith")
+    for n in ("charlm", "charlm_corpus", "bvae_faces", "gan_faces", "vae_mnist", "seq2seq_arith", "text_vae")
 ]
 LAUNCH = [f"launch/{name}.py" for name in ("local", "slurm", "report", "upload", "doctor")]
 # each command gets streams as Python begins with; printed in the end: exit code, stdout and stderr of each

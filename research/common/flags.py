@@ -8,7 +8,7 @@ import dataclasses
 import re
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from research.common.messages import UserError
 
@@ -48,6 +48,8 @@ def resolved(default: Any) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
     """The flags that every family has, with one meaning everywhere."""
+
+    WITHOUT_CHECKPOINT: ClassVar[tuple[str, ...]] = ("train",)  # tasks that read none
 
     task: str = aside("train")
     """train, or what to do with a --checkpoint"""
@@ -117,7 +119,7 @@ class RunFlags:
         require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
         ok = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
         require(bool(ok), self, "device", "auto, cpu, cuda, cuda:N or mps")
-        has_checkpoint = self.task == "train" or self.checkpoint is not None
+        has_checkpoint = self.task in self.WITHOUT_CHECKPOINT or self.checkpoint is not None
         require(has_checkpoint, self, "task", "used with --checkpoint=RUN_FOLDER, which it reads")
         require(not (self.fresh and self.reuse), self, "fresh", "used without --reuse")
         plain = self.name is None or (self.name not in ("", ".", "..") and "/" not in self.name)

@@ -5,6 +5,7 @@ N examples, D latents; codes are (N, D), a single code (D,). KL in nats.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -112,6 +113,21 @@ def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, n: int, sampling: s
     log_q = torch.logsumexp(log_pair.sum(2) + log_w, dim=1)  # (B,), like log_pair less ln 2π / 2 a latent
     log_q_each = torch.logsumexp(log_pair + log_w[:, :, None], dim=1)  # (B, D)
     return (log_q - log_q_each.sum(1)).mean()
+
+
+def mutual_information(z: Tensor, mu: Tensor, logvar: Tensor) -> float:
+    """I(x; z) of N examples, nats: mean of log q(z|x) − log 1/N Σ_j q(z|x_j), one z ~ q(z|x) of each, (N, D).
+
+    It is the KL less that of the aggregate posterior to the prior, and never above ln N: Hoffman & Johnson
+    2016 (ELBO surgery, NIPS workshop on approximate inference), §2.
+    """
+    z, mu, logvar = (t.double() for t in (z, mu, logvar))
+    own = -0.5 * ((z - mu).square() * (-logvar).exp() + logvar).sum(1)  # less D/2 ln 2π, as below
+    total = 0.0
+    for some, log_q in zip(z.split(50), own.split(50), strict=True):
+        pair = -0.5 * ((some[:, None] - mu).square() * (-logvar).exp() + logvar).sum(2)  # (b, N)
+        total += float((log_q - torch.logsumexp(pair, 1) + math.log(len(mu))).sum())
+    return total / len(z)
 
 
 class Aggregate(NamedTuple):

@@ -1,0 +1,656 @@
+"""Variational autoencoder of sentences: text from a latent space, and what keeps the latents in use.
+
+What    An encoder reads a sentence and tells a Gaussian q(z|x); a decoder writes it again, token by token,
+        seeing z at every step. The decoder can also do without z, as a language model does, and training
+        tends to end there (posterior collapse); each remedy is a flag. --latent_dim=0 is the language model.
+Run     python research/text_vae.py                                       # embedded lines, by characters
+        python research/text_vae.py --dataset=shakespeare --free_bits=8
+        python research/text_vae.py --dataset=shakespeare --latent_dim=0 --free_bits=0      # the baseline
+        python research/text_vae.py --task=generate --checkpoint=runs/<run> --twist=modern
+        python launch/local.py sweeps/text_vae.yaml      or: wandb sweep sweeps/text_vae.yaml
+Expect  Time and test figures stand in the headers of sweeps/text_vae*.yaml.
+Sources Bowman et al. 2016 (arXiv:1511.06349): model, KL annealing (§3.1), word dropout (§3.2). Remedies: Fu
+        et al. 2019 (arXiv:1903.10145), eq. 6: cyclical annealing; Kingma et al. 2016 (arXiv:1606.04934),
+        app. C.8: free bits of each latent; Pelsmaeker & Aziz 2020 (arXiv:1904.08194), §3: of all in sum; Li
+        et al. 2019 (arXiv:1909.00868), §3: an encoder trained first; Zhu et al. 2020 (arXiv:2004.12585),
+        eq. 8: means of fixed variance. Burda et al. 2016 (arXiv:1509.00519), eq. 8: importance-weighted
+        bound.
+Departs One embedding for encoder and decoder; z is part of every input of the decoder and its first state.
+Shapes  B batch, T tokens of the longest sentence of a batch and its end, D latents, V vocabulary. Tokens that
+        the decoder reads begin with BOS; what it is to write ends with EOS; both (B, T).
+Units   Nats per sentence: reconstruction summed over its tokens and its end, KL summed over latents.
+"""
+
+import bisect
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+if not __package__:  # run as a script: import from this tree, which may be a snapshot of another
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data import sentences
+from data.sentences import BOS, EOS, PAD, UNK, Vocabulary
+from research.common.checkpoints import load_file, load_weights, resolve
+from research.common.commandline import main
+from research.common.flags import RunFlags, aside, of_data, require, with_epochs
+from research.common.media import html
+from research.common.messages import UserError, console, escape
+from research.common.randomness import make_rng, seeded
+from research.common.run import Run
+from research.common.start import start_run
+from research.measure import latents
+from research.parts import text_vae_pages as pages
+from research.parts.charlm_sampling import STRATEGIES, Decoding
+from research.parts.lstm import LSTMLayers
+from research.parts.text_vae_writing import Writer, rebuilt, write_sentences
+
+KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+SENTENCE_FLAGS = ("level", "unit", "clean", "lower", "min_count", "vocab_size", "min_length", "max_length")
+DATA_FLAGS = ("dataset", "data_dir", "encoding", "columns", *SENTENCE_FLAGS)  # what load_data depends on
+TASKS = ("train", "generate", "interpolate", "evaluate", "twist")
+TWISTS = ("none", "modern", "slang")
+COLLAPSED_NATS = 0.5  # KL below which a run is said to have collapsed
+N_SHOWN = 8  # sentences that are rebuilt, and samples of each strategy, while training
+N_WEIGHTED, N_CODES = 500, 32  # test sentences of the importance-weighted bound, and codes of each
+N_REBUILT = 200  # test sentences that are compared with what is written of their codes
+N_MEASURED = 1000  # sentences of the mutual information, which can't be told above ln of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Decoding, RunFlags):
+    """Variational autoencoder of sentences, and the language model that is its baseline."""
+
+    WITHOUT_CHECKPOINT: ClassVar[tuple[str, ...]] = ("train", "twist")
+
+    task: Literal[TASKS] = aside("train")
+    """train, or one of the tasks that read a --checkpoint and write beside it; twist reads only a text"""
+    dataset: str = aside("verses")
+    """verses (embedded), shakespeare, pydoc, a text file, a CSV of lyrics, or a folder in PTB's form"""
+    level: Literal[sentences.LEVELS] = "char"
+    """what a token is: a character, a word, or a piece of a word (bpe)"""
+    unit: Literal[sentences.UNITS] = "lines"
+    """what is learned: lines, or sentences, which may run over several lines"""
+    clean: bool = True
+    """leave out names of speakers, stage directions and notes in square brackets"""
+    lower: bool = False
+    """lower-case the text"""
+    min_count: int = 2
+    """level word: words that are rarer in the training part are <unk>"""
+    vocab_size: int = 2000
+    """level bpe: how many pieces"""
+    min_length: int | None = None
+    """sentences of fewer tokens are left out. Default: 8 characters, 2 words or pieces"""
+    max_length: int | None = None
+    """sentences of more tokens are left out. Default: 60 characters, 20 words, 30 pieces"""
+    encoding: str | None = of_data(None)
+    """encoding of the file of --dataset, such as cp1251; None: UTF-8, or what its byte order mark says"""
+    columns: str | None = of_data(None)
+    """what a CSV of lyrics calls its columns: artist=Band,song=Titel,lyrics=Text; None: the usual names"""
+    steps: int = 2000
+    """training length in steps; a step is one optimiser update"""
+    batch_size: int = 64
+    """sentences per step"""
+    learning_rate: float = 0.004
+    """peak learning rate of Adam"""
+    eval_every: int = 250
+    """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
+    sample_every: int = aside(0, "train")
+    """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    latent_dim: int = 32
+    """size D of the code z; 0: no code and no encoder, a language model"""
+    embed_dim: int = 128
+    """size of a token's embedding"""
+    hidden_dim: int = 256
+    """units of the decoder's LSTM, and of each direction of the encoder's"""
+    parameters: int | None = None
+    """size of the model, to which --hidden_dim is then chosen"""
+    beta: float = 1.0
+    """weight β of the KL term"""
+    anneal: Literal["none", "linear", "cyclical"] = "none"
+    """how the weight of the KL term begins: at β, or at 0 once, or at 0 in each of --cycles"""
+    anneal_share: float = 0.5
+    """share of the training (cyclical: of each cycle) in which the weight rises to β"""
+    cycles: int = 4
+    """cyclical: how many times the weight rises"""
+    free_bits: float = 8.0
+    """nats of KL, summed over latents, that cost nothing"""
+    free_bits_per_latent: float = 0.0
+    """nats of KL that cost nothing in each latent"""
+    word_dropout: float = 0.0
+    """share of the tokens that the decoder reads in training which are <unk> instead"""
+    pretrain: int = 0
+    """steps in which KL has no weight; then the decoder begins anew, the encoder keeps what it learned"""
+    batch_norm: float = 0.0
+    """γ, the standard deviation over a batch that the means of each latent are given: E[KL] ≥ D γ² / 2;
+    0: none is given"""
+    dropout: float = 0.0
+    """share of the decoder's inputs and outputs set to 0 in training"""
+    clip: float = 5.0
+    """largest norm of the gradient; it is scaled down to it"""
+    twist: Literal[TWISTS] = aside("none", "generate", "interpolate", "twist")
+    """generate, interpolate, twist: rewrite what is written in today's English, or in slang"""
+    strategy: Literal[STRATEGIES] = aside("temperature", "generate")
+    """generate: how the next token is chosen"""
+    no_repeat: int = aside(0, "generate")
+    """generate: no run of so many tokens is written twice in a sentence; 0: all may be"""
+    start: str = aside("", "generate")
+    """generate: what each sentence begins with; may be empty"""
+    samples: int = aside(10, "generate")
+    """generate: how many sentences"""
+    length: int = aside(0, "generate")
+    """generate: tokens of a sentence at most, with --start; 0: --max_length"""
+    sentence: str = aside("", "interpolate")
+    """interpolate: the sentence to begin with; empty: one of the test part"""
+    sentence2: str = aside("", "interpolate")
+    """interpolate: the sentence to end with; empty: one of the test part"""
+    text: str | None = aside(None, "twist")
+    """twist: the text file to rewrite; default: standard input"""
+
+    def __post_init__(self):
+        for flags in (RunFlags, Decoding):
+            flags.__post_init__(self)
+        for name in ("embed_dim", "hidden_dim", "cycles", "min_count", "samples"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+        for name in ("latent_dim", "pretrain", "length"):
+            require(getattr(self, name) >= 0, self, name, "at least 0")
+        for name in ("min_length", "max_length"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, self, name, "at least 1")
+        least, most = self.min_length, self.max_length
+        require(not least or not most or least <= most, self, "max_length", f"at least --min_length={least}")
+        require(self.vocab_size >= 100, self, "vocab_size", "at least 100")
+        large_enough = self.parameters is None or self.parameters >= 1000
+        require(large_enough, self, "parameters", "at least 1000")
+        for name in ("beta", "free_bits", "free_bits_per_latent", "batch_norm"):
+            require(0 <= getattr(self, name) < math.inf, self, name, "at least 0")
+        for name in ("word_dropout", "dropout"):
+            require(0 <= getattr(self, name) < 1, self, name, "from 0 to below 1")
+        require(0 < self.anneal_share <= 1, self, "anneal_share", "above 0, at most 1")
+        require(self.clip > 0, self, "clip", "above 0")
+        both = self.free_bits == 0 or self.free_bits_per_latent == 0
+        require(both, self, "free_bits_per_latent", "0 unless --free_bits=0: one of the two counts")
+        if self.latent_dim == 0:
+            for name in ("free_bits", "free_bits_per_latent", "pretrain", "batch_norm"):
+                require(getattr(self, name) == 0, self, name, "0 with --latent_dim=0, which has no code")
+            require(self.anneal == "none", self, "anneal", "none with --latent_dim=0, which has no code")
+            require(self.beta == 1, self, "beta", "1 with --latent_dim=0, which has no code")
+        shorter = (
+            self.epochs is not None or self.pretrain < self.steps
+        )  # of epochs, once their steps are known
+        require(shorter, self, "pretrain", f"below --steps={self.steps}")
+        several = not self.batch_norm or self.batch_size > 1
+        require(several, self, "batch_size", "at least 2 with --batch_norm")
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+class TextVAE(nn.Module):
+    """Encoder of two LSTMs, one of which reads backwards, and a decoder LSTM that sees z at every token."""
+
+    def __init__(self, cfg: Config, v: int, hidden: int):
+        super().__init__()
+        e, d = cfg.embed_dim, cfg.latent_dim
+        self.p = cfg.dropout
+        self.embedding = nn.Embedding(v, e)
+        if d:
+            self.forwards = LSTMLayers(e, hidden, batch_first=True)
+            self.backwards = LSTMLayers(e, hidden, batch_first=True)
+            self.to_gaussian = nn.Linear(2 * hidden, 2 * d)
+            self.to_state = nn.Linear(d, 2 * hidden)
+        self.norm = nn.BatchNorm1d(d) if d and cfg.batch_norm else None
+        if self.norm is not None:  # the shift is learned, the scale is not
+            nn.init.constant_(self.norm.weight, cfg.batch_norm).requires_grad_(False)
+        self.decoder = LSTMLayers(e + d, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, v)
+
+    def decoding_layers(self) -> list[nn.Module]:
+        """What --pretrain begins anew."""
+        return [self.to_state, self.decoder, self.head]
+
+    def encode(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentences (B, T), of lengths (B,) → mu, logvar (B, D), float32."""
+        x = self.embedding(tokens)
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        # read backwards from its own end, each sentence: what fills the rest comes last for both
+        mirrored = (lengths[:, None] - 1 - place).clamp(min=0)[..., None].expand(-1, -1, x.shape[2])
+        ends = []
+        for layer, seen in ((self.forwards, x), (self.backwards, x.gather(1, mirrored))):
+            outputs = layer(seen)[0]
+            last = (lengths - 1)[:, None, None].expand(-1, 1, outputs.shape[2])
+            ends.append(outputs.gather(1, last)[:, 0])
+        mu, logvar = self.to_gaussian(torch.cat(ends, 1)).float().chunk(2, 1)
+        if self.norm is not None:
+            mu = self.norm(mu)
+        return mu, logvar.clamp(-20, 6)
+
+    def first_state(self, z: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
+        """The decoder's state (n, H), twice, before it has read anything."""
+        if z is None:
+            zeros = self.head.weight.new_zeros(n, self.head.in_features)
+            return zeros, zeros
+        h, c = self.to_state(z).chunk(2, 1)
+        return h.tanh(), c
+
+    def decode(self, z: Tensor | None, read: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """Codes (B, D), None for a language model, and tokens (B, T) → logits (B, T, V) of what follows."""
+        x = self.embedding(read)
+        h, c = self.first_state(z, len(read))
+        if z is not None:
+            x = torch.cat([x, z[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], 2)
+        outputs = self.decoder(dropped(x, self.p, rng), (h[None].to(x.dtype), c[None].to(x.dtype)))[0]
+        return self.head(dropped(outputs, self.p, rng)).float()
+
+    def forward(
+        self, tokens: Tensor, lengths: Tensor, read: Tensor, noise: Tensor, rng: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sentences (B, T) of lengths (B,), what the decoder reads (B, T), noise (B, D), standard normal →
+        logits (B, T, V), mu, logvar (B, D).
+        """
+        if noise.shape[1] == 0:
+            return self.decode(None, read, rng), noise, noise
+        mu, logvar = self.encode(tokens, lengths)
+        return self.decode(mu + noise * (0.5 * logvar).exp(), read, rng), mu, logvar
+
+
+def dropped(x: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
+    """x with a share p of its values 0, drawn by rng, and the others so large that their mean stays."""
+    if p == 0 or rng is None:
+        return x
+    return x * (torch.rand(x.shape, generator=rng, device=x.device) >= p) / (1 - p)
+
+
+def hidden_for(cfg: Config, v: int) -> int:
+    """--hidden_dim, or the one with which the model has nearest to --parameters."""
+    if cfg.parameters is None:
+        return cfg.hidden_dim
+
+    def count(hidden: int) -> int:
+        with torch.device("meta"):  # sizes without weights
+            return sum(p.numel() for p in TextVAE(cfg, v, hidden).parameters())
+
+    k = 1 + bisect.bisect_left(range(1, 8192), cfg.parameters, key=count)
+    k = min((max(1, k - 1), k), key=lambda k: abs(count(k) - cfg.parameters))
+    near = abs(count(k) - cfg.parameters) <= 0.1 * cfg.parameters
+    require(near, cfg, "parameters", f"one that these layers can have; the nearest is {count(k):,}")
+    return k
+
+
+def build(cfg: Config, vocabulary: Vocabulary, device: torch.device) -> TextVAE:
+    """The model of `cfg` on `device`, with its vocabulary; its initial weights are a function of the seed."""
+    hidden = hidden_for(cfg, len(vocabulary))
+    with seeded(cfg.seed):
+        model = TextVAE(cfg, len(vocabulary), hidden)
+    model.register_buffer("vocabulary", torch.frombuffer(bytearray(vocabulary.pack()), dtype=torch.uint8))
+    return model.to(device)
+
+
+def begin_decoder_anew(model: TextVAE, optimizer: torch.optim.Optimizer, cfg: Config) -> None:
+    """Give the decoder fresh weights, a function of the seed, and the optimiser no memory of the old ones."""
+    with seeded(cfg.seed + 1):
+        for layer in model.decoding_layers():
+            layer.cpu().reset_parameters()
+            layer.to(model.embedding.weight.device)
+            for parameter in layer.parameters():
+                optimizer.state.pop(parameter, None)
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens (B, T), filled up with PAD; lengths (B,); read: BOS and tokens; wanted: tokens and EOS."""
+
+    tokens: Tensor
+    lengths: Tensor
+    read: Tensor
+    wanted: Tensor
+
+
+class Sentences:
+    """A part of the data on a device, from which batches are cut."""
+
+    def __init__(self, part: sentences.Part, device: torch.device):
+        self.tokens = torch.from_numpy(part.tokens).to(device)
+        self.begin = torch.from_numpy(part.starts[:-1]).to(device)
+        self.lengths = torch.from_numpy(part.lengths).to(device)
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The sentences `rows` (B,), as long as the longest of them."""
+        lengths = self.lengths[rows]
+        place = torch.arange(int(lengths.max()), device=rows.device)
+        inside = place < lengths[:, None]
+        at = (self.begin[rows][:, None] + place).clamp(max=len(self.tokens) - 1)
+        tokens = torch.where(inside, self.tokens[at].long(), PAD)
+        edge = tokens.new_full((len(rows), 1), PAD)
+        read = torch.cat([edge + BOS - PAD, tokens], 1)
+        wanted = torch.cat([tokens, edge], 1).scatter(1, lengths[:, None], EOS)
+        return Batch(tokens, lengths, read, wanted)
+
+    def in_turn(self, n: int) -> list[Tensor]:
+        """Rows of all sentences, n at a time, those of like length together."""
+        return list(self.lengths.argsort(stable=True).split(n))
+
+
+def order_of_epoch(lengths: Tensor, epoch: int, cfg: Config) -> list[Tensor]:
+    """Rows of the batches of an epoch: every sentence once, but for those of a last batch that is not full.
+
+    Shuffled, then sorted by length in stretches of 50 batches, and the batches shuffled again: sentences of a
+    batch are of like length, so that little is filling. Which ones are left over is chance.
+    """
+    rng = make_rng(cfg.seed, epoch, "order")
+    order = torch.randperm(len(lengths), generator=rng)
+    order = order[: len(order) // cfg.batch_size * cfg.batch_size]
+    found: list[Tensor] = []
+    for stretch in order.split(50 * cfg.batch_size):
+        found += stretch[lengths[stretch].argsort(stable=True)].split(cfg.batch_size)
+    return [found[i] for i in torch.randperm(len(found), generator=rng).tolist()]
+
+
+# ------------------------------------------------------------------------------------------------ objective
+
+
+def kl_weight(step: int, cfg: Config) -> float:
+    """Weight of the KL term at `step`, before β: 0 while --pretrain lasts, then as --anneal says."""
+    if step < cfg.pretrain:
+        return 0.0
+    done = (step - cfg.pretrain) / (cfg.steps - cfg.pretrain)  # share of what comes after it
+    if cfg.anneal == "none":
+        return 1.0
+    if cfg.anneal == "cyclical":
+        done = (done * cfg.cycles) % 1.0
+    return min(1.0, done / cfg.anneal_share)
+
+
+def charged(kl_each: Tensor, cfg: Config) -> Tensor:
+    """What the objective charges for KL per latent (D,): all of it beyond what is free."""
+    if cfg.free_bits_per_latent:
+        return kl_each.clamp(min=cfg.free_bits_per_latent).sum()
+    return kl_each.sum().clamp(min=cfg.free_bits)
+
+
+def loss_fn(
+    model: nn.Module, batch: Batch, rng: torch.Generator, cfg: Config, weight: float, training: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective rec + weight · β · KL, where KL counts beyond what is free, and its terms; nats.
+
+    The only place where it is written, for training and validation. rng draws z ~ q(z|x) and, in training,
+    what the decoder is not shown.
+    """
+    noise = torch.randn(len(batch.tokens), cfg.latent_dim, generator=rng, device=rng.device)
+    read = batch.read
+    if training and cfg.word_dropout:
+        hidden = torch.rand(read.shape, generator=rng, device=rng.device) < cfg.word_dropout
+        hidden[:, 0] = False
+        read = torch.where(hidden, UNK, read)
+    dropout = rng if training and cfg.dropout else None
+    with torch.autocast(read.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        logits, mu, logvar = model(batch.tokens, batch.lengths, read, noise, dropout)
+    rec = nats_of(logits, batch.wanted).mean()
+    kl_each = latents.kl_per_latent(mu, logvar)
+    kl = kl_each.sum()
+    loss = rec + weight * cfg.beta * charged(kl_each, cfg) if cfg.latent_dim else rec
+    return loss, {"rec_nats": rec, "kl_nats": kl, "elbo_nats": -(rec + kl)}
+
+
+def nats_of(logits: Tensor, wanted: Tensor) -> Tensor:
+    """−log p(sentence | z) from logits (B, T, V): (B,), sums over its tokens and its end."""
+    each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD, reduction="none")
+    return each.view(wanted.shape).sum(1)
+
+
+def lr_at(step: int, cfg: Config) -> float:
+    """Learning rate of `step`: up over at most the first 100 steps, then down to 0 along a half cosine."""
+    warm = max(1, min(100, cfg.steps // 10))
+    return cfg.learning_rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / cfg.steps))
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+@torch.no_grad()
+def encode_all(model: TextVAE, part: Sentences, n: int | None = None) -> tuple[Tensor, Tensor]:
+    """mu and logvar (N, D) of a part's sentences, of the first n of them; on the CPU."""
+    rows = torch.arange(min(n or len(part), len(part)), device=part.begin.device)
+    found = [model.encode(b.tokens, b.lengths) for b in map(part.batch, rows.split(500))]
+    mu, logvar = (torch.cat(t).cpu() for t in zip(*found, strict=True))
+    return mu, logvar
+
+
+@torch.no_grad()
+def evaluate(model: TextVAE, part: Sentences, name: str, cfg: Config) -> dict[str, float]:
+    """Bound, its terms and what the latents tell, over a whole part; keys as in docs/METRICS.md.
+
+    The same noise at every call. A language model's bound is its log-likelihood itself.
+    """
+    was = model.training
+    model.eval()
+    rng = make_rng(cfg.seed, 0, "eval", part.begin.device)
+    sums, n_tokens = torch.zeros(3, dtype=torch.float64), int(part.lengths.sum()) + len(part)
+    for rows in part.in_turn(500):
+        _, terms = loss_fn(model, part.batch(rows), rng, cfg, 1.0, training=False)
+        sums += torch.stack(list(terms.values())).cpu().double() * len(rows)
+    metrics = {f"{name}/{key}": value / len(part) for key, value in zip(terms, sums.tolist())}
+    metrics[f"{name}/perplexity"] = math.exp(min(700.0, -sums[2].item() / n_tokens))
+    if cfg.latent_dim:
+        mu, logvar = encode_all(model, part, N_MEASURED)
+        noise = torch.randn(mu.shape, generator=make_rng(cfg.seed, 0, "eval", of=("information",)))
+        z = mu + noise * (0.5 * logvar).exp()
+        metrics[f"{name}/active_units"] = int(latents.active_units(mu).sum())
+        metrics[f"{name}/mutual_information_nats"] = latents.mutual_information(z, mu, logvar)
+    model.train(was)
+    return metrics
+
+
+@torch.no_grad()
+def log_likelihood(model: TextVAE, part: Sentences, cfg: Config, k: int | None = None) -> float:
+    """log 1/k Σ_i p(x|z_i) p(z_i) / q(z_i|x), z_i ~ q(z|x), the mean over the first N_WEIGHTED sentences.
+
+    A lower bound of log p(x) that rises with k: Burda et al. 2016, eq. 8. Of a language model log p(x).
+    """
+    rng, total, n = make_rng(cfg.seed, 0, "eval", part.begin.device), 0.0, min(N_WEIGHTED, len(part))
+    k = k or N_CODES
+    for rows in torch.arange(n, device=part.begin.device).split(16):
+        batch = part.batch(rows)
+        if cfg.latent_dim == 0:
+            total -= float(nats_of(model.decode(None, batch.read), batch.wanted).sum())
+            continue
+        mu, logvar = model.encode(batch.tokens, batch.lengths)
+        noise = torch.randn(k, *mu.shape, generator=rng, device=rng.device)
+        z = mu + noise * (0.5 * logvar).exp()
+        read, wanted = (t.repeat(k, 1) for t in (batch.read, batch.wanted))
+        log_p = -nats_of(model.decode(z.flatten(0, 1), read), wanted).view(k, -1)
+        # log p(z) − log q(z|x): the (D/2) ln 2π of both cancel
+        log_w = log_p + 0.5 * (noise.square() - z.square() + logvar).sum(2)
+        total += float((torch.logsumexp(log_w, 0) - math.log(k)).sum())
+    return total / n
+
+
+def final(best: TextVAE, part: Sentences, data: sentences.SentenceSplits, cfg: Config) -> dict[str, float]:
+    """The figures of the test part, once, with the best weights."""
+    best.eval()
+    metrics = evaluate(best, part, "test", cfg)
+    metrics["test/iw_nats"] = log_likelihood(best, part, cfg)
+    if cfg.latent_dim:
+        rows = torch.arange(min(N_REBUILT, len(part)), device=part.begin.device)
+        batch = part.batch(rows)
+        made = rebuilt(best, batch.tokens, batch.lengths)
+        metrics |= {f"test/{k}": v for k, v in pages.likeness(made, batch.tokens, data.vocabulary).items()}
+    return metrics
+
+
+# ------------------------------------------------------------------------------------------------ samples
+
+
+@torch.no_grad()
+def samples(
+    model: TextVAE, data: sentences.SentenceSplits, val: Sentences, cfg: Config, step: int
+) -> dict[str, Any]:
+    """Pages of what the model writes now, from the same codes and draws at every step, and a map of codes."""
+    was = model.training
+    model.eval()
+    vocabulary, about = data.vocabulary, f"{data.name}, step {step:,}"
+    rng = make_rng(cfg.seed, 0, "pictures")
+    z = torch.randn(N_SHOWN, cfg.latent_dim, generator=rng).to(val.begin.device)
+    longest = int(data.train.lengths.max())
+    written = {}
+    for strategy in STRATEGIES:
+        own = make_rng(cfg.seed, 0, "pictures", of=(strategy,))
+        ids = write_sentences(Writer(model, z), Decoding(strategy=strategy), own, longest)
+        written[strategy] = [vocabulary.write(row) for row in ids.tolist()]
+    made: dict[str, Any] = {
+        "sample/random": html(pages.random_page(written, f"Sentences from z ~ N(0, I), {about}"))
+    }
+    drawn = [data.vocabulary.write(data.train.ids(s)) for s in range(min(20_000, len(data.train)))]
+    made |= {f"sample/{k}": v for k, v in pages.plausibility(written["temperature"], drawn).items()}
+    if cfg.latent_dim:
+        rows = torch.linspace(0, len(val) - 1, N_SHOWN).long().to(val.begin.device)
+        batch = val.batch(rows)
+        truth = [vocabulary.write(row) for row in batch.tokens.tolist()]
+        again = [vocabulary.write(row) for row in rebuilt(model, batch.tokens, batch.lengths).tolist()]
+        made["sample/reconstructions"] = html(
+            pages.rebuilt_page(
+                truth, again, f"Validation sentences and what is written of their codes, {about}"
+            )
+        )
+        ends = model.encode(batch.tokens[:2], batch.lengths[:2])[0]
+        between = latents.lerp(ends[0], ends[1], torch.linspace(0, 1, 9))
+        ids = write_sentences(Writer(model, between), Decoding(strategy="greedy"), rng, longest)
+        way = [vocabulary.write(row) for row in ids.tolist()]
+        made["sample/interpolation"] = html(
+            pages.way_page(truth[:2], way, f"Between two validation sentences, {about}")
+        )
+        mu, logvar = encode_all(model, val)
+        made["latent/map"] = pages.map_file(
+            mu, data.val.positions, f"Codes of {len(mu):,} validation sentences, {about}"
+        )
+        order, kl = latents.sort_by_kl(mu, logvar)
+        made["latent/kl_per_latent"] = pages.kl_file(order, kl, about)
+    model.train(was)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def load_data(cfg: Config) -> sentences.SentenceSplits:
+    """The sentences of `cfg`. Raises DataError when they are missing or unusable."""
+    how = {name: getattr(cfg, name) for name in (*SENTENCE_FLAGS, "encoding", "columns")}
+    return sentences.load(cfg.dataset, cfg.data_dir, **how)
+
+
+def vocabulary_of(cfg: Config, file: Path) -> Vocabulary:
+    """The vocabulary of the model in a checkpoint. Raises UserError, which names --checkpoint."""
+    try:
+        return Vocabulary.unpack(bytes(load_file(file)["states"][0]["vocabulary"].tolist()))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise UserError(f"--checkpoint={cfg.checkpoint}: no text VAE") from None
+
+
+def check_vocabulary(cfg: Config, known: Vocabulary, wanted: Vocabulary) -> None:
+    """Refuse weights for other tokens than those of --dataset."""
+    differ = sorted(set(known.tokens) ^ set(wanted.tokens))
+    some = ", ".join(map(repr, differ[:5])) + (" and others" if len(differ) > 5 else "")
+    same = known == wanted
+    require(
+        same,
+        cfg,
+        "checkpoint",
+        f"of a model with the same tokens as --dataset; only one has {some or 'them'}",
+    )
+
+
+def headline(cfg: Config) -> tuple[str, str]:
+    """The figure that tells which weights are the best, and its goal: the bound, whatever --beta is."""
+    return "val/elbo_nats", "maximize"
+
+
+def train(cfg: Config) -> dict[str, float]:
+    data = load_data(cfg)
+    require(len(data.train) >= cfg.batch_size, cfg, "batch_size", f"at most {len(data.train):,} sentences")
+    cfg = with_epochs(cfg, len(data.train))
+    require(
+        cfg.pretrain < cfg.steps, cfg, "pretrain", f"below the {cfg.steps:,} steps of --epochs={cfg.epochs}"
+    )
+    model = build(cfg, data.vocabulary, torch.device("cpu"))
+    if cfg.checkpoint:
+        file = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
+        check_vocabulary(cfg, vocabulary_of(cfg, file), data.vocabulary)
+        load_weights(cfg, model, file)
+    run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
+    if run.finished:
+        return run.metrics
+    for line in data.report:
+        console.print(escape(line))
+    device = run.device
+    model.to(device).train()
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learned, cfg.learning_rate, fused=device.type != "mps")
+    parts = {name: Sentences(getattr(data, name), device) for name in sentences.PARTS}
+    one = parts["train"].batch(torch.arange(2, device=device))
+    run.describe(model, one.tokens, one.lengths, one.read, torch.zeros(2, cfg.latent_dim, device=device))
+    forward = torch.compile(model) if cfg.compile else model
+    lengths, epoch, order = torch.from_numpy(data.train.lengths), -1, []
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
+        metrics: dict[str, Any] = {}
+
+        # once in a while: how well does it know sentences that it has not seen? The best weights are kept
+        if run.due("eval", step):
+            metrics |= evaluate(model, parts["val"], "val", cfg)
+            run.keep_best(model, metrics, step)
+
+        # what it writes now; drawn from a stream of its own, so it changes nothing
+        if run.due("sample", step):
+            if all(p.isfinite().all() for p in model.parameters()):
+                metrics |= samples(model, data, parts["val"], cfg, step)
+            else:  # there is nothing to draw from; the run ends as diverged
+                metrics["train/loss"] = math.nan
+
+        # at the end, once: the test part, with the best weights
+        if last:
+            metrics |= final(run.best(model), parts["test"], data, cfg)
+            if cfg.latent_dim and metrics["test/kl_nats"] < COLLAPSED_NATS:
+                told = metrics["test/kl_nats"]
+                said = f"a code tells {told:.2f} nats of its sentence: the decoder does without"
+                run.warn("posterior collapse", said)
+
+        # one update; its sentences and all that is drawn are functions of (seed, step)
+        if not last:
+            if step == cfg.pretrain and cfg.pretrain:
+                begin_decoder_anew(model, optimizer, cfg)
+            n = run.steps_per_epoch
+            if step // n != epoch:
+                epoch = step // n
+                order = order_of_epoch(lengths, epoch, cfg)
+            batch = parts["train"].batch(order[step % n].to(device))
+            loss, terms = loss_fn(forward, batch, run.rng(step), cfg, kl_weight(step, cfg), training=True)
+            rate = lr_at(step, cfg)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(learned, cfg.clip)
+            optimizer.step()
+            run.update(loss)
+            if run.due("log", step):
+                metrics |= {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
+                metrics |= {"train/grad_norm": norm, "train/learning_rate": rate}
+                metrics["train/kl_weight"] = kl_weight(step, cfg) * cfg.beta
+
+        run.log(metrics, step)  # one call, one row a step
+    return run.finish()  # finished, stopped, diverged, or preempted: then the process exits with 75
+
+
+if __name__ == "__main__":
+    main(Config, train, tasks="research.tasks.text_vae")
