@@ -18,7 +18,7 @@ Departs One update of each network a step, for wgan_gp too (there 5 of the criti
         every few steps and has R1 and R2 beside it unless they are 0. Relativistic: the generator is compared
         with D's judgement of real pictures from before D's update. Penalties weigh gradients of pictures in
         [−1, 1]; the learning rates go down to 0 over the second half of the training.
-Expect  7 to 8 minutes of a busy core with --precision=bf16, and recognisable faces from 435 photos; figures of
+Expect  7 to 8 minutes of a busy core with --precision=bf16; recognisable faces from 435 photos. Figures of
         three sets, beside autoencoder and VAE, in docs/gan_faces.md.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).
 Units   Losses are means over the batch, in logits of D.
