@@ -24,6 +24,7 @@ from tests.wandb_server import Server
 pytestmark = pytest.mark.skipif(bool(skip_reason()), reason=skip_reason())
 SIZES = [pytest.param(6, id="6 trials"), pytest.param(24, id="24 trials", marks=pytest.mark.soak)]
 TASKS = 6
+STEPS = 800  # of a trial: some seconds, so that faults hit it while it trains
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def launch(cluster: Cluster, *args: str, code: int = 0, root: Path = online.ROOT
 
 
 def sweep_file(path: Path, tiny: dict[str, Any], n: int, **more: Any) -> Path:
-    values = online.flags(tiny, steps=400, log_every=5, save_every=20, eval_every=100) | more
+    values = online.flags(tiny, steps=STEPS, log_every=10, save_every=20, eval_every=200) | more
     for name in ("threads", "device"):
         values.pop(name)
     parameters = {k: {"value": v} for k, v in values.items()} | {"seed": {"values": list(range(n))}}
@@ -136,7 +137,7 @@ def test_each_trial_once(cluster: Cluster, calm, place: Path, n: int, record_pro
         assert [p.name for p in queue.run_folder(trial).glob("lease.*")] == ["lease.1"]
     said = launch(cluster, str(place / f"{n}.yaml"), f"--out={place}", f"--name=calm{n}", "--status")
     assert f"{n} finished" in said and f"{n} expected" in said and "0 failed" in said
-    assert said.count(" 400/400 ") == n
+    assert said.count(f" {STEPS}/{STEPS} ") == n
     record_property("slurm", {"trials": n, "finished": n, "faults": 0})
 
 

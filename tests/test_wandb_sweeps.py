@@ -21,7 +21,7 @@ from tests import online, short_sweeps
 from tests.conftest import folder_of
 from tests.wandb_server import Server
 
-MEDIA = {"charlm": {".html"}, "seq2seq_arith": {".html", ".png"}}
+MEDIA = {"charlm": {".html"}, "seq2seq_arith": {".html", ".png"}, "text_vae": {".html", ".png"}}
 
 
 def each_sweep() -> list[Any]:
