@@ -621,8 +621,8 @@ def train(cfg: Config) -> dict[str, float]:
         if last:
             metrics |= final(run.best(model), parts["test"], data, cfg)
             if cfg.latent_dim and metrics["test/kl_nats"] < COLLAPSED_NATS:
-                told = metrics["test/kl_nats"]
-                said = f"a code tells {told:.2f} nats of its sentence: the decoder does without"
+                kl = metrics["test/kl_nats"]
+                said = f"a code tells {kl:.2f} nats of its sentence: the decoder does without"
                 run.warn("posterior collapse", said)
 
         # one update; its sentences and all that is drawn are functions of (seed, step)
