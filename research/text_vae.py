@@ -4,7 +4,7 @@ What    An encoder reads a sentence and tells a Gaussian q(z|x); a decoder write
         seeing z at every step. The decoder can also do without z, as a language model does, and training
         tends to end there (posterior collapse); each remedy is a flag. --latent_dim=0 is the language model.
 Run     python research/text_vae.py                                       # embedded lines, by characters
-        python research/text_vae.py --dataset=shakespeare --free_bits=8
+        python research/text_vae.py --dataset=shakespeare --free_bits=0                     # no remedy
         python research/text_vae.py --dataset=shakespeare --latent_dim=0 --free_bits=0      # the baseline
         python research/text_vae.py --task=generate --checkpoint=runs/<run> --twist=modern
         python launch/local.py sweeps/text_vae.yaml      or: wandb sweep sweeps/text_vae.yaml
@@ -60,6 +60,7 @@ COLLAPSED_NATS = 0.5  # KL below which a run is said to have collapsed
 N_SHOWN = 8  # sentences that are rebuilt, and samples of each strategy, while training
 N_WEIGHTED, N_CODES = 500, 32  # test sentences of the importance-weighted bound, and codes of each
 N_REBUILT = 200  # test sentences that are compared with what is written of their codes
+N_WRITTEN = 200  # samples whose words are looked up at the end
 N_MEASURED = 1000  # sentences of the mutual information, which can't be told above ln of it
 
 
@@ -97,18 +98,20 @@ class Config(Decoding, RunFlags):
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 64
     """sentences per step"""
-    learning_rate: float = 0.004
+    learning_rate: float = 0.008
     """peak learning rate of Adam"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(0, "train")
     """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
-    latent_dim: int = 32
+    latent_dim: int = 16
     """size D of the code z; 0: no code and no encoder, a language model"""
     embed_dim: int = 128
     """size of a token's embedding"""
+    encoder_dim: int = 128
+    """units of each direction of the encoder's LSTM"""
     hidden_dim: int = 256
-    """units of the decoder's LSTM, and of each direction of the encoder's"""
+    """units of the decoder's LSTM"""
     parameters: int | None = None
     """size of the model, to which --hidden_dim is then chosen"""
     beta: float = 1.0
@@ -119,7 +122,7 @@ class Config(Decoding, RunFlags):
     """share of the training (cyclical: of each cycle) in which the weight rises to β"""
     cycles: int = 4
     """cyclical: how many times the weight rises"""
-    free_bits: float = 8.0
+    free_bits: float = 6.0
     """nats of KL, summed over latents, that cost nothing"""
     free_bits_per_latent: float = 0.0
     """nats of KL that cost nothing in each latent"""
@@ -156,7 +159,7 @@ class Config(Decoding, RunFlags):
     def __post_init__(self):
         for flags in (RunFlags, Decoding):
             flags.__post_init__(self)
-        for name in ("embed_dim", "hidden_dim", "cycles", "min_count", "samples"):
+        for name in ("embed_dim", "encoder_dim", "hidden_dim", "cycles", "min_count", "samples"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         for name in ("latent_dim", "pretrain", "length"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
@@ -176,6 +179,11 @@ class Config(Decoding, RunFlags):
         require(self.clip > 0, self, "clip", "above 0")
         both = self.free_bits == 0 or self.free_bits_per_latent == 0
         require(both, self, "free_bits_per_latent", "0 unless --free_bits=0: one of the two counts")
+        for name, read, by in (  # what a flag that nobody reads would promise
+            ("anneal_share", self.anneal != "none", "--anneal=none"),
+            ("cycles", self.anneal == "cyclical", f"--anneal={self.anneal}"),
+        ):
+            require_read(self, name, read, by)
         if self.latent_dim == 0:
             for name in ("free_bits", "free_bits_per_latent", "pretrain", "batch_norm"):
                 require(getattr(self, name) == 0, self, name, "0 with --latent_dim=0, which has no code")
@@ -189,6 +197,12 @@ class Config(Decoding, RunFlags):
         require(several, self, "batch_size", "at least 2 with --batch_norm")
 
 
+def require_read(cfg: Config, name: str, read: bool, by: str) -> None:
+    """Refuse a flag that is not at its default where nothing reads it. by: the flag for which that is so."""
+    default = Config.__dataclass_fields__[name].default
+    require(read or getattr(cfg, name) == default, cfg, name, f"left out with {by}, which does not read it")
+
+
 # ------------------------------------------------------------------------------------------------ model
 
 
@@ -197,13 +211,13 @@ class TextVAE(nn.Module):
 
     def __init__(self, cfg: Config, v: int, hidden: int):
         super().__init__()
-        e, d = cfg.embed_dim, cfg.latent_dim
+        e, d, encoder = cfg.embed_dim, cfg.latent_dim, cfg.encoder_dim
         self.p = cfg.dropout
         self.embedding = nn.Embedding(v, e)
         if d:
-            self.forwards = LSTMLayers(e, hidden, batch_first=True)
-            self.backwards = LSTMLayers(e, hidden, batch_first=True)
-            self.to_gaussian = nn.Linear(2 * hidden, 2 * d)
+            self.forwards = LSTMLayers(e, encoder, batch_first=True)
+            self.backwards = LSTMLayers(e, encoder, batch_first=True)
+            self.to_gaussian = nn.Linear(2 * encoder, 2 * d)
             self.to_state = nn.Linear(d, 2 * hidden)
         self.norm = nn.BatchNorm1d(d) if d and cfg.batch_norm else None
         if self.norm is not None:  # the shift is learned, the scale is not
@@ -482,6 +496,12 @@ def final(best: TextVAE, part: Sentences, data: sentences.SentenceSplits, cfg: C
     best.eval()
     metrics = evaluate(best, part, "test", cfg)
     metrics["test/iw_nats"] = log_likelihood(best, part, cfg)
+    rng, longest = make_rng(cfg.seed, 0, "pictures", of=("final",)), int(data.train.lengths.max())
+    z = torch.randn(N_WRITTEN, cfg.latent_dim, generator=rng).to(part.begin.device)
+    ids = write_sentences(Writer(best, z), Decoding(strategy="temperature"), rng, longest)
+    written = [data.vocabulary.write(row) for row in ids.tolist()]
+    drawn = [data.vocabulary.write(data.train.ids(s)) for s in range(len(data.train))]
+    metrics |= {f"test/{k}": v for k, v in pages.plausibility(written, drawn).items()}
     if cfg.latent_dim:
         rows = torch.arange(min(N_REBUILT, len(part)), device=part.begin.device)
         batch = part.batch(rows)
@@ -546,6 +566,8 @@ def samples(
 
 def load_data(cfg: Config) -> sentences.SentenceSplits:
     """The sentences of `cfg`. Raises DataError when they are missing or unusable."""
+    for name, level in (("min_count", "word"), ("vocab_size", "bpe")):
+        require_read(cfg, name, cfg.level == level, f"--level={cfg.level}")
     how = {name: getattr(cfg, name) for name in (*SENTENCE_FLAGS, "encoding", "columns")}
     return sentences.load(cfg.dataset, cfg.data_dir, **how)
 

@@ -72,6 +72,7 @@ OF_THE_MODEL = {
         "max_length": 9,
         "latent_dim": 5,
         "embed_dim": 8,
+        "encoder_dim": 12,
         "hidden_dim": 16,
         "parameters": 5000,
         "batch_norm": 0.5,

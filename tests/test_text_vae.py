@@ -26,7 +26,14 @@ from research.text_vae import Config, Sentences, build, charged, evaluate, kl_we
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 LETTERS = Vocabulary("char", (*SPECIAL, *"abcdefgh "))
-SMALL = {"latent_dim": 4, "embed_dim": 8, "hidden_dim": 12, "batch_size": 8, "free_bits": 0.0}
+SMALL = {
+    "latent_dim": 4,
+    "embed_dim": 8,
+    "encoder_dim": 12,
+    "hidden_dim": 12,
+    "batch_size": 8,
+    "free_bits": 0.0,
+}
 SMALL |= {"wandb": "disabled", "device": "cpu", "min_length": 2, "threads": 1}
 
 
@@ -94,7 +101,7 @@ def test_one_direction_reads_from_the_end():
     """The backward half is what its layer says of the sentence in reverse, whatever stands behind it."""
     model = build(Config(**SMALL), LETTERS, CPU)
     with torch.no_grad():
-        model.to_gaussian.weight[:, : SMALL["hidden_dim"]] = 0  # of the forward direction
+        model.to_gaussian.weight[:, : SMALL["encoder_dim"]] = 0  # of the forward direction
     batch = PART.batch(torch.tensor([0, 2]))
     mu, _ = model.encode(batch.tokens, batch.lengths)
     ids = torch.from_numpy(LETTERS.read("cba")).long()[None]
@@ -139,8 +146,8 @@ def test_a_language_model_has_no_code():
 @pytest.mark.parametrize("latent_dim", [0, 16])
 def test_models_of_equal_size(latent_dim):
     none = {"free_bits": 0.0, "latent_dim": latent_dim}
-    model = build(Config(parameters=200_000, **none), LETTERS, CPU)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(200_000, rel=0.01)
+    model = build(Config(parameters=400_000, **none), LETTERS, CPU)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(400_000, rel=0.01)
     with pytest.raises(UserError, match=r"--parameters=1000: must be one that these layers can have"):
         build(Config(parameters=1000, embed_dim=256, **none), LETTERS, CPU)
 
@@ -294,7 +301,7 @@ def test_a_writer_sees_what_the_decoder_sees():
 # ---- training ------------------------------------------------------------------------------------------
 
 VAL = {"rec_nats", "kl_nats", "elbo_nats", "perplexity", "active_units", "mutual_information_nats"}
-TEST = VAL | {"iw_nats", "exact", "exact_tokens", "bleu"}
+TEST = VAL | {"iw_nats", "known_words", "known_pairs", "exact", "exact_tokens", "bleu"}
 TRAIN = {"loss", "rec_nats", "kl_nats", "elbo_nats", "grad_norm", "learning_rate", "kl_weight"}
 
 
@@ -436,7 +443,7 @@ def test_every_sentence_once_an_epoch():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"latent_dim": 0}, "--free_bits=8.0: must be 0 with --latent_dim=0"),
+        ({"latent_dim": 0}, "--free_bits=6.0: must be 0 with --latent_dim=0"),
         ({"latent_dim": 0, "free_bits": 0.0, "anneal": "linear"}, "--anneal=linear: must be none"),
         ({"free_bits_per_latent": 0.1}, "--free_bits_per_latent=0.1: must be 0 unless --free_bits=0"),
         ({"pretrain": 2000}, "--pretrain=2000: must be below --steps=2000"),
@@ -447,11 +454,26 @@ def test_every_sentence_once_an_epoch():
         ({"batch_norm": 0.5, "batch_size": 1}, "--batch_size=1: must be at least 2 with --batch_norm"),
         ({"latent_dim": 0, "free_bits": 0.0, "beta": 2.0}, "--beta=2.0: must be 1 with --latent_dim=0"),
         ({"beta": -1.0}, "--beta=-1.0: must be at least 0"),
+        ({"anneal_share": 0.3}, "--anneal_share=0.3: must be left out with --anneal=none"),
+        ({"anneal": "linear", "cycles": 2}, "--cycles=2: must be left out with --anneal=linear"),
     ],
 )
 def test_what_is_impossible_is_refused(flags, said):
     with pytest.raises(UserError, match=re.escape(said)):
         Config(**flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"min_count": 3}, "--min_count=3: must be left out with --level=char"),
+        ({"level": "bpe", "min_count": 3}, "--min_count=3: must be left out with --level=bpe"),
+        ({"level": "word", "vocab_size": 300}, "--vocab_size=300: must be left out with --level=word"),
+    ],
+)
+def test_a_flag_of_another_level_is_refused(flags, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        script.load_data(Config(**flags))
 
 
 def test_flags_are_kept(learn):

@@ -41,7 +41,6 @@ from research.parts.text_vae_writing import Writer, write_sentences
 
 N_TRAIN_LINES, N_LINES = 5000, 400  # archaic lines, at most: of the direction, and those that are moved
 STEPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # lengths of the move, in differences of the means
-N_PLAUSIBLE = 200  # samples whose words are looked up
 
 
 def load_model(
@@ -176,14 +175,9 @@ def evaluate(cfg: script.Config) -> dict[str, Any]:
     test = script.Sentences(data.test, device)
     results: dict[str, Any] = {"data": data.name, "data_hash": data.content_hash, "about": data.report}
     results |= {k.removeprefix("test/"): v for k, v in script.final(model, test, data, cfg).items()}
-    longest = int(data.train.lengths.max())
-    z = torch.randn(N_PLAUSIBLE, cfg.latent_dim, generator=task.rng()).to(device)
-    ids = write_sentences(writer_of(model, z, cfg), Decoding(strategy="temperature"), task.rng(), longest)
-    written = [vocabulary.write(row) for row in ids.tolist()]
     training = [vocabulary.write(data.train.ids(s)) for s in range(len(data.train))]
-    held_out = [vocabulary.write(data.test.ids(s)) for s in range(min(N_PLAUSIBLE, len(data.test)))]
-    results |= {f"samples_{k}": v for k, v in pages.plausibility(written, training).items()}
-    results |= {f"test_{k}": v for k, v in pages.plausibility(held_out, training).items()}
+    held_out = [vocabulary.write(data.test.ids(s)) for s in range(min(script.N_WRITTEN, len(data.test)))]
+    results |= {f"text_{k}": v for k, v in pages.plausibility(held_out, training).items()}
     if cfg.latent_dim:
         results |= direction(model, data, cfg, device, task)
     task.numbers(results)
