@@ -1,58 +1,99 @@
-"""The report of a sweep as one HTML file that holds its numbers, pictures and plotly itself."""
+"""The report of a sweep as one HTML file, which holds its numbers, its pictures and its code itself."""
 
+import base64
+import gzip
+import hashlib
+import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from launch.results import read
-from launch.results.curves import curves
-from launch.results.media import pictures
+from launch.results import page_data, read
+from launch.results.media import Media, media_of
 from launch.results.read import Sweep
-from launch.results.values import show, sort_key
-from launch.results.words import cell, command, label, sweep_command, what_was_run
+from launch.results.words import cell, sweep_command, what_was_run
 from research.common.folder import COMPLETE, REPORT, SOURCE_DIFF, SWEEP, write_bytes
 from research.common.messages import UserError, readable
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
-MAX_MB = 25.0  # of pictures
+PAGE = Path(__file__).with_name("page")
+# in the order in which a reader and a browser need them
+SCRIPTS = ("basics", "state", "filter", "pen", "axes", "runs", "parallel", "curves", "matter", "pictures")
+SCRIPTS += ("compare", "run_page", "main")
+MAX_MB = 25.0  # of pictures and videos in the file
+STATIC_ROWS = 200  # runs that stand in the table of a browser without JavaScript
 
 
-def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> str:
-    """The report as HTML. planned: how many runs there will be; None: as far as the sweep's YAML tells."""
+def render(
+    sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None, folder: str | None = None
+) -> tuple[str, Media]:
+    """The report as HTML, and the media that lie beside it, in `folder`; None: what has no room is left out.
+
+    planned: how many runs there will be; None: as far as the sweep's YAML tells.
+    """
     import jinja2
-    from plotly.offline import get_plotlyjs
 
-    varied, df = sweep.varied, read.table(sweep)
-    order = sorted(range(len(df)), key=lambda i: [sort_key(sweep.runs[i].flags.get(f)) for f in varied])
-    unwell = df[(df["status"] != "finished") | (df["reason"] != "")]
-    states = df["status"].value_counts().to_dict()
-    commands = []
-    for i in order:
-        run = sweep.runs[i]
-        commands.append((label(run, varied), command(run, sweep, varied), df["commit"][i]))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text("utf-8")).render(
-        sweep=sweep,
-        sweep_file=SWEEP,
-        diff_file=SOURCE_DIFF,
-        sweep_command=sweep_command(sweep),
-        varied=varied,
-        flag_columns=read.flag_columns(df),
-        attrs=df.attrs,
-        what=what_was_run(sweep, varied),
-        planned=read.expected(sweep) if planned is None else planned,
-        done=_done(sweep, states),
-        runs=read.best_first(df).drop(columns="reason"),
-        seeds=read.summarise_over_seeds(df),
-        now=datetime.now(UTC),
-        unwell=unwell[[*map(read.column_of, varied), "status", "step", "steps", "reason", "key"]],
-        cell=cell,
-        show=show,
-        states=states,
-        plotly=get_plotlyjs(),
-        curves=curves(sweep, varied, order, [df.attrs["metric"] or "", df.attrs["headline"]]),
-        pictures=pictures(sweep, varied, order, max_mb),
-        commands=commands,
+    df = read.table(sweep)
+    media = media_of(sweep, max_mb, folder)
+    data = whole(sweep, df, planned) | {"media": media.data}
+    packed = gzip.compress(json.dumps(data, allow_nan=False, separators=(",", ":")).encode(), 6, mtime=0)
+    style = (PAGE / "page.css").read_text("utf-8")
+    script = "\n".join((PAGE / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string((PAGE / "page.html.j2").read_text("utf-8")).render(
+        name=sweep.name,
+        about=data["about"],
+        state=data["state"],
+        style=style,
+        script=script,
+        style_hash=_digest(style),
+        script_hash=_digest(script),
+        data=base64.b64encode(packed).decode(),
+        columns=[c for c in data["columns"] if not c["hidden"]],
+        rows=[
+            [cell(row, c["name"])[0] for c in data["columns"] if not c["hidden"]]
+            for row in read.best_first(df).head(STATIC_ROWS).to_dict("records")
+        ],
+        static_rows=STATIC_ROWS,
     )
+    return html, media
+
+
+def _digest(text: str) -> str:
+    """The hash by which a Content-Security-Policy allows one script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def whole(sweep: Sweep, df: Any, planned: int | None) -> dict[str, Any]:
+    """All that the page's code reads but the media."""
+    varied = sweep.varied
+    figures = page_data.task_figures(sweep.runs)
+    columns = page_data.columns_of(sweep, df, figures)
+    states = df["status"].value_counts().to_dict()
+    planned = read.expected(sweep) if planned is None else planned
+    attrs = df.attrs
+    runs = page_data.runs_of(sweep, df, columns, figures)
+    about = page_data.about_of(sweep.header)
+    about.append(["What was run", what_was_run(sweep, varied)])
+    return {
+        "name": sweep.name,
+        "about": about,
+        "state": page_data.state_line(states, len(sweep.open_trials)),
+        "warning": page_data.warning(sweep, _done(sweep, states), planned),
+        "columns": columns,
+        "by": attrs["by"],
+        "ascending": attrs["ascending"],
+        "headline": {"name": attrs["headline"], "goal": attrs["goal"]},
+        "metric": attrs["metric"] and {"name": attrs["metric"], "goal": attrs["metric_goal"]},
+        "confirmed": attrs["confirmed"],
+        "axes": page_data.default_axes(columns, runs, attrs["by"]),
+        "runs": runs,
+        "open": [trial.get("flags") or {} for trial in sweep.open_trials],
+        "curves": page_data.curves_of(sweep, [attrs["metric"] or "", attrs["headline"]]),
+        "sweep": {"file": SWEEP, "text": sweep.text, "command": sweep_command(sweep) if sweep.text else None},
+        "diff_file": SOURCE_DIFF,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
 
 
 def _done(sweep: Sweep, states: dict[str, int]) -> int:
@@ -69,7 +110,8 @@ def write_report(
 ) -> Path:
     """Write the report of a sweep's folder, or of what was read of it (default: REPORT in it); its path.
 
-    UserError, one line, when the folder does not exist or holds no runs.
+    Pictures that have no room in it lie in `<its name>_files` beside it. UserError, one line, when the folder
+    does not exist or holds no runs.
     """
     try:
         sweep = found if isinstance(found, Sweep) else read.read_sweep(found)
@@ -78,5 +120,11 @@ def write_report(
     if not sweep.runs:
         raise UserError(f"{sweep.folder}: holds no runs")
     out = Path(out or sweep.folder / REPORT)
-    write_bytes(out, readable(render(sweep, max_mb, planned)).encode())
+    beside = out.with_name(f"{out.stem}_files")
+    html, media = render(sweep, max_mb, planned, beside.name)
+    for name, path in media.beside.items():
+        if not (beside / name).is_file():  # named by content: what is there is the same
+            beside.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, beside / name)
+    write_bytes(out, readable(html).encode())
     return out

@@ -1,110 +1,124 @@
-"""The pictures, videos and text samples of a sweep's runs, as the report's browser shows them."""
+"""Pictures, videos and text samples of a sweep's runs, and what tasks made of them, for the report."""
 
 import base64
 import hashlib
 import mimetypes
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.results.curves import colours
 from launch.results.read import Sweep
 from launch.results.values import show
-from launch.results.words import label
 
-STEPS = 12  # with pictures embedded, per key and run, at most
-KINDS = {".html": "text", ".txt": "text", ".mp4": "video", ".webm": "video"}  # all else is an image
+STEPS = 40  # of a key that are shown, at most
+TEXT_BYTES = 500_000  # of a text sample that is shown, at most
+KINDS = {".html": "text", ".txt": "text", ".json": "text", ".mp4": "video", ".webm": "video"}  # else an image
+FIRST = ("reconstruct", "random", "sample", "traversal", "interpolation")  # what a reader wants to see first
 
 
-def spread(steps: set[int], n: int) -> set[int]:
-    """At most n of the steps: the last, the first, those near a half, a quarter … of the last, and more."""
-    if len(steps) <= n:
-        return steps
+@dataclass
+class Media:
+    """What the page's browser reads, and the files that lie in a folder beside the page: name → original."""
+
+    data: dict[str, Any]
+    beside: dict[str, Path] = field(default_factory=dict)
+
+
+def spread(steps: set[int], n: int) -> list[int]:
+    """At most n of the steps, the most telling first: the last, the first, those near a half, a quarter … of
+    the last, and then some evenly between.
+    """
+    if not steps:
+        return []
     ordered = sorted(steps)
     last = ordered[-1]
     halves = [last / 2**k for k in range(1, n)]
     evenly = ordered[:: len(ordered) // n + 1]
     chosen: dict[int, None] = {}  # in the order of their importance
-    for target in [last, ordered[0], *halves, *evenly]:
-        nearest = min(ordered, key=lambda step, target=target: abs(step - target))
-        chosen[nearest] = None
-    return set(list(chosen)[:n])
+    for target in [last, ordered[0], *halves, *evenly, *(ordered if len(ordered) <= n else [])]:
+        chosen[min(ordered, key=lambda step, target=target: abs(step - target))] = None
+    return list(chosen)[:n]
 
 
-def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -> dict[str, Any]:
-    """The picture browser's data: the files, each content once, and which of them a run shows at which step.
+def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
+    """The browser's data: the files, each content once, and which of them a run shows at which step.
 
-    Fewer steps are embedded where there are more than STEPS, or `max_mb` is passed; `note` says so, and
-    `logged` at how many steps there are pictures of each key.
+    Texts are embedded; pictures and videos too, the last steps of all runs first, until `max_mb` is full.
+    What is left over lies beside the page, in `folder`, or, where that is None, is left out. `note` says what
+    is missing, `logged` at how many steps there are pictures of each key.
     """
     room = max_mb * 1e6 * 3 / 4  # base64: 4 for 3
-    keys = sorted({key for run in sweep.runs for key in run.media})
-    for limit in (STEPS, 6, 3, 1):
-        chosen = _chosen(sweep, keys, order, limit)
-        if sum(map(_size, (path for *_, path in chosen))) <= room:
-            break
-    blobs, seen, left_out, unreadable = {}, {key: {} for key in keys}, 0, []
-    for key, i, step, path in chosen:
+    blobs: dict[str, dict[str, Any]] = {}
+    of: dict[str, dict[int, list]] = {}
+    beside: dict[str, Path] = {}
+    left_out, unreadable, n_shown = 0, [], 0
+    chosen = sorted(_chosen(sweep), key=lambda item: item[0])
+    for _, key, i, step, path in chosen:
+        kind = KINDS.get(path.suffix, "image")
         try:
             data = path.read_bytes()
         except OSError:
             unreadable.append(path)
             continue
         name = hashlib.sha256(data).hexdigest()[:16]
-        if name not in blobs and len(data) > room:
-            left_out += 1
-            continue
         if name not in blobs:
-            room -= len(data)
-            blobs[name] = {
-                "kind": KINDS.get(path.suffix, "image"),
-                "data": base64.b64encode(data).decode(),
-                "mime": mimetypes.guess_type(path.name)[0] or "image/png",
-            }
-        seen[key].setdefault(i, []).append([step, name])
-    note, shown = "", len(chosen) - left_out - len(unreadable)
+            blob = {"kind": kind, "mime": mimetypes.guess_type(path.name)[0] or "image/png"}
+            if kind == "text":
+                blob["text"] = data[:TEXT_BYTES].decode("utf-8", "replace")
+            elif len(data) <= room:
+                room -= len(data)
+                blob["data"] = base64.b64encode(data).decode()
+            elif folder is not None:
+                beside[f"{name}{path.suffix}"] = path
+                blob["path"] = f"{folder}/{name}{path.suffix}"
+            else:
+                left_out += 1
+                continue
+            blobs[name] = blob
+        n_shown += 1
+        of.setdefault(key, {}).setdefault(i, []).append([step, name])
+    for runs in of.values():
+        for files in runs.values():
+            files.sort()
     total = sum(len(files) for run in sweep.runs for files in run.media.values())
-    if shown < total:
-        note += f"Pictures: {shown} of {total}. "
+    total += sum(len(task.files) for run in sweep.runs for task in run.tasks)
+    note = f"Shown are {n_shown:,} of {total:,} files. " if n_shown < total else ""
     if left_out:
         note += f"{left_out} did not fit into --max_mb={show(max_mb)}. "
+    if beside:
+        note += f"{len(beside):,} files lie beside this page, in {folder}/, and load as they come into view. "
     if unreadable:
         first = unreadable[0].relative_to(sweep.folder.parent)
         note += f"{len(unreadable)} cannot be read, the first of them {first}. "
-    runs = [
-        {
-            "label": label(run, varied),
-            "state": show(run.status["status"]),
-            "colour": colour,
-            "column": label(run, varied[:1]),
-            "row": label(run, varied[1:]) if varied[1:] else "",
-        }
-        for run, colour in zip(sweep.runs, colours(sweep, varied))
-    ]
-    return {
-        "keys": {key: files for key, files in seen.items() if files},
-        "logged": {
-            key: len({step for run in sweep.runs for step, _ in run.media.get(key, [])}) for key in keys
-        },
-        "blobs": blobs,
-        "runs": runs,
-        "order": order,
-        "note": note,
-    }
+    keys = sorted(of, key=lambda key: (": " in key, _rank(key), key))
+    data = {"keys": keys, "of": of, "blobs": blobs, "note": note, "logged": _logged(sweep)}
+    return Media(data, beside)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # gone meanwhile; reading it will tell
-        return 0
+def _rank(key: str) -> int:
+    return next((i for i, word in enumerate(FIRST) if word in key), len(FIRST))
 
 
-def _chosen(sweep: Sweep, keys: list[str], order: list[int], limit: int) -> list[tuple[str, int, int, Path]]:
-    """(key, run's index, step, file) at no more than `limit` steps of each key, and each run's last file."""
-    found = []
-    for key in keys:
-        steps = spread({step for run in sweep.runs for step, _ in run.media.get(key, [])}, limit)
-        for i in order:
-            files = sweep.runs[i].media.get(key, [])
-            found += [(key, i, step, path) for step, path in files if step in steps or path == files[-1][1]]
-    return found
+def _logged(sweep: Sweep) -> dict[str, int]:
+    keys = {key for run in sweep.runs for key in run.media}
+    return {key: len({step for run in sweep.runs for step, _ in run.media.get(key, [])}) for key in keys}
+
+
+def _chosen(sweep: Sweep) -> Iterator[tuple[int, str, int, int, Path]]:
+    """(importance, key, run's index, step, file) at no more than STEPS steps of each key, each run's last
+    file, and all that tasks made, whose step is the run's last; 0 is the greatest importance.
+    """
+    for key in sorted({key for run in sweep.runs for key in run.media}):
+        steps = spread({step for run in sweep.runs for step, _ in run.media.get(key, [])}, STEPS)
+        rank = {step: i for i, step in enumerate(steps)}
+        for i, run in enumerate(sweep.runs):
+            files = run.media.get(key, [])
+            for step, path in files:
+                if step in rank or path == files[-1][1]:
+                    yield 0 if path == files[-1][1] else rank[step], key, i, step, path
+    for i, run in enumerate(sweep.runs):
+        step = run.status.get("step")
+        for task in run.tasks:
+            for path in task.files:
+                yield 0, f"{task.folder.name}: {path.stem}", i, step if isinstance(step, int) else 0, path

@@ -28,7 +28,19 @@ from launch.results.columns import GAP, Column, fitting, left_out
 from launch.results.metric import Metric, is_finite, metric_of
 from launch.results.values import show, sort_key
 from research.common.flags import RunFlags, result_names
-from research.common.folder import CODE, CONFIG, ENDED, MEDIA, METRICS, STATUS, SWEEP, TRIALS, write_bytes
+from research.common.folder import (
+    CODE,
+    CONFIG,
+    ENDED,
+    MEDIA,
+    METRICS,
+    RESULTS,
+    STATUS,
+    SWEEP,
+    TIMES,
+    TRIALS,
+    write_bytes,
+)
 from research.common.messages import readable
 
 if TYPE_CHECKING:
@@ -53,6 +65,16 @@ BOOKKEEPING = {f.name for f in dataclasses.fields(RunFlags)} - {*result_names(Ru
 
 
 @dataclass
+class Task:
+    """What a task made of a run's checkpoint: the numbers of results.json, and the files beside it."""
+
+    folder: Path
+    results: dict = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    problem: str | None = None
+
+
+@dataclass
 class Run:
     """One run folder as found. `problem` says in words what could not be read, or is None."""
 
@@ -63,6 +85,7 @@ class Run:
     media: dict[str, list[tuple[int, Path]]] = field(default_factory=dict)  # key -> [(step, file)], by step
     problem: str | None = None
     trial: dict = field(default_factory=dict)  # the sweep's point; empty for a run outside a sweep
+    tasks: list[Task] = field(default_factory=list)
 
     @property
     def flags(self) -> dict:
@@ -79,6 +102,30 @@ class Run:
     def place(self) -> tuple[str | None, str | None]:
         """W&B entity (None: the login's own) and project, as the run itself took them."""
         return tuple(self.config.get(k) or self.flags.get(k) for k in ("entity", "project"))
+
+    @property
+    def url(self) -> str | None:
+        """Where W&B shows the run, as far as the run itself knows: it was online, and whose it is."""
+        entity, project = self.place
+        if self.flags.get("wandb") != "online" or not (entity and project and self.config.get("wandb_id")):
+            return None
+        return f"https://wandb.ai/{entity}/{project}/runs/{self.config['wandb_id']}"
+
+    @property
+    def seconds(self) -> list[tuple[int, float]]:
+        """(step, seconds of training until then), from the time of a step that time.jsonl tells; read anew at
+        each call. Empty where there is none.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            found, total, before = [], 0.0, 0
+            for row in read_rows(self.folder / TIMES):
+                step, ms = row.get("step"), row.get("time/step_ms")
+                if isinstance(step, int) and is_finite(ms):
+                    total += max(0, step - before) * ms / 1000
+                    found.append((step, total))
+                    before = step
+            return found
+        return []
 
     def value(self, metric: Metric) -> float | None:
         """What the run counts for by a sweep's metric: its best value, diverged its worst; None: none."""
@@ -162,8 +209,28 @@ def read_run(folder: Path | str) -> Run:
     for path in _files(run.folder / MEDIA, problems):
         key = path.parent.relative_to(run.folder / MEDIA).as_posix()
         run.media.setdefault(key, []).append((int(path.stem), path))
+    run.tasks = list(_tasks(run.folder, problems))
     run.problem = "; ".join(problems) or None
     return run
+
+
+def _tasks(folder: Path, problems: list[str]) -> Iterator[Task]:
+    """What tasks made in a run's folder, by name."""
+    try:
+        inside = sorted(path for path in folder.iterdir() if (path / RESULTS).is_file())
+    except OSError:  # reading the run's files has told it
+        return
+    for path in inside:
+        task = Task(path)
+        try:
+            task.results = _read_object(path / RESULTS)
+            listed = task.results.get("files")
+            names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+            task.files = [path / name for name in names if "/" not in name and (path / name).is_file()]
+        except (OSError, ValueError) as error:
+            task.problem = f"{path.name}/{RESULTS} cannot be read ({why(error)})"
+            problems.append(task.problem)
+        yield task
 
 
 def _files(media: Path, problems: list[str]) -> Iterator[Path]:

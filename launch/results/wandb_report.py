@@ -22,7 +22,7 @@ import pandas as pd
 import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-from launch.results.curves import colours
+from launch.results.colours import colours
 from launch.results.read import Sweep, best_first, column_of, expected, summarise_over_seeds, table
 from launch.results.words import cell, command, from_root, label, sweep_command, what_was_run
 from research.common.folder import SOURCE_DIFF, UPLOADED, read_json

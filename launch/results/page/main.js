@@ -1,0 +1,53 @@
+// Unpack the data, draw all parts, follow the address.
+
+async function unpacked() {
+  const text = $("data").textContent, packed = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  $("data").remove();
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+function makeAgain() {
+  const s = section("again", "How to reproduce");
+  const {text, command, file} = sweep.sweep;
+  if (command) s.append(el("p", {textContent: "The whole sweep; what is already there is skipped:"}), el("pre", {textContent: command}));
+  s.append(el("p", {textContent: "The command of one run stands on its page: click its name in the table of runs."}));
+  if (sweep.open.length) s.append(el("details", {}, el("summary", {textContent: `${sweep.open.length} trials were not started`}), el("pre", {textContent: sweep.open.map(flags => Object.entries(flags).map(([name, v]) => `--${name}=${shown(v, 12)}`).join(" ")).join("\n")})));
+  if (text) s.append(el("details", {}, el("summary", {textContent: file}), el("pre", {textContent: text})));
+  s.append(el("p", {className: "note", textContent: `Written ${sweep.written} from ${sweep.name}.`}));
+}
+
+function applyTheme() {
+  if (state.theme) document.documentElement.dataset.theme = state.theme;
+  else delete document.documentElement.dataset.theme;
+}
+
+async function start() {
+  document.body.append(tip);
+  Object.assign(state, readAddress());
+  applyTheme();
+  $("theme").onclick = () => set({theme: dark() ? "light" : "dark"});
+  watch("theme", applyTheme);
+  takeData(await unpacked());
+  if (sweep.warning) { $("warning").textContent = sweep.warning; $("warning").hidden = false; }
+  chooseRuns();
+  watch("filter brush sel", chooseRuns);  // before all parts, which read what it finds
+  const listParts = makeTools();
+  makeRuns();
+  makeParallel();
+  makeCurves();
+  makeMatter();
+  makePictures();
+  makeAgain();
+  listParts();
+  watch("run", () => { if (state.run) showRun(); else if (overlay) overlay.close(); });
+  if (state.run) showRun();
+  addEventListener("hashchange", () => set(readAddress(), false));
+  document.body.dataset.ready = "true";
+}
+
+start().catch(error => {
+  $("warning").hidden = false;
+  $("warning").textContent = `This page could not be drawn: ${error.message}`;
+  throw error;
+});

@@ -1,0 +1,283 @@
+"""What the page of a report is made of: columns, runs, curves, and what stands on the page of each run.
+
+Plain JSON values, read by launch/results/page/*.js. A figure that is not finite is null there.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from launch.results import read
+from launch.results.read import Run, Sweep
+from launch.results.values import show, sort_key
+from launch.results.words import command, label
+from research.common.folder import OUTPUT
+
+POINTS = 400  # of a curve, at most: beyond that nobody sees a difference and the file grows
+ALL_POINTS = 3_000_000  # of all curves together
+LOG_TAIL = 6000  # characters of a run's log that stand on its page
+LOG_SPAN = 20  # a positive flag whose values span more than this factor has a logarithmic axis
+AXES = 7  # of parallel coordinates, unless the reader chooses others
+DIGITS = 12  # significant ones of a number: as exact as anybody compares
+MACHINE = ("host", "device", "torch", "threads")  # of a segment, what stands on a run's page
+
+
+def plain(value: Any) -> Any:
+    """A flag or figure as JSON holds it: lists and tables as text, what is not finite as None."""
+    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, (bool, str, int)):
+        return value
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return plain(value.item()) if hasattr(value, "item") else show(value)
+
+
+# ---- what the sweep is about ---------------------------------------------------------------------------
+
+
+def about_of(header: str) -> list[list[str]]:
+    """The lines of a YAML's header as [label, text]: "Size  6 runs" or "Size: 6 runs" is a labelled line, and
+    what follows belongs to it. A line of figures, which has a ±, stays a line. The first label may be empty.
+    """
+    found: list[list[str]] = []
+    for i, line in enumerate(header.splitlines()):
+        name, gap, text = line.strip().partition(": " if ": " in line.split("  ")[0] else "  ")
+        if gap and len(name) < 25 and name.replace(" ", "").isalpha():
+            found.append([name.capitalize(), text.strip()])
+        elif i == 0:
+            found.append(["", line.strip()])
+        elif found:
+            after_figures = "±" in found[-1][1].splitlines()[-1] if found[-1][1] else False
+            joint = "\n" if "±" in line or after_figures else " "
+            found[-1][1] = (found[-1][1] + joint + line.strip()).strip() if line.strip() else found[-1][1]
+    return found
+
+
+def state_line(states: dict[str, int], n_open: int) -> str:
+    """How many runs are in which state, in words."""
+    parts = [f"{n} {state}" for state, n in states.items()]
+    return ", ".join(parts + ([f"{n_open} not started"] if n_open else []))
+
+
+def warning(sweep: Sweep, done: int, planned: int) -> str:
+    """What a reader has to know first: that runs are missing, or that something can't be read."""
+    text = ""
+    if done < planned:
+        text = (
+            f"Not complete: {done} of {planned} runs are done. Figures of the others are those of their last "
+        )
+        text += "step, and means over seeds leave them out. " if "seed" in sweep.varied else "step. "
+    return (text + (sweep.problem or "")).strip()
+
+
+# ---- columns and runs ----------------------------------------------------------------------------------
+
+
+def columns_of(sweep: Sweep, df: pd.DataFrame, figures: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The columns of the table of runs, in order. figures: those of tasks, a list with a value for each run.
+
+    kind: flag, status, step, figure, task or text; log: whether its axis is logarithmic; order: the values of
+    a flag of words as they follow each other; hidden: whether it is shown only when somebody asks for it.
+    """
+    flags, by = read.flag_columns(df), df.attrs["by"]
+    shown = {by, "metric", "headline"}
+    found = []
+    for name in df.columns:
+        kind = "figure"
+        if name in flags:
+            kind = "flag"
+        elif name in ("status", "step", "steps"):
+            kind = name
+        elif name in ("commit", "key", "reason"):
+            kind = "text"
+        values = [plain(value) for value in df[name]]
+        column = {"name": name, "label": df.attrs["headings"].get(name, name), "kind": kind}
+        column |= _axis(name, kind, values, sweep)
+        column["hidden"] = name in ("steps", "commit", "reason") or (
+            kind == "figure" and name not in shown and not name.startswith("test/")
+        )
+        column["goal"] = {"headline": df.attrs["goal"], "metric": df.attrs["metric_goal"]}.get(name)
+        found.append(column)
+    for name, values in figures.items():
+        axis = _axis(name, "task", values, sweep)
+        found.append({"name": name, "label": name, "kind": "task"} | axis | {"hidden": True, "goal": None})
+    return found
+
+
+def _axis(name: str, kind: str, values: list[Any], sweep: Sweep) -> dict[str, Any]:
+    """Whether a column holds numbers, whether its axis is logarithmic, and in which order its words stand."""
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    numeric = bool(numbers) and len(numbers) == sum(v is not None for v in values)
+    given = (sweep.spec.get("parameters") or {}).get(name.removeprefix("--")) or {}
+    drawn_log = "log" in str(given.get("distribution", ""))
+    spread = numeric and min(numbers) > 0 and max(numbers) > LOG_SPAN * min(numbers)
+    log = bool(numeric and kind == "flag" and min(numbers) > 0 and (drawn_log or spread))
+    if numeric:
+        return {"numeric": True, "log": log, "order": None}
+    listed = [plain(value) for value in given.get("values") or []]
+    seen = {show(v): v for v in values}
+    order = [show(v) for v in listed if show(v) in seen]
+    order += sorted((text for text in seen if text not in order), key=lambda text: sort_key(seen[text]))
+    return {"numeric": False, "log": False, "order": order if kind in ("flag", "status") else None}
+
+
+def default_axes(columns: list[dict[str, Any]], runs: list[dict[str, Any]], by: str) -> list[str]:
+    """Columns that stand in parallel coordinates at first: flags, then what tells which run is best, then
+    figures of the test part that are not the same for all runs.
+    """
+    seen = [{str(run["values"][i]) for run in runs} - {"None"} for i in range(len(columns))]
+    differing = {c["name"] for c, texts in zip(columns, seen) if len(texts) > 1}
+    flags = [c["name"] for c in columns if c["kind"] == "flag" and c["name"] != "seed"]
+    figures = [
+        c["name"]
+        for c in columns
+        if c["kind"] == "figure" and c["numeric"] and (c["name"] in differing or c["name"] == by)
+    ]
+    first = [name for name in figures if name == by]
+    others = [name for name in figures if name.startswith("test/")]
+    room = max(1, AXES - len(flags))
+    return [*flags, *first, *others[: room - 1]] or [by]
+
+
+# ---- tasks ---------------------------------------------------------------------------------------------
+
+
+def task_figures(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Single numbers that tasks wrote, by `<folder>/<name>`: a list with a value for each run."""
+    found: dict[str, list[Any]] = {}
+    for i, run in enumerate(runs):
+        for task in run.tasks:
+            for name, value in _numbers(task.results, f"{task.folder.name}/"):
+                found.setdefault(name, [None] * len(runs))[i] = plain(value)
+    return dict(sorted(found.items()))
+
+
+def _numbers(values: dict[str, Any], prefix: str) -> Iterable[tuple[str, float]]:
+    for name, value in values.items():
+        if name in ("seed", "files"):
+            continue
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
+
+
+# ---- curves --------------------------------------------------------------------------------------------
+
+
+def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
+    """Learning curves: keys in the order of `first`, then of their names; of each key and run the steps and
+    values, thinned; and for each run what epoch and how many seconds of training belong to a step.
+    """
+    names = {
+        m
+        for run in sweep.runs
+        for row in run.rows
+        for m, value in row.items()
+        if "/" in m and not m.startswith("test/") and (value is None or isinstance(value, (int, float)))
+    }
+    rank = {name: i for i, name in enumerate(first)}
+    keys = sorted(names, key=lambda m: (rank.get(m, len(rank)), m))
+    points = max(20, min(POINTS, ALL_POINTS // max(1, len(keys) * len(sweep.runs))))
+    of: dict[str, dict[int, list[list]]] = {}
+    for key in keys:
+        of[key] = {}
+        for i, run in enumerate(sweep.runs):
+            seen = [(row["step"], row[key]) for row in run.rows if key in row and "step" in row]
+            if seen:
+                seen = thinned(seen, points)
+                of[key][i] = [[step for step, _ in seen], [_short(value) for _, value in seen]]
+    clocks = {i: clock for i, run in enumerate(sweep.runs) if (clock := _clock(run, points))}
+    return {"keys": [key for key in keys if of[key]], "of": of, "clocks": clocks}
+
+
+def thinned(points: Sequence[Any], n: int) -> list[Any]:
+    """About n of the points, evenly, the last one kept."""
+    every = math.ceil(len(points) / n)
+    return [*points[:-1:every], *points[-1:]] if points else []
+
+
+def _short(value: Any) -> float | None:
+    value = plain(value)
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _clock(run: Run, points: int) -> dict[str, list[float]]:
+    """Epochs of a run's steps, and the seconds that training took until then, as its time.jsonl tells."""
+    found: dict[str, list[float]] = {}
+    epochs = [(row["step"], row["epoch"]) for row in run.rows if "step" in row and "epoch" in row]
+    if epochs:
+        epochs = thinned(epochs, points)
+        found["epoch"] = [[step for step, _ in epochs], [_short(value) for _, value in epochs]]
+    seconds = run.seconds
+    if seconds:
+        seconds = thinned(seconds, points)
+        found["seconds"] = [[step for step, _ in seconds], [_short(value) for _, value in seconds]]
+    return found
+
+
+# ---- the page of a run ---------------------------------------------------------------------------------
+
+
+def detail_of(run: Run, sweep: Sweep, varied: list[str], commit: str) -> dict[str, Any]:
+    """What stands on a run's own page."""
+    segments = [part for part in run.status.get("segments") or [] if isinstance(part, dict)]
+    machines = [
+        ", ".join(f"{name} {show(part[name])}" for name in MACHINE if name in part)
+        + (f", from step {show(part['from_step'])}" if "from_step" in part else "")
+        for part in segments
+    ]
+    source = run.config.get("source") or {}
+    return {
+        "flags": {name: plain(value) for name, value in sorted(run.flags.items())},
+        "command": command(run, sweep, varied),
+        "commit": commit,
+        "source": source.get("hash"),
+        "machines": machines,
+        "log": _tail(run),
+        "tasks": [
+            {
+                "name": task.folder.name,
+                "results": {k: plain(v) for k, v in _numbers(task.results, "")},
+                "problem": task.problem,
+            }
+            for task in run.tasks
+        ],
+    }
+
+
+def _tail(run: Run) -> str:
+    """The end of what the training process printed; empty where that was not kept."""
+    try:
+        with open(run.folder / OUTPUT, "rb") as f:
+            f.seek(0, 2)
+            f.seek(max(0, f.tell() - LOG_TAIL))
+            return f.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def state_of(run: Run) -> str:
+    return show(run.status.get("status"))
+
+
+def runs_of(sweep: Sweep, df: pd.DataFrame, columns: list[dict], figures: dict[str, list]) -> list[dict]:
+    """Each run: its folder's name, caption, status, reason, a value for each column, what its page holds."""
+    varied, found = sweep.varied, []
+    for i, run in enumerate(sweep.runs):
+        values = [figures[c["name"]][i] if c["kind"] == "task" else plain(df[c["name"]][i]) for c in columns]
+        found.append(
+            {
+                "id": run.folder.name,
+                "label": label(run, varied),
+                "state": state_of(run),
+                "reason": df["reason"][i],
+                "url": run.url,
+                "values": values,
+                "detail": detail_of(run, sweep, varied, df["commit"][i]),
+            }
+        )
+    return found
