@@ -91,12 +91,14 @@ function makeCurves() {
     plot.canvas.onpointermove = event => {
       if (!g) return;
       const box = plot.canvas.getBoundingClientRect(), px = event.clientX - box.left, py = event.clientY - box.top;
-      let best = null, least = 24, where = 0;
-      for (const curve of drawn) curve.at?.forEach((p, i) => {
-        if (!p || Math.abs(p[0] - px) > 24) return;
-        const d = Math.hypot((p[0] - px) / 2, p[1] - py);
-        if (d < least) { least = d; best = curve; where = i; }
-      });
+      let best = null, least = 16, where = 0;
+      for (const curve of drawn) for (let i = 0; i < (curve.at?.length || 0); i++) {
+        const p = curve.at[i], q = curve.at[i + 1] || p;
+        if (!p || !q || px < p[0] - 6 || px > q[0] + 6) continue;
+        const part = q[0] > p[0] ? clamp((px - p[0]) / (q[0] - p[0]), 0, 1) : 0;
+        const d = Math.abs(p[1] + part * (q[1] - p[1]) - py);
+        if (d < least) { least = d; best = curve; where = part > 0.5 ? i + 1 : i; }
+      }
       if (best?.label !== hover?.label) { hover = best; plot.redraw(); }
       tell(event, best ? `${best.label}\n${state.x} ${shown(best.points[where][0], 6)}   ${shown(best.points[where][1], 5)}` : "");
     };
