@@ -1,9 +1,12 @@
-"""Write one self-contained HTML file that compares the runs of a sweep.
+"""Write one self-contained HTML file in which the runs of a sweep can be filtered, compared and looked at.
 
     python launch/report.py runs/bvae [--out=FILE.html] [--csv=FILE.csv] [--open] [--publish]
+    python launch/report.py runs/bvae runs/bvae_adam            # several sweeps in one file
+    python launch/report.py sweeps/results/bvae.csv             # a committed table alone
 
-The file holds its numbers, pictures and plotly itself: it opens from a file path, offline, and loads nothing.
-With --publish a saved workspace and a report are made on W&B too (launch/results/wandb_report.py).
+The file holds its numbers, its pictures and its code: it opens from a file path, offline. Pictures for which
+--max_mb leaves no room lie in a folder beside it. With --publish a saved workspace and a report are made on
+W&B too (launch/results/wandb_report.py).
 
 What can't be read of a run is a row that says so. Exit code 0: all is written; 1: W&B does not answer, or the
 disk is full; 2: a flag is wrong, there is nothing to report, or the report may not be written there.
@@ -27,16 +30,17 @@ from research.common.messages import UserError, console, escape
 class Flags:
     """Write one HTML file that compares the runs of a sweep."""
 
-    folder: Path
-    """a sweep's folder, a folder of run folders, or one run folder (may stand without --folder=)"""
+    folder: tuple[Path, ...]
+    """a sweep's folder, a folder of run folders, one run folder or a results CSV, or several of these; may
+    stand without --folder="""
     out: Path | None = None
-    """the HTML file; default: report.html in the folder"""
+    """the HTML file; default: report.html in the folder, of a CSV its name with .html in this folder"""
     csv: Path | None = None
     """also write the results table here, as committed evidence"""
     open: bool = False
     """show the file in the browser"""
     max_mb: float = html.MAX_MB
-    """pictures to embed, in megabytes; above this, fewer steps of each run are shown"""
+    """pictures and videos to embed, in megabytes; the rest lies in a folder beside the file"""
     publish: bool = False
     """also make a saved workspace and a report on W&B; the runs have to be there"""
     entity: str | None = None
@@ -45,13 +49,35 @@ class Flags:
     """with --publish: W&B project; default: that of the runs"""
 
 
+def read_one(path: Path) -> read.Sweep:
+    """What lies at `path`: a sweep's folder, a run's, or a results CSV. Raises UserError."""
+    if path.is_dir():
+        return read.read_sweep(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such folder")
+    if path.suffix != ".csv":
+        raise UserError(f"{path}: must be a folder of runs, or a results CSV")
+    try:
+        return read.read_results(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def write(flags: Flags) -> None:
     """Write all that is asked for, and print where it is."""
-    if not flags.folder.is_dir():
-        raise UserError(f"{flags.folder}: no such folder")
-    sweep = read.read_sweep(flags.folder)  # once: a large folder on a network file system takes its time
-    planned = begin.planned(flags.folder, sweep)
-    page = html.write_report(sweep, flags.out, flags.max_mb, planned)
+    sweeps = [read_one(path) for path in flags.folder]  # once: a large folder takes its time
+    alone = len(sweeps) == 1 and flags.folder[0].is_dir()
+    if flags.publish and not alone:
+        raise UserError("--publish: must be left out unless --folder is the folder of one sweep")
+    for path, sweep in zip(flags.folder, sweeps):
+        if not sweep.runs:
+            raise UserError(f"{path}: holds no runs")
+    planned = begin.planned(flags.folder[0], sweeps[0]) if alone else None
+    sweep = read.joined(sweeps)
+    out = flags.out
+    if out is None and not alone:
+        out = sweep.folder.parent / "report.html" if flags.folder[0].is_dir() else Path(f"{sweep.name}.html")
+    page = html.write_report(sweep, out, flags.max_mb, planned)
     print(page)
     if flags.open:
         webbrowser.open(page.resolve().as_uri())

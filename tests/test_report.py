@@ -1,6 +1,9 @@
 """Reading run folders back, the committed CSV, and the report: as HTML, and as a real browser draws it."""
 
+import base64
 import csv
+import gzip
+import hashlib
 import io
 import json
 import math
@@ -23,7 +26,6 @@ from launch import report
 from launch.results import html, media, read, words
 from research.common.commandline import main, parse
 from research.common.identity import ROOT
-from research.common.messages import UserError
 
 NASTY = "<script>document.title='owned'</script>"
 PICTURES = ["sample/reconstructions", "latent/traversal"]
@@ -155,7 +157,8 @@ def test_a_damaged_run_is_listed_with_its_problem(sweep_folder):
     assert df["status"]["key0"] == "unreadable" and df["reason"]["key0"] == "status.json is missing"
     assert df["reason"]["key3"] == "metrics.jsonl cannot be read (line 1 is damaged)"
     assert df["status"]["key4"] == "unreadable"
-    assert "config.json cannot be read" in html.render(sweep)
+    reasons = [run["reason"] for run in whole(sweep)["runs"]]
+    assert any("config.json cannot be read" in reason for reason in reasons)
 
 
 def test_rows_without_a_torn_last_line(tmp_path):
@@ -172,7 +175,8 @@ def test_plain_folders_and_single_runs(sweep_folder, tmp_path):
         make_run(folder, 4, 0, device=state, learning_rate=0.001 if state == "a" else None, layers=[1, 2])
     plain = read.read_sweep(tmp_path / "p")
     assert plain.varied == ["learning_rate"] and plain.spec == {} and not plain.header
-    assert f"--config={tmp_path}/p/a/config.json --learning_rate=0.001" in html.render(plain)
+    command = whole(plain)["runs"][0]["detail"]["command"]
+    assert f"--config={tmp_path}/p/a/config.json --learning_rate=0.001" in command
     single = read.read_sweep(sweep_folder / "key0")
     assert [run.folder.name for run in single.runs] == ["key0"] and single.varied == []
     assert len(read.summarise_over_seeds(read.table(single))) == 1
@@ -218,7 +222,7 @@ def test_expected_runs(sweep_folder, tmp_path):
     ]:
         sweep.spec = spec
         assert read.expected(sweep) == n
-    assert "2 of 9 runs are done" in re.sub(r"\s+", " ", html.render(sweep, planned=9))
+    assert "2 of 9 runs are done" in html.whole(sweep, read.table(sweep), 9)["warning"]
 
 
 def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
@@ -254,8 +258,8 @@ def test_flags_named_like_columns(tmp_path):
     assert means["--n"].tolist() == [8, 9] and means["n"].tolist() == [2, 2]
     assert read.results_csv(sweep, tmp_path / "x.csv") == 4
     assert list(csv.DictReader((tmp_path / "x.csv").open()))[2]["--steps"] == "3"
-    page = html.render(sweep)
-    assert "steps=3" in page and "--steps=3" in page  # the run's name, and how to make it again
+    last = whole(sweep)["runs"][-1]
+    assert "steps=3" in last["label"] and "--steps=3" in last["detail"]["command"]
 
 
 def test_means_over_seeds(tmp_path):
@@ -281,8 +285,7 @@ def test_means_over_seeds_leave_out_the_trial_that_they_confirm(sweep_folder, tm
     assert df.attrs["confirmed"] == ["key0"] and "key0" in list(df["key"])
     out = read.summarise_over_seeds(df).set_index("beta")
     assert (out["n"][4], out["runs"][4]) == (1, 1) and out["headline"][4] == pytest.approx(4.325)
-    text = html.render(read.read_sweep(sweep_folder))
-    assert "The trial that its further seeds confirm is left out" in text
+    assert whole(read.read_sweep(sweep_folder))["confirmed"] == ["key0"]
     assert read.results_csv(read.read_sweep(sweep_folder), tmp_path / "a.csv") == 3
     assert (tmp_path / "a.csv").read_text().startswith("beta,seed,status,val/mse_best,test/mse,test/kl_nats")
 
@@ -305,16 +308,88 @@ def test_printed_table_fits(sweep_folder):
 def test_pictures_are_thinned_and_embedded_once(sweep_folder):
     for limit in (1, 3, 12):
         kept = media.spread(set(range(0, 5001, 100)), limit)
-        assert len(kept) == limit and 5000 in kept and (limit == 1 or 0 in kept)
-    assert media.spread({1, 2}, 12) == {1, 2} and media.spread(set(), 12) == set()
+        assert len(kept) == limit and kept[0] == 5000 and (limit == 1 or kept[1] == 0)
+    assert set(media.spread({1, 2}, 12)) == {1, 2} and media.spread(set(), 12) == []
     sweep = read.read_sweep(sweep_folder)
-    data = media.pictures(sweep, sweep.varied, [0, 1, 2, 3], 100.0)
+    found = media.media_of(sweep, 100.0, None)
+    data = found.data
     # per key: 5 of beta 0 and 5 of beta 4, which their second seeds share
-    assert len(data["blobs"]) == 2 * 10 and data["note"] == ""
-    assert [step for step, _ in data["keys"]["latent/traversal"][3]] == [0, 50]
+    assert len(data["blobs"]) == 2 * 10 and data["note"] == "" and found.beside == {}
+    order = [(run.flags["beta"], run.flags["seed"]) for run in sweep.runs]
+    assert [step for step, _ in data["of"]["latent/traversal"][order.index((0, 1))]] == [0, 50]
     assert data["logged"] == {"latent/traversal": 5, "sample/reconstructions": 5}
-    none = media.pictures(sweep, sweep.varied, [0, 1, 2, 3], 1e-9)
-    assert none["keys"] == {} and "did not fit" in none["note"]
+    none = media.media_of(sweep, 1e-9, None).data
+    assert none["keys"] == [] and "did not fit" in none["note"]
+
+
+def test_pictures_without_room_lie_beside_the_page(sweep_folder, tmp_path):
+    page = html.write_report(sweep_folder, tmp_path / "a" / ".." / "r.html", max_mb=0.0005)
+    beside = sorted(path.name for path in (tmp_path / "r_files").iterdir())
+    data = data_of(page)["media"]
+    paths = sorted(blob["path"].removeprefix("r_files/") for blob in data["blobs"].values() if "path" in blob)
+    assert beside == paths and 0 < len(paths) < len(data["blobs"])
+    embedded = [blob for blob in data["blobs"].values() if "data" in blob]
+    assert sum(len(blob["data"]) for blob in embedded) <= 500
+    first = html.write_report(sweep_folder, tmp_path / "r.html", max_mb=0.0005).read_bytes()
+    assert len(list((tmp_path / "r_files").iterdir())) == len(beside), "named by content: no second copy"
+    assert len(first) > 1000
+
+
+def test_a_sweeps_table_alone(sweep_folder, tmp_path, monkeypatch):
+    """The committed CSV gives the same runs, flags and figures as the folder that it was made of."""
+    (tmp_path / "sweeps" / "results").mkdir(parents=True)
+    csv_file = tmp_path / "sweeps" / "results" / "vae.csv"
+    monkeypatch.chdir(tmp_path)
+    assert call(sweep_folder, f"--csv={csv_file}") == 0
+    (tmp_path / "sweeps" / "vae.yaml").write_text(YAML)
+    assert call(csv_file) == 0
+    whole, alone = data_of(sweep_folder / "report.html"), data_of(tmp_path / "vae.html")
+    assert alone["about"][0][1] == whole["about"][0][1] and alone["headline"] == whole["headline"]
+    names = [c["name"] for c in alone["columns"] if c["kind"] == "flag" or "test/" in c["name"]]
+    assert names == [c["name"] for c in whole["columns"] if c["kind"] == "flag" or "test/" in c["name"]]
+
+    def of(data):
+        at = {c["name"]: i for i, c in enumerate(data["columns"])}
+        rows = [[run["values"][at[name]] for name in [*names, "status"]] for run in data["runs"]]
+        return sorted(rows, key=str)
+
+    ended = [row for row in of(whole) if row[-1] in ("finished", "failed", "diverged")]
+    assert of(alone) == [[pytest.approx(v) if isinstance(v, float) else v for v in row] for row in ended]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "sweeps" / "results").glob("*.csv")), ids=lambda path: path.stem
+)
+def test_every_committed_table_is_drawn_or_refused(path):
+    if "status" not in pd.read_csv(path, nrows=0).columns:
+        with pytest.raises(ValueError, match="no results of a sweep"):
+            read.read_results(path)
+        return
+    sweep = read.read_results(path)
+    data = whole(sweep)
+    assert len(data["runs"]) == len(pd.read_csv(path)) and len(data["axes"]) >= min(2, len(data["runs"]))
+    json.dumps(data, allow_nan=False)
+
+
+def test_several_sweeps_in_one_report(sweep_folder, tmp_path):
+    other = shutil.copytree(sweep_folder, sweep_folder.with_name("other"))
+    assert call(sweep_folder, other, f"--out={tmp_path / 'both.html'}") == 0
+    data = data_of(tmp_path / "both.html")
+    at = next(i for i, c in enumerate(data["columns"]) if c["name"] == "sweep")
+    assert sorted(run["values"][at] for run in data["runs"]) == ["other"] * 4 + ["vae"] * 4
+    assert data["about"][0] == ["Vae", "how does beta change what a code keeps, and its samples?"]
+    assert call(sweep_folder, other, "--publish") == 2
+
+
+def data_of(page):
+    """What the page's code reads, unpacked."""
+    packed = re.search(r'id="data">([^<]*)<', page.read_text())[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def whole(sweep):
+    """What the page's code reads but the media."""
+    return html.whole(sweep, read.table(sweep), None)
 
 
 class Loads(HTMLParser):
@@ -339,10 +414,19 @@ def test_html_is_self_contained_and_escaped(sweep_folder, tmp_path):
     page.feed(text)
     assert page.found == [] and page.titles == 1
     assert NASTY not in text and "&lt;script&gt;document.title" in text
-    assert not re.search(r"\bNaN\b", text.rsplit('id="curve-data"', 1)[1].split("</script>")[0])
-    assert f"python launch/local.py {sweep_folder}/sweep.yaml --name=vae --out={sweep_folder.parent}" in text
-    assert "python research/vae_mnist.py --beta=0 --seed=1 --steps=200" in text
-    assert "2 of 5 runs are done" in re.sub(r"\s+", " ", text) and "out of memory" in text
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', unescape(text))[1]
+    assert policy.startswith("default-src 'none'") and "unsafe-eval" not in policy
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy and "eval(" not in script and "innerHTML" not in script
+    data = data_of(tmp_path / "r.html")
+    assert data["sweep"]["command"] == (
+        f"python launch/local.py {sweep_folder}/sweep.yaml --name=vae --out={sweep_folder.parent}"
+    )
+    commands = [run["detail"]["command"] for run in data["runs"]]
+    assert "python research/vae_mnist.py --beta=0 --seed=1 --steps=200" in commands
+    assert data["warning"].startswith("Not complete: 2 of 5 runs are done")
+    assert "out of memory" in [run["reason"] for run in data["runs"]]
 
 
 @pytest.mark.parametrize(
@@ -357,9 +441,9 @@ def test_html_is_self_contained_and_escaped(sweep_folder, tmp_path):
 )
 def test_the_folder_may_stand_anywhere(args):
     flags = parse(report.Flags, args, positional="folder")
-    assert (flags.folder, flags.csv, flags.open) == (Path("FOLDER"), Path("x.csv"), True)
-    with pytest.raises(UserError, match="'ANOTHER' is not a flag"):
-        parse(report.Flags, [*args, "ANOTHER"], positional="folder")
+    assert (flags.folder, flags.csv, flags.open) == ((Path("FOLDER"),), Path("x.csv"), True)
+    flags = parse(report.Flags, [*args, "ANOTHER", "THIRD"], positional="folder")
+    assert (flags.folder, flags.open) == ((Path("FOLDER"), Path("ANOTHER"), Path("THIRD")), True)
 
 
 def call(*args, command=report):
@@ -385,7 +469,7 @@ def test_command_line(sweep_folder, tmp_path, capsys, monkeypatch):
         assert opened.pop() == (sweep_folder / "report.html").as_uri()
     monkeypatch.setattr(report.begin, "planned", lambda folder, found: 17)
     assert call(sweep_folder) == 0
-    assert "2 of 17 runs are done" in (sweep_folder / "report.html").read_text()
+    assert "2 of 17 runs are done" in data_of(sweep_folder / "report.html")["warning"]
     empty = tmp_path / "empty"
     empty.mkdir()
     capsys.readouterr()
@@ -434,7 +518,7 @@ def test_the_printed_commands_name_what_is_there(sweep_folder, tmp_path, monkeyp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
         assert begin.folder_of(flags, plan.read(flags.sweep)).resolve() == folder
-    assert words.sweep_command(sweep) in unescape(html.render(sweep))
+    assert whole(sweep)["sweep"]["command"] == words.sweep_command(sweep)
     plain = read.read_sweep(folder / "key0")  # a run of which nobody knows which flags were given
     _, script, *args = shlex.split(words.command(plain.runs[0], plain, []))
     assert script == "research/vae_mnist.py" and Path(ROOT, script).exists()
@@ -462,106 +546,3 @@ print(*(name for name in {heavy} if name in sys.modules), end="", file=sys.stder
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
-
-
-def drawn(page, tmp_path):
-    """What a real browser makes of a page: (its document in the end, what it complained of)."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no chromium on PATH to open the report in")
-    done = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--enable-logging=stderr",
-            "--v=0",
-            "--virtual-time-budget=3000",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-def test_on_a_telephone_every_row_says_which_run_it_is(sweep_folder, tmp_path):
-    """420 pixels wide, scrolled to the right end: the column that tells rows apart is still in view. And the
-    slider counts the steps that there are, not only those embedded.
-    """
-    for step in range(1, 41):
-        path = sweep_folder / "key1" / "media" / PICTURES[0] / f"{1000 + step:08d}.png"
-        Image.new("RGB", (16, 8), (step, 0, 0)).save(path)
-    page = html.render(read.read_sweep(sweep_folder))
-    look = """
-      const frame = document.createElement("iframe");
-      frame.style = "width: 420px; height: 900px; border: 0";
-      frame.onload = () => {
-        const scroll = frame.contentDocument.querySelector("#runs .scroll");
-        scroll.scrollLeft = 1e6;
-        const rows = [...scroll.querySelectorAll("tbody tr")].map(row => {
-          const box = row.cells[0].getBoundingClientRect(), text = row.cells[0].innerText;
-          const colour = frame.contentWindow.getComputedStyle(row.cells[0]).backgroundColor;
-          return [text.split(/\\s+/).join(" ").trim(), box.left >= 0 && box.right < 250, colour];
-        });
-        const slider = frame.contentDocument.getElementById("at").textContent;
-        const seen = {rows, slider, scrolled: scroll.scrollLeft > 50, width: frame.contentWindow.innerWidth};
-        document.body.dataset.seen = JSON.stringify(seen);
-      };
-      frame.srcdoc = PAGE;
-      document.body.append(frame);
-    """
-    wrapper = tmp_path / "telephone.html"
-    inner = json.dumps(page).replace("<", "\\u003c")
-    wrapper.write_text(f"<body><script>{look.replace('PAGE', inner)}</script></body>")
-    dom, complaints = drawn(wrapper, tmp_path)
-    assert complaints == []
-    seen = json.loads(unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
-    assert seen["scrolled"] and seen["width"] == 420
-    assert re.fullmatch(r"1,040 \((\d+) of \1 shown; 45 were logged\)", seen["slider"])
-    assert [label for label, *_ in seen["rows"]] == [
-        "beta=0 seed=0",
-        "beta=0 seed=1",
-        "beta=4 seed=0",
-        "beta=4 seed=1",
-    ]
-    assert all(in_view for _, in_view, _ in seen["rows"])
-    colours = [colour for *_, colour in seen["rows"]]
-    assert colours[0] != colours[1] and colours[:2] == colours[2:]  # zebra, and nothing shines through
-
-
-def test_a_real_browser_draws_it(sweep_folder, tmp_path):
-    sample = sweep_folder / "key0" / "media" / "sample" / "text" / "00000200.html"
-    sample.parent.mkdir()
-    sample.write_text("<script>parent.document.title = 'owned'</script><img src='https://example.com/x.png'>")
-    page = html.write_report(sweep_folder, tmp_path / "r.html")
-    act = """<script>
-      document.querySelectorAll("#runs th button")[2].click();             // by seed
-      document.querySelectorAll("#runs th button")[1].click();             // by beta
-      document.querySelectorAll("#runs th button")[1].click();             // by beta, downwards
-      document.getElementById("log").click();
-      const slider = document.getElementById("step");
-      document.body.dataset.last = document.getElementById("at").textContent;
-      slider.value = 2; slider.oninput();
-    </script>"""
-    page.write_text(page.read_text().replace("</body>", act + "</body>"))
-    whole, complaints = drawn(page, tmp_path)
-    dom = whole.split("<script>/**")[0]  # what is drawn, without plotly's source
-    assert complaints == []
-    assert dom.count('class="main-svg"') >= 2 and dom.count('class="trace scatter') == 4
-    runs = dom.split('id="seeds"')[0]
-    cells = re.findall(r"</th>\s*<td[^>]*>(\d)</td>\s*<td[^>]*>(\d)</td>\s*<td><span", runs)
-    assert cells == [("4", "0"), ("4", "1"), ("0", "0"), ("0", "1")]
-    assert 'data-last="200 (5 of 5)"' in whole and "100 (3 of 5)" in dom
-    tiles = dom.split('id="tiles"')[1].split("<dialog")[0]
-    assert tiles.count('src="data:image/png') == 4 and tiles.count('class="column"') == 2
-    assert re.findall(r'aria-pressed="true">([^<]+)', dom) == ["sample/reconstructions"]
-    assert "beta=0 · seed=1 · step 50 · running" in tiles and "<title>vae</title>" in dom

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: what it shows, each thing that a reader can do, and what must not happen."""
+"""The report's page in a real browser: what it shows, what a reader can do, and what must not happen."""
 
 import io
 import json
@@ -11,6 +11,10 @@ from launch.results import html, read
 from tests.browser import Page, browser
 from tests.test_report import NASTY, make_run
 
+SVG = (
+    "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'>"
+    "<script>parent.document.title='owned'</script><image href='https://example.com/y.png'/></svg>"
+)
 YAML = """\
 # Question  What does beta cost?
 # Finding   Means over 2 seeds.
@@ -33,7 +37,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """3 β × 2 architectures × 2 seeds: ten finished, one diverged, one failed; texts, and a task's picture."""
+    """3 β × 2 layers × 2 seeds: ten finished, one diverged, one failed; texts, and a task's picture."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
     (folder / "trials").mkdir(parents=True)
     (folder / "sweep.yaml").write_text(YAML)
@@ -407,7 +411,7 @@ def test_nothing_of_a_run_is_executed_and_nothing_is_fetched(chromium, tmp_path)
     for key, suffix, content in [
         ("sample/text", "html", owned),
         ("sample/plain", "txt", owned),
-        ("sample/picture", "svg", f"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>parent.document.title='owned'</script><image href='https://example.com/y.png'/></svg>"),
+        ("sample/picture", "svg", SVG),
         ("sample/broken", "png", "no picture"),
     ]:  # fmt: skip
         path = run / "media" / key / f"{200:08d}.{suffix}"

@@ -3,17 +3,20 @@
 Plain JSON values, read by launch/results/page/*.js. A figure that is not finite is null there.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from launch.results import read
 from launch.results.read import Run, Sweep
 from launch.results.values import show, sort_key
 from launch.results.words import command, label
 from research.common.folder import OUTPUT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POINTS = 400  # of a curve, at most: beyond that nobody sees a difference and the file grows
 ALL_POINTS = 3_000_000  # of all curves together
@@ -26,7 +29,7 @@ MACHINE = ("host", "device", "torch", "threads")  # of a segment, what stands on
 
 def plain(value: Any) -> Any:
     """A flag or figure as JSON holds it: lists and tables as text, what is not finite as None."""
-    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, (bool, str, int)):
         return value
@@ -73,6 +76,11 @@ def warning(sweep: Sweep, done: int, planned: int) -> str:
     return (text + (sweep.problem or "")).strip()
 
 
+def column_values(df: pd.DataFrame, name: str) -> list[Any]:
+    """A column of a `table` as JSON holds it."""
+    return [None if missing else plain(value) for value, missing in zip(df[name], df[name].isna())]
+
+
 # ---- columns and runs ----------------------------------------------------------------------------------
 
 
@@ -93,7 +101,7 @@ def columns_of(sweep: Sweep, df: pd.DataFrame, figures: dict[str, list[Any]]) ->
             kind = name
         elif name in ("commit", "key", "reason"):
             kind = "text"
-        values = [plain(value) for value in df[name]]
+        values = column_values(df, name)
         column = {"name": name, "label": df.attrs["headings"].get(name, name), "kind": kind}
         column |= _axis(name, kind, values, sweep)
         column["hidden"] = name in ("steps", "commit", "reason") or (
@@ -267,8 +275,9 @@ def state_of(run: Run) -> str:
 def runs_of(sweep: Sweep, df: pd.DataFrame, columns: list[dict], figures: dict[str, list]) -> list[dict]:
     """Each run: its folder's name, caption, status, reason, a value for each column, what its page holds."""
     varied, found = sweep.varied, []
+    by_column = [figures[c["name"]] if c["kind"] == "task" else column_values(df, c["name"]) for c in columns]
     for i, run in enumerate(sweep.runs):
-        values = [figures[c["name"]][i] if c["kind"] == "task" else plain(df[c["name"]][i]) for c in columns]
+        values = [column[i] for column in by_column]
         found.append(
             {
                 "id": run.folder.name,

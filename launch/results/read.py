@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich import box
@@ -297,6 +298,108 @@ def read_sweep(folder: Path | str) -> Sweep:
         open_trials=list(trials.values()),
         problem="; ".join(problems) or None,
     )
+
+
+def read_results(path: Path | str) -> Sweep:
+    """A sweep from its committed CSV alone, as `results_csv` writes it: flags, states and figures, no curves
+    and no pictures. What it is about comes from the YAML of the same name in the folder above.
+
+    Raises ValueError where the file is no such table.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    text = path.read_text("utf-8", "replace")
+    try:
+        df = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path}: no table ({why(error)})") from None
+    columns = list(df.columns)
+    if "status" not in columns or len(set(columns)) < len(columns):
+        raise ValueError(
+            f"{path}: no results of a sweep: they have one column named status, behind the flags"
+        )
+    flags = columns[: columns.index("status")]
+    figures = [c for c in columns[len(flags) + 1 :] if c != "commit"]
+    best = [c for c in figures if c.endswith("_best")]
+    yaml_path = path.parent.parent / f"{path.stem}.yaml"
+    text, spec = "", {}
+    with contextlib.suppress(OSError, TypeError, ValueError, yaml.YAMLError):
+        text = yaml_path.read_text("utf-8", "replace")
+        spec = _read_spec(text)
+    metric = metric_of(spec)
+    headline = (best or figures or ["headline"])[-1].removesuffix("_best")
+    goal = metric.goal if metric and metric.is_headline(headline) else _goal_of(headline)
+    runs = []
+    for i, row in enumerate(df.to_dict("records")):
+        values = {name: _value(row[name]) for name in figures}
+        run = Run(path.parent / f"{path.stem}-{i:04d}")
+        run.config = {
+            "flags": {name.removeprefix("--"): _value(row[name]) for name in flags},
+            "result_flags": [name.removeprefix("--") for name in flags],
+            "headline": headline,
+            "goal": goal,
+            "source": {
+                "commit": (row.get("commit") or "").removesuffix("-dirty"),
+                "dirty": (row.get("commit") or "").endswith("-dirty"),
+            },
+        }
+        run.status = {"status": row["status"], "headline": values.get(f"{headline}_best")}
+        run.rows = [{name: value for name, value in values.items() if value is not None}]
+        runs.append(run)
+    header = re.match(r"(?:[ \t]*(?:#.*)?\n)*", text)[0]
+    header = re.sub(r"(?m)^[ \t]*# ?", "", header).strip()
+    return Sweep(path.parent, path.stem, text, spec, header, runs, [])
+
+
+def _value(text: str) -> Any:
+    """A cell of a CSV as the flag or figure that it was."""
+    if text in ("", "None"):
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return text
+
+
+def _goal_of(headline: str) -> str:
+    """Which way a figure of that name is better, where no file says it."""
+    more = ("elbo", "exact", "accuracy", "mig", "acc")
+    return "maximize" if any(word in headline for word in more) else "minimize"
+
+
+def joined(sweeps: list[Sweep]) -> Sweep:
+    """Several sweeps as one, in which the flag `sweep` tells which of them a run belongs to."""
+    if len(sweeps) == 1:
+        return sweeps[0]
+    names = [sweep.name for sweep in sweeps]
+    if len(set(names)) < len(names):
+        names = [f"{sweep.folder.parent.name}/{sweep.name}" for sweep in sweeps]
+    runs = []
+    for name, sweep in zip(names, sweeps):
+        for run in sweep.runs:
+            run.config["flags"] = {"sweep": name} | run.flags
+            run.config["result_flags"] = ["sweep", *sorted(run.result_flags - {"sweep"})]
+            runs.append(run)
+    parameters = {k: v for sweep in sweeps for k, v in (sweep.spec.get("parameters") or {}).items()}
+    spec = {"method": "runs", "parameters": {"sweep": {}} | parameters}
+    metrics = [sweep.spec.get("metric") for sweep in sweeps]
+    if all(metric == metrics[0] for metric in metrics) and metrics[0]:
+        spec["metric"] = metrics[0]
+    header = "\n".join(f"{name}: {_first_words(sweep.header)}" for name, sweep in zip(names, sweeps))
+    problems = [f"{name}: {sweep.problem}" for name, sweep in zip(names, sweeps) if sweep.problem]
+    trials = [trial for sweep in sweeps for trial in sweep.open_trials]
+    name = " and ".join(names)
+    return Sweep(sweeps[0].folder, name, "", spec, header, runs, trials, "; ".join(problems) or None)
+
+
+def _first_words(header: str) -> str:
+    """The question of a sweep's header, or its first line."""
+    found = re.search(r"(?is)^question[: ]+(.*?)(?=^\w+(?:: |  )|\Z)", header, re.M)
+    return " ".join((found[1] if found else header.partition("\n")[0]).split())
 
 
 def _tell_failure(run: Run, path: Path) -> None:

@@ -72,17 +72,24 @@ def _choices(tp: Any) -> list[str]:
 def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None = None) -> list[str]:
     """Normalise to one `--name=value` token per flag; refuse unknown names, with a suggestion.
 
-    hints: the type of each flag; positional: the flag that a word without -- stands for. Raises UserError.
+    hints: the type of each flag; positional: the flag that a word without -- stands for, or, where it is a
+    tuple, all such words. Raises UserError.
     """
     out, i = [], 0
+    several = positional and typing.get_origin(hints[positional]) is tuple
     while i < len(args):
         arg, i = args[i], i + 1
         if arg in ("-h", "--help"):
             out.append("--help")
             continue
         if not arg.startswith("--"):
-            if positional and not any(t.startswith(f"--{positional}=") for t in out):
-                out.append(f"--{positional}={arg}")
+            at = next((k for k, t in enumerate(out) if re.match(f"--{positional}[={SEVERAL}]", t)), None)
+            if positional and at is None:
+                out.append(f"--{positional}{SEVERAL if several else '='}{arg}")
+                continue
+            if several:
+                out[at] = out[at].replace("=", SEVERAL, 1) if SEVERAL not in out[at] else out[at]
+                out[at] += SEVERAL + arg
                 continue
             raise UserError(f"{arg!r} is not a flag; flags are written --name=value (see {prog} --help)")
         name, equals, value = arg[2:].partition("=")
