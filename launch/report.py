@@ -16,6 +16,9 @@ import sys
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 if not __package__:  # run as a script: import from this tree
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -30,7 +33,7 @@ from research.common.messages import UserError, console, escape
 class Flags:
     """Write one HTML file that compares the runs of a sweep."""
 
-    folder: tuple[Path, ...]
+    folder: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
     """a sweep's folder, a folder of run folders, one run folder or a results CSV, or several of these; may
     stand without --folder="""
     out: Path | None = None
@@ -41,6 +44,15 @@ class Flags:
     """show the file in the browser"""
     max_mb: float = html.MAX_MB
     """pictures and videos to embed, in megabytes; the rest lies in a folder beside the file"""
+    pdf: Path | None = None
+    """also print a PDF to hand in, by Chromium or Chrome: question, protocol, results, curves, pictures,
+    finding"""
+    title: str | None = None
+    """with --pdf: its title; default: the sweep's question"""
+    author: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """with --pdf: an author; may be given several times"""
+    max_pages: int | None = None
+    """with --pdf: its greatest length; with fewer pictures where it would be longer"""
     publish: bool = False
     """also make a saved workspace and a report on W&B; the runs have to be there"""
     entity: str | None = None
@@ -65,8 +77,15 @@ def read_one(path: Path) -> read.Sweep:
 
 def write(flags: Flags) -> None:
     """Write all that is asked for, and print where it is."""
+    if not flags.folder:
+        raise UserError("--folder is required (see report.py --help)")
     sweeps = [read_one(path) for path in flags.folder]  # once: a large folder takes its time
     alone = len(sweeps) == 1 and flags.folder[0].is_dir()
+    for name in ("title", "author", "max_pages"):
+        if getattr(flags, name) and flags.pdf is None:
+            raise UserError(f"--{name}: must be left out without --pdf, which alone reads it")
+    if flags.max_pages is not None and flags.max_pages < 1:
+        raise UserError(f"--max_pages={flags.max_pages}: must be at least 1")
     if flags.publish and not alone:
         raise UserError("--publish: must be left out unless --folder is the folder of one sweep")
     for path, sweep in zip(flags.folder, sweeps):
@@ -84,6 +103,11 @@ def write(flags: Flags) -> None:
     if flags.csv:
         rows = read.results_csv(sweep, flags.csv)
         print(f"{flags.csv} ({rows} runs that came to an end)")
+    if flags.pdf:
+        from launch.results import handin
+
+        how = handin.HandIn(flags.title, flags.author, flags.max_pages)
+        print(f"{flags.pdf} ({handin.write_pdf(sweep, flags.pdf, how)} pages)")
     if flags.publish:
         from launch.results import wandb_report  # its packages are optional, and take a second to import
 

@@ -23,9 +23,10 @@ from PIL import Image
 from rich.console import Console
 
 from launch import report
-from launch.results import html, media, read, words
+from launch.results import handin, html, media, read, words
 from research.common.commandline import main, parse
 from research.common.identity import ROOT
+from research.common.messages import UserError
 
 NASTY = "<script>document.title='owned'</script>"
 PICTURES = ["sample/reconstructions", "latent/traversal"]
@@ -546,3 +547,52 @@ print(*(name for name in {heavy} if name in sys.modules), end="", file=sys.stder
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
+
+
+# ---- the PDF to hand in --------------------------------------------------------------------------------
+
+
+def test_a_pdf_to_hand_in(sweep_folder, tmp_path, capsys):
+    pdf = tmp_path / "out" / "hand-in.pdf"
+    args = [sweep_folder, f"--out={tmp_path / 'r.html'}", f"--pdf={pdf}"]
+    assert call(*args, "--title=What β does <b>", "--author=Ada L.", "--author=Alan T.") == 0
+    pages = handin.count_pages(pdf.read_bytes())
+    assert f"({pages} pages)" in capsys.readouterr().out and 2 <= pages <= 6
+    assert call(*args, f"--max_pages={pages - 1}") == 0
+    assert handin.count_pages(pdf.read_bytes()) < pages
+
+
+def test_what_a_hand_in_holds(sweep_folder):
+    how = handin.HandIn("What β does <b>", ("Ada L.", "Alan T."))
+    text = handin._page(read.read_sweep(sweep_folder), how, 1, 1)
+    for expected in (
+        "<h1>What β does &lt;b&gt;</h1>",
+        "Ada L., Alan T.",
+        "how does beta change what a code keeps, and its samples?",
+        "failed",
+        "<h3>sample/reconstructions</h3>",
+        "1 further settings are not shown",
+    ):
+        assert expected in text, expected
+    steps = re.findall(r"<span>step (\d+)</span>", text)
+    assert steps == ["50", "100", "200"], "early, middle, late"
+    protocol = text.partition("<h3>Every run</h3>")[2].partition("</table>")[0]
+    assert protocol.count("<tr>") == 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--title=x"], "--title: must be left out without --pdf"),
+        (["--author=x"], "--author: must be left out without --pdf"),
+        (["--pdf=x.pdf", "--max_pages=0"], "--max_pages=0: must be at least 1"),
+    ],
+)
+def test_flags_of_a_hand_in_alone_are_refused(sweep_folder, args, said, capsys):
+    assert call(sweep_folder, *args) == 2 and said in capsys.readouterr().err
+
+
+def test_a_hand_in_needs_a_browser(sweep_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(handin.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="--pdf: needs one of chromium"):
+        handin.write_pdf(read.read_sweep(sweep_folder), tmp_path / "x.pdf", handin.HandIn())

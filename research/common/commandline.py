@@ -83,13 +83,8 @@ def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: st
             out.append("--help")
             continue
         if not arg.startswith("--"):
-            at = next((k for k, t in enumerate(out) if re.match(f"--{positional}[={SEVERAL}]", t)), None)
-            if positional and at is None:
-                out.append(f"--{positional}{SEVERAL if several else '='}{arg}")
-                continue
-            if several:
-                out[at] = out[at].replace("=", SEVERAL, 1) if SEVERAL not in out[at] else out[at]
-                out[at] += SEVERAL + arg
+            if positional and (several or not any(t.startswith(f"--{positional}=") for t in out)):
+                out.append(f"--{positional}={arg}")
                 continue
             raise UserError(f"{arg!r} is not a flag; flags are written --name=value (see {prog} --help)")
         name, equals, value = arg[2:].partition("=")
