@@ -66,12 +66,15 @@ def _digest(text: str) -> str:
 
 def whole(sweep: Sweep, df: Any, planned: int | None) -> dict[str, Any]:
     """All that the page's code reads but the media."""
+    from launch.results import importance  # scikit-learn takes a second to import
+
     varied = sweep.varied
     figures = page_data.task_figures(sweep.runs)
     columns = page_data.columns_of(sweep, df, figures)
     states = df["status"].value_counts().to_dict()
     planned = read.expected(sweep) if planned is None else planned
     attrs = df.attrs
+    mattered = importance.what_mattered(df, attrs["by"], "minimize" if attrs["ascending"] else "maximize")
     runs = page_data.runs_of(sweep, df, columns, figures)
     about = page_data.about_of(sweep.header)
     about.append(["What was run", what_was_run(sweep, varied)])
@@ -88,6 +91,7 @@ def whole(sweep: Sweep, df: Any, planned: int | None) -> dict[str, Any]:
         "confirmed": attrs["confirmed"],
         "axes": page_data.default_axes(columns, runs, attrs["by"]),
         "runs": runs,
+        "matter": importance.for_json(mattered) | {"of": attrs["headings"].get(attrs["by"], attrs["by"])},
         "open": [trial.get("flags") or {} for trial in sweep.open_trials],
         "curves": page_data.curves_of(sweep, [attrs["metric"] or "", attrs["headline"]]),
         "sweep": {"file": SWEEP, "text": sweep.text, "command": sweep_command(sweep) if sweep.text else None},

@@ -7,18 +7,18 @@ function makeMatter() {
   const figure = () => columnAt.has(state.figure) ? state.figure : headline();
   const pick = choice(numeric.map(c => [c.name, c.label]), figure(), name => set({figure: name}));
   s.append(el("div", {className: "bar"}, field("Figure", pick)));
-  const found = sweep.matter;
-  if (found) {
-    s.append(el("p", {className: "verdict", textContent: found.verdict}));
-    if (found.flags.length) {
-      const widest = Math.max(0.001, ...found.flags.map(f => f.importance ?? 0));
-      const cellOf = (value, low, high) => el("td", {className: "num", textContent: isNumber(value) ? `${shown(value, 2)}${isNumber(low) ? ` (${shown(low, 2)} to ${shown(high, 2)})` : ""}` : ""});
-      s.append(el("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "importance of flags"}, el("table", {}, el("thead", {}, el("tr", {}, ...["flag", "", "importance", "rank correlation", "verdict"].map(text => el("th", {scope: "col", textContent: text})))),
-        el("tbody", {}, ...found.flags.map(f => el("tr", {}, el("th", {scope: "row", textContent: f.flag}),
-          el("td", {}, el("span", {className: "meter", style: `width:${clamp(120 * (f.importance ?? 0) / widest, 0, 120)}px`})),
-          cellOf(f.importance, f.importance_low, f.importance_high), cellOf(f.correlation, f.correlation_low, f.correlation_high), el("td", {textContent: f.verdict})))))));
-      s.append(el("p", {className: "note", textContent: found.note}));
-    }
+  const found = sweep.matter, why = found.why.charAt(0).toUpperCase() + found.why.slice(1);
+  s.append(el("p", {className: "verdict", textContent: `${found.of}: ${found.verdict === "matters" ? "" : `${found.verdict}. `}${why}.`}));
+  const judged = found.flags.filter(f => isNumber(f.importance));
+  if (judged.length) {
+    const widest = Math.max(0.05, ...judged.map(f => f.importance));
+    const cellOf = (value, low, high) => el("td", {className: "num", textContent: isNumber(value) ? `${value.toFixed(2)}${isNumber(low) ? ` (${low.toFixed(2)} to ${high.toFixed(2)})` : ""}` : ""});
+    const rows = [...judged].sort((a, b) => b.importance - a.importance).map(f => el("tr", {}, el("th", {scope: "row", textContent: f.flag}),
+      el("td", {}, el("span", {className: "meter", style: `width:${clamp(120 * f.importance / widest, 0, 120)}px`})),
+      cellOf(f.importance, f.low, f.high), cellOf(f.spearman, f.spearman_low, f.spearman_high), el("td", {textContent: f.verdict + (f.better ? `; ${f.better} is better` : "")})));
+    s.append(el("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "importance of flags"}, el("table", {},
+      el("thead", {}, el("tr", {}, ...["flag", "", "importance", "rank correlation", "verdict"].map(text => el("th", {scope: "col", textContent: text})))), el("tbody", {}, ...rows))),
+      el("p", {className: "note", textContent: `Of ${thousands(found.n_used)} finished runs, whatever is filtered above. Importance: the share of the figure's variation (of its ranks) that a random forest loses on runs that it has not seen when this flag's values are dealt anew; in brackets 95 % by the bootstrap. The seed stands there as a yardstick.`}));
   }
   const place = el("div", {className: "charts"});
   s.append(place);
