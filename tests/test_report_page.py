@@ -385,7 +385,9 @@ def test_pictures_beside_the_page(chromium, folder, tmp_path):
     tab = Page(chromium)
     page = tab.open(file)
     page.locator("#tiles").scroll_into_view_if_needed()
-    page.wait_for_function("[...document.querySelectorAll('#tiles img')].some(e => e.naturalWidth === 16)")
+    settle(page)
+    widths = page.evaluate("[...document.querySelectorAll('#tiles img')].map(e => e.naturalWidth)")
+    assert widths and set(widths) == {16}
     assert "lie beside this page, in small_files/" in page.locator("#pictures .note").inner_text()
     assert all(url.startswith(tmp_path.as_uri()) for url in tab.requests) and tab.complaints == []
     tab.close()

@@ -42,7 +42,7 @@ def render(
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string((PAGE / "page.html.j2").read_text("utf-8")).render(
         name=sweep.name,
-        about=data["about"],
+        about=[(label, page_data.in_parts(text)) for label, text in data["about"]],
         state=data["state"],
         style=style,
         script=script,

@@ -59,6 +59,18 @@ def about_of(header: str) -> list[list[str]]:
     return found
 
 
+def in_parts(text: str) -> list[tuple[str, list[str]]]:
+    """A text of the header as (kind, lines), in order: "text", and "figures", rows of lines with a ±."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        kind = "figures" if "±" in line else "text"
+        if found and found[-1][0] == kind:
+            found[-1][1].append(line)
+        else:
+            found.append((kind, [line]))
+    return found
+
+
 def state_line(states: dict[str, int], n_open: int) -> str:
     """How many runs are in which state, in words."""
     parts = [f"{n} {state}" for state, n in states.items()]
@@ -104,8 +116,10 @@ def columns_of(sweep: Sweep, df: pd.DataFrame, figures: dict[str, list[Any]]) ->
         values = column_values(df, name)
         column = {"name": name, "label": df.attrs["headings"].get(name, name), "kind": kind}
         column |= _axis(name, kind, values, sweep)
-        column["hidden"] = name in ("steps", "commit", "reason") or (
-            kind == "figure" and name not in shown and not name.startswith("test/")
+        column["hidden"] = (
+            name in ("steps", "commit", "reason")
+            or all(v is None for v in values)
+            or (kind == "figure" and name not in shown and not name.startswith("test/"))
         )
         column["goal"] = {"headline": df.attrs["goal"], "metric": df.attrs["metric_goal"]}.get(name)
         found.append(column)

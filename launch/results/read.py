@@ -148,6 +148,7 @@ class Sweep:
     runs: list[Run]
     open_trials: list[dict]  # trials without a run folder
     problem: str | None = None
+    yaml: Path | None = None  # its YAML, where that is not SWEEP in the folder: of a committed table
 
     @property
     def varied(self) -> list[str]:
@@ -337,6 +338,7 @@ def read_results(path: Path | str) -> Sweep:
         run.config = {
             "flags": {name.removeprefix("--"): _value(row[name]) for name in flags},
             "result_flags": [name.removeprefix("--") for name in flags],
+            "family": Path(str(spec.get("program", ""))).stem or None,
             "headline": headline,
             "goal": goal,
             "source": {
@@ -349,7 +351,7 @@ def read_results(path: Path | str) -> Sweep:
         runs.append(run)
     header = re.match(r"(?:[ \t]*(?:#.*)?\n)*", text)[0]
     header = re.sub(r"(?m)^[ \t]*# ?", "", header).strip()
-    return Sweep(path.parent, path.stem, text, spec, header, runs, [])
+    return Sweep(path.parent, path.stem, text, spec, header, runs, [], yaml=yaml_path)
 
 
 def _value(text: str) -> Any:

@@ -17,7 +17,7 @@ def label(run: Run, varied: list[str]) -> str:
 
 def what_was_run(sweep: Sweep, varied: list[str]) -> str:
     """One line: the families, and what varied over which values."""
-    families = sorted({str(run.config["family"]) for run in sweep.runs if "family" in run.config})
+    families = sorted({str(run.config["family"]) for run in sweep.runs if run.config.get("family")})
     over = []
     for flag in varied:
         values = {show(run.flags[flag], 6): run.flags[flag] for run in sweep.runs if flag in run.flags}
@@ -41,6 +41,8 @@ def from_root(path: Path) -> str:
 
 def sweep_command(sweep: Sweep) -> str:
     """The command line that goes on with the sweep, for a shell in the repository's root."""
+    if sweep.yaml:
+        return shlex.join(["python", "launch/local.py", from_root(sweep.yaml)])
     file, out = from_root(sweep.folder / SWEEP), from_root(sweep.folder.parent)
     return shlex.join(["python", "launch/local.py", file, f"--name={sweep.name}", f"--out={out}"])
 

@@ -125,6 +125,8 @@ function makeRuns() {
     const {scrollLeft, scrollTop} = place;
     place.replaceChildren(table);
     place.scrollLeft = scrollLeft; place.scrollTop = scrollTop;
+    // it keeps its height when runs are filtered out: what is dragged below must not move away
+    if (place.offsetHeight > (parseFloat(place.style.minHeight) || 0)) place.style.minHeight = place.offsetHeight + "px";
     differ.disabled = state.sel.length < 2;
     differ.title = state.sel.length < 2 ? "tick two runs or more" : "";
     differ.setAttribute("aria-pressed", state.diff);
