@@ -15,7 +15,7 @@ from tests.online import ROOT
 from tests.test_unreadable import without_roots_rights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine is written for an older pydantic, and says so
-SLOW = ("sweeps", "pandas", "plotly.offline", "jinja2")  # what local.py imports
+SLOW = ("sweeps", "pandas", "sklearn.ensemble", "jinja2")  # what local.py imports
 SWEEP = """
 program: tests/stand_in.py
 method: grid

@@ -251,7 +251,7 @@ def test_slots_share_out_the_cores(monkeypatch):
 )
 def test_a_launcher_imports_nothing_that_takes_seconds(program):
     """What is only needed to run a sweep, or to read one, is imported where it is."""
-    heavy = ["torch", "torchvision", "pandas", "plotly", "matplotlib.pyplot", "scipy", "sklearn", "wandb"]
+    heavy = ["torch", "torchvision", "pandas", "matplotlib.pyplot", "scipy", "sklearn", "wandb"]
     heavy += ["sweeps", "jsonschema", "jinja2", "numpy"]
     code = f"""if True:
         import runpy, sys

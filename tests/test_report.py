@@ -530,7 +530,7 @@ def test_the_printed_commands_name_what_is_there(sweep_folder, tmp_path, monkeyp
 @pytest.mark.parametrize("command", ["report", "upload", "doctor"])
 def test_help_imports_nothing_heavy(command, sweep_folder):
     """Nor does counting a sweep's trials and reading its runs."""
-    heavy = ["torch", "pandas", "plotly", "jinja2", "wandb", "matplotlib"]
+    heavy = ["torch", "pandas", "sklearn", "jinja2", "wandb", "matplotlib"]
     script = str(ROOT / "launch" / f"{command}.py")
     code = f"""
 import pathlib, runpy, sys

@@ -232,7 +232,7 @@ def test_a_launcher_takes_it_and_would_confirm_its_best_trial(path):
 
 def test_importing_what_reads_a_sweep_imports_nothing_slow():
     """A launcher's --help and a look at a sweep folder wait for none of these."""
-    slow = ("torch", "pandas", "plotly", "jsonschema", "sweeps", "wandb", "matplotlib")
+    slow = ("torch", "pandas", "sklearn", "jsonschema", "sweeps", "wandb", "matplotlib")
     code = f"import sys, launch.sweep.begin; sys.exit(', '.join(n for n in {slow} if n in sys.modules) or 0)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
