@@ -93,7 +93,7 @@ def finding_lines(df: pd.DataFrame, figures: dict[str, int]) -> list[str]:
         figures_of_row = [
             f"{name} {row[name]:.{digits}f}" + ("" if alone else f" ± {row[f'{name} sd']:.{digits}f}")
             for name, digits in figures.items()
-            if not math.isnan(row[name])
+            if not math.isnan(row.get(name, math.nan))  # a language model has no latents
         ]
         lines.append(f"#   {setting}    " + "   ".join(figures_of_row) + ("   (one seed)" if alone else ""))
     return lines
