@@ -26,6 +26,7 @@ PAGES = [
     "docs/charlm.md",
     "docs/gan_faces.md",
     "docs/seq2seq_arith.md",
+    "docs/text_vae.md",
     "docs/vae_mnist.md",
 ]
 UNKEPT = "no CSV kept"  # what stands beside a figure without evidence
@@ -1181,6 +1182,60 @@ def samples_of_codes() -> str:
     )
 
 
+def words_collapse_too() -> str:
+    runs = remedy("text_vae_words", free_bits=0)
+    assert (runs["test/active_units"] == 0).all() and (runs["test/kl_nats"] < 0.05).all()
+    return "Without free bits the code of words collapses as well: KL is below 0.05 nats with each of the three seeds."
+
+
+def free_bits_of_words() -> str:
+    runs = remedy("text_vae_words", free_bits=6).set_index("seed").sort_index()
+    lost, kl = behind(runs.reset_index(), "text_vae_words_lm"), runs["test/kl_nats"]
+    assert (
+        (kl >= 5).all() and (runs["test/active_units"] == 16).all() and (lost > 0).all() and (lost <= 3).all()
+    )
+    model = results("text_vae_words_lm")
+    return (
+        f"With six free bits all 16 latents are active, the bound of a line is {reach(-runs['test/elbo_nats'], 1)} nats, of which KL is "
+        f"{reach(kl, 1)}, and the log-likelihood is {reach(lost, 1)} % below the language model's, whose lines cost "
+        f"{reach(-model['test/elbo_nats'], 1)} nats (three seeds each)."
+    )
+
+
+def pairs_of_words() -> str:
+    runs, model = remedy("text_vae_words", free_bits=6), results("text_vae_words_lm")
+    a, b = (table["test/known_pairs"] for table in (runs, model))
+    assert a.min() < b.min() and a.max() > b.max()
+    return (
+        f"Of the pairs of neighbours in 200 samples {reach(100 * a)} % occur in the training lines, of the language model's "
+        f"{reach(100 * b)} %: they are not told apart by three seeds."
+    )
+
+
+def sentences_table() -> list[list[str | None]]:
+    rows = [("language model", results("text_vae_lm"))]
+    names = {"none": "none", "linear": "weight of KL rises once", "cyclical": "weight of KL rises four times"}
+    for anneal, name in names.items():
+        rows.append((name, remedy(free_bits=0, anneal=anneal)))
+    rows.append(("6 free bits", remedy(free_bits=6, anneal="none")))
+    rows += [
+        (f"6 free bits, {names[anneal]}", remedy(free_bits=6, anneal=anneal))
+        for anneal in ("linear", "cyclical")
+    ]
+    figures = {
+        "test/iw_nats": 1,
+        "test/kl_nats": 2,
+        "test/mutual_information_nats": 2,
+        "test/active_units": 1,
+        "test/known_words": 2,
+        "test/known_pairs": 2,
+    }
+    return [
+        [name, *(minus_of(mean_sd(of[k], n)) if k in of else "–" for k, n in figures.items())]
+        for name, of in rows
+    ]
+
+
 CLAIMS: dict[str, list[Callable[[], str]]] = {
     "README.md": [default_transformer, handwriting_in_readme],
     "docs/bvae_faces.md": [
@@ -1237,7 +1292,11 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         rising_adds_nothing_to_free_bits,
         code_saves_and_costs,
         samples_of_codes,
+        words_collapse_too,
+        free_bits_of_words,
+        pairs_of_words,
     ],
+    "sweeps/text_vae_words.yaml": [words_collapse_too, free_bits_of_words, pairs_of_words],
     "sweeps/text_vae.yaml": [
         sentences_collapse,
         free_bits_cure,
@@ -1521,6 +1580,18 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
             "error of rebuilt pictures (MSE)",
         ),
     ): three_models_table,
+    (
+        "docs/text_vae.md",
+        (
+            "remedy",
+            "log-likelihood",
+            "KL",
+            "mutual information",
+            "active units of 16",
+            "known words",
+            "known pairs",
+        ),
+    ): sentences_table,
     (
         "docs/vae_mnist.md",
         (

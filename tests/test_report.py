@@ -388,6 +388,19 @@ def data_of(page):
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
+def texts_of(page):
+    """All texts that the page's code reads, and the page itself, a line each."""
+
+    def inside(value):
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (dict, list)):
+            for part in value.values() if isinstance(value, dict) else value:
+                yield from inside(part)
+
+    return "\n".join([page.read_text(), *inside(data_of(page))])
+
+
 def whole(sweep):
     """What the page's code reads but the media."""
     return html.whole(sweep, read.table(sweep), None)

@@ -21,7 +21,7 @@ from launch.sweep.queue import Queue
 from research.common import lease as leases
 from research.common.commandline import parse
 from research.common.folder import read_json, write_json
-from tests.test_report import PICTURES, call, make_run
+from tests.test_report import PICTURES, call, data_of, make_run, texts_of
 
 ROOT = Path(__file__).resolve().parents[1]
 YAML = "program: research/x.py\nmethod: grid\nparameters: {beta: {values: [0, 1, 2]}, seed: {value: 0}}\n"
@@ -96,8 +96,9 @@ def test_a_fault_that_stops_root_too(folder, tmp_path, monkeypatch, capfd, name,
     assert list(df.index) == ["key0", "key1", "key2"]
     assert df["status"]["key1"] == status and problem in df["reason"]["key1"]
     assert set(df["status"][["key0", "key2"]]) == {"finished"}
-    page = (folder / "report.html").read_text()
-    assert problem.replace('"', "&#34;") in page and page.count('class="state finished"') >= 2
+    data = data_of(folder / "report.html")
+    assert problem in texts_of(folder / "report.html")
+    assert sum(run["state"] == "finished" for run in data["runs"]) >= 2
     assert len((tmp_path / "x.csv").read_text().splitlines()) == (4 if status == "finished" else 3)
 
     monkeypatch.setenv("PATH", "/nowhere")  # no SLURM
@@ -142,7 +143,7 @@ def test_a_trial_that_cannot_be_read(folder, monkeypatch, capfd, what, why):
 def test_trials_that_are_no_folder(folder, capfd):
     instead(folder / "trials", "a file")
     assert call(folder) == 0
-    assert "trials cannot be read (Not a directory)" in (folder / "report.html").read_text()
+    assert "trials cannot be read (Not a directory)" in texts_of(folder / "report.html")
     queue = Queue(folder)
     assert queue.trials() == [] and queue.problems == ["trials cannot be read (Not a directory)"]
 
@@ -220,7 +221,7 @@ def test_what_is_closed_to_us_is_told_and_hides_nothing(folder):
         made, status = run("launch/report.py", str(folder)), run("launch/slurm.py", str(folder), "--status")
         whole = run("launch/upload.py", str(folder.parent / "nobody"))
     assert (made.returncode, made.stderr) == (0, ""), made.stderr
-    page = (folder / "report.html").read_text()
+    page = texts_of(folder / "report.html")
     for said in (
         "the folder cannot be read (Permission denied)",
         "status.json cannot be read (Permission denied)",
@@ -247,7 +248,7 @@ def test_a_plain_folder_says_what_it_could_not_look_into(folder):
     shutil.rmtree(folder / "trials")
     with closed(folder / "key1"):
         assert run("launch/report.py", str(folder)).returncode == 0
-    assert "the folder cannot be read (Permission denied)" in (folder / "report.html").read_text()
+    assert "the folder cannot be read (Permission denied)" in texts_of(folder / "report.html")
     with closed(folder):
         done = run("launch/report.py", str(folder), f"--out={folder.parent / 'x.html'}")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Permission denied" in done.stderr

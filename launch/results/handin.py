@@ -67,7 +67,9 @@ def _print(browser: str, page: Path, out: Path, profile: Path) -> None:
     # a browser of root's has no sandbox of its own; the page holds nothing but what was written here
     words[1:1] = ["--no-sandbox"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PRINT_S, check=False)
+        done = subprocess.run(
+            words, capture_output=True, encoding="utf-8", errors="replace", timeout=PRINT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"--pdf: {browser} did not print within {PRINT_S} s") from None
     if not out.is_file():
