@@ -9,7 +9,8 @@ Run     python research/text_vae.py                                       # embe
         python research/text_vae.py --task=generate --checkpoint=runs/<run> --twist=modern
         python launch/local.py sweeps/text_vae.yaml      or: wandb sweep sweeps/text_vae.yaml
 Expect  Lines of tinyshakespeare, 5 minutes of a core: a code of 5.9 nats in 14 to 16 latents, log-likelihood
-        −63.4 nats a line beside −62.8 of the language model (three seeds; sweeps/text_vae.yaml, text_vae_lm.yaml).
+        −63.4 nats a line beside −62.8 of the language model (three seeds each: sweeps/text_vae.yaml and
+        text_vae_lm.yaml).
 Sources Bowman et al. 2016 (arXiv:1511.06349): model, KL annealing (§3.1), word dropout (§3.2). Remedies: Fu
         et al. 2019 (arXiv:1903.10145), eq. 6: cyclical annealing; Kingma et al. 2016 (arXiv:1606.04934),
         app. C.8: free bits of each latent; Pelsmaeker & Aziz 2020 (arXiv:1904.08194), §3: of all in sum; Li
