@@ -17,7 +17,7 @@ def colours(sweep: Sweep, varied: list[str]) -> list[str]:
     """A colour for each run, by its first varied flag: a scale for numbers, distinct hues for words."""
     from plotly.colors import qualitative, sample_colorscale
 
-    values = [run.flags.get(varied[0]) if varied else run.folder.name for run in sweep.runs]
+    values = [run.flags.get(varied[0]) if varied else run.title for run in sweep.runs]
     distinct = sorted({show(value): value for value in values}.items(), key=lambda item: sort_key(item[1]))
     n = len(distinct)
     only_numbers = all(sort_key(value)[0] == 0 for _, value in distinct)
@@ -36,7 +36,7 @@ def curves(sweep: Sweep, varied: list[str], order: list[int], first: Sequence[st
     """
     import plotly.graph_objects as go
 
-    names = {m for run in sweep.runs for row in run.rows for m in row if "/" in m and m[:5] != "test/"}
+    names = {m for run in sweep.runs for m in {m for row in run.rows for m in row} if run.is_curve(m)}
     palette, dashes, metrics = colours(sweep, varied), _dashes(sweep, varied, order), {}
     entry_per_run = len(sweep.runs) <= 12  # beyond that: a legend entry for each value of the first flag
     rank = {name: i for i, name in enumerate(first)}

@@ -22,6 +22,9 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
     from plotly.offline import get_plotlyjs
 
     varied, df = sweep.varied, read.table(sweep)
+    hidden = [name for name in df.columns if name in sweep.only_in_csv]
+    if sweep.foreign and not any("headline" in run.config for run in sweep.runs):
+        hidden.append("headline")
     order = sorted(range(len(df)), key=lambda i: [sort_key(sweep.runs[i].flags.get(f)) for f in varied])
     unwell = df[(df["status"] != "finished") | (df["reason"] != "")]
     states = df["status"].value_counts().to_dict()
@@ -41,8 +44,8 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
         what=what_was_run(sweep, varied),
         planned=read.expected(sweep) if planned is None else planned,
         done=_done(sweep, states),
-        runs=read.best_first(df).drop(columns="reason"),
-        seeds=read.summarise_over_seeds(df),
+        runs=read.best_first(df).drop(columns=["reason", *hidden]),
+        seeds=read.summarise_over_seeds(df.drop(columns=hidden)),
         now=datetime.now(UTC),
         unwell=unwell[[*map(read.column_of, varied), "status", "step", "steps", "reason", "key"]],
         cell=cell,

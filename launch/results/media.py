@@ -1,8 +1,10 @@
-"""The pictures, videos and text samples of a sweep's runs, as the report's browser shows them."""
+"""The pictures, videos, text samples, tables and plots of a sweep's runs, as its report shows them."""
 
 import base64
 import hashlib
+import json
 import mimetypes
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from launch.results.values import show
 from launch.results.words import label
 
 STEPS = 12  # with pictures embedded, per key and run, at most
-KINDS = {".html": "text", ".txt": "text", ".mp4": "video", ".webm": "video"}  # all else is an image
+ROWS, CELL = 200, 200  # of a table, and characters of a cell, at most
+# all else is an image
+KINDS = {".html": "text", ".txt": "text", ".mp4": "video", ".webm": "video", ".ogg": "video"}
 
 
 def spread(steps: set[int], n: int) -> set[int]:
@@ -55,11 +59,8 @@ def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -
             continue
         if name not in blobs:
             room -= len(data)
-            blobs[name] = {
-                "kind": KINDS.get(path.suffix, "image"),
-                "data": base64.b64encode(data).decode(),
-                "mime": mimetypes.guess_type(path.name)[0] or "image/png",
-            }
+            kind, mime, content = _content(path, data)
+            blobs[name] = {"kind": kind, "data": base64.b64encode(content).decode(), "mime": mime}
         seen[key].setdefault(i, []).append([step, name])
     note, shown = "", len(chosen) - left_out - len(unreadable)
     total = sum(len(files) for run in sweep.runs for files in run.media.values())
@@ -90,6 +91,39 @@ def pictures(sweep: Sweep, varied: list[str], order: list[int], max_mb: float) -
         "order": order,
         "note": note,
     }
+
+
+def _content(path: Path, data: bytes) -> tuple[str, str, bytes]:
+    """(kind, type, content) of a file as the browser shows it: a table of W&B's becomes a page."""
+    if path.name.endswith(".plotly.json"):
+        return "plotly", "application/json", data
+    if path.name.endswith(".table.json"):
+        return "text", "text/html", _table_page(data).encode()
+    mime = mimetypes.guess_type(path.name)[0] or "image/png"
+    return KINDS.get(path.suffix, "image"), mime, data
+
+
+def _table_page(data: bytes) -> str:
+    """The first ROWS rows of a table that W&B keeps as {"columns": names, "data": rows}, as HTML."""
+    try:
+        table = json.loads(data)
+        names, rows = [show(name) for name in table["columns"]], [list(row) for row in table["data"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "<p>This table cannot be read."
+    lines = [names, *([_cell(value) for value in row] for row in rows[:ROWS])]
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}" for text in line) for line in lines)
+    more = f"<p>The first {ROWS} of {len(rows):,} rows." if len(rows) > ROWS else ""
+    style = "body{font:13px sans-serif} td{padding:2px 8px} tr{border-bottom:1px solid #ddd}"
+    style += " table{border-collapse:collapse} tr:first-child{font-weight:600}"
+    return f"<!doctype html><style>{style}</style><table>{body}</table>{more}"
+
+
+def _cell(value: Any) -> str:
+    """A value of a table; of a picture or another file in it, only what it is."""
+    if isinstance(value, dict) and "_type" in value:
+        return f"[{value['_type']}]"
+    text = show(value, 6) if isinstance(value, float) else show(value)
+    return text if len(text) <= CELL else f"{text[:CELL]}…"
 
 
 def _size(path: Path) -> int:
