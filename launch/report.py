@@ -7,7 +7,7 @@ The file holds its numbers, pictures and plotly itself: it opens from a file pat
 With --publish a saved workspace and a report are made on W&B too (launch/results/wandb_report.py).
 
 The second form reads the folder in which W&B's client kept the runs of any script, of whatever project
-(launch/results/wandb_files.py). The figure that they are judged by is found by its name; --metric chooses another.
+(launch/results/wandb_files.py). The figure that they are judged by is found by its name; --metric overrides.
 
 What can't be read of a run is a row that says so. Exit code 0: all is written; 1: W&B does not answer, or the
 disk is full; 2: a flag is wrong, there is nothing to report, or the report may not be written there.

@@ -14,6 +14,7 @@ from research.common.messages import UserError, readable
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MAX_MB = 25.0  # of pictures
+FIGURES = 12  # of foreign runs in the table, at most; the CSV has all
 
 
 def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> str:
@@ -22,16 +23,17 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
     from plotly.offline import get_plotlyjs
 
     varied, df = sweep.varied, read.table(sweep)
-    hidden = [name for name in df.columns if name in sweep.only_in_csv]
-    if sweep.foreign and not any("headline" in run.config for run in sweep.runs):
-        hidden.append("headline")
+    further = sweep.figures[FIGURES:] if sweep.figures else []
+    hidden = [name for name in ("headline", "steps") if sweep.foreign and df[name].isna().all()] + further
     order = sorted(range(len(df)), key=lambda i: [sort_key(sweep.runs[i].flags.get(f)) for f in varied])
     unwell = df[(df["status"] != "finished") | (df["reason"] != "")]
     states = df["status"].value_counts().to_dict()
+    about = [*map(read.column_of, varied), "status", "step", "steps", "reason", "key"]
     commands = []
     for i in order:
         run = sweep.runs[i]
         commands.append((label(run, varied), command(run, sweep, varied), df["commit"][i]))
+    first = [df.attrs["metric"] or "", df.attrs["headline"], *(sweep.figures or ())]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         sweep=sweep,
@@ -46,13 +48,14 @@ def render(sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None) -> 
         done=_done(sweep, states),
         runs=read.best_first(df).drop(columns=["reason", *hidden]),
         seeds=read.summarise_over_seeds(df.drop(columns=hidden)),
+        further=further,
         now=datetime.now(UTC),
-        unwell=unwell[[*map(read.column_of, varied), "status", "step", "steps", "reason", "key"]],
+        unwell=unwell[[name for name in about if name not in hidden]],
         cell=cell,
         show=show,
         states=states,
         plotly=get_plotlyjs(),
-        curves=curves(sweep, varied, order, [df.attrs["metric"] or "", df.attrs["headline"]]),
+        curves=curves(sweep, varied, order, first),
         pictures=pictures(sweep, varied, order, max_mb),
         commands=commands,
     )

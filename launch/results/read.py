@@ -89,10 +89,6 @@ class Run:
         """Whether a logged figure is followed over the steps."""
         return "/" in name and not name.startswith("test/")
 
-    def is_outcome(self, name: str) -> bool:
-        """Whether a table has a column for the last value of a logged figure."""
-        return name.startswith(("val/", "test/"))
-
     def value(self, metric: Metric) -> float | None:
         """What the run counts for by a sweep's metric: its best value, diverged its worst; None: none."""
         if metric.is_headline(self.config.get("headline")):
@@ -114,7 +110,7 @@ class Sweep:
     open_trials: list[dict]  # trials without a run folder
     problem: str | None = None
     foreign: bool = False  # made by scripts that know nothing of this repository: see wandb_files.py
-    only_in_csv: frozenset[str] = frozenset()  # figures that a page has no room for
+    figures: list[str] | None = None  # that a table has, in its order; None: test/*, val/*
 
     @property
     def varied(self) -> list[str]:
@@ -329,16 +325,19 @@ def table(sweep: Sweep) -> pd.DataFrame:
     named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
     headline, goal = Counter(named or [("headline", "minimize")]).most_common(1)[0][0]
     metric = sweep.metric
-    figures = {m for r in sweep.runs for m in {m for row in r.rows for m in row} if r.is_outcome(m)}
+    figures = {m for r in sweep.runs for row in r.rows for m in row if m.startswith(("val/", "test/"))}
     figures -= {f"{headline}_best", metric.column if metric else None}
     # the figures of metric and headline on the test part come first
     own = [test_figure(name) for name in ((metric.name, headline) if metric else (headline,))]
     rank = {name: i for i, name in enumerate(dict.fromkeys(own))}
     figures = sorted(figures, key=lambda m: (m.startswith("val/"), rank.get(m, len(rank)), m))
+    if sweep.figures is not None:
+        figures = sweep.figures
     varied, rows = sweep.varied, []
     for run in sweep.runs:
         last = {m: value for row in run.rows for m, value in row.items()}
-        row = {column_of(name): run.flags.get(name) for name in varied}
+        missing = "" if sweep.foreign else None  # scripts of one project need not have the same flags
+        row = {column_of(name): run.flags.get(name, missing) for name in varied}
         row |= {name: run.status.get(name) for name in ("status", "step", "steps", "headline")}
         if metric:
             row["metric"] = run.value(metric)

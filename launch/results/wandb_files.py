@@ -45,7 +45,6 @@ QUIET_S = 300  # a run without an end whose file is left alone for so long is ta
 TORN = "{} is torn at its end: what was written last is lost"
 TAIL = 40  # lines of the console that are kept
 WIDEST = 2000  # characters of such a line
-FIGURES = 12  # of a run in the report's table, at most; the CSV has all
 SEVERAL = 16  # pictures of one list, at most
 # what the report can show, by the client's name for it
 SHOWN = {"image-file", "images/separated", "video-file", "videos", "html-file", "html", "plotly-file"}
@@ -68,7 +67,6 @@ class WandbRun(Run):
     """
 
     followed: frozenset[str] = frozenset()  # figures that it has logged, less those that only its summary has
-    outcomes: frozenset[str] = frozenset()  # figures that a table has room for
     own_places: frozenset[str] = frozenset()  # flags that say where or when it was made
     goals: dict[str, str] = field(default_factory=dict)  # figure -> goal, as define_metric recorded it
     unseen: dict[str, str] = field(default_factory=dict)  # media key -> its kind, which no page can show
@@ -86,9 +84,6 @@ class WandbRun(Run):
 
     def is_curve(self, name: str) -> bool:
         return name in self.followed
-
-    def is_outcome(self, name: str) -> bool:
-        return name in self.outcomes
 
 
 # ------------------------------------------------------------------------------------ one file
@@ -142,7 +137,7 @@ def records(file: Path, complaints: list[str]) -> Iterator[tuple[str, dict]]:
                 try:
                     record = json.loads(line)
                     kind = record["type"]
-                    content = record.get(kind) or {}
+                    content = record.get(kind, {})
                 except (ValueError, TypeError, KeyError, RecursionError):
                     damaged += 1
                     continue
@@ -254,7 +249,9 @@ class Segment:
 
     def _add_row(self, content: dict) -> None:
         """One row of the history: its numbers, and the files that its other values name."""
-        item = content.get("item") or {}
+        item = content.get("item")
+        if not isinstance(item, dict):
+            return
         step = (content.get("step") or {}).get("num", item.get("_step"))
         if not isinstance(step, int):
             step = self.rows[-1]["step"] + 1 if self.rows else 0
@@ -347,12 +344,15 @@ def _is_number(value: Any) -> bool:
 
 def _finite(number: Any) -> float | int | None:
     """A logged number as a row of ours has it: None for what is not finite, True as 1."""
+    if isinstance(number, str):
+        return None
     if isinstance(number, int) and abs(number) < 2**53:
         return int(number)
-    with contextlib.suppress(OverflowError):
-        if math.isfinite(value := float(number)):
-            return value
-    return None
+    try:
+        value = float(number)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _as_shown(line: str) -> str:
@@ -421,8 +421,11 @@ def join(segments: list[Segment]) -> WandbRun:
         shift = last + 1 if again and not segment.gives_steps else 0
         first_steps.append(first + shift)
         for row in segment.rows:
-            step = row["step"] + shift
-            rows[step] = rows.get(step, {}) | row | {"step": step}
+            row["step"] += shift
+            if earlier := rows.get(row["step"]):
+                earlier |= row
+            else:
+                rows[row["step"]] = row
         for key, files in segment.media.items():
             media[key] |= {step + shift: path for step, path in files}
         config |= segment.config
@@ -431,7 +434,7 @@ def join(segments: list[Segment]) -> WandbRun:
         problems += [f"{name}{text}" for text in segment.problems]
     last = segments[-1]
     status, reason = last.end()
-    ordered = [rows[step] for step in sorted(rows)]
+    ordered, known = [rows[step] for step in sorted(rows)], bool(rows)
     run = WandbRun(last.folder, rows=ordered, starts=len(segments))
     run.media = {key: sorted(files.items()) for key, files in sorted(media.items()) if files}
     for segment in segments:
@@ -461,7 +464,7 @@ def join(segments: list[Segment]) -> WandbRun:
         run.rows[-1] |= only_there
     if any(segment.readable for segment in segments):
         problems += [] if run.flags else ["no config is recorded"]
-        problems += [] if ordered else ["no history is recorded"]
+        problems += [] if known else ["no history is recorded"]
     run.problem = "; ".join(problems) or None
     return run
 
@@ -516,7 +519,7 @@ def _config(segments: list[Segment], config: dict) -> dict:
         "notes": run.get("notes"),
         "sweep_id": run.get("sweep_id"),
         "started": segments[0].run.get("start_time"),
-        "family": script,
+        "family": program.removeprefix("-m ") if program.startswith("-m ") else PurePosixPath(script).name,
         "source": _commit(segments[0]),
         "step_metrics": {name: over for s in segments for name, over in s.step_metrics.items()},
     }
@@ -657,7 +660,7 @@ def _own_places(runs: list[WandbRun]) -> Iterator[str]:
         if (
             OWN_PLACE.intersection(re.findall(r"[a-z]+", name.rpartition(".")[2].lower()))
             and all(isinstance(value, str) for value in values)
-            and len(set(values)) == len(values)
+            and len(set(values)) == len(values) > 1
         ):
             yield name
 
@@ -677,15 +680,11 @@ def _judge(runs: list[WandbRun], metric: str | None, goal: str | None) -> headli
 
 
 def _choose_figures(sweep: Sweep, choice: headline.Choice | None) -> None:
-    """Which figures have a column, and which of them only in the CSV."""
+    """Which figures have a column in a table, the more telling first; the metric has one of its own."""
     taken = {*COLUMNS, *sweep.varied}
     names = {name for run in sweep.runs for row in run.rows for name in row if name[:1] != "_"} - taken
-    ordered = sorted(names, key=headline.rank)
-    if choice and choice.metric.name in names:
-        ordered.sort(key=lambda name: name != choice.metric.name)
-    for run in sweep.runs:
-        run.outcomes = frozenset(names)
-    sweep.only_in_csv = frozenset(ordered[FIGURES:])
+    judge = choice.metric.name if choice else None
+    sweep.figures = sorted(names, key=lambda name: (name != judge, headline.rank(name)))
 
 
 def _header(sweep: Sweep, choice: headline.Choice | None, projects: list[str]) -> Iterator[str]:
@@ -696,12 +695,12 @@ def _header(sweep: Sweep, choice: headline.Choice | None, projects: list[str]) -
     if starts > len(sweep.runs):
         again = ", ".join(f"{run.title} ({run.starts} starts)" for run in sweep.runs if run.starts > 1)
         yield f"Resumed: {again}; joined by step"
-    how = "--metric=NAME and --goal=minimize or maximize choose another"
+    how = "--metric=NAME --goal=minimize (or maximize)"
     if choice:
-        yield f"Judged by: {choice.metric.name}, to {choice.metric.goal} ({choice.why}); {how}"
+        name, goal = choice.metric.name, choice.metric.goal
+        yield f"Judged by: {name}, to {goal} ({choice.why}); to choose another: {how}"
     else:
-        given = "--metric=NAME and --goal=minimize or maximize"
-        yield f"Judged by: nothing, since no logged name says which run is better; give {given}"
+        yield f"Judged by: nothing, since no logged name says which run is better; to choose: {how}"
     for title, name in (("Groups", "group"), ("Tags", "tags"), ("Sweeps", "sweep_id")):
         found = [run.config.get(name) or [] for run in sweep.runs]
         counts = Counter(word for words in found for word in (words if isinstance(words, list) else [words]))
@@ -713,5 +712,3 @@ def _header(sweep: Sweep, choice: headline.Choice | None, projects: list[str]) -
     unseen = {key: kind for run in sweep.runs for key, kind in run.unseen.items()}
     if unseen:
         yield f"Not shown: {', '.join(f'{key} ({kind})' for key, kind in sorted(unseen.items()))}"
-    if sweep.only_in_csv:
-        yield f"Table: {FIGURES} of {FIGURES + len(sweep.only_in_csv)} figures; --csv=FILE has all"
