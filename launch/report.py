@@ -3,6 +3,10 @@
     python launch/report.py runs/bvae [--out=FILE.html] [--csv=FILE.csv] [--open] [--publish]
     python launch/report.py runs/bvae runs/bvae_adam            # several sweeps in one file
     python launch/report.py sweeps/results/bvae.csv             # a committed table alone
+    python launch/report.py path/to/wandb [--metric=NAME] [--goal=maximize]
+
+The last form reads the folder in which W&B's client kept the runs of any script, of whatever project
+(launch/results/wandb_files.py). The figure that they are judged by is found by its name; --metric overrides.
 
 The file holds its numbers, its pictures and its code: it opens from a file path, offline. Pictures for which
 --max_mb leaves no room lie in a folder beside it. With --publish a saved workspace and a report are made on
@@ -16,16 +20,17 @@ import sys
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 if not __package__:  # run as a script: import from this tree
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.results import html, read
+from launch.results import html, read, wandb_files
 from launch.sweep import begin
 from research.common.commandline import NO_RIGHT, NO_SPACE, main
+from research.common.folder import METRICS, REPORT, STATUS
 from research.common.messages import UserError, console, escape
 
 
@@ -34,8 +39,8 @@ class Flags:
     """Write one HTML file that compares the runs of a sweep."""
 
     folder: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
-    """a sweep's folder, a folder of run folders, one run folder or a results CSV, or several of these; may
-    stand without --folder="""
+    """a sweep's folder, a folder of run folders, one run folder, a results CSV, or the folder `wandb` of any
+    project; or several of these (may stand without --folder=)"""
     out: Path | None = None
     """the HTML file; default: report.html in the folder, of a CSV its name with .html in this folder"""
     csv: Path | None = None
@@ -44,6 +49,10 @@ class Flags:
     """show the file in the browser"""
     max_mb: float = html.MAX_MB
     """pictures and videos to embed, in megabytes; the rest lies in a folder beside the file"""
+    metric: str | None = None
+    """runs of other projects only: the logged figure that they are judged by; default: found by its name"""
+    goal: Literal["minimize", "maximize"] | None = None
+    """runs of other projects only: which value of the metric is the better one; default: as its name says"""
     pdf: Path | None = None
     """also print a PDF to hand in, by Chromium or Chrome: question, protocol, results, curves, pictures,
     finding"""
@@ -61,10 +70,13 @@ class Flags:
     """with --publish: W&B project; default: that of the runs"""
 
 
-def read_one(path: Path) -> read.Sweep:
-    """What lies at `path`: a sweep's folder, a run's, or a results CSV. Raises UserError."""
+def read_one(path: Path, flags: Flags) -> read.Sweep:
+    """What lies at `path`: a sweep's folder, a run's, a results CSV, or W&B's own. Raises UserError.
+
+    Each is read once: a large folder on a network file system takes its time.
+    """
     if path.is_dir():
-        return read.read_sweep(path)
+        return read_folder(path, flags)
     if not path.is_file():
         raise UserError(f"{path}: no such folder")
     if path.suffix != ".csv":
@@ -75,11 +87,39 @@ def read_one(path: Path) -> read.Sweep:
         raise UserError(str(error)) from None
 
 
+def read_folder(path: Path, flags: Flags) -> read.Sweep:
+    """The runs in a folder: ours, else those that W&B's client kept of any script. Raises UserError."""
+    place = wandb_files.place_of(path)
+    sweep = read.read_sweep(path)
+    if place is None or is_ours(sweep):
+        if flags.metric or flags.goal:
+            given = f"--metric={flags.metric}" if flags.metric else f"--goal={flags.goal}"
+            raise UserError(
+                f"{given}: only for runs of other projects; these are judged by their own headline"
+            )
+        if not sweep.runs and not sweep.text:
+            raise UserError(
+                f"{path}: holds no runs, neither run folders of ours nor W&B's run-* or offline-run-*"
+            )
+        return sweep
+    if flags.publish:
+        raise UserError(
+            "--publish: only for runs of ours; `wandb sync` brings a run of W&B's own folder there"
+        )
+    return wandb_files.read_wandb(place, flags.metric, flags.goal)
+
+
+def is_ours(sweep: read.Sweep) -> bool:
+    """Whether scripts of ours made these runs: other projects may have a config.json or a sweep.yaml."""
+    begun = any((run.folder / name).exists() for run in sweep.runs for name in (STATUS, METRICS))
+    return begun or bool(sweep.open_trials) or any("family" in run.config for run in sweep.runs)
+
+
 def write(flags: Flags) -> None:
     """Write all that is asked for, and print where it is."""
     if not flags.folder:
         raise UserError("--folder is required (see report.py --help)")
-    sweeps = [read_one(path) for path in flags.folder]  # once: a large folder takes its time
+    sweeps = [read_one(path, flags) for path in flags.folder]
     alone = len(sweeps) == 1 and flags.folder[0].is_dir()
     for name in ("title", "author", "max_pages"):
         if getattr(flags, name) and flags.pdf is None:
@@ -91,13 +131,18 @@ def write(flags: Flags) -> None:
     for path, sweep in zip(flags.folder, sweeps):
         if not sweep.runs:
             raise UserError(f"{path}: holds no runs")
-    planned = begin.planned(flags.folder[0], sweeps[0]) if alone else None
     sweep = read.joined(sweeps)
-    out = flags.out
+    planned, out = (len(sweep.runs) if sweep.foreign else None), flags.out
+    if alone and not sweep.foreign:
+        planned = begin.planned(flags.folder[0], sweep)
+    if out is None and sweep.foreign and alone:
+        out = flags.folder[0] / REPORT
     if out is None and not alone:
         out = sweep.folder.parent / "report.html" if flags.folder[0].is_dir() else Path(f"{sweep.name}.html")
     page = html.write_report(sweep, out, flags.max_mb, planned)
     print(page)
+    for line in sweep.header.splitlines() if sweep.foreign else ():
+        print(line)
     if flags.open:
         webbrowser.open(page.resolve().as_uri())
     if flags.csv:

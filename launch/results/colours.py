@@ -11,7 +11,7 @@ def colours(sweep: Sweep, varied: list[str]) -> list[str]:
     """A colour for each run, by its first varied flag: a scale for numbers, distinct hues for words."""
     import matplotlib
 
-    values = [run.flags.get(varied[0]) if varied else run.folder.name for run in sweep.runs]
+    values = [run.flags.get(varied[0]) if varied else run.title for run in sweep.runs]
     distinct = sorted({show(value): value for value in values}.items(), key=lambda item: sort_key(item[1]))
     n = len(distinct)
     only_numbers = all(sort_key(value)[0] == 0 for _, value in distinct)

@@ -93,9 +93,12 @@ def whole(sweep: Sweep, df: Any, planned: int | None) -> dict[str, Any]:
         "runs": runs,
         "matter": importance.for_json(mattered) | {"of": attrs["headings"].get(attrs["by"], attrs["by"])},
         "open": [trial.get("flags") or {} for trial in sweep.open_trials],
-        "curves": page_data.curves_of(sweep, [attrs["metric"] or "", attrs["headline"]]),
+        "curves": page_data.curves_of(
+            sweep, [attrs["metric"] or "", attrs["headline"], *(sweep.figures or ())]
+        ),
         "sweep": {"file": SWEEP, "text": sweep.text, "command": sweep_command(sweep) if sweep.text else None},
         "diff_file": SOURCE_DIFF,
+        "foreign": sweep.foreign,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

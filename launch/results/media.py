@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import json
 import mimetypes
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from launch.results.values import show
 
 STEPS = 40  # of a key that are shown, at most
 TEXT_BYTES = 500_000  # of a text sample that is shown, at most
-KINDS = {".html": "text", ".txt": "text", ".json": "text", ".mp4": "video", ".webm": "video"}  # else an image
+ROWS, CELL = 200, 200  # of a table of W&B's, and characters of a cell, at most
+# all else is an image
+KINDS = {".html": "text", ".txt": "text", ".json": "text", ".mp4": "video", ".webm": "video", ".ogg": "video"}
 FIRST = ("reconstruct", "random", "sample", "traversal", "interpolation")  # what a reader wants to see first
 
 
@@ -64,7 +68,14 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
         name = hashlib.sha256(data).hexdigest()[:16]
         if name not in blobs:
             blob = {"kind": kind, "mime": mimetypes.guess_type(path.name)[0] or "image/png"}
-            if kind == "text":
+            if path.name.endswith(".table.json"):
+                blob |= {"mime": "text/html", "text": _table_page(data)}
+            elif path.name.endswith(".plotly.json"):
+                blob |= {
+                    "mime": "text/html",
+                    "text": "<p>A plot of plotly, which W&amp;B draws; this page does not.",
+                }
+            elif kind == "text":
                 blob["text"] = data[:TEXT_BYTES].decode("utf-8", "replace")
             elif len(data) <= room:
                 room -= len(data)
@@ -94,6 +105,29 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
     keys = sorted(of, key=lambda key: (": " in key, _rank(key), key))
     data = {"keys": keys, "of": of, "blobs": blobs, "note": note, "logged": _logged(sweep)}
     return Media(data, beside)
+
+
+def _table_page(data: bytes) -> str:
+    """The first ROWS rows of a table that W&B keeps as {"columns": names, "data": rows}, as HTML."""
+    try:
+        table = json.loads(data)
+        names, rows = [show(name) for name in table["columns"]], [list(row) for row in table["data"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "<p>This table cannot be read."
+    lines = [names, *([_cell(value) for value in row] for row in rows[:ROWS])]
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}" for text in line) for line in lines)
+    more = f"<p>The first {ROWS} of {len(rows):,} rows." if len(rows) > ROWS else ""
+    style = "body{font:13px sans-serif} td{padding:2px 8px} tr{border-bottom:1px solid #ddd}"
+    style += " table{border-collapse:collapse} tr:first-child{font-weight:600}"
+    return f"<!doctype html><style>{style}</style><table>{body}</table>{more}"
+
+
+def _cell(value: Any) -> str:
+    """A value of a table; of a picture or another file in it, only what it is."""
+    if isinstance(value, dict) and "_type" in value:
+        return f"[{value['_type']}]"
+    text = show(value, 6) if isinstance(value, float) else show(value)
+    return text if len(text) <= CELL else f"{text[:CELL]}…"
 
 
 def _rank(key: str) -> int:

@@ -24,6 +24,7 @@ LOG_TAIL = 6000  # characters of a run's log that stand on its page
 LOG_SPAN = 20  # a positive flag whose values span more than this factor has a logarithmic axis
 AXES = 7  # of parallel coordinates, unless the reader chooses others
 DIGITS = 12  # significant ones of a number: as exact as anybody compares
+FIGURES = 12  # of runs of other projects, that the table shows at first
 MACHINE = ("host", "device", "torch", "threads")  # of a segment, what stands on a run's page
 
 
@@ -104,6 +105,11 @@ def columns_of(sweep: Sweep, df: pd.DataFrame, figures: dict[str, list[Any]]) ->
     """
     flags, by = read.flag_columns(df), df.attrs["by"]
     shown = {by, "metric", "headline"}
+    own = set((sweep.figures or [])[:FIGURES])
+
+    def in_table(name: str) -> bool:
+        return name in own if sweep.foreign else name.startswith("test/")
+
     found = []
     for name in df.columns:
         kind = "figure"
@@ -119,7 +125,7 @@ def columns_of(sweep: Sweep, df: pd.DataFrame, figures: dict[str, list[Any]]) ->
         column["hidden"] = (
             name in ("steps", "commit", "reason")
             or all(v is None for v in values)
-            or (kind == "figure" and name not in shown and not name.startswith("test/"))
+            or (kind == "figure" and name not in shown and not in_table(name))
         )
         column["goal"] = {"headline": df.attrs["goal"], "metric": df.attrs["metric_goal"]}.get(name)
         found.append(column)
@@ -159,7 +165,8 @@ def default_axes(columns: list[dict[str, Any]], runs: list[dict[str, Any]], by: 
         if c["kind"] == "figure" and c["numeric"] and (c["name"] in differing or c["name"] == by)
     ]
     first = [name for name in figures if name == by]
-    others = [name for name in figures if name.startswith("test/")]
+    others = [name for name in figures if name != by]
+    others = [name for name in others if name.startswith("test/")] or others
     room = max(1, AXES - len(flags))
     return [*flags, *first, *others[: room - 1]] or [by]
 
@@ -197,9 +204,8 @@ def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
     names = {
         m
         for run in sweep.runs
-        for row in run.rows
-        for m, value in row.items()
-        if "/" in m and not m.startswith("test/") and (value is None or isinstance(value, (int, float)))
+        for m in {m for row in run.rows for m, v in row.items() if v is None or isinstance(v, (int, float))}
+        if run.is_curve(m)
     }
     rank = {name: i for i, name in enumerate(first)}
     keys = sorted(names, key=lambda m: (rank.get(m, len(rank)), m))
@@ -273,6 +279,8 @@ def detail_of(run: Run, sweep: Sweep, varied: list[str], commit: str) -> dict[st
 
 def _tail(run: Run) -> str:
     """The end of what the training process printed; empty where that was not kept."""
+    if "console" in run.status:
+        return "\n".join(map(str, run.status["console"]))[-LOG_TAIL:]
     try:
         with open(run.folder / OUTPUT, "rb") as f:
             f.seek(0, 2)

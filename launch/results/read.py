@@ -128,6 +128,15 @@ class Run:
             return found
         return []
 
+    @property
+    def title(self) -> str:
+        """What the run is called where its flags do not tell it from others."""
+        return self.folder.name
+
+    def is_curve(self, name: str) -> bool:
+        """Whether a logged figure is followed over the steps."""
+        return "/" in name and not name.startswith("test/")
+
     def value(self, metric: Metric) -> float | None:
         """What the run counts for by a sweep's metric: its best value, diverged its worst; None: none."""
         if metric.is_headline(self.config.get("headline")):
@@ -149,6 +158,8 @@ class Sweep:
     open_trials: list[dict]  # trials without a run folder
     problem: str | None = None
     yaml: Path | None = None  # its YAML, where that is not SWEEP in the folder: of a committed table
+    foreign: bool = False  # made by scripts that know nothing of this repository: see wandb_files.py
+    figures: list[str] | None = None  # that a table has, in its order; None: test/*, val/*
 
     @property
     def varied(self) -> list[str]:
@@ -395,7 +406,11 @@ def joined(sweeps: list[Sweep]) -> Sweep:
     problems = [f"{name}: {sweep.problem}" for name, sweep in zip(names, sweeps) if sweep.problem]
     trials = [trial for sweep in sweeps for trial in sweep.open_trials]
     name = " and ".join(names)
-    return Sweep(sweeps[0].folder, name, "", spec, header, runs, trials, "; ".join(problems) or None)
+    whole = Sweep(sweeps[0].folder, name, "", spec, header, runs, trials, "; ".join(problems) or None)
+    whole.foreign = any(sweep.foreign for sweep in sweeps)
+    if whole.foreign:
+        whole.figures = list(dict.fromkeys(name for sweep in sweeps for name in sweep.figures or ()))
+    return whole
 
 
 def _first_words(header: str) -> str:
@@ -492,16 +507,19 @@ def table(sweep: Sweep) -> pd.DataFrame:
     own = [test_figure(name) for name in ((metric.name, headline) if metric else (headline,))]
     rank = {name: i for i, name in enumerate(dict.fromkeys(own))}
     figures = sorted(figures, key=lambda m: (m.startswith("val/"), rank.get(m, len(rank)), m))
+    if sweep.figures is not None:
+        figures = sweep.figures
     varied, rows = sweep.varied, []
     for run in sweep.runs:
         last = {m: value for row in run.rows for m, value in row.items()}
-        row = {column_of(name): run.flags.get(name) for name in varied}
+        missing = "" if sweep.foreign else None  # scripts of one project need not have the same flags
+        row = {column_of(name): run.flags.get(name, missing) for name in varied}
         row |= {name: run.status.get(name) for name in ("status", "step", "steps", "headline")}
         if metric:
             row["metric"] = run.value(metric)
         row |= {name: last.get(name) for name in figures}
         row["commit"] = _commits(run)
-        row["key"] = run.folder.name
+        row["key"] = run.title
         row["reason"] = "; ".join(str(r) for r in (run.status.get("reason"), run.problem) if r)
         rows.append(row)
     columns = [*map(column_of, varied), "status", "step", "steps", *(["metric"] if metric else [])]
@@ -548,6 +566,12 @@ def flag_columns(df: pd.DataFrame) -> list[str]:
     return list(df.columns[: list(df.columns).index("status")])
 
 
+def figure_columns(df: pd.DataFrame) -> list[str]:
+    """The figures of a `table` or of a results CSV: the columns behind `status` that hold measured values."""
+    behind = df.columns[len(flag_columns(df)) :]
+    return [name for name in behind if name in ("metric", "headline") or name not in COLUMNS]
+
+
 def _by_flags(df: pd.DataFrame, flags: list[str]) -> pd.DataFrame:
     keys = [[sort_key(value) for value in row] for row in df[flags].astype(object).to_numpy().tolist()]
     return df.iloc[sorted(range(len(df)), key=keys.__getitem__)].reset_index(drop=True)
@@ -557,18 +581,21 @@ def results_csv(sweep: Sweep, path: Path | str) -> int:
     """Write the committed evidence, one row for each run that came to an end; returns their number.
 
     Columns: varied flags (exact), status, metric (if there is one) and headline under their own names, test
-    figures (6 significant digits), commit; sorted by flags, so that equal results give equal bytes.
+    figures (6 significant digits), commit; sorted by flags, so that equal results give equal bytes. Foreign
+    runs need not name their test figures so: of them the last values of all figures, and the key.
     """
     df, path, metric = table(sweep), Path(path), sweep.metric
     names, flags = {"headline": f"{df.attrs['headline']}_best"}, flag_columns(df)
     if metric:
         names = {"metric": metric.column} | names
-    figures = [*names.values(), *(c for c in df.columns if c.startswith("test/"))]
+    others = [c for c in figure_columns(df) if c not in names]
+    figures = [*names.values(), *(c for c in others if sweep.foreign or c.startswith("test/"))]
     df = df[df["status"].isin(ENDED)]
     df = _by_flags(df.rename(columns=names), flags).astype(object)
     for name in flags + figures:
         df[name] = [show(v, 6 if name in figures else None) for v in df[name]]
-    text = df[[*flags, "status", *figures, "commit"]].to_csv(index=False, lineterminator="\n")
+    last = ["commit", "key"] if sweep.foreign else ["commit"]  # foreign runs may have equal flags
+    text = df[[*flags, "status", *figures, *last]].to_csv(index=False, lineterminator="\n")
     write_bytes(path, readable(text).encode())
     return len(df)
 
@@ -587,7 +614,7 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
     for _, group in df.groupby([df[f].map(show) for f in flags] or [0] * len(df), sort=False):
         done = group[group["status"] == "finished"]
         row = {f: group[f].iloc[0] for f in flags} | {"n": len(done), "runs": len(group)}
-        for name in (c for c in df.columns if c in ("metric", "headline") or "/" in c):
+        for name in figure_columns(df):
             row |= {name: done[name].mean(), f"{name} sd": done[name].std(ddof=1)}
         rows.append(row)
     kinds = {name: int if name in ("n", "runs") else float for name in rows[0] if name not in flags}

@@ -9,10 +9,24 @@ from launch.results.values import show, sort_key
 from research.common.folder import CONFIG, SWEEP
 from research.common.identity import ROOT
 
+MANY = 6  # flags in a caption; beyond that a name says more
+LONG = 80  # characters of a flag's value in a caption
+
 
 def label(run: Run, varied: list[str]) -> str:
-    """How a run is called in captions: its varied flags, or its folder where nothing varies."""
-    return " · ".join(f"{f}={show(run.flags[f], 6)}" for f in varied if f in run.flags) or run.folder.name
+    """How a run is called in captions: its varied flags, or its title where nothing varies.
+
+    A long value is shortened; a run that has a name of its own is called by it where many flags vary.
+    """
+    given = [f for f in varied if f in run.flags]
+    if not given or (len(given) > MANY and run.title != run.folder.name):
+        return run.title
+    return " · ".join(f"{f}={shorten(show(run.flags[f], 6))}" for f in given)
+
+
+def shorten(text: str) -> str:
+    """A text of at most LONG characters: of a longer one the beginning and the end."""
+    return text if len(text) <= LONG else f"{text[: LONG // 2]}…{text[1 - LONG // 2 :]}"
 
 
 def what_was_run(sweep: Sweep, varied: list[str]) -> str:
@@ -48,7 +62,12 @@ def sweep_command(sweep: Sweep) -> str:
 
 
 def command(run: Run, sweep: Sweep, varied: list[str]) -> str:
-    """The command line that makes this run again, for a shell in the repository's root."""
+    """The command line that makes this run again, for a shell in the repository's root.
+
+    Of a foreign run the one that its script was started with, as far as that is recorded.
+    """
+    if "command" in run.config:
+        return shlex.join(run.config["command"]) or "# how it was started is not recorded"
     family = run.config.get("family")
     program = f"research/{family}.py" if family else str(sweep.spec.get("program", "?"))
     flags = run.trial.get("flags") or {f: run.flags[f] for f in varied if f in run.flags}

@@ -57,7 +57,7 @@ function makeRuns() {
   const place = el("div", {className: "scroll tall", tabIndex: 0, role: "region", "aria-label": "table of runs"}), more = el("p", {className: "note"});
   const note = el("p", {className: "note"});
   const metric = sweep.metric ? `The sweep judges its runs by ${sweep.metric.name}, to ${sweep.metric.goal}. ` : "";
-  note.textContent = `${metric}“best ${sweep.headline.name}” is the running best, to ${sweep.headline.goal}. test/… is measured once, at the end, with the best weights; val/… is the last evaluation. Click a heading to sort; click a run's name for its own page; tick runs to look at these alone below.`;
+  note.textContent = sweep.foreign ? `“best ${sweep.headline.name}” is the best value that a run has logged, to ${sweep.headline.goal}; the other figures are the last that it has logged, or that its summary has. Click a heading to sort; click a run's name for its own page; tick runs to look at these alone below.` : `${metric}“best ${sweep.headline.name}” is the running best, to ${sweep.headline.goal}. test/… is measured once, at the end, with the best weights; val/… is the last evaluation. Click a heading to sort; click a run's name for its own page; tick runs to look at these alone below.`;
   s.append(place, more, note);
   let limit = ROWS;
 
