@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POINTS = 400  # of a curve, at most: beyond that nobody sees a difference and the file grows
-ALL_POINTS = 3_000_000  # of all curves together
+POINTS_OF_A_CHART = 60_000  # in all its curves, where each has at least LEAST_POINTS
+LEAST_POINTS = 60
 LOG_TAIL = 6000  # characters of a run's log that stand on its page
 LOG_SPAN = 20  # a positive flag whose values span more than this factor has a logarithmic axis
 AXES = 7  # of parallel coordinates, unless the reader chooses others
@@ -198,8 +199,8 @@ def _numbers(values: dict[str, Any], prefix: str) -> Iterable[tuple[str, float]]
 
 
 def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
-    """Learning curves: keys in the order of `first`, then of their names; of each key and run the steps and
-    values, thinned; and for each run what epoch and how many seconds of training belong to a step.
+    """Learning curves: keys in the order of `first`, then of their names; of each key and run the place of its
+    steps in `steps` and its values, thinned; and so for each run the epochs and the seconds of its steps.
     """
     names = {
         m
@@ -209,17 +210,29 @@ def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
     }
     rank = {name: i for i, name in enumerate(first)}
     keys = sorted(names, key=lambda m: (rank.get(m, len(rank)), m))
-    points = max(20, min(POINTS, ALL_POINTS // max(1, len(keys) * len(sweep.runs))))
-    of: dict[str, dict[int, list[list]]] = {}
+    points = min(POINTS, max(LEAST_POINTS, POINTS_OF_A_CHART // max(1, len(sweep.runs))))
+    known: dict[tuple[int, ...], int] = {}  # steps → their place: most curves have the same
+
+    def drawn(seen: list[tuple[int, Any]]) -> list[Any]:
+        seen = thinned(seen, points)
+        place = known.setdefault(tuple(step for step, _ in seen), len(known))
+        return [place, [_short(value) for _, value in seen]]
+
+    of: dict[str, dict[int, list[Any]]] = {}
     for key in keys:
         of[key] = {}
         for i, run in enumerate(sweep.runs):
             seen = [(row["step"], row[key]) for row in run.rows if key in row and "step" in row]
             if seen:
-                seen = thinned(seen, points)
-                of[key][i] = [[step for step, _ in seen], [_short(value) for _, value in seen]]
-    clocks = {i: clock for i, run in enumerate(sweep.runs) if (clock := _clock(run, points))}
-    return {"keys": [key for key in keys if of[key]], "of": of, "clocks": clocks}
+                of[key][i] = drawn(seen)
+    clocks = {}
+    for i, run in enumerate(sweep.runs):
+        epochs = [(row["step"], row["epoch"]) for row in run.rows if "step" in row and "epoch" in row]
+        found = {name: drawn(rows) for name, rows in (("epoch", epochs), ("seconds", run.seconds)) if rows}
+        if found:
+            clocks[i] = found
+    steps = [list(steps) for steps in known]
+    return {"keys": [key for key in keys if of[key]], "of": of, "clocks": clocks, "steps": steps}
 
 
 def thinned(points: Sequence[Any], n: int) -> list[Any]:
@@ -231,20 +244,6 @@ def thinned(points: Sequence[Any], n: int) -> list[Any]:
 def _short(value: Any) -> float | None:
     value = plain(value)
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _clock(run: Run, points: int) -> dict[str, list[float]]:
-    """Epochs of a run's steps, and the seconds that training took until then, as its time.jsonl tells."""
-    found: dict[str, list[float]] = {}
-    epochs = [(row["step"], row["epoch"]) for row in run.rows if "step" in row and "epoch" in row]
-    if epochs:
-        epochs = thinned(epochs, points)
-        found["epoch"] = [[step for step, _ in epochs], [_short(value) for _, value in epochs]]
-    seconds = run.seconds
-    if seconds:
-        seconds = thinned(seconds, points)
-        found["seconds"] = [[step for step, _ in seconds], [_short(value) for _, value in seconds]]
-    return found
 
 
 # ---- the page of a run ---------------------------------------------------------------------------------

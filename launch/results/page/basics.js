@@ -83,6 +83,9 @@ function debounced(fn, ms) {
   return (...args) => { clearTimeout(timer); timer = setTimeout(() => fn(...args), ms); };
 }
 
+// What may follow a little behind: while a brush is dragged, its own chart is drawn at once, all else when it rests.
+const later = fn => debounced(fn, 70);
+
 // One redraw a frame, however often it is asked for.
 function framed(fn) {
   let asked = false;

@@ -30,14 +30,14 @@ function makeCurves() {
   const xOf = (run, steps) => {
     if (state.x === "step") return steps;
     const clock = sweep.curves.clocks[run.index]?.[state.x];
-    return clock ? steps.map(step => interpolated(clock[0], clock[1], step)) : null;
+    return clock ? steps.map(step => interpolated(sweep.curves.steps[clock[0]], clock[1], step)) : null;
   };
   // Curves of a key: [{label, colour, run or null, points: [[x, y or null]], low, high}]
   const curvesOf = key => {
     const colours = colourBy(), found = [];
     const one = run => {
       const raw = sweep.curves.of[key][run.index];
-      const x = raw && xOf(run, raw[0]);
+      const x = raw && xOf(run, sweep.curves.steps[raw[0]]);
       return x && {xs: x, ys: smoothed(raw[1], state.smooth)};
     };
     const groups = state.band && flags().some(c => c.name === "seed") ? settings(active).filter(g => g.runs.length > 1 || true) : active.map(run => ({label: run.label, runs: [run]}));
@@ -115,7 +115,8 @@ function makeCurves() {
     if (wanted.length !== place.children.length || wanted.some((f, i) => f !== place.children[i])) place.replaceChildren(...wanted);
     for (const key of keys) charts.get(key).redraw();
   };
-  watch("filter brush sel keys x logx logy smooth band colour", draw);
+  watch("filter brush sel", later(draw));
+  watch("keys x logx logy smooth band colour", draw);
   draw();
 }
 

@@ -56,5 +56,6 @@ function makeMatter() {
   });
   s.append(el("p", {className: "note", textContent: "A dot is a run, a short line the mean of the runs with this value."}));
   const draw = () => { pick.value = figure(); for (const plot of plots) plot.redraw(); };
-  watch("filter brush sel colour figure", draw);
+  watch("filter brush sel", later(draw));
+  watch("colour figure", draw);
 }

@@ -1,6 +1,6 @@
 // The bar on top, the table of runs, the means over seeds, and what differs between selected runs.
 
-const ROWS = 200;  // of the table at first: thousands would take seconds to draw
+const ROWS = 100;  // of the table at first: thousands would take seconds to draw
 
 function makeTools() {
   const filter = el("input", {type: "text", placeholder: "filter, such as beta > 1 and status == finished", "aria-label": "filter the runs", spellcheck: false, value: state.filter});
@@ -132,7 +132,8 @@ function makeRuns() {
     differ.setAttribute("aria-pressed", state.diff);
   });
   differ.onclick = () => set({diff: !state.diff});
-  watch("filter brush sel sort columns group colour diff theme", draw);
+  watch("brush", later(draw));
+  watch("filter sel sort columns group colour diff theme", draw);
   draw();
 
   const diff = el("div", {id: "diff"});
