@@ -199,8 +199,8 @@ def _numbers(values: dict[str, Any], prefix: str) -> Iterable[tuple[str, float]]
 
 
 def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
-    """Learning curves: keys in the order of `first`, then of their names; of each key and run the place of its
-    steps in `steps` and its values, thinned; and so for each run the epochs and the seconds of its steps.
+    """Learning curves: keys in the order of `first`, then of their names; of each key and run the place of
+    its steps in `steps` and its values, thinned; and so for each run the epochs and seconds of its steps.
     """
     names = {
         m
