@@ -11,6 +11,7 @@ from launch.results import html, read
 from tests.browser import Page, browser
 from tests.test_report import NASTY, make_run
 
+LONG = "a_rather_long_name_of_a_figure_for_which_no_telephone_is_wide_enough"
 SVG = (
     "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'>"
     "<script>parent.document.title='owned'</script><image href='https://example.com/y.png'/></svg>"
@@ -62,7 +63,13 @@ def folder(tmp_path_factory):
                 (run / "output.log").write_text("loading\nthe last line\n")
                 (run / "evaluate").mkdir()
                 Image.new("RGB", (40, 20), (0, 9 * i, 0)).save(run / "evaluate" / "grid.png")
-                results = {"task": "evaluate", "seed": 0, "score": beta + seed / 10, "files": ["grid.png"]}
+                results = {
+                    "task": "evaluate",
+                    "seed": 0,
+                    "score": beta + seed / 10,
+                    LONG: 1,
+                    "files": ["grid.png"],
+                }
                 (run / "evaluate" / "results.json").write_text(json.dumps(results))
                 i += 1
     return folder

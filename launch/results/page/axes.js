@@ -57,7 +57,7 @@ function scaleOf(name, n = 5) {
 function frame(pen, w, h, xs, ys, xName, yName) {
   const soft = colourOf("soft"), line = colourOf("line");
   const longest = Math.max(...ys.ticks.map(([, text]) => text.length));
-  const left = Math.min(w * 0.35, 16 + 6.6 * longest), right = 12, top = 8, bottom = 36;
+  const k = enlarged(), left = Math.min(w * 0.35, 16 + 6.6 * k * longest), right = 12, top = 8, bottom = 36 * k;
   const x = v => { const s = xs.at(v); return s === null ? null : left + s * (w - left - right); };
   const y = v => { const s = ys.at(v); return s === null ? null : h - bottom - s * (h - top - bottom); };
   for (const [v, text] of ys.ticks) {
@@ -67,11 +67,11 @@ function frame(pen, w, h, xs, ys, xName, yName) {
   }
   let end = -Infinity;
   for (const [v, text] of xs.ticks) {
-    const at = x(v), half = text.length * 3.2;
+    const at = x(v), half = text.length * 3.2 * k;
     if (at - half < end + 6) continue;  // no room
     end = at + half;
     pen.line([[at, h - bottom], [at, h - bottom + 4]], {colour: soft, width: 1});
-    pen.text(clamp(at, left, w - half), h - bottom + 16, text, {align: "center", colour: soft, size: 11});
+    pen.text(clamp(at, left, w - half), h - bottom + 16 * k, text, {align: "center", colour: soft, size: 11});
   }
   pen.line([[left, h - bottom], [w - right, h - bottom]], {colour: soft, width: 1});
   pen.text((left + w - right) / 2, h - 4, xName, {align: "center", colour: soft, size: 11.5});

@@ -7,8 +7,8 @@ function makeMatter() {
   const figure = () => columnAt.has(state.figure) ? state.figure : headline();
   const pick = choice(numeric.map(c => [c.name, c.label]), figure(), name => set({figure: name}));
   s.append(el("div", {className: "bar"}, field("Figure", pick)));
-  const found = sweep.matter, why = found.why.charAt(0).toUpperCase() + found.why.slice(1);
-  s.append(el("p", {className: "verdict", textContent: `${found.of}: ${found.verdict === "matters" ? "" : `${found.verdict}. `}${why}.`}));
+  const found = sweep.matter;
+  s.append(el("p", {className: "verdict", textContent: `${found.of}: ${found.verdict === "matters" ? "" : `${found.verdict}; `}${found.why}.`}));
   const judged = found.flags.filter(f => isNumber(f.importance));
   if (judged.length) {
     const widest = Math.max(0.05, ...judged.map(f => f.importance));

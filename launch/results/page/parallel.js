@@ -56,7 +56,7 @@ function makeParallel() {
       });
     },
   });
-  s.append(plot.figure);
+  s.append(el("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "parallel coordinates"}, plot.figure));
 
   let hovered = null, dragged = null;
   const axisAt = event => {
@@ -152,6 +152,7 @@ function makeParallel() {
   };
   const draw = () => {
     for (const box of menu.querySelectorAll("input")) box.checked = picked().includes(box.dataset.name);
+    plot.figure.style.minWidth = `${90 * picked().length}px`;  // on a telephone the plot is wider than the screen
     plot.redraw();
   };
   watch("filter brush sel colour axes", draw);

@@ -45,7 +45,7 @@ class CanvasPen {
   text(x, y, text, {align = "left", colour, size = 12, weight = "normal", halo = false} = {}) {
     const c = this.c;
     c.save(); c.translate(x, y);
-    c.textAlign = align; c.font = `${weight} ${size}px ${FONT}`;
+    c.textAlign = align; c.font = `${weight} ${size * enlarged()}px ${FONT}`;
     if (halo) { c.strokeStyle = colourOf("paper"); c.lineWidth = 4; c.lineJoin = "round"; c.strokeText(text, 0, 0); }
     c.fillStyle = colour || colourOf("ink");
     c.fillText(text, 0, 0);
@@ -53,6 +53,8 @@ class CanvasPen {
   }
 }
 
+// Charts on very large screens are looked at from further away.
+const enlarged = () => innerWidth > 2200 ? 1.4 : 1;
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif';
 
 class SvgPen {
@@ -84,7 +86,7 @@ class SvgPen {
   }
   text(x, y, text, {align = "left", colour, size = 12, weight = "normal", halo = false} = {}) {
     const anchor = {left: "start", center: "middle", right: "end"}[align];
-    this.add("text", {x, y, fill: colour || colourOf("ink"), "font-size": size, "font-weight": weight, "font-family": FONT,
+    this.add("text", {x, y, fill: colour || colourOf("ink"), "font-size": size * enlarged(), "font-weight": weight, "font-family": FONT,
       "text-anchor": anchor, ...(halo ? {stroke: colourOf("paper"), "stroke-width": 4, "paint-order": "stroke"} : {})}, text);
   }
   toString() {
