@@ -19,11 +19,12 @@ CAPS = {
     "epochs": 1,
     "image_size": 32,
     "seq_len": 16,
-    "parameters": 19_000,
+    "parameters": 40_000,  # enough for the words of the embedded lines
     "width": 16,
     "depth": 3,
     "hidden_dim": 16,
     "embed_dim": 16,
+    "encoder_dim": 16,
     "latent_dim": 6,
     "n_layers": 2,
     "encoder_layers": 2,
@@ -40,7 +41,8 @@ FIXED: dict[str, dict[str, Any]] = {
     | {"batch_size": 8, "steps": 30, "log_every": 3, "eval_every": 10, "save_every": 7},
     "gan_faces": {"image_size": 32, "width": 4, "depth": 1, "latent_dim": 4}
     | {"batch_size": 8, "steps": 20, "log_every": 3, "eval_every": 10, "save_every": 7},
-    "text_vae": {"hidden_dim": 16, "embed_dim": 8, "latent_dim": 4, "batch_size": 8, "steps": 6},
+    "text_vae": {"encoder_dim": 8, "hidden_dim": 16, "embed_dim": 8, "latent_dim": 4}
+    | {"batch_size": 8, "steps": 6},
     "vae_mnist": {"width": 16, "depth": 2, "steps": 20},
     "charlm": {"n_layers": 1, "embed_dim": 32, "steps": 6},
     "seq2seq_arith": {"hidden_dim": 16, "steps": 6},

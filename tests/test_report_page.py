@@ -344,7 +344,7 @@ def test_two_pictures_with_a_wipe_between(opened):
     pixels = Image.open(io.BytesIO(saved.value.path().read_bytes())).convert("RGB")
     assert pixels.getpixel((5, 5)) == (0, 200, 0) and pixels.getpixel((pixels.width - 5, 5)) == (0, 200, 160)
     opened.keyboard.press("Escape")
-    assert opened.locator("dialog").count() == 0
+    opened.locator("dialog").wait_for(state="detached")
 
 
 def test_texts_side_by_side_with_equal_lines_marked(opened):

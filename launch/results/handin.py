@@ -6,6 +6,7 @@ The pages are HTML that a headless Chromium prints, the only program from outsid
 import base64
 import io
 import mimetypes
+import os
 import re
 import shutil
 import subprocess
@@ -64,8 +65,8 @@ def _print(browser: str, page: Path, out: Path, profile: Path) -> None:
     """Let a headless browser print a page."""
     words = [browser, "--headless", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer"]
     words += [f"--user-data-dir={profile}", f"--print-to-pdf={out}", page.as_uri()]
-    # a browser of root's has no sandbox of its own; the page holds nothing but what was written here
-    words[1:1] = ["--no-sandbox"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # root's browser starts only without its sandbox
+        words[1:1] = ["--no-sandbox"]
     try:
         done = subprocess.run(
             words, capture_output=True, encoding="utf-8", errors="replace", timeout=PRINT_S, check=False

@@ -100,7 +100,8 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
     if beside:
         note += f"{len(beside):,} files lie beside this page, in {folder}/, and load as they come into view. "
     if unreadable:
-        first = unreadable[0].relative_to(sweep.folder.parent)
+        first, above = unreadable[0], sweep.folder.parent
+        first = first.relative_to(above) if first.is_relative_to(above) else first
         note += f"{len(unreadable)} cannot be read, the first of them {first}. "
     keys = sorted(of, key=lambda key: (": " in key, _rank(key), key))
     data = {"keys": keys, "of": of, "blobs": blobs, "note": note, "logged": _logged(sweep)}

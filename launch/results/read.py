@@ -400,6 +400,9 @@ def joined(sweeps: list[Sweep]) -> Sweep:
     parameters = {k: v for sweep in sweeps for k, v in (sweep.spec.get("parameters") or {}).items()}
     spec = {"method": "runs", "parameters": {"sweep": {}} | parameters}
     metrics = [sweep.spec.get("metric") for sweep in sweeps]
+    stopping = [sweep.spec["early_terminate"] for sweep in sweeps if sweep.spec.get("early_terminate")]
+    if stopping:
+        spec["early_terminate"] = stopping[0]
     if all(metric == metrics[0] for metric in metrics) and metrics[0]:
         spec["metric"] = metrics[0]
     header = "\n".join(f"{name}: {_first_words(sweep.header)}" for name, sweep in zip(names, sweeps))

@@ -1,11 +1,11 @@
 // Scales: where a value lies on an axis, from 0 to 1, and which ticks it has.
 
 function linearTicks(low, high, n) {
-  if (!(high > low)) return [low];
+  if (!(high - low > 1e-12 * Math.max(Math.abs(low), Math.abs(high)))) return [low];
   const raw = (high - low) / Math.max(1, n), power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map(k => k * power).find(k => k >= raw * 0.999);
   const ticks = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(Number((i * step).toPrecision(12)));
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9 && ticks.length < 50; i++) ticks.push(Number((i * step).toPrecision(12)));
   return ticks;
 }
 
@@ -20,7 +20,7 @@ function logTicks(low, high, n) {
 }
 
 function numberScale(low, high, log, n = 5) {
-  if (low === high) { const d = log ? 1.5 : Math.abs(low) / 10 || 1; [low, high] = log ? [low / d, high * d] : [low - d, high + d]; }
+  if (high - low <= 1e-12 * Math.max(Math.abs(low), Math.abs(high))) { const d = log ? 1.5 : Math.abs(low) / 10 || 1; [low, high] = log ? [low / d, high * d] : [low - d, high + d]; }
   const f = log ? Math.log : v => v, back = log ? Math.exp : v => v;
   const [a, b] = [f(low), f(high)];
   return {
@@ -34,7 +34,7 @@ function numberScale(low, high, log, n = 5) {
 function wordScale(words) {
   const n = words.length;
   const at = text => { const i = words.indexOf(text); return i < 0 ? null : n === 1 ? 0.5 : i / (n - 1); };
-  return {words, at: v => at(shown(v, 6)), back: share => words[clamp(Math.round(share * (n - 1)), 0, n - 1)], ticks: words.map(text => [text, text])};
+  return {words, at: v => at(word(v)), back: share => words[clamp(Math.round(share * (n - 1)), 0, n - 1)], ticks: words.map(text => [text, text])};
 }
 
 // The scale of a column, over all runs: it stays where it is when runs are filtered.
@@ -50,7 +50,7 @@ function scaleOf(name, n = 5) {
     if (c.kind === "flag" && distinct <= 8) scale.ticks = [...new Set(numbers)].sort((a, b) => a - b).map(v => [v, shown(v, 6)]);
     return scale;
   }
-  return wordScale(c.order || [...new Set(values.map(v => shown(v, 6)))].sort());
+  return wordScale(c.order || [...new Set(values.map(word))].sort());
 }
 
 // The frame of a plot: ticks, grid and names of both axes. Returns where values come to lie.

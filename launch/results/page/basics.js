@@ -28,7 +28,7 @@ function shown(value, digits = 4) {
   if (value === null || value === undefined) return "";
   if (typeof value === "boolean") return value ? "True" : "False";
   if (!isNumber(value)) return String(value);
-  if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
+  if (Number.isSafeInteger(value)) return String(value);
   const text = value.toPrecision(digits);
   return text.includes("e") ? String(Number(text)) : String(Number(text));
 }

@@ -26,15 +26,15 @@ function compare(key, run, step) {
   const wiped = field("wipe", wipe);
   const save = el("button", {type: "button", className: "quiet", textContent: "Save"});
   const caption = el("p", {className: "note"});
-  dialog(`${key}`, el("div", {className: "bar"}, el("span", {textContent: run.label}), field("step", mine), field("compare with", runChoice), field("step", theirs), wiped, save), place, caption);
+  dialog(`${key}`, el("div", {className: "bar"}, el("span", {textContent: run.label}), field("step", mine), field("compare with", runChoice), field("step of the other", theirs), wiped, save), place, caption);
 
   const draw = () => {
-    const left = fileAt(key, run, step), right = otherRun && fileAt(key, otherRun, otherStep);
     if (otherRun) {
       const steps = stepsOf(key, [otherRun]);
       if (!steps.includes(otherStep)) otherStep = steps.findLast(one => one <= otherStep) ?? steps[0];
       theirs.replaceChildren(...steps.map(one => el("option", {value: String(one), textContent: thousands(one), selected: one === otherStep})));
     }
+    const left = fileAt(key, run, step), right = otherRun && fileAt(key, otherRun, otherStep);
     theirs.parentElement.hidden = !otherRun;
     const text = left && sweep.media.blobs[left[1]].kind === "text";
     wiped.hidden = !otherRun || text;

@@ -1,7 +1,5 @@
 // Learning curves: several keys side by side; seeds as a mean and a band; by step, epoch or training time.
 
-const NO_CURVES = "Runs that were read from a table have no curves.";
-
 function makeCurves() {
   const all = sweep.curves.keys;
   if (!all.length) return;
@@ -27,9 +25,10 @@ function makeCurves() {
   const place = el("div", {className: "charts"});
   s.append(place, el("p", {className: "note", textContent: "A gap is a value that was not finite. Click a curve to select its run."}));
 
+  const xName = () => (xs.find(([name]) => name === state.x) || xs[0])[0];
   const xOf = (run, steps) => {
-    if (state.x === "step") return steps;
-    const clock = sweep.curves.clocks[run.index]?.[state.x];
+    if (xName() === "step") return steps;
+    const clock = sweep.curves.clocks[run.index]?.[xName()];
     return clock ? steps.map(step => interpolated(sweep.curves.steps[clock[0]], clock[1], step)) : null;
   };
   // Curves of a key: [{label, colour, run or null, points: [[x, y or null]], low, high}]
@@ -74,7 +73,7 @@ function makeCurves() {
       }
       if (x0 > x1) { pen.text(w / 2, h / 2, active.length ? "no value here" : "no run is left", {align: "center", colour: colourOf("soft")}); g = null; return; }
       const xScale = numberScale(x0, x1, state.logx, Math.floor(w / 90)), yScale = numberScale(y0, y1, state.logy, 5);
-      g = frame(pen, w, h, xScale, yScale, xs.find(([name]) => name === state.x)[1]);
+      g = frame(pen, w, h, xScale, yScale, xs.find(([name]) => name === xName())[1]);
       const at = ([x, y]) => { const a = g.x(x), b = y === null ? null : g.y(y); return a === null || b === null ? null : [a, clamp(b, g.top - 4, g.bottom + 4)]; };
       const many = drawn.length > 40;
       for (const {low, high, colour} of drawn) if (low) {
@@ -108,6 +107,8 @@ function makeCurves() {
   }
   const draw = () => {
     const keys = picked();
+    xChoice.value = xName();
+    smooth.value = state.smooth;
     for (const box of menu.querySelectorAll("input")) box.checked = keys.includes(box.dataset.key);
     for (const box of s.querySelectorAll("input[data-state]")) box.checked = state[box.dataset.state];
     for (const key of keys) if (!charts.has(key)) charts.set(key, make(key));

@@ -42,7 +42,8 @@ async function start() {
   listParts();
   watch("run", () => { if (state.run) showRun(); else if (overlay) overlay.close(); });
   if (state.run) showRun();
-  addEventListener("hashchange", () => set(readAddress(), false));
+  document.querySelector(".skip").onclick = event => { event.preventDefault(); $("runs").scrollIntoView(); $("runs").focus({preventScroll: true}); };
+  addEventListener("hashchange", () => { if (!location.hash || location.hash.includes("=")) set(readAddress(), false); });
   document.body.dataset.ready = "true";
 }
 

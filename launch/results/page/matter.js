@@ -35,7 +35,7 @@ function makeMatter() {
       for (const run of with_) {
         const at = [g.x(value(run, c.name)), g.y(value(run, name))];
         if (at[0] === null) continue;
-        const key = shown(value(run, c.name), 6);
+        const key = word(value(run, c.name));
         if (!byValue.has(key)) byValue.set(key, []);
         byValue.get(key).push(at);
         drawn.push([run, at]);

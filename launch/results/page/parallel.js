@@ -66,11 +66,18 @@ function makeParallel() {
   };
   const brushFor = (name, a, b) => {
     const sc = scale(name), [low, high] = [Math.min(a, b), Math.max(a, b)];
-    if (!sc.words) return {low: Number(sc.back(low).toPrecision(4)), high: Number(sc.back(high).toPrecision(4))};
+    if (!sc.words) {  // as fine as the axis is drawn; at its ends there is no bound
+      const digits = share => Math.max(1, 4 + Math.ceil(Math.log10(Math.max(1e-300, Math.abs(sc.back(share))) / (sc.high - sc.low))));
+      const rounded = share => Number(sc.back(share).toPrecision(clamp(sc.log ? 4 : digits(share), 4, 15)));
+      const bounds = {};
+      if (low > 0) bounds.low = rounded(low);
+      if (high < 1) bounds.high = rounded(high);
+      return bounds;
+    }
     const words = sc.words.filter(word => { const at = sc.at(word); return at >= low - 0.02 && at <= high + 0.02; });
     return words.length ? {words} : null;
   };
-  plot.canvas.style.touchAction = "pan-y";
+  plot.canvas.style.touchAction = "pan-x";
   plot.canvas.onpointerdown = event => {
     const hit = axisAt(event);
     if (hit.i < 0) return;
@@ -99,6 +106,7 @@ function makeParallel() {
     dragged = null;
   };
   plot.canvas.onclick = event => { if (hovered && axisAt(event).i < 0) select([hovered.id], true); };
+  plot.canvas.onpointercancel = () => { dragged = null; };
   plot.canvas.onpointerleave = () => { hovered = null; tell(null, ""); plot.redraw(); };
   function nearest(px, py) {
     const {names, x} = geometry;

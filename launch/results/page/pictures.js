@@ -9,7 +9,7 @@ function bytesOf(blob) {
 // The address of a picture or video: of bytes in memory, or of a file beside this page.
 function urlOf(name) {
   const blob = sweep.media.blobs[name];
-  if (blob.path) return encodeURI(blob.path);
+  if (blob.path) return blob.path.split("/").map(encodeURIComponent).join("/");
   if (!media.urls.has(name)) media.urls.set(name, URL.createObjectURL(new Blob([bytesOf(blob)], {type: blob.mime})));
   return media.urls.get(name);
 }
@@ -21,7 +21,9 @@ function shownBlob(name, alt) {
     const box = el("iframe", {title: alt, tabIndex: -1});
     box.setAttribute("sandbox", "");
     const plain = s => `<pre style="white-space:pre-wrap">${s.replaceAll("&", "&amp;").replaceAll("<", "&lt;")}</pre>`;
-    box.srcdoc = mime === "text/html" ? text : plain(text);
+    // a policy of its own too: it may not even show files that lie beside the page
+    const policy = `<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">`;
+    box.srcdoc = policy + (mime === "text/html" ? text : plain(text));
     return box;
   }
   if (kind === "video") {
@@ -122,7 +124,7 @@ function makePictures() {
     const manual = state.rows || state.across;
     const column = state.across === "-" ? null : state.across || others.find(name => name !== state.rows) || null;
     const row = state.rows === "-" ? null : state.rows || others.find(name => name !== column) || null;
-    const words = name => name ? [...new Map([...some].sort(by(run => { const v = value(run, name); return isNumber(v) ? v : Infinity; })).map(run => [shown(value(run, name), 6), 1])).keys()] : [""];
+    const words = name => name ? [...new Map([...some].sort(by(run => { const v = value(run, name); return isNumber(v) ? v : Infinity; })).map(run => [word(value(run, name)), 1])).keys()] : [""];
     const [down, over] = [words(row), words(column)];
     const grid = column && over.length <= 14 && (manual || over.length * down.length <= 2 * some.length && down.length <= 60);
     return {some, column, row, down, over, grid};
@@ -153,7 +155,7 @@ function makePictures() {
       board.append(...over.map(text => el("div", {className: "column", textContent: `${column}=${text}`})));
       for (const r of down) {
         if (row) board.append(el("div", {className: "row", textContent: `${row}=${r}`}));
-        for (const c of over) board.append(el("div", {className: "stack"}, ...some.filter(run => shown(value(run, column), 6) === c && (!row || shown(value(run, row), 6) === r)).map(add)));
+        for (const c of over) board.append(el("div", {className: "stack"}, ...some.filter(run => word(value(run, column)) === c && (!row || word(value(run, row)) === r)).map(add)));
       }
     }
     if (!some.length) board.append(el("div", {className: "none", textContent: "No run that is left shows this."}));

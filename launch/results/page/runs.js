@@ -96,7 +96,11 @@ function makeRuns() {
       const others = shownColumns.filter(c => c.kind === "flag" && c.name !== "seed");
       head.append(...others.map(c => heading(c, c.label)), el("th", {scope: "col", textContent: "n"}), ...numeric.map(c => heading(c, c.label)));
       const counted = passing.filter(run => !sweep.confirmed.includes(run.id));
-      for (const {label, runs: members} of settings(order(counted)).slice(0, limit)) {
+      const [by, down] = state.sort.length ? state.sort : [headline(), !sweep.ascending];
+      const meanOf = group => { const vs = group.runs.filter(run => run.state === "finished").map(run => value(run, by)).filter(isNumber); return vs.length ? mean(vs) : null; };
+      const found = settings(order(counted));
+      if (column(by)?.numeric && column(by).kind !== "flag") found.sort((a, b) => { const x = meanOf(a), y = meanOf(b); return x === null ? (y === null ? 0 : 1) : y === null ? -1 : down ? y - x : x - y; });
+      for (const {label, runs: members} of found.slice(0, limit)) {
         const done = members.filter(run => run.state === "finished"), picked = members.every(run => chosen.has(run.id));
         const box = el("input", {type: "checkbox", checked: picked, "aria-label": `select ${label}`});
         box.onchange = () => set({sel: box.checked ? [...new Set([...state.sel, ...members.map(r => r.id)])] : state.sel.filter(id => !members.some(r => r.id === id))});
@@ -106,7 +110,7 @@ function makeRuns() {
         body.append(row);
       }
       note.hidden = false;
-      more.textContent = "Mean ± sample standard deviation of finished runs; n of the setting's runs. " + (sweep.confirmed.length ? "A trial that further seeds confirm is left out: it was chosen for its value." : "");
+      more.textContent = (found.length > limit ? `The first ${limit} of ${found.length} settings. ` : "") + "Mean ± sample standard deviation of finished runs; n of the setting's runs. " + (sweep.confirmed.length ? "A trial that further seeds confirm is left out: it was chosen for its value." : "");
     } else {
       head.append(...shownColumns.map(c => heading(c, c.label)));
       const listed = order(passing);

@@ -47,11 +47,13 @@ function readAddress() {
       const text = decodeURIComponent(part.slice(at + 1)), first = FIRST_STATE[name];
       const value = typeof first === "string" ? text : JSON.parse(text);
       const fits = first === null ? isNumber(value) : typeof value === typeof first && Array.isArray(value) === Array.isArray(first) && value !== null;
-      if (fits) found[name] = value;
+      if (fits && (name !== "brush" || Object.values(value).every(isBrush)) && (name !== "smooth" || value >= 0 && value < 1)) found[name] = value;
     } catch { /* damaged */ }
   }
   return found;
 }
+
+const isBrush = b => b !== null && typeof b === "object" && (Array.isArray(b.words) || b.words === undefined && [b.low, b.high].every(v => v === undefined || v === null || isNumber(v)));
 
 // ---- the sweep, and which of its runs are looked at --------------------------------------------------
 
@@ -64,12 +66,14 @@ function takeData(data) {
   runs.forEach((run, i) => { run.index = i; });
 }
 
+// A flag as its column and its axis write it: None is a value too.
+const word = v => v === null ? "None" : shown(v, 6);
 const value = (run, name) => run.values[columnAt.get(name)] ?? null;
 const column = name => columns[columnAt.get(name)];
 const flags = () => columns.filter(c => c.kind === "flag");
 const figures = () => columns.filter(c => c.numeric && ["figure", "task"].includes(c.kind));
 const headline = () => sweep.by;
-const shownValue = (run, c) => c.kind === "flag" ? shown(value(run, c.name), 6) : shown(value(run, c.name));
+const shownValue = (run, c) => c.kind === "flag" ? word(value(run, c.name)) : shown(value(run, c.name));
 
 let passing = [], active = [];  // runs that filter and brushes let through; of these the selected ones, or all
 let predicate = () => true, filterProblem = "";
@@ -78,7 +82,7 @@ function passesBrush(run, besides) {
   for (const [name, bounds] of Object.entries(state.brush)) {
     if (name === besides || !columnAt.has(name)) continue;
     const v = value(run, name);
-    if (bounds.words) { if (!bounds.words.includes(shown(v, 6))) return false; continue; }
+    if (bounds.words) { if (!bounds.words.includes(word(v))) return false; continue; }
     if (!isNumber(v)) return false;
     if (isNumber(bounds.low) && v < bounds.low) return false;
     if (isNumber(bounds.high) && v > bounds.high) return false;
@@ -126,9 +130,9 @@ function colourBy() {
       return {name, of: run => of(value(run, name)), marks: marks.filter(isNumber).map(v => [shown(v), of(v)])};
     }
   }
-  const words = c.order || [...new Set(runs.map(run => shown(value(run, name), 6)))].sort(by(v => Number(v)));
+  const words = c.order || [...new Set(runs.map(run => word(value(run, name))))].sort(by(v => Number(v)));
   const of = text => words.includes(text) ? WORDS[words.indexOf(text) % WORDS.length] : grey;
-  return {name, of: run => of(shown(value(run, name), 6)), marks: words.slice(0, 12).map(text => [text, of(text)])};
+  return {name, of: run => of(word(value(run, name))), marks: words.slice(0, 12).map(text => [text, of(text)])};
 }
 
 function select(ids, also) {
