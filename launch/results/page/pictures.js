@@ -21,9 +21,7 @@ function shownBlob(name, alt) {
     const box = el("iframe", {title: alt, tabIndex: -1});
     box.setAttribute("sandbox", "");
     const plain = s => `<pre style="white-space:pre-wrap">${s.replaceAll("&", "&amp;").replaceAll("<", "&lt;")}</pre>`;
-    // a policy of its own too: it may not even show files that lie beside the page
-    const policy = `<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">`;
-    box.srcdoc = policy + (mime === "text/html" ? text : plain(text));
+    box.srcdoc = mime === "text/html" ? text : plain(text);  // under this page's own policy
     return box;
   }
   if (kind === "video") {
