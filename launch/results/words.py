@@ -72,9 +72,8 @@ def command(run: Run, sweep: Sweep, varied: list[str]) -> str:
     program = f"research/{family}.py" if family else str(sweep.spec.get("program", "?"))
     flags = run.trial.get("flags") or {f: run.flags[f] for f in varied if f in run.flags}
     flags = {name: value for name, value in flags.items() if name != "sweep"}  # of a joined report, no flag
-    if (
-        not run.trial and run.config and (run.folder / CONFIG).is_file()
-    ):  # which flags were given is not known: its config.json holds all of them
+    if not run.trial and run.config and (run.folder / CONFIG).is_file():
+        # which flags were given is not known: its config.json holds all of them
         flags = {"config": from_root(run.folder / CONFIG)} | flags
     words = ["python", program]
     for flag, value in flags.items():
