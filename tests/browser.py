@@ -41,6 +41,12 @@ class Page:
         self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("requestfailed", self._failed)
+
+    def _failed(self, request: Any) -> None:
+        """What the page's policy forbids is announced as a request, and never sent."""
+        if request.failure == "csp":
+            self.requests.remove(request.url)
 
     def open(self, file: Path, fragment: str = "") -> Any:
         """The page, drawn."""
