@@ -156,7 +156,7 @@ def test_config_and_names(sweep, project):
     assert runs["bbb"].title == "bbb" and runs["ccc"].config["sweep_id"] == "swp"
     assert first.status["summary"]["figure_of_merit"] == 3.5 and first.status["console"] == ["the end of aaa"]
     assert sweep.varied == ["lr", "model.depth"]  # out_dir only says where a run was
-    assert "Not compared: out_dir, which" in sweep.header and sweep.name == "theirs"
+    assert "Not compared: out_dir, since" in sweep.header and sweep.name == "theirs"
     assert "Not shown: spread (histogram)" in sweep.header
     assert "Resumed: bbb (2 starts); joined by step" in sweep.header
 
@@ -274,6 +274,18 @@ def test_damage_hides_no_other_run(copied, tmp_path):
     told = {run["id"]: run["reason"] for run in test_report.whole(sweep)["runs"]}
     for run in sweep.runs:
         assert (run.problem or "") in told[run.folder.name]
+
+
+def test_nothing_but_unreadable_runs(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"run-20250101_000000-{name}").mkdir()
+    (tmp_path / "run-20250101_000000-one" / "run-one.wandb").write_bytes(b"rubbish" * 100)
+    sweep = wandb_files.read_wandb(tmp_path)
+    assert [run.status["status"] for run in sweep.runs] == ["unreadable"] * 2
+    assert "Judged by: nothing" in sweep.header
+    told = [run["reason"] for run in test_report.whole(sweep)["runs"]]
+    assert "it has no .wandb file" in told and any("bad header" in reason for reason in told)
+    assert read.results_csv(sweep, tmp_path / "x.csv") == 0
 
 
 def test_missing_media_are_told(copied):
@@ -475,6 +487,64 @@ def test_equal_runs_are_told_apart_and_sweeps_tell_their_parameters(project, tmp
     sweep.runs.append(twin)
     wandb_files._tell_apart(sweep)
     assert sweep.varied == ["lr", "model.depth", "run id"] and twin.flags["run id"] == "fff"
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "compared"),
+    [
+        ("out_dir", ["a", "b"], False),
+        ("env.hostname", ["a", "b"], False),
+        ("run_name", ["a", "b"], False),
+        ("optimizer.name", ["a", "b"], True),
+        ("data_dir", ["a", "b"], True),
+        ("model_name", ["a", "b"], True),
+        ("out_dir", [1, 2], True),
+        ("out_dir", ["a", "a"], True),
+    ],
+)
+def test_what_only_says_where_a_run_was(name, texts, compared):
+    runs = [wandb_files.WandbRun(Path("/run-x"), {"flags": {name: text}, "wandb_id": "x"}) for text in texts]
+    assert (name not in wandb_files._own_places(runs)) == compared
+
+
+def test_no_name_commands_the_terminal(project):
+    """What a report prints holds no control characters, and names no more of a kind than a line can have."""
+    sweep = wandb_files.read_wandb(project)
+    for run in sweep.runs:
+        run.config["group"] = "red \x1b[31m\n\x07"
+        run.config["tags"] = [f"tag {i}" for i in range(wandb_files.LISTED + 5)]
+    choice = headline.choose({"loss": 1}, {})
+    raw = "\n".join(wandb_files._header(sweep, choice, ["two\x1blines"]))
+    assert "\x1b" in raw and f"tag {wandb_files.LISTED - 1} (4) and 5 more" in raw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wandb_files, "_header", lambda *_: iter(["two\x1b[31m\nlines", "next"]))
+        assert wandb_files.read_wandb(project).header == "two [31m lines\nnext"
+
+
+@pytest.mark.parametrize(
+    ("environment", "command", "family"),
+    [
+        (
+            {"program": "/a/b/train.py", "code_path": "b/train.py", "args": ["-n", "1"]},
+            "python b/train.py -n 1",
+            "train.py",
+        ),
+        ({"program": "/a/b/train.py"}, "python /a/b/train.py", "train.py"),
+        (
+            {"program": "-m pkg.train", "code_path": "pkg/train.py", "args": ["x"]},
+            "python -m pkg.train x",
+            "pkg.train",
+        ),
+        ({"program": "<python with no main file>", "args": ["1"]}, "", None),
+        ({"program": "notes.ipynb"}, "", "notes.ipynb"),
+        ({}, "", None),
+    ],
+)
+def test_how_a_run_was_started(environment, command, family):
+    made = segment("x", "/run-1", [0], loss=1)
+    made.environment = environment
+    config = wandb_files.join([made]).config
+    assert " ".join(config["command"]) == command and config.get("family") == family
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,13 @@ SEVERAL = 16  # pictures of one list, at most
 # what the report can show, by the client's name for it
 SHOWN = {"image-file", "images/separated", "video-file", "videos", "html-file", "html", "plotly-file"}
 SHOWN |= {"table-file", "incremental-table-file"}
-# in the name of a config entry: it says where or when a run took place, not what it did
-OWN_PLACE = {"dir", "directory", "folder", "path", "file", "logdir", "output", "host", "hostname"}
-OWN_PLACE |= {"time", "timestamp", "date", "id", "uuid", "name", "url"}
+# Config entries that only say where or when a run was made: those with such a word in their name and none of
+# what a run is made of, and those of such a name. An optimizer's name or a data set's folder is a setting.
+PLACE_WORDS = {"dir", "directory", "folder", "logdir", "output", "host", "hostname"}
+PLACE_WORDS |= {"time", "timestamp", "date", "uuid"}
+INPUT_WORDS = {"data", "dataset", "datasets", "model", "checkpoint", "train", "val", "test"}
+PLACE_NAMES = {"name", "run_name", "exp_name", "experiment_name", "run_id", "exp_id", "job_id"}
+LISTED = 12  # names in a line of the report's header, at most
 
 
 @dataclass
@@ -516,12 +520,13 @@ def _config(segments: list[Segment], config: dict) -> dict:
         environment |= segment.environment
     flags = flatten({name: value for name, value in config.items() if name != "_wandb"})
     program = str(environment.get("program") or "")
+    program = "" if program.startswith("<") else program  # a line that was typed: <python with no main file>
     script = environment.get("code_path") or program
     if program.startswith("-m "):
         words = ["python", *program.split(maxsplit=1)]
     elif program.endswith(".py"):
         words = ["python", script]
-    else:  # a notebook, or a line that was typed
+    else:  # a notebook
         words = []
     known = {
         "name": run.get("display_name"),
@@ -607,7 +612,9 @@ def read_wandb(folder: Path | str, metric: str | None = None, goal: str | None =
     _tell_apart(sweep)
     choice = _judge(runs, metric, goal)
     _choose_figures(sweep, choice)
-    sweep.header = "\n".join(_header(sweep, choice, projects))
+    lines = _header(sweep, choice, projects)
+    # names may hold what a terminal would obey
+    sweep.header = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
     return sweep
 
 
@@ -670,12 +677,10 @@ def _tell_apart(sweep: Sweep) -> None:
 def _own_places(runs: list[WandbRun]) -> Iterator[str]:
     """Flags that are a text of its own in every run, and whose name speaks of a place or a time."""
     for name in {name for run in runs for name in run.flags}:
+        words = set(re.findall(r"[a-z]+", name.rpartition(".")[2].lower()))
+        speaks = (words & PLACE_WORDS and not words & INPUT_WORDS) or name.lower() in PLACE_NAMES
         values = [run.flags[name] for run in runs if name in run.flags]
-        if (
-            OWN_PLACE.intersection(re.findall(r"[a-z]+", name.rpartition(".")[2].lower()))
-            and all(isinstance(value, str) for value in values)
-            and len(set(values)) == len(values) > 1
-        ):
+        if speaks and all(isinstance(value, str) for value in values) and len(set(values)) == len(values) > 1:
             yield name
 
 
@@ -707,8 +712,8 @@ def _header(sweep: Sweep, choice: headline.Choice | None, projects: list[str]) -
     of = f" of {' and '.join(projects)}" if projects else ""
     yield f"{counted(len(sweep.runs), 'run')}{of}, read from W&B's own files in {sweep.folder.name}"
     if starts > len(sweep.runs):
-        again = ", ".join(f"{run.title} ({run.starts} starts)" for run in sweep.runs if run.starts > 1)
-        yield f"Resumed: {again}; joined by step"
+        again = [f"{run.title} ({run.starts} starts)" for run in sweep.runs if run.starts > 1]
+        yield f"Resumed: {_listed(again)}; joined by step"
     how = "--metric=NAME --goal=minimize (or maximize)"
     if choice:
         name, goal = choice.metric.name, choice.metric.goal
@@ -719,10 +724,16 @@ def _header(sweep: Sweep, choice: headline.Choice | None, projects: list[str]) -
         found = [run.config.get(name) or [] for run in sweep.runs]
         counts = Counter(word for words in found for word in (words if isinstance(words, list) else [words]))
         if counts:
-            yield f"{title}: {', '.join(f'{word} ({n})' for word, n in counts.items())}"
+            yield f"{title}: {_listed([f'{word} ({n})' for word, n in counts.most_common()])}"
     apart = sorted(set().union(*(run.own_places for run in sweep.runs)))
     if apart:
-        yield f"Not compared: {', '.join(apart)}, which only say where or when each run was made"
+        yield f"Not compared: {_listed(apart)}, since that only says where or when each run was made"
     unseen = {key: kind for run in sweep.runs for key, kind in run.unseen.items()}
     if unseen:
-        yield f"Not shown: {', '.join(f'{key} ({kind})' for key, kind in sorted(unseen.items()))}"
+        yield f"Not shown: {_listed([f'{key} ({kind})' for key, kind in sorted(unseen.items())])}"
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
