@@ -422,7 +422,7 @@ def test_nothing_of_a_run_is_executed_and_nothing_is_fetched(chromium, tmp_path)
         ("sample/plain", "txt", owned),
         ("sample/picture", "svg", SVG),
         ("sample/broken", "png", "no picture"),
-    ]:  # fmt: skip
+    ]:
         path = run / "media" / key / f"{200:08d}.{suffix}"
         path.parent.mkdir(parents=True)
         path.write_text(content)

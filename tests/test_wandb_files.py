@@ -91,9 +91,9 @@ def logged(project):
     """What the script itself wrote down: run → step → its numbers."""
     rows = {}
     for line in (project / "log.jsonl").read_text().splitlines():
-        told = json.loads(line)
-        row = {"step (logged)" if k == "step" else k: v for k, v in told["row"].items()}
-        rows.setdefault(told["run"], {})[told["step"]] = row
+        logged = json.loads(line)
+        row = {"step (logged)" if k == "step" else k: v for k, v in logged["row"].items()}
+        rows.setdefault(logged["run"], {})[logged["step"]] = row
     return rows
 
 
@@ -271,9 +271,9 @@ def test_damage_hides_no_other_run(copied, tmp_path):
     assert "run-middle.wandb is damaged: what cannot be read in it is left out" in found["middle"].problem
     assert found["gone"].problem == "it has no .wandb file"
     assert found["pipe"].problem == "run-pipe.wandb cannot be read (it is no plain file)"
-    told = {run["id"]: run["reason"] for run in test_report.whole(sweep)["runs"]}
+    reasons = {run["id"]: run["reason"] for run in test_report.whole(sweep)["runs"]}
     for run in sweep.runs:
-        assert (run.problem or "") in told[run.folder.name]
+        assert (run.problem or "") in reasons[run.folder.name]
 
 
 def test_nothing_but_unreadable_runs(tmp_path):
@@ -283,8 +283,8 @@ def test_nothing_but_unreadable_runs(tmp_path):
     sweep = wandb_files.read_wandb(tmp_path)
     assert [run.status["status"] for run in sweep.runs] == ["unreadable"] * 2
     assert "Judged by: nothing" in sweep.header
-    told = [run["reason"] for run in test_report.whole(sweep)["runs"]]
-    assert "it has no .wandb file" in told and any("bad header" in reason for reason in told)
+    reasons = [run["reason"] for run in test_report.whole(sweep)["runs"]]
+    assert "it has no .wandb file" in reasons and any("bad header" in reason for reason in reasons)
     assert read.results_csv(sweep, tmp_path / "x.csv") == 0
 
 
@@ -400,10 +400,19 @@ def test_flatten_keeps_every_leaf(values):
 @pytest.mark.parametrize(
     ("value", "row"),
     [
-        (1, 1), (True, 1), (0.5, 0.5), ("NaN", None), ("-Infinity", None), (10**20, 1e20), (10**400, None),
-        ("text", ...), ([1], ...), (None, ...), ({}, ...),
+        (1, 1),
+        (True, 1),
+        (0.5, 0.5),
+        ("NaN", None),
+        ("-Infinity", None),
+        (10**20, 1e20),
+        (10**400, None),
+        ("text", ...),
+        ([1], ...),
+        (None, ...),
+        ({}, ...),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_a_number(value, row):
     made = wandb_files.Segment(Path("/run-x/run-x.wandb"))
     made.add("history", {"item": {"a": value}, "step": {"num": 7}})
@@ -561,7 +570,7 @@ def test_how_a_run_was_started(environment, command, family):
         ("transferred accumulated lr epoch", None),
         ("", None),
     ],
-)  # fmt: skip
+)
 def test_the_metric_is_chosen_by_its_name(names, chosen):
     choice = headline.choose(dict.fromkeys(names.split(), 3), {})
     assert (choice and (choice.metric.name, choice.metric.goal)) == chosen
