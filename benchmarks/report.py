@@ -32,8 +32,7 @@ BRUSH = """async low => {
   set({brush: {learning_rate: {low, high: 1}}});
   await frame();
   const first = performance.now() - start;
-  await new Promise(done => setTimeout(done, 130));  // all parts have been asked to draw by then
-  await frame();
+  do await frame(); while (waiting);  // what waits for the brush to rest, and then for a frame
   return [first, performance.now() - start];
 }"""
 

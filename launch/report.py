@@ -89,9 +89,9 @@ def read_one(path: Path, flags: Flags) -> read.Sweep:
 
 def read_folder(path: Path, flags: Flags) -> read.Sweep:
     """The runs in a folder: ours, else those that W&B's client kept of any script. Raises UserError."""
-    place = wandb_files.place_of(path)
     sweep = read.read_sweep(path)
-    if place is None or is_ours(sweep):
+    place = None if is_ours(sweep) else wandb_files.place_of(path)
+    if place is None:
         if flags.metric or flags.goal:
             given = f"--metric={flags.metric}" if flags.metric else f"--goal={flags.goal}"
             raise UserError(
@@ -119,6 +119,9 @@ def write(flags: Flags) -> None:
     """Write all that is asked for, and print where it is."""
     if not flags.folder:
         raise UserError("--folder is required (see report.py --help)")
+    for i, path in enumerate(flags.folder):
+        if path.resolve() in [other.resolve() for other in flags.folder[:i]]:
+            raise UserError(f"--folder={path}: must be given only once")
     sweeps = [read_one(path, flags) for path in flags.folder]
     alone = len(sweeps) == 1 and flags.folder[0].is_dir()
     for name in ("title", "author", "max_pages"):
@@ -138,7 +141,8 @@ def write(flags: Flags) -> None:
     if out is None and sweep.foreign and alone:
         out = flags.folder[0] / REPORT
     if out is None and not alone:
-        out = sweep.folder.parent / "report.html" if flags.folder[0].is_dir() else Path(f"{sweep.name}.html")
+        stem = sweep.name.replace("/", "-")
+        out = sweep.folder.parent / REPORT if flags.folder[0].is_dir() else Path(f"{stem}.html")
     page = html.write_report(sweep, out, flags.max_mb, planned)
     print(page)
     for line in sweep.header.splitlines() if sweep.foreign else ():

@@ -329,8 +329,11 @@ def test_pictures_without_room_lie_beside_the_page(sweep_folder, tmp_path):
     data = data_of(page)["media"]
     paths = sorted(blob["path"].removeprefix("r_files/") for blob in data["blobs"].values() if "path" in blob)
     assert beside == paths and 0 < len(paths) < len(data["blobs"])
-    embedded = [blob for blob in data["blobs"].values() if "data" in blob]
-    assert sum(len(blob["data"]) for blob in embedded) <= 500
+    places = sorted(blob["at"] for blob in data["blobs"].values() if "at" in blob)
+    text = re.search(r'id="files">([^<]*)<', page.read_text())[1]
+    assert 0 < places[-1][1] == len(text) <= 500, "all that is embedded is some run's"
+    assert [a for a, _ in places] == [0, *(b for _, b in places[:-1])], "one behind the other"
+    assert all(base64.b64decode(text[a:b]).startswith(b"\x89PNG") for a, b in places)
     first = html.write_report(sweep_folder, tmp_path / "r.html", max_mb=0.0005).read_bytes()
     assert len(list((tmp_path / "r_files").iterdir())) == len(beside), "named by content: no second copy"
     assert len(first) > 1000
@@ -378,7 +381,7 @@ def test_several_sweeps_in_one_report(sweep_folder, tmp_path):
     data = data_of(tmp_path / "both.html")
     at = next(i for i, c in enumerate(data["columns"]) if c["name"] == "sweep")
     assert sorted(run["values"][at] for run in data["runs"]) == ["other"] * 4 + ["vae"] * 4
-    assert data["about"][0] == ["Vae", "how does beta change what a code keeps, and its samples?"]
+    assert data["about"][0] == ["vae", "how does beta change what a code keeps, and its samples?"]
     assert call(sweep_folder, other, "--publish") == 2
 
 

@@ -90,8 +90,20 @@ def opened(chromium, file):
     tab.close()
 
 
+SETTLED = """async () => {
+  const frame = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+  do { await frame(); await frame(); } while (waiting);  // tiles fill in the frame after they come into view
+  const near = [...document.images].filter(image => {
+    const {top, bottom} = image.getBoundingClientRect();
+    return bottom > -300 && top < innerHeight + 300;
+  });
+  await Promise.all(near.map(image => image.decode().catch(() => {})));
+}"""
+
+
 def settle(page):
-    page.wait_for_timeout(350)  # typing and the address are debounced
+    """Until all is drawn that the page's state asks for."""
+    page.evaluate(SETTLED)
 
 
 def labels(page):

@@ -1,10 +1,11 @@
-"""A sweep as a PDF to hand in: question, protocol, results, curves, pictures over training, finding.
+"""A sweep as a PDF to hand in: question, protocol, results, curves, pictures and texts, finding.
 
 The pages are HTML that a headless Chromium prints, the only program from outside Python that this needs.
 """
 
 import base64
 import io
+import math
 import mimetypes
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 
 from launch.results import page_data, read
 from launch.results.colours import colours
+from launch.results.excerpts import excerpt
 from launch.results.read import Run, Sweep
 from launch.results.values import show
 from launch.results.words import cell, label, sweep_command, what_was_run
@@ -26,9 +28,12 @@ from research.common.messages import UserError, readable
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 KINDS = (".png", ".jpg", ".jpeg", ".gif", ".webp")  # what stands still on paper
+TEXTS = (".txt", ".html")
 FIRST = ("reconstruct", "random", "sample", "traversal", "interpolation")  # pictures to show first
-LEVELS = ((3, 12), (2, 8), (2, 4), (1, 3), (1, 1), (0, 0))  # kinds of picture, and settings of each, at most
+# kinds of picture and of text, and settings of each, at most
+LEVELS = ((3, 12), (2, 8), (2, 4), (1, 3), (1, 1), (0, 0))
 PRINT_S = 120
+WIDE = 9  # columns of a table of results, at most
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def _page(sweep: Sweep, how: HandIn, n_keys: int, n_settings: int) -> str:
     import jinja2
 
     df, varied = read.table(sweep), sweep.varied
-    about = page_data.about_of(sweep.header)
+    about = page_data.about_of(sweep)
     question = next((text for name, text in about if name in ("Question", "")), "")
     finding = next((text for name, text in about if name == "Finding"), "")
     flags = read.flag_columns(df)
@@ -115,12 +120,27 @@ def _page(sweep: Sweep, how: HandIn, n_keys: int, n_settings: int) -> str:
         commits=sorted({c for c in df["commit"] if c}),
         protocol=[[cell(row, c)[0] for c in of_run] for row in df.to_dict("records")],
         protocol_columns=[*flags, "status", "step", df.attrs["headings"]["headline"]],
-        results=[[cell(row, c)[0] for c in [*of_setting, *figures]] for row in means],
-        results_columns=[*of_setting, *(df.attrs["headings"].get(c, c) for c in figures)],
+        results=[_results(df, means, of_setting, some) for some in _shares(figures, WIDE - len(of_setting))],
         over_seeds="seed" in varied,
         curves=[curve(sweep, key) for key in _curve_keys(sweep, df.attrs["headline"])],
-        pictures=[_board(sweep, key, n_settings) for key in _keys(sweep)[:n_keys]],
+        pictures=[_board(sweep, key, n_settings, KINDS) for key in _keys(sweep, KINDS)[:n_keys]],
+        texts=[_board(sweep, key, n_settings, TEXTS) for key in _keys(sweep, TEXTS)[:n_keys]],
     )
+
+
+def _results(df: Any, rows: list[dict], settings: list[str], figures: list[str]) -> dict[str, list]:
+    """One table of results: the settings, and as many figures as a page is wide."""
+    return {
+        "columns": [*settings, *(df.attrs["headings"].get(name, name) for name in figures)],
+        "rows": [[cell(row, name)[0] for name in [*settings, *figures]] for row in rows],
+    }
+
+
+def _shares(names: list[str], n: int) -> list[list[str]]:
+    """The names in lists of nearly equal length, of at most n and at least one."""
+    lists = math.ceil(len(names) / max(1, n))
+    every = math.ceil(len(names) / max(1, lists))
+    return [names[i : i + every] for i in range(0, len(names), every)]
 
 
 def _machines(sweep: Sweep) -> list[str]:
@@ -164,19 +184,19 @@ def curve(sweep: Sweep, key: str) -> dict[str, str]:
     return {"key": key, "svg": base64.b64encode(buffer.getvalue().encode()).decode()}
 
 
-def _keys(sweep: Sweep) -> list[str]:
-    """Kinds of picture that stand still, those that readers want first in front."""
-    seen = {key for run in sweep.runs for key, files in run.media.items() if files[-1][1].suffix in KINDS}
+def _keys(sweep: Sweep, kinds: Sequence[str]) -> list[str]:
+    """The keys whose files are of these kinds, those that readers want first in front."""
+    seen = {key for run in sweep.runs for key, files in run.media.items() if files[-1][1].suffix in kinds}
     return sorted(seen, key=lambda key: (next((i for i, w in enumerate(FIRST) if w in key), len(FIRST)), key))
 
 
-def _board(sweep: Sweep, key: str, n_settings: int) -> dict[str, Any]:
-    """Early, middle and late pictures of a key: a row for each setting, of the first seed that has them."""
+def _board(sweep: Sweep, key: str, n_settings: int, kinds: Sequence[str]) -> dict[str, Any]:
+    """Early, middle and late files of a key: a row for each setting, of the first seed that has them."""
     rows, seen = [], set()
     varied = [name for name in sweep.varied if name != "seed"]
     for run in sweep.runs:
         setting = label(run, varied)
-        files = [file for file in run.media.get(key, []) if file[1].suffix in KINDS]
+        files = [file for file in run.media.get(key, []) if file[1].suffix in kinds]
         if not files or setting in seen or len(rows) == n_settings:
             continue
         seen.add(setting)
@@ -186,13 +206,16 @@ def _board(sweep: Sweep, key: str, n_settings: int) -> dict[str, Any]:
 
 
 def _three(run: Run, files: Sequence[tuple[int, Path]]) -> list[dict[str, Any]]:
-    """The first file after step 0, the one nearest to half of the training, and the last."""
+    """The files nearest to a twentieth and to half of the training, and the last one."""
     last = files[-1]
-    early = next((file for file in files if file[0] > 0), files[0])
-    middle = min(files, key=lambda file: abs(file[0] - last[0] / 2))
+    trained = [file for file in files if file[0] > 0] or files
+    early, middle = (min(trained, key=lambda file: abs(file[0] - last[0] * part)) for part in (0.05, 0.5))
     found = []
     for step, path in dict.fromkeys((early, middle, last)):
         try:
+            if path.suffix in TEXTS:
+                found.append({"step": step, "lines": excerpt(path)})
+                continue
             data = base64.b64encode(path.read_bytes()).decode()
         except OSError:
             continue

@@ -44,10 +44,12 @@ def render(
         name=sweep.name,
         about=[(label, page_data.in_parts(text)) for label, text in data["about"]],
         state=data["state"],
+        source=data["source"],
         style=style,
         script=script,
-        style_hash=_digest(style),
         script_hash=_digest(script),
+        on_disk="'self' file: " if media.beside else "",
+        files_text=media.text,
         data=base64.b64encode(packed).decode(),
         columns=[c for c in data["columns"] if not c["hidden"]],
         rows=[
@@ -76,12 +78,13 @@ def whole(sweep: Sweep, df: Any, planned: int | None) -> dict[str, Any]:
     attrs = df.attrs
     mattered = importance.what_mattered(df, attrs["by"], "minimize" if attrs["ascending"] else "maximize")
     runs = page_data.runs_of(sweep, df, columns, figures)
-    about = page_data.about_of(sweep.header)
+    about = page_data.about_of(sweep)
     about.append(["What was run", what_was_run(sweep, varied)])
     return {
         "name": sweep.name,
         "about": about,
         "state": page_data.state_line(states, len(sweep.open_trials)),
+        "source": page_data.source_line(sweep),
         "warning": page_data.warning(sweep, _done(sweep, states), planned),
         "columns": columns,
         "by": attrs["by"],

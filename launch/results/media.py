@@ -23,9 +23,13 @@ FIRST = ("reconstruct", "random", "sample", "traversal", "interpolation")  # wha
 
 @dataclass
 class Media:
-    """What the page's browser reads, and the files that lie in a folder beside the page: name → original."""
+    """What the page's browser reads, the embedded files, and those that lie in a folder beside the page.
+
+    text: the embedded files in base64, one behind the other; beside: name → original.
+    """
 
     data: dict[str, Any]
+    text: str = ""
     beside: dict[str, Path] = field(default_factory=dict)
 
 
@@ -50,12 +54,14 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
 
     Texts are embedded; pictures and videos too, the last steps of all runs first, until `max_mb` is full.
     What is left over lies beside the page, in `folder`, or, where that is None, is left out. `note` says what
-    is missing, `logged` at how many steps there are pictures of each key.
+    is missing, `logged` at how many steps there are pictures of each key. An embedded file's blob tells, as
+    `at`, where it begins and ends in the text of all.
     """
     room = max_mb * 1e6 * 3 / 4  # base64: 4 for 3
     blobs: dict[str, dict[str, Any]] = {}
     of: dict[str, dict[int, list]] = {}
     beside: dict[str, Path] = {}
+    embedded, end = [], 0
     left_out, unreadable, n_shown = 0, [], 0
     chosen = sorted(_chosen(sweep), key=lambda item: item[0])
     for _, key, i, step, path in chosen:
@@ -79,7 +85,8 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
                 blob["text"] = data[:TEXT_BYTES].decode("utf-8", "replace")
             elif len(data) <= room:
                 room -= len(data)
-                blob["data"] = base64.b64encode(data).decode()
+                embedded.append(base64.b64encode(data).decode())
+                blob["at"] = [end, end := end + len(embedded[-1])]
             elif folder is not None:
                 beside[f"{name}{path.suffix}"] = path
                 blob["path"] = f"{folder}/{name}{path.suffix}"
@@ -88,7 +95,8 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
                 continue
             blobs[name] = blob
         n_shown += 1
-        of.setdefault(key, {}).setdefault(i, []).append([step, name])
+        caption = sweep.runs[i].captions.get(path)
+        of.setdefault(key, {}).setdefault(i, []).append([step, name, *([caption] if caption else [])])
     for runs in of.values():
         for files in runs.values():
             files.sort()
@@ -105,7 +113,7 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
         note += f"{len(unreadable)} cannot be read, the first of them {first}. "
     keys = sorted(of, key=lambda key: (": " in key, _rank(key), key))
     data = {"keys": keys, "of": of, "blobs": blobs, "note": note, "logged": _logged(sweep)}
-    return Media(data, beside)
+    return Media(data, "".join(embedded), beside)
 
 
 def _table_page(data: bytes) -> str:

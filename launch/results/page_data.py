@@ -14,6 +14,7 @@ from launch.results.read import Run, Sweep
 from launch.results.values import show, sort_key
 from launch.results.words import command, label
 from research.common.folder import OUTPUT
+from research.common.messages import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,12 @@ def plain(value: Any) -> Any:
 # ---- what the sweep is about ---------------------------------------------------------------------------
 
 
-def about_of(header: str) -> list[list[str]]:
+def about_of(sweep: Sweep) -> list[list[str]]:
+    """What a sweep is about, as [label, text]; of several joined ones their names and questions."""
+    return [list(pair) for pair in sweep.questions or labelled(sweep.header)]
+
+
+def labelled(header: str) -> list[list[str]]:
     """The lines of a YAML's header as [label, text]: "Size  6 runs" or "Size: 6 runs" is a labelled line, and
     what follows belongs to it. A line of figures, which has a ±, stays a line. The first label may be empty.
     """
@@ -79,14 +85,25 @@ def state_line(states: dict[str, int], n_open: int) -> str:
     return ", ".join(parts + ([f"{n_open} not started"] if n_open else []))
 
 
+def source_line(sweep: Sweep) -> str:
+    """What a reader should know of where this was read, where that is no folder of runs; else empty."""
+    if sweep.yaml is None:
+        return ""
+    return "Read from a table of results alone, which holds no curves, pictures or logs."
+
+
 def warning(sweep: Sweep, done: int, planned: int) -> str:
     """What a reader has to know first: that runs are missing, or that something can't be read."""
     text = ""
     if done < planned:
-        text = (
-            f"Not complete: {done} of {planned} runs are done. Figures of the others are those of their last "
-        )
-        text += "step, and means over seeds leave them out. " if "seed" in sweep.varied else "step. "
+        text = f"Not complete: {done} of {counted(planned, 'run')} {'is' if planned == 1 else 'are'} done. "
+        text += "The table shows the others' figures of their last step"
+        text += ", and its means over seeds leave them out. " if "seed" in sweep.varied else ". "
+    judged = read.headlines(sweep)
+    if len(judged) > 1:
+        each = [f"{name} ({counted(n, 'run')})" for (name, _), n in judged.items()]
+        text += f"These runs are not judged by the same figure: {', '.join(each)}. "
+        text += f"The column “best {next(iter(judged))[0]}” is empty where a run has another. "
     return (text + (sweep.problem or "")).strip()
 
 
@@ -148,8 +165,9 @@ def _axis(name: str, kind: str, values: list[Any], sweep: Sweep) -> dict[str, An
         return {"numeric": True, "log": log, "order": None}
     listed = [plain(value) for value in given.get("values") or []]
     seen = {show(v): v for v in values}
-    order = [show(v) for v in listed if show(v) in seen]
-    order += sorted((text for text in seen if text not in order), key=lambda text: sort_key(seen[text]))
+    texts = [show(v) for v in listed if show(v) in seen]
+    texts += sorted((text for text in seen if text not in texts), key=lambda text: sort_key(seen[text]))
+    order = [seen[text] for text in texts]  # as values: the page writes them as it writes its cells
     return {"numeric": False, "log": False, "order": order if kind in ("flag", "status") else None}
 
 
@@ -301,7 +319,7 @@ def runs_of(sweep: Sweep, df: pd.DataFrame, columns: list[dict], figures: dict[s
         values = [column[i] for column in by_column]
         found.append(
             {
-                "id": run.folder.name,
+                "id": run.id,
                 "label": label(run, varied),
                 "state": state_of(run),
                 "reason": df["reason"][i],

@@ -5,6 +5,7 @@ Only reads, and needs neither torch nor, but for tables, pandas.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import dataclasses
 import io
@@ -84,9 +85,25 @@ class Run:
     status: dict = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
     media: dict[str, list[tuple[int, Path]]] = field(default_factory=dict)  # key -> [(step, file)], by step
+    captions: dict[Path, str] = field(default_factory=dict)  # of the files that have one
     problem: str | None = None
     trial: dict = field(default_factory=dict)  # the sweep's point; empty for a run outside a sweep
     tasks: list[Task] = field(default_factory=list)
+    sweep: str = ""  # in a report on several sweeps, the one that it belongs to
+
+    @property
+    def id(self) -> str:
+        """What tells the run from all others in a report; two sweeps may hold runs of the same key."""
+        return self._in_its_sweep(self.folder.name)
+
+    @property
+    def confirms(self) -> str | None:
+        """The `id` of the run that this one repeats with a further seed."""
+        key = self.trial.get("confirms")
+        return self._in_its_sweep(key) if key else None
+
+    def _in_its_sweep(self, key: str) -> str:
+        return f"{self.sweep}/{key}" if self.sweep else key
 
     @property
     def flags(self) -> dict:
@@ -110,7 +127,7 @@ class Run:
         entity, project = self.place
         if self.flags.get("wandb") != "online" or not (entity and project and self.config.get("wandb_id")):
             return None
-        return f"https://wandb.ai/{entity}/{project}/runs/{self.config['wandb_id']}"
+        return f"{wandb_address()}/{entity}/{project}/runs/{self.config['wandb_id']}"
 
     @property
     def seconds(self) -> list[tuple[int, float]]:
@@ -131,7 +148,7 @@ class Run:
     @property
     def title(self) -> str:
         """What the run is called where its flags do not tell it from others."""
-        return self.folder.name
+        return self.id
 
     def is_curve(self, name: str) -> bool:
         """Whether a logged figure is followed over the steps."""
@@ -160,6 +177,7 @@ class Sweep:
     yaml: Path | None = None  # its YAML, where that is not SWEEP in the folder: of a committed table
     foreign: bool = False  # made by scripts that know nothing of this repository: see wandb_files.py
     figures: list[str] | None = None  # that a table has, in its order; None: test/*, val/*
+    questions: list[list[str]] | None = None  # [name, question] of each, where several sweeps were joined
 
     @property
     def varied(self) -> list[str]:
@@ -171,6 +189,22 @@ class Sweep:
         metric = metric_of(self.spec)
         headlines = {run.config.get("headline") for run in self.runs} - {None}
         return metric if metric and any(not metric.is_headline(name) for name in headlines) else None
+
+
+def wandb_address(*folders: Path) -> str:
+    """Where W&B's pages are, as its client finds its server: WANDB_BASE_URL, or `base_url` in the file
+    `settings` of one of the folders or of the user's own; without either W&B's cloud.
+    """
+    own = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    base = os.environ.get("WANDB_BASE_URL")
+    for folder in (*folders, own):
+        parser = configparser.ConfigParser(interpolation=None)
+        with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
+            parser.read(folder / "settings", encoding="utf-8")
+            base = base or parser.get("default", "base_url", fallback=None)
+    if base is None or "api.wandb.ai" in base:
+        return "https://wandb.ai"
+    return base.rstrip("/")
 
 
 def read_rows(path: Path | str) -> list[dict]:
@@ -388,12 +422,11 @@ def joined(sweeps: list[Sweep]) -> Sweep:
     """Several sweeps as one, in which the flag `sweep` tells which of them a run belongs to."""
     if len(sweeps) == 1:
         return sweeps[0]
-    names = [sweep.name for sweep in sweeps]
-    if len(set(names)) < len(names):
-        names = [f"{sweep.folder.parent.name}/{sweep.name}" for sweep in sweeps]
+    names = _own_names(sweeps)
     runs = []
     for name, sweep in zip(names, sweeps):
         for run in sweep.runs:
+            run.sweep = name
             run.config["flags"] = {"sweep": name} | run.flags
             run.config["result_flags"] = ["sweep", *sorted(run.result_flags - {"sweep"})]
             runs.append(run)
@@ -405,15 +438,29 @@ def joined(sweeps: list[Sweep]) -> Sweep:
         spec["early_terminate"] = stopping[0]
     if all(metric == metrics[0] for metric in metrics) and metrics[0]:
         spec["metric"] = metrics[0]
-    header = "\n".join(f"{name}: {_first_words(sweep.header)}" for name, sweep in zip(names, sweeps))
+    questions = [[name, _first_words(sweep.header)] for name, sweep in zip(names, sweeps)]
+    header = "\n".join(": ".join(pair) for pair in questions)
     problems = [f"{name}: {sweep.problem}" for name, sweep in zip(names, sweeps) if sweep.problem]
     trials = [trial for sweep in sweeps for trial in sweep.open_trials]
     name = " and ".join(names)
     whole = Sweep(sweeps[0].folder, name, "", spec, header, runs, trials, "; ".join(problems) or None)
+    whole.questions = questions
     whole.foreign = any(sweep.foreign for sweep in sweeps)
     if whole.foreign:
         whole.figures = list(dict.fromkeys(name for sweep in sweeps for name in sweep.figures or ()))
     return whole
+
+
+def _own_names(sweeps: list[Sweep]) -> list[str]:
+    """A name of its own for each sweep: where two share theirs, with as many folders as tell them apart."""
+    paths = [(*sweep.folder.parent.parts, sweep.name) for sweep in sweeps]
+    if any(sweep.yaml for sweep in sweeps):  # tables: their folder holds the file itself
+        paths = [(*s.folder.parts, s.name) if s.yaml else path for s, path in zip(sweeps, paths)]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(path[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({i})" for i, name in enumerate(names, 1)]
 
 
 def _first_words(header: str) -> str:
@@ -495,14 +542,15 @@ def table(sweep: Sweep) -> pd.DataFrame:
     """One row a run: varied flags, status, step(s), metric, best headline, last test/*, val/*, commit, key,
     reason (the run's own, and what could not be read). `metric` is a column where `Sweep.metric` is one.
 
+    A run that is judged by another headline than most has no value there: its own best stands among val/*.
+
     `attrs`: the `headline`'s name and its `goal`; the `metric`'s name and `metric_goal`, or None; `by`, the
     column that tells which run is best, and `ascending`, whether by its least; `headings` of columns whose
     name does not say it; and `confirmed`, the keys of trials that others repeat with further seeds.
     """
     import pandas as pd
 
-    named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
-    headline, goal = Counter(named or [("headline", "minimize")]).most_common(1)[0][0]
+    headline, goal = next(iter(headlines(sweep)), ("headline", "minimize"))
     metric = sweep.metric
     figures = {m for r in sweep.runs for row in r.rows for m in row if m.startswith(("val/", "test/"))}
     figures -= {f"{headline}_best", metric.column if metric else None}
@@ -518,6 +566,8 @@ def table(sweep: Sweep) -> pd.DataFrame:
         missing = "" if sweep.foreign else None  # scripts of one project need not have the same flags
         row = {column_of(name): run.flags.get(name, missing) for name in varied}
         row |= {name: run.status.get(name) for name in ("status", "step", "steps", "headline")}
+        if run.config.get("headline", headline) != headline:
+            row["headline"] = None
         if metric:
             row["metric"] = run.value(metric)
         row |= {name: last.get(name) for name in figures}
@@ -531,7 +581,7 @@ def table(sweep: Sweep) -> pd.DataFrame:
     for name in columns[len(varied) + 1 : -3]:
         kind = "Int64" if name in ("step", "steps") else float
         df[name] = pd.to_numeric(df[name], errors="coerce").astype(kind)
-    confirmed = {run.trial.get("confirms") for run in sweep.runs} - {None}
+    confirmed = {run.confirms for run in sweep.runs} - {None}
     df.attrs.update(
         headline=headline,
         goal=goal,
@@ -543,6 +593,12 @@ def table(sweep: Sweep) -> pd.DataFrame:
         confirmed=sorted(confirmed),
     )
     return df
+
+
+def headlines(sweep: Sweep) -> Counter[tuple[str, str | None]]:
+    """What the runs are judged by: (headline, goal) → how many runs, the most common first."""
+    named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
+    return Counter(dict(Counter(named).most_common()))
 
 
 def test_figure(name: str) -> str:

@@ -35,8 +35,11 @@ from launch.results import headline, read
 from launch.results.metric import is_finite
 from launch.results.read import COLUMNS, Run, Sweep, why
 from launch.results.values import show
+from research.common.folder import CONFIG, STATUS, SWEEP
 from research.common.messages import UserError, counted
 
+CLIENTS = ("wandb", ".wandb")  # how W&B's client calls the folder that it makes
+DEEPEST, MOST = 6, 20_000  # how far below a folder, and in how many, such folders are looked for
 RUN_FOLDER = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-.+")
 LINE = re.compile(rb'\{"num":\d+,"type":"(\w+)"')  # how the reader's lines begin
 WANTED = {"run", "config", "environment", "history", "summary", "metric", "telemetry", "output_raw"}
@@ -47,6 +50,7 @@ TORN = "{} is torn at its end: what was written last is lost"
 TAIL = 40  # lines of the console that are kept
 WIDEST = 2000  # characters of such a line
 SEVERAL = 16  # pictures of one list, at most
+LONGEST = 300  # characters of a picture's caption
 # what the report can show, by the client's name for it
 SHOWN = {"image-file", "images/separated", "video-file", "videos", "html-file", "html", "plotly-file"}
 SHOWN |= {"table-file", "incremental-table-file"}
@@ -101,7 +105,7 @@ class WandbRun(Run):
         entity, project = self.config.get("entity"), self.config.get("project")
         if not (entity and project) or self.folder.name.startswith("offline-"):
             return None
-        return f"https://wandb.ai/{entity}/{project}/runs/{self.config['wandb_id']}"
+        return f"{read.wandb_address(self.folder.parent)}/{entity}/{project}/runs/{self.config['wandb_id']}"
 
 
 # ------------------------------------------------------------------------------------ one file
@@ -190,6 +194,7 @@ class Segment:
     summary: dict = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
     media: dict[str, list[tuple[int, Path]]] = field(default_factory=lambda: defaultdict(list))
+    captions: dict[Path, str] = field(default_factory=dict)
     unseen: dict[str, str] = field(default_factory=dict)
     goals: dict[str, str] = field(default_factory=dict)
     step_metrics: dict[str, str] = field(default_factory=dict)
@@ -298,10 +303,14 @@ class Segment:
         if kind not in SHOWN or not isinstance(paths, list) or paths == [None]:
             self.unseen[key] = kind
             return
+        given = item.get(f"{key}.captions")
+        captions = given if isinstance(given, list) else [item.get(f"{key}.caption")]
         for i, name in enumerate(paths[:SEVERAL], 1):
             path = self._media_file(name)
             if path:
                 self.media[key if len(paths) == 1 else f"{key} {i}"].append((step, path))
+                if caption := captions[i - 1] if i <= len(captions) else None:
+                    self.captions[path] = str(caption)[:LONGEST]
         if len(paths) > SEVERAL:
             self.unseen[key] = f"{len(paths)} files a step, of which the first {SEVERAL} are shown"
 
@@ -458,6 +467,7 @@ def join(segments: list[Segment]) -> WandbRun:
     for segment in segments:
         run.goals |= segment.goals
         run.unseen |= segment.unseen
+        run.captions |= segment.captions
     followed = {name for row in ordered for name in row if name != "step" and not name.startswith("_")}
     run.followed = frozenset(followed)
     run.config = _config(segments, config)
@@ -554,20 +564,43 @@ def _config(segments: list[Segment], config: dict) -> dict:
 
 
 def place_of(folder: Path | str) -> Path | None:
-    """Where W&B's client kept runs: `folder`, which may be one run's, or `wandb` or `.wandb` in it."""
+    """Where W&B's client kept runs: `folder`, which may be one run's, or `wandb` or `.wandb` in it.
+
+    Else `folder` itself, where folders below it have their own: launchers such as Hydra give each run one.
+    """
     folder = Path(folder).resolve()
-    return next(
-        (place for place in (folder, folder / "wandb", folder / ".wandb") if _run_folders(place)), None
-    )
+    places = (folder, folder / "wandb", folder / ".wandb")
+    found = next((place for place in places if _runs_in(place)), None)
+    return found or (folder if _run_folders(folder) else None)
 
 
 def _run_folders(place: Path) -> list[Path]:
+    """The runs' folders in `place`, else those below it."""
+    return _runs_in(place) or sorted(
+        path for folder in _folders_below(place) if folder.name in CLIENTS for path in _runs_in(folder)
+    )
+
+
+def _runs_in(place: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         if _run_files(place):
             return [place]
         found = (path for path in place.iterdir() if RUN_FOLDER.fullmatch(path.name) and path.is_dir())
         return sorted(found)
     return []
+
+
+def _folders_below(place: Path) -> Iterator[Path]:
+    """The folders below `place`, as far as DEEPEST and MOST allow, but for those of our own runs."""
+    for _, (at, names, files) in zip(range(MOST), os.walk(place)):
+        folder = Path(at)
+        ours = {CONFIG, STATUS} <= set(files) or SWEEP in files
+        if ours or len(folder.relative_to(place).parts) == DEEPEST:
+            names.clear()
+        names[:] = sorted(name for name in names if name == ".wandb" or not name.startswith((".", "_")))
+        if not ours:
+            yield from (folder / name for name in names)
+        names[:] = [name for name in names if name not in CLIENTS]
 
 
 def _run_files(folder: Path) -> list[Path]:
@@ -597,7 +630,7 @@ def read_wandb(folder: Path | str, metric: str | None = None, goal: str | None =
         runs += map(join, _by_project(sorted(segments, key=lambda segment: segment.order)))
     runs = [*runs, *empty]
     runs.sort(key=lambda run: (run.folder.name.removeprefix("offline-"), run.title))
-    spec = {"parameters": {name: {} for name in _sweep_parameters(place, runs)}}
+    spec = {"parameters": {name: {} for name in _sweep_parameters(runs)}}
     projects = sorted({str(run.config["project"]) for run in runs if "project" in run.config})
     sweep = Sweep(
         place,
@@ -643,14 +676,15 @@ def _by_project(segments: list[Segment]) -> Iterable[list[Segment]]:
     return projects.values()
 
 
-def _sweep_parameters(place: Path, runs: list[WandbRun]) -> list[str]:
+def _sweep_parameters(runs: list[WandbRun]) -> list[str]:
     """The parameters of the W&B sweeps that the runs belong to; `wandb agent` leaves them beside the runs."""
     names: dict[str, None] = {}
     for run in runs:
         sweep, key = run.config.get("sweep_id"), run.config["wandb_id"]
         if sweep:
             with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
-                given = yaml.safe_load((place / f"sweep-{sweep}" / f"config-{key}.yaml").read_text("utf-8"))
+                kept = run.folder.parent / f"sweep-{sweep}" / f"config-{key}.yaml"
+                given = yaml.safe_load(kept.read_text("utf-8"))
                 values = {
                     name: (value or {}).get("value")
                     for name, value in given.items()

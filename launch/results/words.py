@@ -8,6 +8,7 @@ from launch.results.read import Run, Sweep
 from launch.results.values import show, sort_key
 from research.common.folder import CONFIG, SWEEP
 from research.common.identity import ROOT
+from research.common.messages import counted
 
 MANY = 6  # flags in a caption; beyond that a name says more
 LONG = 80  # characters of a flag's value in a caption
@@ -39,10 +40,10 @@ def what_was_run(sweep: Sweep, varied: list[str]) -> str:
         if len(texts) > 6:
             texts = [texts[0], "…", texts[-1]]
         over.append(f"{flag} ({', '.join(texts)})")
-    line = ", ".join(families)
+    parts = [", ".join(families)] if families else []
     if over:
-        line += f", {sweep.spec.get('method', 'runs')} over {' × '.join(over)}"
-    return line
+        parts.append(f"{sweep.spec.get('method', 'runs')} over {' × '.join(over)}")
+    return ", ".join(parts) or counted(len(sweep.runs), "run")
 
 
 def from_root(path: Path) -> str:

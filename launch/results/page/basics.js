@@ -45,6 +45,7 @@ function meanSd(values) {
 
 const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
 const thousands = value => value.toLocaleString("en");
+const counted = (n, what) => `${thousands(n)} ${what}${n === 1 ? "" : "s"}`;
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const by = get => (a, b) => { const x = get(a), y = get(b); return x < y ? -1 : x > y ? 1 : 0; };
 
@@ -59,12 +60,15 @@ function scaled(share) {  // 0 … 1, less the end that can't be seen on the pap
   return `rgb(${mix(1)},${mix(3)},${mix(5)})`;
 }
 
+const system = matchMedia("(prefers-color-scheme: dark)");
+let isDark = null;  // null: to be looked up, which thousands of lines in a chart can't wait for
+system.addEventListener("change", () => { isDark = null; });
+
 function dark() {
   const theme = document.documentElement.dataset.theme;
-  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  return isDark ??= theme ? theme === "dark" : system.matches;
 }
 
-const ink = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 // canvases need plain colours: light-dark() is resolved by an element that wears it
 const probe = {};
 function colourOf(name) {
@@ -78,13 +82,19 @@ function colourOf(name) {
   return probe[key];
 }
 
+let waiting = 0;  // what is still to be done: at 0 the page shows what its state says
+
 function debounced(fn, ms) {
-  let timer;
-  return (...args) => { clearTimeout(timer); timer = setTimeout(() => fn(...args), ms); };
+  let timer = null;
+  return (...args) => {
+    if (timer === null) waiting++;
+    else clearTimeout(timer);
+    timer = setTimeout(() => { timer = null; waiting--; fn(...args); }, ms);
+  };
 }
 
 // What may follow a little behind: while a brush is dragged, its own chart is drawn at once, all else when it rests.
-const later = fn => debounced(fn, 70);
+const later = fn => debounced(fn, 40);
 
 // One redraw a frame, however often it is asked for.
 function framed(fn) {
@@ -92,7 +102,8 @@ function framed(fn) {
   return () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => { asked = false; fn(); });
+    waiting++;
+    requestAnimationFrame(() => { asked = false; waiting--; fn(); });
   };
 }
 
@@ -119,6 +130,35 @@ function choice(options, value, onchange) {
   for (const [key, text] of options) select.append(el("option", {value: key, textContent: text, selected: key === value}));
   select.onchange = () => onchange(select.value);
   return select;
+}
+
+// A menu of check boxes behind a button: [name, text] each; onchange(name, checked). Escape and a click elsewhere
+// close it. Its `tick(names)` says which are checked.
+function menu(title, items, onchange) {
+  const list = el("div"), box = el("details", {className: "menu"}, el("summary", {textContent: title}), list);
+  for (const [name, text] of items) {
+    const tick = el("input", {type: "checkbox"});
+    tick.dataset.name = name;
+    tick.onchange = () => onchange(name, tick.checked);
+    list.append(el("label", {}, tick, text));
+  }
+  document.addEventListener("click", event => { if (!box.contains(event.target)) box.open = false; });
+  box.addEventListener("keydown", event => { if (event.key === "Escape") { box.open = false; box.firstElementChild.focus(); } });
+  box.tick = names => { for (const tick of list.querySelectorAll("input")) tick.checked = names.includes(tick.dataset.name); };
+  return box;
+}
+
+// Draw anew what is in a place. What had the focus there has it again: elements are known by their data-focus.
+function drawnAnew(place, draw) {
+  const had = document.activeElement, key = place.contains(had) ? had.dataset.focus : undefined;
+  draw();
+  if (key === undefined || place.contains(document.activeElement) && document.activeElement !== place) return;
+  [...place.querySelectorAll("[data-focus]")].find(e => e.dataset.focus === key)?.focus({preventScroll: true});
+}
+
+function focusable(key, e) {
+  e.dataset.focus = key;
+  return e;
 }
 
 // What stands beside the pointer.

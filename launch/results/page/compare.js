@@ -36,11 +36,11 @@ function compare(key, run, step) {
     }
     const left = fileAt(key, run, step), right = otherRun && fileAt(key, otherRun, otherStep);
     theirs.parentElement.hidden = !otherRun;
-    const text = left && sweep.media.blobs[left[1]].kind === "text";
+    const text = left && isText(left[1]);
     wiped.hidden = !otherRun || text;
-    caption.textContent = otherRun ? text ? "Equal lines are marked." : `Left of the edge: ${run.label}, step ${thousands(step)}. Right of it: ${otherRun.label}, step ${thousands(otherStep)}.` : "";
+    caption.textContent = !otherRun ? left?.[2] || "" : text ? "Equal lines are marked." : `Left of the edge: ${run.label}, step ${thousands(step)}. Right of it: ${otherRun.label}, step ${thousands(otherStep)}.`;
     if (!left) { place.replaceChildren(el("div", {className: "none", textContent: "nothing at this step"})); return; }
-    if (!right) { place.replaceChildren(shownBlob(left[1], `${key}, ${run.label}`)); return; }
+    if (!right) { place.replaceChildren(shownBlob(left[1], `${key}, ${run.label}`, true)); return; }
     if (text) { place.replaceChildren(sideBySide([run.label, step, left[1]], [otherRun.label, otherStep, right[1]])); return; }
     const edge = el("div", {className: "edge"}), over = shownBlob(right[1], `${key}, ${otherRun.label}`);
     const box = el("div", {className: "wipe"}, shownBlob(left[1], `${key}, ${run.label}`), over, edge);

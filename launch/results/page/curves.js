@@ -6,24 +6,17 @@ function makeCurves() {
   const s = section("curves", "Learning curves");
   const first = [headline(), sweep.metric?.name, sweep.headline.name, "train/loss", all[0]].filter(key => all.includes(key));
   const picked = () => { const some = state.keys.filter(key => all.includes(key)); return some.length ? some : [...new Set(first)].slice(0, 2); };
-  const menu = el("details", {className: "menu"}, el("summary", {textContent: "Keys"}), el("div"));
-  for (const key of all) {
-    const box = el("input", {type: "checkbox"});
-    box.dataset.key = key;
-    box.onchange = () => set({keys: box.checked ? [...picked(), key] : picked().filter(k => k !== key)});
-    menu.lastElementChild.append(el("label", {}, box, key));
-  }
-  document.addEventListener("click", event => { if (!menu.contains(event.target)) menu.open = false; });
+  const choose = menu("Keys", all.map(key => [key, key]), (key, shown) => set({keys: shown ? [...picked(), key] : picked().filter(other => other !== key)}));
   const clocks = Object.values(sweep.curves.clocks);
   const xs = [["step", "step"], ...(clocks.some(c => c.epoch) ? [["epoch", "epoch"]] : []), ...(clocks.some(c => c.seconds) ? [["seconds", "training time, s"]] : [])];
   const tick = (name, text) => { const box = el("input", {type: "checkbox", checked: state[name]}); box.onchange = () => set({[name]: box.checked}); box.dataset.state = name; return field(box, text); };
   const smooth = el("input", {type: "range", min: 0, max: 0.98, step: 0.02, value: state.smooth, "aria-label": "smoothing"});
   smooth.oninput = () => set({smooth: Number(smooth.value)});
   const xChoice = choice(xs, state.x, x => set({x}));
-  s.append(el("div", {className: "bar"}, menu, field("x", xChoice), tick("logx", "log x"), tick("logy", "log y"),
+  s.append(el("div", {className: "bar"}, choose, field("x", xChoice), tick("logx", "log x"), tick("logy", "log y"),
     flags().some(c => c.name === "seed") ? tick("band", "mean and band over seeds") : null, field("smoothing", smooth)));
   const place = el("div", {className: "charts"});
-  s.append(place, el("p", {className: "note", textContent: "A gap is a value that was not finite. Click a curve to select its run."}));
+  s.append(place, el("p", {className: "note", textContent: "A gap is a value that was not finite. A mean over seeds takes in every run that has come so far, finished or not. Click a curve to select its run."}));
 
   const xName = () => (xs.find(([name]) => name === state.x) || xs[0])[0];
   const xOf = (run, steps) => {
@@ -39,7 +32,7 @@ function makeCurves() {
       const x = raw && xOf(run, sweep.curves.steps[raw[0]]);
       return x && {xs: x, ys: smoothed(raw[1], state.smooth)};
     };
-    const groups = state.band && flags().some(c => c.name === "seed") ? settings(active).filter(g => g.runs.length > 1 || true) : active.map(run => ({label: run.label, runs: [run]}));
+    const groups = state.band && flags().some(c => c.name === "seed") ? settings(active) : active.map(run => ({label: run.label, runs: [run]}));
     for (const {label, runs: members} of groups) {
       const some = members.map(run => [run, one(run)]).filter(([, c]) => c);
       if (!some.length) continue;
@@ -109,7 +102,7 @@ function makeCurves() {
     const keys = picked();
     xChoice.value = xName();
     smooth.value = state.smooth;
-    for (const box of menu.querySelectorAll("input")) box.checked = keys.includes(box.dataset.key);
+    choose.tick(keys);
     for (const box of s.querySelectorAll("input[data-state]")) box.checked = state[box.dataset.state];
     for (const key of keys) if (!charts.has(key)) charts.set(key, make(key));
     const wanted = keys.map(key => charts.get(key).figure);

@@ -1,7 +1,9 @@
 // The filter: `beta > 1 and status == finished`, `not (seed in [0, 1])`, `arch contains conv`. No eval: a small
-// recursive-descent parser that gives a function of a run. Throws Error with what is wrong, in words.
+// recursive-descent parser that gives a function of a run. A column is called by its name or by its heading, in
+// quotes where that has blanks. Throws Error with what is wrong, in words.
 
-function parseFilter(text, names) {
+function parseFilter(text, columns) {
+  const names = new Map([...columns.map(c => [c.label, c.name]), ...columns.map(c => [c.name, c.name])]);
   const token = /\s*(?:(`[^`]*`|"[^"]*"|'[^']*')|(==|!=|<=|>=|<|>|=|\(|\)|\[|\]|,)|(-?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w/]))|((?:--)?[\p{L}_][\p{L}\d_./:-]*)|(\S))/giuy;
   const tokens = [];
   while (token.lastIndex < text.length) {
@@ -41,10 +43,10 @@ function parseFilter(text, names) {
   }
   function comparison() {
     const name = peek();
-    if (name.kind !== "word") throw new Error(`a column's name is missing before ${name.text}`);
+    if (!["word", "text"].includes(name.kind)) throw new Error(`a column's name is missing before ${name.text}`);
     at++;
-    if (!names.has(name.text)) throw new Error(`there is no column ${name.text}${near(name.text, names)}`);
-    const get = run => value(run, name.text);
+    if (!names.has(name.text)) throw new Error(`there is no column ${name.text}${near(name.text, columns.map(c => c.name))}`);
+    const get = run => value(run, names.get(name.text));
     const sign = peek().text.toLowerCase();
     if (peek().kind !== "text" && ["in", "contains"].includes(sign) || peek().kind === "sign" && /^[=<>!]/.test(sign)) at++;
     else throw new Error(`after ${name.text} a comparison is missing: ==, !=, <, <=, >, >=, in or contains`);
@@ -78,7 +80,8 @@ function parseFilter(text, names) {
 }
 
 function same(a, b) {
-  if (a === null || b === null) return a === b;
+  if (b === null) return a === null || a === "";  // an empty cell
+  if (a === null) return false;
   if (typeof a === "number" && typeof b === "number") return a === b;
   return shown(a, 12).toLowerCase() === shown(b, 12).toLowerCase();
 }
@@ -94,8 +97,8 @@ function near(text, names) {
     }
     return row[b.length];
   };
-  const best = [...names].map(name => [distance(text.toLowerCase(), name.toLowerCase()), name]).sort((a, b) => a[0] - b[0])[0];
-  const ends = [...names].filter(name => name.endsWith("/" + text));
+  const best = names.map(name => [distance(text.toLowerCase(), name.toLowerCase()), name]).sort((a, b) => a[0] - b[0])[0];
+  const ends = names.filter(name => name.endsWith("/" + text));
   if (ends.length) return `; did you mean ${ends[0]}?`;
   return best && best[0] <= Math.max(1, text.length / 3) ? `; did you mean ${best[1]}?` : "";
 }

@@ -3,6 +3,8 @@
 async function unpacked() {
   const text = $("data").textContent, packed = Uint8Array.from(atob(text), c => c.charCodeAt(0));
   $("data").remove();
+  media.text = $("files").textContent;
+  $("files").remove();
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
@@ -12,7 +14,7 @@ function makeAgain() {
   const {text, command, file} = sweep.sweep;
   if (command) s.append(el("p", {textContent: "The whole sweep; what is already there is skipped:"}), el("pre", {textContent: command}));
   s.append(el("p", {textContent: "The command of one run stands on its page: click its name in the table of runs."}));
-  if (sweep.open.length) s.append(el("details", {}, el("summary", {textContent: `${sweep.open.length} trials were not started`}), el("pre", {textContent: sweep.open.map(flags => Object.entries(flags).map(([name, v]) => `--${name}=${shown(v, 12)}`).join(" ")).join("\n")})));
+  if (sweep.open.length) s.append(el("details", {}, el("summary", {textContent: `${counted(sweep.open.length, "trial")} not started`}), el("pre", {textContent: sweep.open.map(flags => Object.entries(flags).map(([name, v]) => `--${name}=${shown(v, 12)}`).join(" ")).join("\n")})));
   if (text) s.append(el("details", {}, el("summary", {textContent: file}), el("pre", {textContent: text})));
   s.append(el("p", {className: "note", textContent: `Written ${sweep.written} from ${sweep.name}.`}));
 }
@@ -20,6 +22,7 @@ function makeAgain() {
 function applyTheme() {
   if (state.theme) document.documentElement.dataset.theme = state.theme;
   else delete document.documentElement.dataset.theme;
+  isDark = null;
 }
 
 async function start() {

@@ -4,7 +4,9 @@ function makeMatter() {
   const numeric = figures(), some = flags().filter(c => c.name !== "seed");
   if (!numeric.length || !some.length) return;
   const s = section("matter", "What mattered");
-  const figure = () => columnAt.has(state.figure) ? state.figure : headline();
+  const filled = c => runs.some(run => isNumber(value(run, c.name)));
+  const first = (numeric.find(c => c.name === headline() && filled(c)) || numeric.find(filled) || numeric[0]).name;
+  const figure = () => columnAt.has(state.figure) ? state.figure : first;
   const pick = choice(numeric.map(c => [c.name, c.label]), figure(), name => set({figure: name}));
   s.append(el("div", {className: "bar"}, field("Figure", pick)));
   const found = sweep.matter;

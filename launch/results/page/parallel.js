@@ -3,17 +3,12 @@
 function makeParallel() {
   const s = section("parallel", "Parallel coordinates");
   const picked = () => (state.axes.length ? state.axes : sweep.axes).filter(name => columnAt.has(name));
-  const menu = el("details", {className: "menu"}, el("summary", {textContent: "Axes"}), el("div"));
   const possible = columns.filter(c => c.kind === "flag" || c.kind === "status" || c.numeric);
-  for (const c of possible) {
-    const box = el("input", {type: "checkbox"});
-    box.dataset.name = c.name;
-    box.onchange = () => set({axes: box.checked ? [...picked(), c.name] : picked().filter(name => name !== c.name),
-      brush: Object.fromEntries(Object.entries(state.brush).filter(([name]) => name !== c.name))});
-    menu.lastElementChild.append(el("label", {}, box, c.label));
-  }
-  document.addEventListener("click", event => { if (!menu.contains(event.target)) menu.open = false; });
-  s.append(el("div", {className: "bar"}, menu, el("span", {className: "note", textContent: "Drag along an axis to brush, click it to let go. Dashed: diverged or failed; such a line ends below an axis on which it has no value."})));
+  const choose = menu("Axes", possible.map(c => [c.name, c.label]), (name, shown) => set({
+    axes: shown ? [...picked(), name] : picked().filter(other => other !== name),
+    brush: Object.fromEntries(Object.entries(state.brush).filter(([other]) => other !== name)),
+  }));
+  s.append(el("div", {className: "bar"}, choose, el("span", {className: "note", textContent: "Drag along an axis to brush, click it to let go. Dashed: diverged or failed; such a line ends below an axis on which it has no value."})));
 
   const geometry = {};
   const scales = new Map();
@@ -58,7 +53,7 @@ function makeParallel() {
   });
   s.append(el("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "parallel coordinates"}, plot.figure));
 
-  let hovered = null, dragged = null;
+  let hovered = null, dragged = null, atEnd = false;  // atEnd: the click that follows a drag selects nothing
   const axisAt = event => {
     const box = plot.canvas.getBoundingClientRect(), px = event.clientX - box.left, py = event.clientY - box.top;
     const i = geometry.names.findIndex((_, k) => Math.abs(geometry.x(k) - px) < 16);
@@ -103,9 +98,13 @@ function makeParallel() {
       const {[dragged.name]: _, ...others} = state.brush;
       set({brush: others});
     }
+    atEnd = dragged !== null;
     dragged = null;
   };
-  plot.canvas.onclick = event => { if (hovered && axisAt(event).i < 0) select([hovered.id], true); };
+  plot.canvas.onclick = event => {
+    if (hovered && !atEnd && axisAt(event).i < 0) select([hovered.id], true);
+    atEnd = false;
+  };
   plot.canvas.onpointercancel = () => { dragged = null; };
   plot.canvas.onpointerleave = () => { hovered = null; tell(null, ""); plot.redraw(); };
   function nearest(px, py) {
@@ -128,38 +127,39 @@ function makeParallel() {
   s.append(el("details", {}, el("summary", {textContent: "Bounds by keyboard"}), bounds));
   const drawBounds = () => {
     if (bounds.contains(document.activeElement) && document.activeElement.matches("input[type=text]")) return;
-    bounds.replaceChildren(...picked().map(name => {
-      const c = column(name), brush = state.brush[name] || {};
-      const box = el("fieldset", {}, el("legend", {textContent: c.label}));
-      const put = next => { const {[name]: _, ...others} = state.brush; set({brush: next ? {...others, [name]: next} : others}); };
-      if (scale(name).words) {
-        for (const word of scale(name).words.slice(0, 40)) {
-          const tick = el("input", {type: "checkbox", checked: !brush.words || brush.words.includes(word)});
-          tick.onchange = () => {
-            const now = new Set(brush.words || scale(name).words);
-            if (tick.checked) now.add(word); else now.delete(word);
-            put(now.size === scale(name).words.length ? null : {words: [...now]});
-          };
-          box.append(field(tick, word));
-        }
-        return box;
-      }
-      for (const [side, text] of [["low", "from"], ["high", "to"]]) {
-        const input = el("input", {type: "text", inputMode: "decimal", value: isNumber(brush[side]) ? brush[side] : "", "aria-label": `${c.label} ${text}`, placeholder: shown(side === "low" ? scale(name).low : scale(name).high)});
-        input.onchange = () => {
-          const number = input.value.trim() === "" ? null : Number(input.value);
-          if (Number.isNaN(number)) { input.setCustomValidity("a number"); input.reportValidity(); return; }
-          input.setCustomValidity("");
-          const next = {...(state.brush[name] || {}), [side]: number};
-          put(isNumber(next.low) || isNumber(next.high) ? next : null);
+    drawnAnew(bounds, () => bounds.replaceChildren(...picked().map(fieldset)));
+  };
+  const fieldset = name => {
+    const c = column(name), brush = state.brush[name] || {};
+    const box = el("fieldset", {}, el("legend", {textContent: c.label}));
+    const put = next => { const {[name]: _, ...others} = state.brush; set({brush: next ? {...others, [name]: next} : others}); };
+    if (scale(name).words) {
+      for (const word of scale(name).words.slice(0, 40)) {
+        const tick = focusable(`${name}=${word}`, el("input", {type: "checkbox", checked: !brush.words || brush.words.includes(word)}));
+        tick.onchange = () => {
+          const now = new Set(brush.words || scale(name).words);
+          if (tick.checked) now.add(word); else now.delete(word);
+          put(now.size === scale(name).words.length ? null : {words: [...now]});
         };
-        box.append(field(text, input));
+        box.append(field(tick, word));
       }
       return box;
-    }));
+    }
+    for (const [side, text] of [["low", "from"], ["high", "to"]]) {
+      const input = el("input", {type: "text", inputMode: "decimal", value: isNumber(brush[side]) ? brush[side] : "", "aria-label": `${c.label} ${text}`, placeholder: shown(side === "low" ? scale(name).low : scale(name).high)});
+      input.onchange = () => {
+        const number = input.value.trim() === "" ? null : Number(input.value);
+        if (Number.isNaN(number)) { input.setCustomValidity("a number"); input.reportValidity(); return; }
+        input.setCustomValidity("");
+        const next = {...(state.brush[name] || {}), [side]: number};
+        put(isNumber(next.low) || isNumber(next.high) ? next : null);
+      };
+      box.append(field(text, input));
+    }
+    return box;
   };
   const draw = () => {
-    for (const box of menu.querySelectorAll("input")) box.checked = picked().includes(box.dataset.name);
+    choose.tick(picked());
     plot.figure.style.minWidth = `${90 * picked().length}px`;  // on a telephone the plot is wider than the screen
     plot.redraw();
   };

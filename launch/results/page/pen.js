@@ -104,10 +104,18 @@ function chart({title, label, height, draw}) {
   const save = el("div", {className: "save"});
   const figure = el("figure", {className: "chart"}, el("div", {className: "headed"}, el("span", {textContent: title}), save), canvas);
   const size = () => [canvas.clientWidth, typeof height === "function" ? height() : height];
-  const redraw = framed(() => {
+  let seen = false, old = true;  // what is out of view is drawn when it comes into view
+  const drawNow = () => {
     const [w, h] = size();
+    old = false;
     if (w > 20) draw(new CanvasPen(canvas, w, h), w, h);
-  });
+  };
+  const redraw = framed(() => { if (seen) drawNow(); else old = true; });
+  new IntersectionObserver(entries => {
+    seen = entries.at(-1).isIntersecting;
+    if (seen && old) redraw();
+  }, {rootMargin: "300px"}).observe(figure);
+  addEventListener("beforeprint", drawNow);
   save.append(
     el("button", {type: "button", textContent: "PNG", title: `Save ${title} as PNG`, "aria-label": `Save ${title} as PNG`, onclick: () => {
       const [w, h] = size(), copy = el("canvas"), pen = new CanvasPen(copy, w, h, 2);
@@ -122,6 +130,6 @@ function chart({title, label, height, draw}) {
     }}));
   new ResizeObserver(redraw).observe(canvas);
   watch("theme", redraw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  system.addEventListener("change", redraw);
   return {figure, canvas, redraw, size};
 }

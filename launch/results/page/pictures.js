@@ -1,9 +1,10 @@
 // The picture browser: one key, a flag down and a flag across, the step on one slider for all.
 
-const media = {urls: new Map()};
+const media = {urls: new Map(), text: ""};
 
+// The bytes of an embedded file: its place in the page's text is [from, to].
 function bytesOf(blob) {
-  return Uint8Array.from(atob(blob.data), c => c.charCodeAt(0));
+  return Uint8Array.from(atob(media.text.slice(...blob.at)), c => c.charCodeAt(0));
 }
 
 // The address of a picture or video: of bytes in memory, or of a file beside this page.
@@ -14,11 +15,14 @@ function urlOf(name) {
   return media.urls.get(name);
 }
 
+const isText = name => sweep.media.blobs[name].kind === "text";
+
 // An element that shows a blob. A text sample has no rights at all inside: what a model wrote must not run.
-function shownBlob(name, alt) {
+// scrolls: whether the Tab key reaches a text, so that the arrow keys scroll it.
+function shownBlob(name, alt, scrolls = false) {
   const {kind, mime, text} = sweep.media.blobs[name];
   if (kind === "text") {
-    const box = el("iframe", {title: alt, tabIndex: -1});
+    const box = el("iframe", {title: alt, tabIndex: scrolls ? 0 : -1});
     box.setAttribute("sandbox", "");
     const plain = s => `<pre style="white-space:pre-wrap">${s.replaceAll("&", "&amp;").replaceAll("<", "&lt;")}</pre>`;
     box.srcdoc = mime === "text/html" ? text : plain(text);  // under this page's own policy
@@ -54,7 +58,7 @@ function fileAt(key, run, step) {
 }
 
 const stepsOf = (key, some = runs) => [...new Set(some.flatMap(run => (sweep.media.of[key]?.[run.index] || []).map(file => file[0])))].sort((a, b) => a - b);
-const captionOf = (run, file, step) => run.label + (file && file[0] !== step ? ` · step ${thousands(file[0])}` : "") + (run.state === "finished" ? "" : ` · ${run.state}`);
+const captionOf = (run, file, step) => run.label + (file && file[2] ? ` · ${file[2]}` : "") + (file && file[0] !== step ? ` · step ${thousands(file[0])}` : "") + (run.state === "finished" ? "" : ` · ${run.state}`);
 
 function makePictures() {
   const {keys, note, logged} = sweep.media;
@@ -86,12 +90,14 @@ function makePictures() {
     slot.caption.textContent = captionOf(slot.run, file, step());
     if (slot.name === name) return;
     slot.name = name;
+    drawnAnew(slot.box, () => put(slot, file));
+  }
+  function put(slot, file) {
     const open = () => compare(key(), slot.run, file[0]);
     if (!file) { slot.box.replaceChildren(el("div", {className: "none", textContent: sweep.media.of[key()]?.[slot.run.index] ? "not yet" : "nothing"})); return; }
-    const content = shownBlob(name, `${key()}, ${slot.run.label}, step ${file[0]}`);
-    const kind = sweep.media.blobs[name].kind;
-    if (kind === "text") slot.box.replaceChildren(content, el("button", {type: "button", className: "link", textContent: "enlarge", "aria-label": `enlarge ${slot.run.label}`, onclick: open}));
-    else { const button = el("button", {type: "button", className: "opens", "aria-label": `enlarge ${key()} of ${slot.run.label}`, onclick: open}); button.append(content); slot.box.replaceChildren(button); }
+    const content = shownBlob(file[1], `${key()}, ${slot.run.label}, step ${file[0]}`);
+    if (isText(file[1])) slot.box.replaceChildren(content, focusable("enlarge", el("button", {type: "button", className: "link", textContent: "enlarge", "aria-label": `enlarge ${slot.run.label}`, onclick: open})));
+    else slot.box.replaceChildren(focusable("enlarge", el("button", {type: "button", className: "opens", "aria-label": `enlarge ${key()} of ${slot.run.label}`, onclick: open}, content)));
   }
   const update = () => {
     const now = step(), i = steps.indexOf(now), many = logged[key()] > steps.length ? ` shown; ${thousands(logged[key()])} were logged` : "";
@@ -120,11 +126,13 @@ function makePictures() {
     const some = order(active).filter(run => sweep.media.of[key()]?.[run.index]);
     const others = varied.filter(c => new Set(some.map(run => value(run, c.name))).size > 1).map(c => c.name);
     const manual = state.rows || state.across;
-    const column = state.across === "-" ? null : state.across || others.find(name => name !== state.rows) || null;
-    const row = state.rows === "-" ? null : state.rows || others.find(name => name !== column) || null;
+    const known = name => columnAt.has(name) ? name : "";  // an address may name a flag of another sweep
+    const column = state.across === "-" ? null : known(state.across) || others.find(name => name !== state.rows) || null;
+    const row = state.rows === "-" ? null : known(state.rows) || others.find(name => name !== column) || null;
     const words = name => name ? [...new Map([...some].sort(by(run => { const v = value(run, name); return isNumber(v) ? v : Infinity; })).map(run => [word(value(run, name)), 1])).keys()] : [""];
     const [down, over] = [words(row), words(column)];
-    const grid = column && over.length <= 14 && (manual || over.length * down.length <= 2 * some.length && down.length <= 60);
+    // what the reader asks for is obeyed, and scrolls where it is wide
+    const grid = manual ? column || row : column && over.length <= 14 && over.length * down.length <= 2 * some.length && down.length <= 60;
     return {some, column, row, down, over, grid};
   }
   const build = () => {
@@ -144,16 +152,23 @@ function makePictures() {
       return tile;
     };
     const wide = `minmax(${Math.min(state.size, 90)}px, ${state.size * (over.length < 3 && grid ? 1.6 : 1.2)}px)`;
-    const text = Object.values(sweep.media.of[key()] || {}).some(files => files.some(([, name]) => sweep.media.blobs[name].kind === "text"));
+    const text = Object.values(sweep.media.of[key()] || {}).some(files => files.some(([, name]) => isText(name)));
+    png.hidden = text;
+    size.value = state.size;
     const least = text ? Math.max(260, state.size) : state.size;
-    board.style.gridTemplateColumns = grid ? `${row ? "minmax(60px, max-content) " : ""}repeat(${over.length}, ${text ? `minmax(220px, ${least * 1.6}px)` : wide})` : `repeat(auto-fill, minmax(min(${least}px, 100%), 1fr))`;
+    board.style.gridTemplateColumns = grid && !column ? "minmax(60px, max-content) 1fr" : grid ? `${row ? "minmax(60px, max-content) " : ""}repeat(${over.length}, ${text ? `minmax(220px, ${least * 1.6}px)` : wide})` : `repeat(auto-fill, minmax(min(${least}px, 100%), 1fr))`;
     if (!grid) { board.append(...some.map(add)); }
     else {
-      if (row) board.append(el("div"));
-      board.append(...over.map(text => el("div", {className: "column", textContent: `${column}=${text}`})));
+      if (row && column) board.append(el("div"));
+      if (column) board.append(...over.map(text => el("div", {className: "column", textContent: `${column}=${text}`})));
+      const has = (run, name, text) => !name || word(value(run, name)) === text;
       for (const r of down) {
         if (row) board.append(el("div", {className: "row", textContent: `${row}=${r}`}));
-        for (const c of over) board.append(el("div", {className: "stack"}, ...some.filter(run => word(value(run, column)) === c && (!row || word(value(run, row)) === r)).map(add)));
+        for (const c of over) {
+          const stack = el("div", {className: "stack"}, ...some.filter(run => has(run, column, c) && has(run, row, r)).map(add));
+          if (!column) stack.style.gridTemplateColumns = `repeat(auto-fill, minmax(min(${least}px, 100%), ${least * 1.2}px))`;
+          board.append(stack);
+        }
       }
     }
     if (!some.length) board.append(el("div", {className: "none", textContent: "No run that is left shows this."}));
@@ -161,22 +176,37 @@ function makePictures() {
     update();
   };
 
+  // Settles when a picture or a video can be drawn, or never will.
+  const drawable = e => new Promise(done => {
+    if (e.tagName === "VIDEO" ? e.readyState >= 2 : e.complete) return done();
+    for (const name of ["load", "loadeddata", "error"]) e.addEventListener(name, done, {once: true});
+    if (e.tagName === "IMG") e.loading = "eager"; else e.preload = "auto";
+  });
+
+  // The whole board at this step as one PNG, also what was not in view yet.
   async function saveBoard() {
-    const tiles = slots.filter(slot => slot.box.querySelector("img, video")), origin = board.getBoundingClientRect(), ratio = 2;
-    const sheet = el("canvas", {width: Math.min(8000, board.scrollWidth * ratio), height: Math.min(8000, board.scrollHeight * ratio)}), c = sheet.getContext("2d");
+    png.disabled = true;
+    slots.forEach(fill);
+    await Promise.all([...board.querySelectorAll("img, video")].map(drawable));
+    const [w, h] = [board.scrollWidth, board.scrollHeight], origin = board.getBoundingClientRect();
+    const ratio = Math.min(2, 16000 / w, 16000 / h, Math.sqrt(2e8 / (w * h)));  // what browsers can draw on
+    const sheet = el("canvas", {width: Math.ceil(w * ratio), height: Math.ceil(h * ratio)}), c = sheet.getContext("2d");
     c.scale(ratio, ratio);
-    c.fillStyle = colourOf("paper"); c.fillRect(0, 0, sheet.width, sheet.height);
+    c.fillStyle = colourOf("paper"); c.fillRect(0, 0, w, h);
     c.fillStyle = colourOf("ink"); c.font = `12px ${FONT}`; c.imageSmoothingEnabled = false;
     for (const heading of board.querySelectorAll(".column, .row")) { const b = heading.getBoundingClientRect(); c.fillText(heading.textContent, b.left - origin.left, b.top - origin.top + 14); }
-    for (const slot of tiles) {
-      const image = slot.box.querySelector("img, video"), b = image.getBoundingClientRect(), t = slot.caption.getBoundingClientRect();
-      try { c.drawImage(image, b.left - origin.left, b.top - origin.top, b.width, b.height); } catch { continue; }
+    for (const slot of slots) {
+      const image = slot.box.querySelector("img, video");
+      if (!image) continue;
+      const b = image.getBoundingClientRect(), t = slot.caption.getBoundingClientRect();
+      try { c.drawImage(image, b.left - origin.left, b.top - origin.top, b.width, b.height); } catch { continue; }  // a broken file
       c.fillText(slot.caption.textContent, t.left - origin.left, t.top - origin.top + 13, t.width);
     }
+    png.disabled = false;
     try { sheet.toBlob(blob => blob && download(`${sweep.name}-${key()}-${step()}.png`, blob)); }
     catch { at.textContent = "The browser does not give pictures that lie beside this page; save each of them."; }
   }
-  const rebuild = debounced(build, 120);
+  const rebuild = later(build);
   watch("filter brush sel", rebuild);
   watch("pic rows across size sort", build);
   watch("step", update);

@@ -15,12 +15,12 @@ function showRun() {
   parts.push(el("h3", {textContent: "Figures"}), table(own, 5));
   for (const task of detail.tasks) if (task.problem) parts.push(el("p", {className: "note", textContent: task.problem}));
   const some = Object.fromEntries(Object.entries(detail.flags).filter(([name]) => varied.has(name))), others = Object.fromEntries(Object.entries(detail.flags).filter(([name]) => !varied.has(name)));
-  parts.push(el("h3", {textContent: "Flags"}), table(some), el("details", {}, el("summary", {textContent: `${Object.keys(others).length} flags that do not vary`}), table(others)));
+  parts.push(el("h3", {textContent: "Flags"}), table(some), el("details", {}, el("summary", {textContent: `${counted(Object.keys(others).length, "flag")} that all runs share`}), table(others)));
   const tiles = el("div", {className: "charts"});
   for (const key of sweep.media.keys) {
     const files = sweep.media.of[key]?.[run.index];
     if (!files) continue;
-    const last = files[files.length - 1], name = last[1], text = sweep.media.blobs[name].kind === "text";
+    const last = files[files.length - 1], name = last[1], text = isText(name);
     const open = el("button", {type: "button", className: "link", textContent: `${key}, step ${thousands(last[0])}`, onclick: () => { set({run: ""}); compare(key, run, last[0]); }});
     tiles.append(el("figure", {className: "tile"}, shownBlob(name, `${key}, step ${last[0]}`), el("figcaption", {}, open, text ? "" : ` (${files.length} steps)`)));
   }

@@ -48,12 +48,13 @@ const STATES = {finished: "#2a8a4a", running: "#1a5fb4", preempted: "#1a5fb4", d
 
 function makeRuns() {
   const s = section("runs", "Runs");
-  const menu = el("details", {className: "menu"}, el("summary", {textContent: "Columns"}), el("div"));
+  const all = columns.filter(c => c.name !== "key");
+  const choose = menu("Columns", all.map(c => [c.name, c.label]), (name, shown) => set({columns: {...state.columns, [name]: shown}}));
   const group = el("input", {type: "checkbox"}), differ = el("button", {type: "button", textContent: "What differs"});
   group.onchange = () => set({group: group.checked});
   const hasSeeds = flags().some(c => c.name === "seed");
   const csv = el("button", {type: "button", className: "quiet", textContent: "Save as CSV", onclick: saveCsv});
-  s.append(el("div", {className: "bar"}, menu, hasSeeds ? field(group, "mean over seeds") : null, differ, csv));
+  s.append(el("div", {className: "bar"}, choose, hasSeeds ? field(group, "mean over seeds") : null, differ, csv));
   const place = el("div", {className: "scroll tall", tabIndex: 0, role: "region", "aria-label": "table of runs"}), more = el("p", {className: "note"});
   const note = el("p", {className: "note"});
   const metric = sweep.metric ? `The sweep judges its runs by ${sweep.metric.name}, to ${sweep.metric.goal}. ` : "";
@@ -61,18 +62,9 @@ function makeRuns() {
   s.append(place, more, note);
   let limit = ROWS;
 
-  for (const c of columns.filter(c => c.name !== "key")) {
-    const box = el("input", {type: "checkbox"});
-    box.onchange = () => set({columns: {...state.columns, [c.name]: box.checked}});
-    box.dataset.name = c.name;
-    menu.lastElementChild.append(el("label", {}, box, c.label));
-  }
-  document.addEventListener("click", event => { if (!menu.contains(event.target)) menu.open = false; });
-  menu.addEventListener("keydown", event => { if (event.key === "Escape") { menu.open = false; menu.firstElementChild.focus(); } });
-
   const heading = (c, text) => {
     const [name, down] = state.sort.length ? state.sort : [headline(), !sweep.ascending];
-    const button = el("button", {type: "button", textContent: text});
+    const button = focusable(`sort ${c.name}`, el("button", {type: "button", textContent: text}));
     button.onclick = () => set({sort: [c.name, name === c.name && !down]});
     const th = el("th", {scope: "col"}, button);
     if (name === c.name) th.setAttribute("aria-sort", down ? "descending" : "ascending");
@@ -85,10 +77,10 @@ function makeRuns() {
   };
   const draw = framed(() => {
     const shownColumns = visibleColumns(), chosen = new Set(state.sel), colours = colourBy();
-    for (const box of menu.querySelectorAll("input")) box.checked = shownColumns.some(c => c.name === box.dataset.name);
+    choose.tick(shownColumns.map(c => c.name));
     group.checked = state.group;
     const table = el("table"), head = el("tr"), body = el("tbody");
-    const all = el("input", {type: "checkbox", "aria-label": "select all shown runs", checked: passing.length > 0 && passing.every(run => chosen.has(run.id))});
+    const all = focusable("all", el("input", {type: "checkbox", "aria-label": "select all shown runs", checked: passing.length > 0 && passing.every(run => chosen.has(run.id))}));
     all.onchange = () => set({sel: all.checked ? passing.map(run => run.id) : []});
     head.append(el("th", {}, all), el("th", {scope: "col", className: "pinned", textContent: state.group ? "setting" : "run"}));
     if (state.group && hasSeeds) {
@@ -102,7 +94,7 @@ function makeRuns() {
       if (column(by)?.numeric && column(by).kind !== "flag") found.sort((a, b) => { const x = meanOf(a), y = meanOf(b); return x === null ? (y === null ? 0 : 1) : y === null ? -1 : down ? y - x : x - y; });
       for (const {label, runs: members} of found.slice(0, limit)) {
         const done = members.filter(run => run.state === "finished"), picked = members.every(run => chosen.has(run.id));
-        const box = el("input", {type: "checkbox", checked: picked, "aria-label": `select ${label}`});
+        const box = focusable(`select ${label}`, el("input", {type: "checkbox", checked: picked, "aria-label": `select ${label}`}));
         box.onchange = () => set({sel: box.checked ? [...new Set([...state.sel, ...members.map(r => r.id)])] : state.sel.filter(id => !members.some(r => r.id === id))});
         const row = el("tr", {"aria-selected": picked}, el("td", {}, box), el("th", {scope: "row", className: "pinned"}, el("i", {className: "swatch", style: `background:${colours.of(members[0])}`}), label));
         row.append(...others.map(c => el("td", {className: c.numeric ? "num" : "", textContent: shownValue(members[0], c)})), el("td", {className: "num", textContent: `${done.length} of ${members.length}`}));
@@ -110,14 +102,14 @@ function makeRuns() {
         body.append(row);
       }
       note.hidden = false;
-      more.textContent = (found.length > limit ? `The first ${limit} of ${found.length} settings. ` : "") + "Mean ± sample standard deviation of finished runs; n of the setting's runs. " + (sweep.confirmed.length ? "A trial that further seeds confirm is left out: it was chosen for its value." : "");
+      more.textContent = (found.length > limit ? `The first ${limit} of ${found.length} settings. ` : "") + "Mean ± sample standard deviation of finished runs; n: how many of the setting's runs have finished. " + (sweep.confirmed.length ? "A trial that further seeds confirm is left out: it was chosen for its value." : "");
     } else {
       head.append(...shownColumns.map(c => heading(c, c.label)));
       const listed = order(passing);
       for (const run of listed.slice(0, limit)) {
-        const box = el("input", {type: "checkbox", checked: chosen.has(run.id), "aria-label": `select ${run.label}`});
+        const box = focusable(`select ${run.id}`, el("input", {type: "checkbox", checked: chosen.has(run.id), "aria-label": `select ${run.label}`}));
         box.onchange = () => select([run.id], true);
-        const open = el("button", {type: "button", className: "link", textContent: run.label, onclick: () => set({run: run.id})});
+        const open = focusable(`open ${run.id}`, el("button", {type: "button", className: "link", textContent: run.label, onclick: () => set({run: run.id})}));
         body.append(el("tr", {"aria-selected": chosen.has(run.id)}, el("td", {}, box),
           el("th", {scope: "row", className: "pinned"}, el("i", {className: "swatch", style: `background:${colours.of(run)}`}), open), ...shownColumns.map(c => cellOf(run, c))));
       }
@@ -127,7 +119,7 @@ function makeRuns() {
     }
     table.append(el("thead", {}, head), body);
     const {scrollLeft, scrollTop} = place;
-    place.replaceChildren(table);
+    drawnAnew(place, () => place.replaceChildren(table));
     place.scrollLeft = scrollLeft; place.scrollTop = scrollTop;
     // it keeps its height when runs are filtered out: what is dragged below must not move away
     if (place.offsetHeight > (parseFloat(place.style.minHeight) || 0)) place.style.minHeight = place.offsetHeight + "px";

@@ -63,6 +63,7 @@ function takeData(data) {
   sweep = data;
   ({runs, columns} = data);
   columnAt = new Map(columns.map((column, i) => [column.name, i]));
+  for (const c of columns) if (c.order) c.order = c.order.map(word);
   runs.forEach((run, i) => { run.index = i; });
 }
 
@@ -92,7 +93,7 @@ function passesBrush(run, besides) {
 
 function chooseRuns() {
   try {
-    predicate = parseFilter(state.filter, new Set(columns.map(c => c.name)));
+    predicate = parseFilter(state.filter, columns);
     filterProblem = "";
   } catch (error) {
     predicate = () => true;
