@@ -56,3 +56,19 @@ class Page:
 
     def close(self) -> None:
         self.context.close()
+
+
+SETTLED = """async () => {
+  const frame = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+  do { await frame(); await frame(); } while (waiting);  // tiles fill in the frame after they come into view
+  const near = [...document.images].filter(image => {
+    const {top, bottom} = image.getBoundingClientRect();
+    return bottom > -300 && top < innerHeight + 300;
+  });
+  await Promise.all(near.map(image => image.decode().catch(() => {})));
+}"""
+
+
+def settle(page):
+    """Until all is drawn that the page's state asks for."""
+    page.evaluate(SETTLED)

@@ -385,6 +385,77 @@ def test_several_sweeps_in_one_report(sweep_folder, tmp_path):
     assert call(sweep_folder, other, "--publish") == 2
 
 
+def test_joined_sweeps_are_told_apart(sweep_folder, tmp_path):
+    """Equal names, equal run keys, names with signs, and headlines that cannot be compared."""
+    other = shutil.copytree(sweep_folder, tmp_path / "again" / sweep_folder.name)
+    for path in other.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"headline": "val/elbo_nats", "goal": "maximize"}))
+    (other / "sweep.yaml").write_text("# Question  And the bound?\n" + YAML)
+    assert call(sweep_folder, other, f"--out={tmp_path / 'both.html'}") == 0
+    data = data_of(tmp_path / "both.html")
+    names = [f"{sweep_folder.parent.name}/vae", "again/vae"]
+    assert [pair[0] for pair in data["about"][:2]] == names and data["about"][1][1] == "And the bound?"
+    ids = [run["id"] for run in data["runs"]]
+    assert len(set(ids)) == len(ids) == 8 and {i.rpartition("/")[0] for i in ids} == set(names)
+    assert "val/mse (4 runs), val/elbo_nats (4 runs)" in data["warning"]
+    at = next(i for i, c in enumerate(data["columns"]) if c["name"] == "headline")
+    with_value = [run["id"] for run in data["runs"] if run["values"][at] is not None]
+    assert with_value and all(i.startswith(names[0]) for i in with_value)
+    with pytest.raises(UserError, match="must be given only once"):
+        report.write(parse(report.Flags, [str(sweep_folder), str(sweep_folder)], positional="folder"))
+
+
+def test_a_run_that_further_seeds_confirm_is_known_in_a_joined_sweep(sweep_folder):
+    sweep = read.read_sweep(sweep_folder)
+    sweep.runs[1].trial["confirms"] = sweep.runs[0].folder.name
+    other = read.Sweep(sweep_folder, "other", "", {}, "", [], [])
+    df = read.table(read.joined([sweep, other]))
+    assert df.attrs["confirmed"] == [f"vae/{sweep.runs[0].folder.name}"] == [df["key"][0]]
+    assert sum(read.summarise_over_seeds(df)["runs"]) == len(sweep.runs) - 1
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["a/x", "a/y"], ["x", "y"]),
+        (["a/x", "b/x"], ["a/x", "b/x"]),
+        (["c/a/x", "d/a/x", "e"], ["c/a/x", "d/a/x", "e"]),
+    ],
+)
+def test_names_of_joined_sweeps(tmp_path, places, names):
+    sweeps = [read.Sweep(tmp_path / place, Path(place).name, "", {}, "", [], []) for place in places]
+    assert read._own_names(sweeps) == names
+
+
+def test_two_tables_of_one_name(sweep_folder, tmp_path, monkeypatch):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        assert call(sweep_folder, f"--csv={tmp_path / place / 'vae.csv'}") == 0
+    monkeypatch.chdir(tmp_path)
+    assert call(tmp_path / "a" / "vae.csv", tmp_path / "b" / "vae.csv") == 0
+    data = data_of(tmp_path / "a-vae and b-vae.html")
+    assert [pair[0] for pair in data["about"]][:2] == ["a/vae", "b/vae"]
+    assert data["about"][-1][1].startswith("runs over sweep (a/vae, b/vae)")
+    assert data["source"].startswith("Read from a table of results alone")
+
+
+def test_where_w_and_b_is(tmp_path, monkeypatch):
+    """As its client finds it: the environment, then a file of settings, then the cloud."""
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    assert read.wandb_address(tmp_path) == "https://wandb.ai"
+    (tmp_path / "settings").write_text("[default]\nbase_url = https://wandb.example.org/\nentity = a%b\n")
+    assert read.wandb_address(tmp_path) == "https://wandb.example.org"
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    assert read.wandb_address() == "https://wandb.example.org"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
+    assert read.wandb_address(tmp_path) == "https://wandb.ai"
+    (tmp_path / "settings").write_text("no settings at all")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:8080")
+    assert read.wandb_address(tmp_path) == "http://localhost:8080"
+
+
 def data_of(page):
     """What the page's code reads, unpacked."""
     packed = re.search(r'id="data">([^<]*)<', page.read_text())[1]

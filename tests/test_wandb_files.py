@@ -25,7 +25,7 @@ from launch.results import headline, media, read, wandb_files
 from research.common.identity import ROOT
 from research.common.messages import UserError
 from tests import test_report
-from tests.browser import Page, browser
+from tests.browser import Page, browser, settle
 from tests.foreign_script import NASTY
 from tests.test_report import call, make_run, texts_of
 
@@ -194,6 +194,29 @@ def test_media_come_back(sweep):
     }
     assert kinds["table"] == kinds["page"] == kinds["plot"] == {"text"}
     assert kinds["film"] == kinds["picture"] == kinds["panel.inner"] == {"image"}
+
+
+def test_captions_stand_below_pictures(sweep):
+    run = by_id(sweep)["aaa"]
+    step, path = run.media["picture"][0]
+    assert run.captions[path] == NASTY
+    data = media.media_of(sweep, 100.0, None).data
+    shown_step, name, caption = data["of"]["picture"][sweep.runs.index(run)][0]
+    assert (shown_step, caption) == (step, NASTY) and name in data["blobs"]
+    assert len(data["of"]["film"][sweep.runs.index(run)][0]) == 2
+
+
+def test_a_folder_for_each_run(project, tmp_path):
+    """As Hydra lays them out; our own runs' folders are no such place."""
+    for i, source in enumerate(sorted((project / "wandb").glob("*run-*"))):
+        shutil.copytree(source, tmp_path / "outputs" / "2025-01-01" / f"{i}" / "wandb" / source.name)
+    found = wandb_files.read_wandb(tmp_path / "outputs")
+    assert set(by_id(found)) == {"aaa", "bbb", "ccc", "ddd"} and found.folder == tmp_path / "outputs"
+    ours = tmp_path / "runs" / "sweep" / "key"
+    shutil.copytree(tmp_path / "outputs" / "2025-01-01" / "0", ours)
+    for name in ("config.json", "status.json"):
+        (ours / name).write_text("{}")
+    assert wandb_files.place_of(tmp_path / "runs") is None
 
 
 def test_a_table_is_a_page():
@@ -729,7 +752,7 @@ def test_a_real_browser_draws_it(project, tmp_path):
         for key in keys:
             page.get_by_role("button", name=key, exact=True).click()
             page.locator("#tiles").scroll_into_view_if_needed()
-            page.wait_for_timeout(250)
+            settle(page)
             assert page.locator(f"#tiles {expected[key]}").count() >= 1, key
         # a page that W&B keeps asks for a style sheet of W&B's, which the report does not let it load
         assert all("normalize.css" in line or "is sandboxed" in line for line in tab.complaints)

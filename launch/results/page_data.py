@@ -87,9 +87,10 @@ def state_line(states: dict[str, int], n_open: int) -> str:
 
 def source_line(sweep: Sweep) -> str:
     """What a reader should know of where this was read, where that is no folder of runs; else empty."""
-    if sweep.yaml is None:
+    if not sweep.tables:
         return ""
-    return "Read from a table of results alone, which holds no curves, pictures or logs."
+    part = "" if sweep.tables == len(sweep.questions or [sweep]) else "in part "
+    return f"Read {part}from a table of results alone, which holds no curves, pictures or logs."
 
 
 def warning(sweep: Sweep, done: int, planned: int) -> str:

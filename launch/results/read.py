@@ -178,6 +178,7 @@ class Sweep:
     foreign: bool = False  # made by scripts that know nothing of this repository: see wandb_files.py
     figures: list[str] | None = None  # that a table has, in its order; None: test/*, val/*
     questions: list[list[str]] | None = None  # [name, question] of each, where several sweeps were joined
+    tables: int = 0  # how many of them were read from a table of results alone
 
     @property
     def varied(self) -> list[str]:
@@ -396,7 +397,7 @@ def read_results(path: Path | str) -> Sweep:
         runs.append(run)
     header = re.match(r"(?:[ \t]*(?:#.*)?\n)*", text)[0]
     header = re.sub(r"(?m)^[ \t]*# ?", "", header).strip()
-    return Sweep(path.parent, path.stem, text, spec, header, runs, [], yaml=yaml_path)
+    return Sweep(path.parent, path.stem, text, spec, header, runs, [], yaml=yaml_path, tables=1)
 
 
 def _value(text: str) -> Any:
@@ -445,6 +446,7 @@ def joined(sweeps: list[Sweep]) -> Sweep:
     name = " and ".join(names)
     whole = Sweep(sweeps[0].folder, name, "", spec, header, runs, trials, "; ".join(problems) or None)
     whole.questions = questions
+    whole.tables = sum(sweep.tables for sweep in sweeps)
     whole.foreign = any(sweep.foreign for sweep in sweeps)
     if whole.foreign:
         whole.figures = list(dict.fromkeys(name for sweep in sweeps for name in sweep.figures or ()))
@@ -453,14 +455,13 @@ def joined(sweeps: list[Sweep]) -> Sweep:
 
 def _own_names(sweeps: list[Sweep]) -> list[str]:
     """A name of its own for each sweep: where two share theirs, with as many folders as tell them apart."""
-    paths = [(*sweep.folder.parent.parts, sweep.name) for sweep in sweeps]
-    if any(sweep.yaml for sweep in sweeps):  # tables: their folder holds the file itself
-        paths = [(*s.folder.parts, s.name) if s.yaml else path for s, path in zip(sweeps, paths)]
-    for depth in range(1, max(map(len, paths)) + 1):
-        names = ["/".join(path[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({i})" for i, name in enumerate(names, 1)]
+    above = [sweep.folder if sweep.tables else sweep.folder.parent for sweep in sweeps]
+    paths = [(*folder.parts, sweep.name) for folder, sweep in zip(above, sweeps)]
+    depths = [1] * len(paths)
+    for _ in range(max(map(len, paths))):
+        names = ["/".join(path[-depth:]) for path, depth in zip(paths, depths)]
+        depths = [depth + (names.count(name) > 1) for name, depth in zip(names, depths)]
+    return names
 
 
 def _first_words(header: str) -> str:
