@@ -67,7 +67,7 @@ function frame(pen, w, h, xs, ys, xName, yName) {
   }
   let end = -Infinity;
   for (const [v, text] of xs.ticks) {
-    const at = x(v), half = text.length * 3.2 * k;
+    const at = x(v), half = text.length * 3.7 * k;
     if (at - half < end + 6) continue;  // no room
     end = at + half;
     pen.line([[at, h - bottom], [at, h - bottom + 4]], {colour: soft, width: 1});
