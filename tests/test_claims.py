@@ -1254,6 +1254,27 @@ def pretraining_tells_lines_apart() -> str:
     )
 
 
+def units_and_not_latents() -> str:
+    """Two numbers of latents by two of units, six free bits."""
+    few, many = (
+        {n: remedy("text_vae_size", latent_dim=n, hidden_dim=units) for n in (8, 32)} for units in (128, 384)
+    )
+    log_p, mutual = "test/iw_nats", "test/mutual_information_nats"
+    gained = [high - low for n in (8, 32) for high, low in zip(many[n][log_p], few[n][log_p])]
+    assert min(gained) > 5
+    by_seed = {n: many[n].set_index("seed")[log_p].sort_index() for n in (8, 32)}
+    assert (by_seed[8] > by_seed[32]).sum() in (1, 2)
+    for of in (few, many):
+        assert (of[8]["test/active_units"] == 8).all() and (of[32]["test/active_units"] == 32).all()
+        assert of[8][mutual].min() > of[32][mutual].max()
+    small, large = (pd.concat([of[n][mutual] for of in (few, many)]) for n in (8, 32))
+    return (
+        f"Three times as many units gain {reach(pd.Series(gained), 1)} nats of log-likelihood. With 384 units, 8 and 32 latents are "
+        f"not told apart by it. All latents are active; 8 of them tell lines apart by {reach(small, 1)} nats, 32 by only "
+        f"{reach(large, 1)} (mutual information, three seeds each)."
+    )
+
+
 def more_free_bits_do_not_help() -> str:
     """24 and 48 free bits, against 6."""
     six = remedy(free_bits=6, anneal="none")
@@ -1378,6 +1399,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     "sweeps/text_vae_more.yaml": [fixed_spread_keeps_the_code, word_dropout_hurts],
     "sweeps/text_vae_pretrain.yaml": [pretraining_tells_lines_apart],
     "sweeps/text_vae_rate.yaml": [more_free_bits_do_not_help],
+    "sweeps/text_vae_size.yaml": [units_and_not_latents],
     "sweeps/text_vae_words.yaml": [words_collapse_too, free_bits_of_words, pairs_of_words],
     "sweeps/text_vae.yaml": [
         sentences_collapse,
