@@ -84,7 +84,7 @@ def by_seed(runs: pd.DataFrame, figure: str, of: str = "beta") -> pd.DataFrame:
 def beta_costs_error() -> str:
     mse = by_seed(results("bvae"), "test/mse")
     assert len(mse) == 3 and (mse[0] < mse[4]).all() and (mse[4] < mse[20]).all()
-    return "On these rendered faces β costs error: with each of the three seeds MSE rises from 0 to 4 to 20."
+    return "A larger β costs reconstruction: with each of the three seeds the MSE rises from β = 0 to 4 and from 4 to 20."
 
 
 def beta_buys_order() -> str:
@@ -93,8 +93,8 @@ def beta_buys_order() -> str:
     for low, high in ((0, 4), (4, 20)):
         assert (units[high] < units[low]).all() and (mig[high] > mig[low]).all()
     return (
-        "It buys order, from 0 to 4 and from 4 to 20: with each of the three seeds fewer units are active and MIG "
-        f"is higher, though at most {mig.max().max():.2f}."
+        "At each of these two increases, with each of the three seeds, fewer units are active and MIG is higher, though "
+        f"it is at most {mig.max().max():.2f}."
     )
 
 
@@ -107,9 +107,9 @@ def sharper_than_before() -> str:
     assert less.loc[[0, 4]].all() and less.loc[20].sum() == 2
     errors = [span(before.loc[beta]["test/mse"], 4) for beta in (0, 4, 20)]
     return (
-        "With each β and seed the error is lower than with the convolutions and Adam of 6,000 steps, the defaults "
-        f"before, whose errors were {errors[0]}, {errors[1]} and {errors[2]} (sweeps/results/bvae_adam.csv, "
-        "three seeds); the objective is lower at 0 and 4 with each seed, at 20 with two of three."
+        "With each β and seed the MSE is lower than with the previous defaults (convolutions, Adam, 6,000 steps): theirs "
+        f"was {errors[0]} at β = 0, {errors[1]} at 4 and {errors[2]} at 20 (sweeps/results/bvae_adam.csv, three "
+        "seeds). The objective is lower than theirs with each seed at β = 0 and 4, and with two of three seeds at 20."
     )
 
 
@@ -117,8 +117,8 @@ def less_order_than_before() -> str:
     now, before = (by_seed(results(name), "test/mig")[4] for name in ("bvae", "bvae_adam"))
     assert (now < before).all()
     return (
-        f"At β = 4 MIG is lower than it was with these: {span(now, 2)} against {span(before, 2)} with three "
-        "seeds each."
+        f"At β = 4 MIG is lower than with the previous defaults: {span(now, 2)} against {span(before, 2)} (three "
+        "seeds each)."
     )
 
 
@@ -135,16 +135,17 @@ def mig_at_3_in_the_header() -> str:
     mig = mig_of_beta()
     a, b, c = (f"{mig[1][s]:.2f} and {mig[3][s]:.2f}" for s in range(3))
     return (
-        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and with both that finished than at 0.2; 1 and 3 are not told "
-        f"apart (three seeds: {a}, {b}, {c})."
+        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
+        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3 (three seeds, 1 and then 3: "
+        f"{a}; {b}; {c})."
     )
 
 
 def mig_at_3_on_the_page() -> str:
     mig_of_beta()
     return (
-        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and with both that finished than at 0.2; "
-        "1 and 3 are not told apart."
+        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
+        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3."
     )
 
 
@@ -167,14 +168,9 @@ def share_of_two() -> tuple[float, float]:
     return share.min(), share.max()
 
 
-def background_and_hat_in_the_header() -> str:
+def background_and_hat() -> str:
     low, high = share_of_two()
-    return f"Background and hat make {low:.2f} to {high:.2f} of it in these six runs"
-
-
-def background_and_hat_on_the_page() -> str:
-    low, high = share_of_two()
-    return f"Background and hat make {low:.2f} to {high:.2f} of the MIG in these six runs"
+    return f"Background and hat account for {100 * low:.0f} to {100 * high:.0f} % of the MIG in the six runs with β = 1 and 3"
 
 
 def little_beta_is_not_safe() -> str:
@@ -182,8 +178,8 @@ def little_beta_is_not_safe() -> str:
     mse = runs["test/mse"].dropna().sort_values()
     assert list(runs["status"]).count("diverged") == 1 and len(runs) == 3 and mse.max() > 2 * mse.min()
     return (
-        "at β = 0.2 one of three runs diverged, and of the other two one ended with twice the other's error "
-        f"(MSE {mse.max():.4f} and {mse.min():.4f})"
+        "At β = 0.2 one of the three runs diverged, and of the other two one ended with more than twice the error of the "
+        f"other (MSE {mse.max():.4f} and {mse.min():.4f})."
     )
 
 
@@ -193,7 +189,7 @@ def no_order_without_beta() -> str:
     rec = by_seed(runs, "test/rec_nats")
     assert (little["test/active_units"] == 10).all() and (rec.idxmin(axis=1) == 0).all() and len(rec) == 3
     return (
-        f"Ten active units and a MIG of at most {little['test/mig'].max():.2f} in every run. "
+        f"Ten units are active and MIG is at most {little['test/mig'].max():.2f} in every run. "
         "With each seed β = 0 has the best reconstruction of all."
     )
 
@@ -202,7 +198,7 @@ def some_latents_are_left() -> str:
     runs = results("bvae_beta")
     units = runs[runs["beta"].isin([1, 3])]["test/active_units"]
     assert (units.min(), units.max()) == (4, 9)
-    return "Four to nine latents are left."
+    return "Four to nine units are active."
 
 
 def what_else_changes() -> str:
@@ -211,8 +207,8 @@ def what_else_changes() -> str:
     other, floor = some["others_change_mean"], some["others_change_rendered_mean"]
     assert len(some) == 6 and (other > 3 * floor).all() and floor.nunique() == 1
     return (
-        f"What else changes while a face turns is {span(other, 2)}, against {floor.iloc[0]:.2f} of "
-        "rendered faces."
+        f"While a face turns, the other factors change by {span(other, 2)} of their range, against "
+        f"{floor.iloc[0]:.2f} for rendered faces."
     )
 
 
@@ -220,13 +216,13 @@ def face_is_gone() -> str:
     units = where(results("bvae_beta"), beta=8)["test/active_units"]
     yaw = where(results("bvae_beta_latents"), beta=8)["yaw"]
     assert (units.min(), units.max()) == (3, 4)
-    return f"Three or four latents are left, and none tells more than {yaw.max():.2f} of the yaw"
+    return f"Three or four units are active, and no latent carries more than {yaw.max():.2f} of the information about yaw."
 
 
 def nothing_is_told() -> str:
     kl = where(results("bvae_beta"), beta=40)["test/kl_nats"]
     assert len(kl) == 3 and (kl >= 0).all() and (kl < 0.0001).all()
-    return "KL is below 0.0001 nats."
+    return "the KL is below 0.0001 nats."
 
 
 def confirmed(name: str) -> pd.DataFrame:
@@ -239,8 +235,8 @@ def best_face_code() -> str:
     runs = confirmed("bvae_latent")
     assert len(runs) == 3 and set(runs["objective"]) == {"tc"}
     return (
-        f"Its best is tc at β = {runs['beta'].iloc[0]:.1f}, and over three new seeds has "
-        f"{mean_sd(runs['test/mig'], 2)}"
+        f"Its best setting is the objective tc at β = {runs['beta'].iloc[0]:.1f}, with a MIG of "
+        f"{mean_sd(runs['test/mig'], 2)} over three new seeds"
     )
 
 
@@ -254,12 +250,12 @@ def annealed_against_chosen() -> str:
         assert a[name].min() < b[name].max() and b[name].min() < a[name].max()
     assert a["factor_vae"].min() > b["factor_vae"].max()
     return (
-        f"has {mean_sd(a['mig'], 2)} over three seeds ([results](../sweeps/results/bvae_anneal.csv)). "
-        f"The two are not told apart by MIG ({span(a['mig'], 2)} against {span(b['mig'], 2)}), "
-        f"nor by SAP ({a['sap'].mean():.2f} against {b['sap'].mean():.2f}), whose ranges overlap "
-        f"({span(a['sap'], 2)} and {span(b['sap'], 2)}). The FactorVAE score is higher "
-        f"({a['factor_vae'].mean():.2f} against {b['factor_vae'].mean():.2f}): the least of three is "
-        f"{a['factor_vae'].min():.2f}, the greatest of the other three {b['factor_vae'].max():.2f};"
+        f"It reaches a MIG of {mean_sd(a['mig'], 2)} over three seeds ([results](../sweeps/results/bvae_anneal.csv)). "
+        f"The two settings cannot be distinguished by MIG ({span(a['mig'], 2)} against {span(b['mig'], 2)}) "
+        f"or by SAP ({a['sap'].mean():.2f} against {b['sap'].mean():.2f}), because the ranges overlap "
+        f"(SAP: {span(a['sap'], 2)} and {span(b['sap'], 2)}). The FactorVAE score of the falling β is higher "
+        f"({a['factor_vae'].mean():.2f} against {b['factor_vae'].mean():.2f}): its lowest run has "
+        f"{a['factor_vae'].min():.2f}, the highest of the other three {b['factor_vae'].max():.2f}."
     )
 
 
@@ -273,16 +269,16 @@ def yaw_has_its_own() -> tuple[pd.Series, float]:
 def yaw_on_the_page() -> str:
     best, next_best = yaw_has_its_own()
     return (
-        f"In all three runs yaw has a latent of its own: it tells {span(best, 2)} of it, "
-        f"the next one {next_best:.2f} at most."
+        "In all three runs with a falling β yaw has a latent of its own: this latent carries "
+        f"{span(best, 2)} of the information about yaw, and the next best latent at most {next_best:.2f}."
     )
 
 
 def yaw_in_the_header() -> str:
     best, next_best = yaw_has_its_own()
     return (
-        "With each of the three seeds yaw gets a latent of its own "
-        f"(it tells {span(best, 2)} of it, the next one {next_best:.2f} at most:"
+        f"With each of the three seeds yaw has a latent of its own, which carries {span(best, 2)} of the information "
+        f"about it; the next best latent carries at most {next_best:.2f}"
     )
 
 
@@ -297,15 +293,18 @@ def turn_on_the_page() -> str:
     turned = results("bvae_anneal_rotation")
     floor = turned["others_change_rendered_mean"].iloc[0]
     return (
-        f"the yaw read covers {degrees}°, its rank correlation with the yaw asked for is at least {rank:.3f} in "
-        f"every one of 300 faces, and the other factors move by {span(turned['others_change_mean'], 2)} of their "
-        f"range, of which {floor:.2f} is the reader's own."
+        f"The yaw read covers {degrees}°, and its rank correlation with the requested yaw is at least {rank:.3f} for "
+        f"each of the 300 faces. The other factors move by {span(turned['others_change_mean'], 2)} of their range, of "
+        f"which {floor:.2f} comes from the reader itself."
     )
 
 
 def turn_in_the_header() -> str:
     rank, degrees = faces_turn()
-    return f"faces turn as asked: rank correlation at least {rank:.3f}, {degrees} of 120 degrees"
+    return (
+        f"Faces turn as requested: the rank correlation is at least {rank:.3f}, and the turn covers {degrees} of 120 "
+        "degrees"
+    )
 
 
 def why_not_more() -> str:
@@ -314,10 +313,10 @@ def why_not_more() -> str:
     middling = best[["pitch", "light", "hair_length"]].stack()
     weak = best[["skin_tone", "hair_colour", "face_width", "glasses", "mouth"]].max().max()
     return (
-        f"In these three runs the best latent tells {span(best['hat'], 1)} of the hat, "
-        f"{span(best['background'], 1)} of the background (a perfect one is counted as 0.7 to 0.8, since 20 bins "
-        f"blur), {span(best['yaw'], 1)} of the yaw, {span(middling, 1)} of pitch, light and hair length, and at "
-        f"most {weak:.2f} of skin, hair colour, face width, glasses and mouth"
+        f"In these three runs the best latent carries {span(best['hat'], 1)} of the information about the hat, "
+        f"{span(best['background'], 1)} about the background, {span(best['yaw'], 1)} about yaw, "
+        f"{span(middling, 1)} about pitch, light and hair length, and at most {weak:.2f} about skin, hair colour, "
+        "face width, glasses and mouth"
     )
 
 
@@ -329,22 +328,19 @@ def ended_of_eight(name: str) -> dict[str, int]:
 
 def faces_search() -> str:
     assert ended_of_eight("bvae_latent") == {"finished": 4, "stopped": 3, "diverged": 1}
-    return "Three of the eight were stopped early and one diverged."
+    return "Three of the eight runs were stopped early, and one diverged."
 
 
 def digits_search() -> str:
     assert ended_of_eight("vae_mnist_best") == {"finished": 7, "stopped": 1}
-    return "One of the eight was stopped early."
+    return "One of the eight runs was stopped early."
 
 
 def two_that_finished() -> str:
     runs = results("bvae_latent")
     vae = runs[(runs["objective"] == "beta") & (runs["status"] == "finished")]["test/mig"]
     assert len(vae) == 2
-    return f"The two β-VAEs that finished came as close as {vae.max():.2f} (one seed)."
-
-
-# ---- GAN -----------------------------------------------------------------------------------------------
+    return f"Two β-VAEs finished; the better of them has a MIG of {vae.max():.2f} (one seed)."
 
 
 def percent(values: pd.Series, digits: int = 0) -> str:
@@ -551,8 +547,9 @@ def sharper_photos() -> str:
     before = results("bvae_photos_adam").set_index("seed")["test/mse"]
     assert len(now) == len(before) == 3 and (now < before).all()
     return (
-        f"The autoencoder's error on photos is {span(now, 4)}; with the convolutions and Adam that were the defaults before "
-        f"it is {span(before, 4)} after as many steps (sweeps/results/bvae_photos_adam.csv), higher with each seed."
+        f"The autoencoder's error (MSE) on photos is {span(now, 4)}. With the previous defaults, convolutions and Adam, "
+        f"it is {span(before, 4)} after the same number of steps (sweeps/results/bvae_photos_adam.csv), and higher with "
+        "each seed."
     )
 
 
@@ -565,12 +562,10 @@ def price_of_one() -> str:
     ratio = {name: mse[name][1] / mse[name][0] for name in ("emoji", "synthetic")}
     more = {name: f"{100 * (r.min() - 1):.0f} to {100 * (r.max() - 1):.0f} %" for name, r in ratio.items()}
     return (
-        f"With each seed the VAE's error is above the autoencoder's on rendered faces, by {more['synthetic']}, and on "
-        f"emoji, by {more['emoji']}. On the 435 photos the two are not told apart: it is below with two seeds of three."
+        "The VAE's reconstruction error is above the autoencoder's with each seed on rendered faces, by "
+        f"{more['synthetic']}, and on emoji, by {more['emoji']}. On the 435 photos the two cannot be distinguished: "
+        "the VAE's error is lower with two of three seeds."
     )
-
-
-# ---- digits --------------------------------------------------------------------------------------------
 
 
 def rate_gains() -> pd.Series:
@@ -1302,7 +1297,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         no_order_without_beta,
         some_latents_are_left,
         mig_at_3_on_the_page,
-        background_and_hat_on_the_page,
+        background_and_hat,
         what_else_changes,
         face_is_gone,
         nothing_is_told,
@@ -1394,7 +1389,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     ],
     "sweeps/bvae_sets.yaml": [price_of_one, sharper_photos],
     "sweeps/bvae_anneal.yaml": [yaw_in_the_header, turn_in_the_header],
-    "sweeps/bvae_beta.yaml": [mig_at_3_in_the_header, background_and_hat_in_the_header],
+    "sweeps/bvae_beta.yaml": [mig_at_3_in_the_header, background_and_hat],
     "sweeps/bvae_latent.yaml": [faces_search, two_that_finished],
     "sweeps/charlm_arch.yaml": [architectures],
     "sweeps/charlm_bayes.yaml": [recipe],
