@@ -584,29 +584,29 @@ def means(pairs: pd.Series) -> pd.Series:
 def rate_on_the_page() -> str:
     rate = rate_gains()
     return (
-        f"The higher learning rate gains {span(means(rate), 0)} nats in every row "
-        f"(two seeds; seed by seed {span(rate, 1)})."
+        f"The learning rate of 0.003 gains {span(means(rate), 0)} nats of ELBO over 0.001 in every row "
+        f"(two seeds; for single seeds {span(rate, 1)})."
     )
 
 
 def rate_in_the_header() -> str:
     rate = rate_gains()
     return (
-        f"The learning rate of 0.003 gains {span(means(rate), 0)} nats everywhere in so few epochs "
-        f"(two seeds; seed by seed {span(rate, 1)})."
+        f"The learning rate of 0.003 gains {span(means(rate), 0)} nats of ELBO over 0.001 at every β and number of latents, "
+        f"in these five epochs (two seeds; for single seeds {span(rate, 1)})."
     )
 
 
 def half_beta_of_two_latents() -> str:
     runs = where(results("vae_mnist"), latent_dim=2)
     assert gain(runs, "beta", 0.5, 1, "test/elbo_nats").abs().max() < 1
-    return "With two latents β changes the ELBO by less than 1 nat between 0.5 and 1"
+    return "With two latents the ELBO differs by less than 1 nat between β = 0.5 and β = 1 (two seeds)."
 
 
 def beta_of_two_latents() -> str:
     runs = where(results("vae_mnist"), latent_dim=2, learning_rate=0.003)
     lost = gain(runs, "beta", 4, 1, "test/rec_nats")
-    return f"gives up {span(lost, 0)} nats of reconstruction against β = 1 at the higher rate (two seeds)."
+    return f"At the higher learning rate β = 4 loses {span(lost, 0)} nats of reconstruction against β = 1 (two seeds)."
 
 
 def beta_of_twenty_latents() -> str:
@@ -614,8 +614,8 @@ def beta_of_twenty_latents() -> str:
     lost = -gain(runs, "beta", 4, 1, "test/elbo_nats")
     assert set(where(runs, beta=4)["test/active_units"]) == {6} and span(lost, 0) == "19 to 19"
     return (
-        "With twenty latents β = 4 costs 19 nats against β = 1 at the higher rate, and leaves six of the latents "
-        "active, that is, in use (two seeds alike)."
+        "With twenty latents β = 4 costs 19 nats of ELBO against β = 1 at the higher learning rate, and only six of the "
+        "latents stay active (both seeds)."
     )
 
 
@@ -625,8 +625,8 @@ def active_of_twenty_latents() -> str:
     assert set(runs["test/kl_nats"].round()) == {8}
     a, b = (f"{units[rate][0]:.0f} and {units[rate][1]:.0f}" for rate in (0.003, 0.001))
     return (
-        f"With twenty, β = 4 leaves {a} active at the higher rate, {b} at the lower, at a KL of 8 nats at both "
-        "(two seeds);"
+        f"With twenty latents and β = 4, {a} of them stay active at the higher learning rate and {b} at the lower one, with "
+        "a KL of 8 nats at both (two seeds)."
     )
 
 
@@ -634,7 +634,7 @@ def half_beta_spends_more() -> str:
     runs = where(results("vae_mnist"), latent_dim=20)
     more = means(gain(runs, "beta", 0.5, 1, "test/kl_nats"))
     assert (gain(runs, "beta", 0.5, 1, "test/elbo_nats") < 0).all()
-    return f"β = 0.5 spends {span(more, 0)} nats more on the code than β = 1 and is worse by the ELBO (two seeds)."
+    return f"With twenty latents β = 0.5 spends {span(more, 0)} nats more on the code than β = 1, and its ELBO is lower (two seeds)."
 
 
 def the_code_knows_the_digit() -> None:
@@ -645,19 +645,11 @@ def the_code_knows_the_digit() -> None:
     assert (1 - two > 1 / 6).all() and (1 - two < 1 / 4).all()
 
 
-def digit_on_the_page() -> str:
+def codes_and_digits() -> str:
     the_code_knows_the_digit()
     return (
-        "Twenty latents know the digit at β = 0.5 and 1 (0.97 at both rates, two seeds). "
-        "Two confuse one picture in five at the higher rate (two seeds)."
-    )
-
-
-def digit_in_the_header() -> str:
-    the_code_knows_the_digit()
-    return (
-        "Twenty latents know the digit at β = 0.5 and 1 (kNN 0.97, two seeds), two confuse one in five at the "
-        "higher rate (two seeds)."
+        "At β = 0.5 and 1 the codes of twenty latents identify the digit (kNN accuracy 0.97 at both learning rates, two seeds). "
+        "The codes of two latents confuse one picture in five at the higher learning rate (two seeds)."
     )
 
 
@@ -677,11 +669,11 @@ def size_on_the_page() -> str:
     by = size()
     low, high = minus(by["three"].min(), 1), minus(by["three"].max(), 1)
     return (
-        f"Two latents need depth: three fully connected layers instead of one gain {span(means(by['mlp']), 0)} "
-        f"nats, three convolutions instead of one {span(means(by['conv']), 0)} (two seeds). "
-        f"Twice the width gains {span(means(by['width']), 0)} nats (two seeds; seed by seed "
-        f"{span(by['width'], 1)}). With one layer convolutions are {span(means(by['one']), 0)} nats better "
-        f"(two seeds). With three they are not told apart: seed by seed {low} to {high} nats (two seeds)."
+        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
+        f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
+        f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
+        f"distinguished: the difference is {low} to {high} nats for single seeds (two seeds)."
     )
 
 
@@ -694,12 +686,12 @@ def size_in_the_header() -> str:
     more = default.set_index("seed")["test/elbo_nats"] - best
     assert (more > 0).all() and len(more) == 2
     return (
-        f"Depth is what two latents need: from one to three layers {span(means(by['mlp']), 0)} nats fully "
-        f"connected, {span(means(by['conv']), 0)} with convolutions (two seeds); from 128 to 256 units "
-        f"{span(means(by['width']), 0)} (two seeds; seed by seed {span(by['width'], 1)}). One convolution is "
-        f"{span(means(by['one']), 0)} nats better than one fully connected layer, three and three are not told "
-        f"apart (two seeds; seed by seed {span(by['three'], 1)}). By vae_mnist.yaml the default, 512 units in "
-        f"three layers, has another {more.mean():.0f} nats (two seeds; {more[0]:.1f} and {more[1]:.1f})."
+        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
+        f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
+        f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
+        f"distinguished: the difference is {span(by['three'], 1)} nats for single seeds (two seeds). The default of vae_mnist.yaml, "
+        f"three layers from 512 units on, gains another {more.mean():.0f} nats (two seeds; {more[0]:.1f} and {more[1]:.1f})."
     )
 
 
@@ -707,9 +699,8 @@ def best_digits() -> str:
     runs = confirmed("vae_mnist_best")
     assert len(runs) == 3 and set(zip(runs["width"], runs["depth"], runs["input_dropout"])) == {(1024, 4, 0)}
     return (
-        f"a learning rate of {runs['learning_rate'].iloc[0]:.6f}. Its ELBO is "
-        f"{mean_sd(runs['test/elbo_nats'], 1)}, IW-100 {mean_sd(runs['test/iw_nats'], 1)}, and its kNN accuracy "
-        f"{mean_sd(runs['test/knn_accuracy'], 3)} (three seeds)."
+        f"a learning rate of {runs['learning_rate'].iloc[0]:.6f}. Its ELBO is {mean_sd(runs['test/elbo_nats'], 1)}, its IW-100 "
+        f"{mean_sd(runs['test/iw_nats'], 1)}, and its kNN accuracy {mean_sd(runs['test/knn_accuracy'], 3)} (three seeds)."
     )
 
 
@@ -718,7 +709,7 @@ def knn_follows_the_elbo() -> str:
     assert len(runs) == 10
     rank = runs["test/elbo_nats"].rank().corr(runs["test/knn_accuracy"].rank())
     return (
-        "kNN accuracy tends to follow the ELBO: over the ten runs above that "
+        "kNN accuracy tends to rise with the ELBO: over the ten runs of the search and its confirmation that "
         f"[finished](../sweeps/results/vae_mnist_best.csv) their rank correlation is {rank:.2f}."
     )
 
@@ -742,16 +733,13 @@ def wider_digits() -> str:
         return f"{values.max():.1f} to {values.min():.1f}"
 
     return (
-        f"The four runs with 1,024 units that finished ({down(elbo['wide'])}, one seed, rates "
-        f"{span(wide['learning_rate'], 4)}) are ahead of the three with 512 ({down(elbo['narrow'])}, one seed, "
-        f"rates {span(narrow['learning_rate'], 4)}), and so are all three that confirm ({down(again)}). "
-        f"{stopped.width:,} units at {stopped.learning_rate:.4f} were stopped (one seed). With hidden pixels "
-        f"{hidden[0]:.1f} and {hidden[1]:.1f}, without {shown[0]:.1f} and {shown[1]:.1f} (one seed, at other "
-        "rates): not told apart."
+        f"Four runs with 1,024 units finished ({down(elbo['wide'])}, one seed, learning rates "
+        f"{span(wide['learning_rate'], 4)}). Their ELBO is above that of the three with 512 units that finished "
+        f"({down(elbo['narrow'])}, one seed, learning rates {span(narrow['learning_rate'], 4)}); so is that of all three "
+        f"confirming runs ({down(again)}, three seeds). A run with {stopped.width:,} units at {stopped.learning_rate:.4f} was stopped "
+        f"early (one seed). With 1,024 units, hidden pixels give {hidden[0]:.1f} and {hidden[1]:.1f}, and no hidden pixels "
+        f"{shown[0]:.1f} and {shown[1]:.1f} (one seed, at different learning rates): these cannot be distinguished."
     )
-
-
-# ---- characters ----------------------------------------------------------------------------------------
 
 
 def architectures() -> str:
@@ -1367,7 +1355,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         half_beta_of_two_latents,
         beta_of_two_latents,
         beta_of_twenty_latents,
-        digit_on_the_page,
+        codes_and_digits,
         size_on_the_page,
         best_digits,
         knn_follows_the_elbo,
@@ -1408,7 +1396,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         beta_of_two_latents,
         active_of_twenty_latents,
         half_beta_spends_more,
-        digit_in_the_header,
+        codes_and_digits,
     ],
     "sweeps/vae_mnist_best.yaml": [digits_search, wider_digits],
     "sweeps/vae_mnist_size.yaml": [size_in_the_header],
