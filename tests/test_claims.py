@@ -361,8 +361,8 @@ def gan_is_stable() -> str:
     share = last["train/kernel_distance"] / first["train/kernel_distance"]
     assert share.max() < 0.02
     return (
-        "All nine runs come to their end. There the kernel distance to training pictures is "
-        f"{percent(share, 1)} of what it was before the training, and generated pictures vary "
+        "All nine runs of the GAN train to the end. There the kernel distance to training pictures is "
+        f"{percent(share, 1)} of its value before training, and generated pictures vary "
         f"{span(last['val/diversity'], 2)} times as much as validation pictures."
     )
 
@@ -376,8 +376,8 @@ def best_of_emoji_are_earlier() -> str:
     )
     a, b, c = (f"{step:,}" for step in steps["emoji"])
     return (
-        "The last weights are the best on photos with each seed and on rendered faces with two of three; on emoji "
-        f"with none: there the best are those of steps {a}, {b} and {c}."
+        "The last weights are the best with each seed on photos and with two of three seeds on rendered faces. On emoji "
+        f"they are the best with no seed; the best are those of steps {a}, {b} and {c}."
     )
 
 
@@ -385,9 +385,9 @@ def plain_recipe_knows_by_heart() -> str:
     runs = where(results("gan_dcgan"), arch="dcgan")
     assert len(runs) == 3 and runs["test/d_generated"].min() >= runs["test/d_train_real"].min() > 0.98
     return (
-        "With the plain recipe the discriminator learns the photos by heart: at the end it recognises "
+        "With the plain recipe and DCGAN's layers the discriminator memorises the photos: at the end it recognises "
         f"at least {int(100 * runs['test/d_train_real'].min())} % of the training photos and of the generated ones, but "
-        f"{percent(runs['test/d_held_out_real'])} of the test photos, with three seeds."
+        f"{percent(runs['test/d_held_out_real'])} of the test photos (three seeds)."
     )
 
 
@@ -395,8 +395,8 @@ def layers_alone_are_not_told_apart() -> str:
     kd = by_seed(results("gan_dcgan"), "test/kernel_distance", "arch")
     assert len(kd) == 3 and (kd["skip"] < kd["dcgan"]).sum() == 2
     return (
-        "Three seeds do not tell whether the other layers alone help: they are ahead with two of three, but their "
-        f"kernel distance lies anywhere from {span(kd['skip'], 4)}; DCGAN's is {span(kd['dcgan'], 4)}."
+        "Three seeds cannot show whether our layers alone help: they are better with two of three seeds, but their "
+        f"kernel distance ranges from {span(kd['skip'], 4)}, against {span(kd['dcgan'], 4)} for DCGAN's layers."
     )
 
 
@@ -414,8 +414,8 @@ def by_heart_without_augmentation() -> str:
     gap = small("test/d_train_real") - small("test/d_held_out_real")
     assert (gap["none"] > 0.05).all() and (gap[STRONG] < 0).all() and (gap["translation"] < gap["none"]).all()
     return (
-        "Without augmentation the discriminator recognises more of the training photos than of the test photos with each "
-        f"seed, by {span(gap['none'], 2)} of them; with all three kinds of augmentation this is so with no seed."
+        "Without augmentation the discriminator recognises a larger share of the training photos than of the test photos with each "
+        f"seed, by {span(gap['none'], 2)}; with all three kinds of augmentation it does so with no seed."
     )
 
 
@@ -423,8 +423,8 @@ def augmentation_is_no_gain_yet() -> str:
     kd = small("test/kernel_distance")
     assert (kd[STRONG] > kd["translation"]).all() and (kd["none"] < kd["translation"]).sum() == 2
     return (
-        "In the kernel distance that does not pay within 1,000 steps: on photos all three kinds are behind translation alone "
-        "with each seed, and no augmentation is ahead of translation with two seeds of three."
+        "On photos augmentation shows no gain in kernel distance within 1,000 steps: all three kinds together are worse than "
+        "translation alone with each seed, and no augmentation is better than translation with two of three seeds."
     )
 
 
@@ -433,8 +433,8 @@ def averages_are_not_told_apart() -> str:
     ahead = (runs["test/kernel_distance"] < runs["test/kernel_distance_now"]).sum()
     assert len(runs) == 18 and 5 < ahead < 13
     return (
-        f"The averaged generator is nearer to test pictures than the generator itself in {ahead} of 18 runs: at the end, when "
-        "the rates have gone down, the average brings nothing that shows."
+        f"The averaged generator is nearer to test pictures than the generator itself in {ahead} of 18 runs. Averaging shows no "
+        "gain at the end of training, when the learning rates have gone down."
     )
 
 
@@ -444,9 +444,9 @@ def recipe_over_dcgan() -> str:
         assert (ours[name] < plain["dcgan"]).all()
     assert (ours["none"] < plain["skip"]).all() and len(plain) == 3
     return (
-        "With the same layers and no augmentation either, our losses, penalties, rates and average are ahead of the plain "
-        f"recipe with each of three seeds ({span(ours['none'], 4)} against {span(plain['skip'], 4)}), and ahead of "
-        f"DCGAN ({span(plain['dcgan'], 4)}) with and without translation."
+        "With the same layers and no augmentation, our losses, penalties, learning rates and averaging are better than the plain "
+        f"recipe with each of three seeds (kernel distance {span(ours['none'], 4)} against {span(plain['skip'], 4)}). With and "
+        f"without translation they are also better than DCGAN with each seed ({span(plain['dcgan'], 4)})."
     )
 
 
@@ -462,7 +462,7 @@ def both_penalties_with_relativistic() -> str:
     both, none = found[0.08, 0.08], found[0, 0]
     assert (both < none).all()
     return (
-        "With the relativistic loss both penalties together are ahead of none with each of three seeds: the kernel distance "
+        "With the relativistic loss, both penalties together are better than none with each of three seeds: the kernel distance "
         f"is {span(both, 4)} against {span(none, 4)}."
     )
 
@@ -471,8 +471,8 @@ def surest_of_all() -> str:
     worst = losses().max()
     assert worst.idxmin() == ("relativistic", 0.08, 0.08)
     return (
-        f"Its worst seed ({worst.min():.4f}) is ahead of the worst seed of each of the other fifteen settings, of which the "
-        f"least is {worst.nsmallest(2).iloc[1]:.4f}."
+        f"The worst seed of this setting ({worst.min():.4f}) is better than the worst seed of each of the other fifteen settings, "
+        f"the lowest of which is {worst.nsmallest(2).iloc[1]:.4f}."
     )
 
 
@@ -483,7 +483,7 @@ def critic_is_far_behind() -> str:
     assert wgan.min() > others.max()
     diversity = where(results("gan"), loss="wgan_gp")["test/diversity"]
     return (
-        "wgan_gp, whose critic has one update a step here and the same rates, is behind all others in every run "
+        "wgan_gp is worse than all other losses in every run "
         f"({wgan.min():.3f} to {wgan.max():.3f}; the others at most {others.max():.3f}), and its pictures vary at most "
         f"{diversity.max():.2f} times as much as real ones."
     )
@@ -504,8 +504,8 @@ def nearest_by_texture() -> str:
     a, v, g = (found[name] for name in MODELS)
     assert (g < a).all() and (a < v).all()
     return (
-        "To a network with random weights, which sees colours, edges and texture, the GAN's pictures are nearest to real "
-        "ones on each set and with each of three seeds, then the autoencoder's, then the VAE's."
+        "By the features of a network with random weights, which sees colours, edges and texture, the GAN's pictures are nearest "
+        "to real ones on each set and with each of three seeds; the autoencoder's come second, the VAE's last."
     )
 
 
@@ -514,8 +514,8 @@ def farthest_by_content() -> str:
     a, v, g = (found[name] for name in MODELS)
     assert (g > a).all() and (g > v).all()
     return (
-        "To the reader of rendered faces, which was trained to tell yaw, hair, glasses and the like, the GAN's pictures are "
-        "farthest, on each set and with each seed."
+        "By the features of the reader of rendered faces, which was trained to recognise yaw, hair, glasses and other factors, the "
+        "GAN's pictures are farthest from real ones on each set and with each seed."
     )
 
 
@@ -524,8 +524,8 @@ def little_of_the_variety() -> str:
     a, v, g = (span(found[name], 2) for name in MODELS)
     assert found[MODELS[2]].max() < 0.1 < 0.4 < found[list(MODELS[:2])].min().min()
     return (
-        f"On rendered faces its recall there is {g}, the autoencoder's {a} and the VAE's {v}: few real faces "
-        "have one of the GAN's near them."
+        f"On rendered faces the GAN's recall by these features is {g}, the autoencoder's {a} and the VAE's {v}: few real faces "
+        "have a face by the GAN near them."
     )
 
 
@@ -535,9 +535,9 @@ def how_often_told() -> str:
     assert (photos[MODELS[2]] < photos[MODELS[0]]).all() and (photos[MODELS[2]] < photos[MODELS[1]]).all()
     assert found.drop("photos").min().min() > 0.95
     return (
-        "A classifier on the random network's features tells generated rendered faces and emoji of all three from real ones "
-        f"nearly always; the GAN's photos to {percent(photos[MODELS[2]])}, the autoencoder's to "
-        f"{percent(photos[MODELS[0]])}, the VAE's to {percent(photos[MODELS[1]])}."
+        "With the random network's features, a classifier tells the rendered faces and emoji of all three models from real ones "
+        f"nearly always. For photos its accuracy is {percent(photos[MODELS[2]])} with the GAN, "
+        f"{percent(photos[MODELS[0]])} with the autoencoder and {percent(photos[MODELS[1]])} with the VAE."
     )
 
 
