@@ -851,12 +851,12 @@ def plain_mistakes() -> str:
     quarter, half, tenth = runs.loc[0.25], runs.loc[0.5], runs.loc[0.1]
     off = "test/mistakes_off_by_one"
     return (
-        f"A quarter is enough for {quarter['test/exact_match']:.2f}, a tenth only for "
-        f"{tenth['test/exact_match']:.2f} (after 4,000 steps no more for certain: seq2seq_short.yaml). Mistakes are off by one "
-        f"({quarter[off]:.3f} of {1 - quarter['test/exact_match']:.3f} wrong at 0.25, {half[off]:.3f} of "
-        f"{1 - half['test/exact_match']:.3f} at 0.5), soonest in answers of one digit, of which few are seen "
-        f"({quarter['test/exact_length_1']:.2f} right at 0.25, of three {quarter['test/exact_length_3']:.2f}); at "
-        f"0.1 as many are no near miss at all ({tenth['test/mistakes_other']:.2f})."
+        f"A quarter of the queries is enough for an exact match of {quarter['test/exact_match']:.2f}; a tenth gives only "
+        f"{tenth['test/exact_match']:.2f}, and stopping after 4,000 steps does not reliably raise it (seq2seq_short.yaml). Most "
+        f"wrong answers are off by one ({quarter[off]:.3f} of {1 - quarter['test/exact_match']:.3f} wrong at 0.25, {half[off]:.3f} of "
+        f"{1 - half['test/exact_match']:.3f} at 0.5). This happens most in answers of one digit, of which few are seen in training "
+        f"(at 0.25, {quarter['test/exact_length_1']:.2f} of them are right, and {quarter['test/exact_length_3']:.2f} of the answers "
+        f"with three characters). At 0.1, {tenth['test/mistakes_other']:.2f} of all answers are not even near misses."
     )
 
 
@@ -877,16 +877,14 @@ def stopped_sooner() -> tuple[str, str]:
 
 def sooner_in_the_header() -> str:
     sooner, whole = stopped_sooner()
-    return (
-        f"with three seeds {sooner} of the answers are right, after 10,000 steps {whole} (seq2seq_split.csv)."
-    )
+    return f"with three seeds {sooner} of the answers are right, and {whole} after 10,000 steps (seq2seq_split.csv)."
 
 
 def sooner_on_the_page() -> str:
     sooner, whole = stopped_sooner()
     return (
-        "for certain had it stopped sooner: after 4,000 steps instead of 10,000 it has "
-        f"{sooner} right with seeds 0, 1, 2, instead of {whole} ("
+        f"With a tenth of the queries the plain LSTM has an exact match of {sooner} after 4,000 steps (seeds 0, 1, 2), and "
+        f"{whole} after 10,000 ("
     )
 
 
@@ -897,7 +895,7 @@ def three_digits() -> str:
     assert abs((1 - row["test/exact_match"]) * n - wrong) < 1
     return (
         f"with one seed {wrong:.0f} of the 1.9 million test queries are answered wrongly, and "
-        f"{n * row['test/mistakes_no_number']:.0f} of these answers are no number."
+        f"{n * row['test/mistakes_no_number']:.0f} of these answers are not numbers."
     )
 
 
@@ -908,7 +906,10 @@ def left_is_off_by_ten() -> str:
     wrong = 1 - half["test/exact_match"]
     assert np.allclose(half["test/mistakes_off_by_ten"], wrong, atol=1e-5)
     carry, of = tenth["test/mistakes_off_by_ten"].mean(), 1 - tenth["test/exact_match"].mean()
-    return f"What is left is off by ten, a hundred …: {carry:.3f} of the {of:.3f} wrong at 0.1, all at 0.5; sums more than differences."
+    return (
+        f"The remaining wrong answers are off by ten, a hundred or another power of ten: {carry:.3f} of the {of:.3f} wrong at 0.1, "
+        "and all of them at 0.5. At 0.1 sums are wrong more often than differences."
+    )
 
 
 def off_by_ten_on_the_page() -> str:
@@ -916,8 +917,8 @@ def off_by_ten_on_the_page() -> str:
     tenth = where(results("seq2seq_best"), train_fraction=0.1)
     carry, of = tenth["test/mistakes_off_by_ten"].mean(), 1 - tenth["test/exact_match"].mean()
     return (
-        f"what is left is off by ten, a hundred or a thousand, {carry:.3f} of the {of:.3f} that are wrong with a "
-        "tenth of the queries; in sums more than in differences."
+        f"with a tenth of the queries {carry:.3f} of all answers are off by ten, a hundred or a thousand, out of {of:.3f} that are "
+        "wrong. Sums are wrong more often than differences."
     )
 
 
@@ -952,9 +953,10 @@ def what_each_brings() -> str:
     by = {name: addition(name) for name in ADDITIONS}
     (c, nc), (a, na), (r, nr), (b, nb), (w, nw) = by.values()
     return (
-        f"From {alone(None):.3f} (plain) to {all_five():.4f} (all), one seed. By what each multiplies the share of wrong "
-        f"answers, geometric mean over its 16 pairs of one seed: columns {c:.2f} (better in {nc} of 16), attention {a:.2f} "
-        f"({na}), reverse {r:.2f} ({nr}), both directions {b:.2f} ({nb}), decay 0.3 instead of 0.01 {w:.2f} ({nw})."
+        f"The exact match rises from {alone(None):.3f} (plain) to {all_five():.4f} (all additions), one seed. Each addition multiplies the "
+        f"share of wrong answers by this factor (geometric mean over its 16 pairs of runs, one seed): columns: {c:.2f} (better in {nc} "
+        f"of 16 pairs); attention: {a:.2f} ({na}); reverse: {r:.2f} ({nr}); both directions: {b:.2f} ({nb}); weight decay 0.3 instead of "
+        f"0.01: {w:.2f} ({nw})."
     )
 
 
@@ -963,13 +965,13 @@ def what_goes_wrong() -> str:
     plain = where(runs, **dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.01}).iloc[0]
     decayed = where(runs, **dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.3}).iloc[0]
     return (
-        f"What goes wrong, one seed: plain, {plain['test/mistakes_off_by_one']:.3f} of "
-        f"{1 - plain['test/exact_match']:.3f} are off by one, in the units digit of answers of which few are seen "
-        f"(plain {plain['test/exact_length_1']:.2f} of one digit right, of three "
-        f"{plain['test/exact_length_3']:.2f}); forwards the first digit has to be right before the others are "
-        f"computed. Off by ten comes next ({plain['test/mistakes_off_by_ten']:.3f}; with decay 0.3 it is "
-        f"{decayed['test/mistakes_off_by_ten']:.3f} of {1 - decayed['test/exact_match']:.3f}; one seed), the sign is hardly ever "
-        f"wrong ({runs['test/mistakes_sign'].max():.4f} at most)."
+        f"Of the answers of the plain LSTM {1 - plain['test/exact_match']:.3f} are wrong and {plain['test/mistakes_off_by_one']:.3f} "
+        "are off by one, in the units digit of answers of which few are seen "
+        f"({plain['test/exact_length_1']:.2f} of those with one digit are right, {plain['test/exact_length_3']:.2f} with three "
+        "characters; one seed). In an answer written forwards the first digit has to be right before the others are computed. Next are "
+        f"answers that are off by ten ({plain['test/mistakes_off_by_ten']:.3f}; with a weight decay of 0.3 "
+        f"{decayed['test/mistakes_off_by_ten']:.3f}, out of {1 - decayed['test/exact_match']:.3f} wrong; one seed). The sign is hardly ever "
+        f"wrong (at most {runs['test/mistakes_sign'].max():.4f}, one seed)."
     )
 
 
@@ -980,10 +982,10 @@ def plain_on_the_page() -> str:
     one, two, three = (plain[f"test/exact_length_{n}"] for n in (1, 2, 3))
     assert one < two < three and plain["test/exact_subtract"] < plain["test/exact_add"]
     return (
-        f"a quarter of the queries, 5,000 steps, one seed: {plain['test/mistakes_off_by_one']:.3f} of the "
-        f"{1 - plain['test/exact_match']:.3f} that are wrong are off by one. Differences more than sums "
-        f"({plain['test/exact_subtract']:.2f} and {plain['test/exact_add']:.2f} right), and the shorter the answer "
-        f"the more ({one:.2f} of one character, {two:.2f} of two, {three:.2f} of three)"
+        f"(a quarter of the queries, 5,000 steps, one seed): {plain['test/mistakes_off_by_one']:.3f} of all answers are off by one, "
+        f"out of {1 - plain['test/exact_match']:.3f} that are wrong. Differences are wrong more often than sums "
+        f"({plain['test/exact_subtract']:.2f} and {plain['test/exact_add']:.2f} right), and short answers more often than long ones "
+        f"({one:.2f} of those with one character are right, {two:.2f} with two, {three:.2f} with three)."
     )
 
 
@@ -991,9 +993,8 @@ def signs_and_numbers() -> str:
     runs = results("seq2seq_tricks")
     assert len(runs) == 32
     return (
-        f"The sign is hardly ever wrong (at most {runs['test/mistakes_sign'].max():.4f} of all answers, in any of "
-        f"the 32 runs), and an answer is always a number (at most {runs['test/mistakes_no_number'].max():.4f} are "
-        "not)."
+        f"The sign is hardly ever wrong (in at most {runs['test/mistakes_sign'].max():.4f} of all answers, in any of the 32 runs), and "
+        f"nearly every answer is a number (at most {runs['test/mistakes_no_number'].max():.4f} are not)."
     )
 
 
@@ -1001,8 +1002,8 @@ def attention_and_reverse() -> str:
     flags = dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.01, "attention": True, "reverse": True}
     (value,) = where(results("seq2seq_tricks"), **flags)["test/exact_match"]
     return (
-        "Attention and reverse with nothing else (`--train_fraction=0.25 --attention=True --reverse=True "
-        f"--steps=5000`): {value:.3f} (one seed)."
+        "With attention and a reversed answer alone (`--train_fraction=0.25 --attention=True --reverse=True --steps=5000`) the exact "
+        f"match is {value:.3f} (one seed)."
     )
 
 
@@ -1025,9 +1026,9 @@ def second_layers() -> pd.DataFrame:
 def layers_on_the_page() -> str:
     second_layers()
     return (
-        "A second layer of the decoder is better in all six pairs (one seed). A second one of the encoder is "
-        "better in three of six and worse in three (one seed): with 32 and 64 units it helps a decoder of one "
-        "layer and hurts one of two, with 128 the other way round."
+        "A second decoder layer is better in all six pairs (one seed). A second encoder layer is better in three of six pairs and worse "
+        "in the other three (one seed): with 32 and 64 units it helps a one-layer decoder and hurts a two-layer decoder; with 128 units "
+        "it is the other way round."
     )
 
 
@@ -1038,16 +1039,16 @@ def layers_in_the_header() -> str:
     assert right[1, 2][64] > right[1, 1][128] and right[1, 1][128] == alone(None)
     off, wrong = "test/mistakes_off_by_one", {1: 1 - right[1, 1][128], 2: 1 - right[2, 2][128]}
     return (
-        f"A second layer of the decoder is better in all six pairs (one seed): with 128 units {right[1, 2][128]:.3f} "
-        f"instead of {right[1, 1][128]:.3f} (seq2seq_tricks.yaml's plain), and 64 units with it "
-        f"({right[1, 2][64]:.3f}) are better than 128 without (one seed). A second one of the encoder is better in "
-        "three of six pairs and worse in three (one seed): with 32 and 64 units better behind one decoder layer "
-        f"({right[2, 1][32]:.3f} and {right[2, 1][64]:.3f} instead of {right[1, 1][32]:.3f} and "
-        f"{right[1, 1][64]:.3f}) and worse behind two ({right[2, 2][32]:.3f} and {right[2, 2][64]:.3f} instead of "
-        f"{right[1, 2][32]:.3f} and {right[1, 2][64]:.3f}), with 128 the other way round ({right[2, 1][128]:.3f} "
-        f"instead of {right[1, 1][128]:.3f}, {right[2, 2][128]:.3f} instead of {right[1, 2][128]:.3f}) (one seed). "
-        f"Mistakes are off by one ({one[off]:.3f} of {wrong[1]:.3f} with one layer on both sides and 128 units, "
-        f"{two[off]:.3f} of {wrong[2]:.3f} with two; one seed)."
+        f"A second decoder layer is better in all six pairs (one seed): with 128 units the exact match is {right[1, 2][128]:.3f} "
+        f"instead of {right[1, 1][128]:.3f} (the plain LSTM of seq2seq_tricks.yaml), and 64 units with it ({right[1, 2][64]:.3f}) are "
+        "better than 128 without (one seed). A second encoder layer is better in three of six pairs and worse in the other three (one "
+        "seed): with 32 and 64 units it helps a one-layer decoder "
+        f"({right[2, 1][32]:.3f} and {right[2, 1][64]:.3f} instead of {right[1, 1][32]:.3f} and {right[1, 1][64]:.3f}) and hurts a "
+        f"two-layer decoder ({right[2, 2][32]:.3f} and {right[2, 2][64]:.3f} instead of {right[1, 2][32]:.3f} and "
+        f"{right[1, 2][64]:.3f}); with 128 units it is the other way round ({right[2, 1][128]:.3f} instead of "
+        f"{right[1, 1][128]:.3f}, {right[2, 2][128]:.3f} instead of {right[1, 2][128]:.3f}) (one seed). Most wrong answers are off by "
+        f"one ({one[off]:.3f} of the {wrong[1]:.3f} wrong with one layer on both sides and 128 units, {two[off]:.3f} of "
+        f"{wrong[2]:.3f} with two layers; one seed)."
     )
 
 
@@ -1057,11 +1058,11 @@ def reading_costs() -> str:
     drawn = where(runs, mode="text_to_image")
     assert len(drawn) == 3 and (drawn["test/exact_match"] > drawn["test/reader_accuracy"]).all()
     return (
-        "Drawing costs nothing; the classifier reads the drawn answers better than real test pictures of "
-        f"characters ({drawn['test/reader_accuracy'].mean():.3f}), for they are typical ones. Reading costs what "
-        "misread digits do, four in most queries: the mistakes are of all kinds, most of none "
-        f"({read_['test/mistakes_other']:.3f} of {1 - read_['test/exact_match']:.3f}), nearly as many without a "
-        f"carry ({1 - read_['test/exact_no_carry']:.3f}) as with one ({1 - read_['test/exact_carry']:.3f})."
+        "Drawing the answers costs nothing. The classifier reads the drawn answers better than real test pictures of characters "
+        f"({drawn['test/reader_accuracy'].mean():.3f}), because the drawn ones are typical. Reading the queries costs what misread digits "
+        f"cost, and most queries have four digits. The mistakes are of all kinds, most of no listed kind ({read_['test/mistakes_other']:.3f} of "
+        f"{1 - read_['test/exact_match']:.3f} wrong), and nearly as frequent without a carry ({1 - read_['test/exact_no_carry']:.3f}) "
+        f"as with one ({1 - read_['test/exact_carry']:.3f})."
     )
 
 
@@ -1568,7 +1569,7 @@ def additions_row() -> list[Row]:
 
 
 def additions_table() -> list[Row]:
-    rows: list[Row] = [["plain", f"{alone(None):.3f}", "", ""]]
+    rows: list[Row] = [["none", f"{alone(None):.3f}", "", ""]]
     for name in ADDITIONS:
         times, better = addition(name)
         rows.append([None, f"{alone(name):.3f}", f"{times:.2f}", f"{better} of 16"])
@@ -1682,7 +1683,10 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
             "all additions, exact",
         ),
     ): few_table,
-    ("docs/seq2seq_arith.md", ("", "alone", "wrong ×", "better in")): additions_table,
+    (
+        "docs/seq2seq_arith.md",
+        ("addition to the plain LSTM", "exact match, alone", "wrong answers ×", "better in"),
+    ): additions_table,
     (
         "docs/seq2seq_arith.md",
         ("layers of encoder and decoder", "32 units", "64 units", "128 units"),
