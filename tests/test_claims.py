@@ -1104,7 +1104,7 @@ def remedy(name: str = "text_vae", **flags: object) -> pd.DataFrame:
 def sentences_collapse() -> str:
     runs = remedy(free_bits=0, anneal="none")
     assert (runs["test/active_units"] == 0).all() and (runs["test/kl_nats"] < 0.01).all()
-    return "Without a remedy the code collapses: with each of the three seeds KL is below 0.01 nats and no latent is active."
+    return "Without a remedy the posterior collapses: with each of the three seeds the KL is below 0.01 nats and no latent is active."
 
 
 def free_bits_cure() -> str:
@@ -1112,9 +1112,8 @@ def free_bits_cure() -> str:
     lost, kl, units = behind(runs, "text_vae_lm"), runs["test/kl_nats"], runs["test/active_units"]
     assert (kl >= 5).all() and (units >= 8).all() and (lost > 0).all() and (lost <= 3).all()
     return (
-        f"Six free bits keep it in use: KL is {reach(kl, 1)} nats, {reach(units)} of 16 latents are active, and the "
-        f"importance-weighted log-likelihood is {reach(lost, 1)} % below that of the language model with the same seed "
-        "(three seeds)."
+        f"With six free bits the code stays in use: the KL is {reach(kl, 1)} nats, {reach(units)} of 16 latents are active, and the "
+        f"importance-weighted log-likelihood is {reach(lost, 1)} % below that of the language model with the same seed (three seeds)."
     )
 
 
@@ -1126,8 +1125,8 @@ def rising_weight_helps_alone() -> str:
     ahead = (often.set_index("seed")["test/iw_nats"] - once.set_index("seed")["test/iw_nats"] > 0).all()
     assert ahead and often["test/kl_nats"].min() > once["test/kl_nats"].max()
     return (
-        f"A weight of KL that rises from 0 also keeps the code, without free bits: {reach(once['test/kl_nats'], 1)} nats where it "
-        f"rises once, {reach(often['test/kl_nats'], 1)} where it does so four times, which is ahead in log-likelihood too, with each "
+        f"Without free bits, annealing keeps the code in use too: the KL is {reach(once['test/kl_nats'], 1)} nats with linear and "
+        f"{reach(often['test/kl_nats'], 1)} with cyclical annealing, and cyclical annealing also has the higher log-likelihood with each "
         "of the three seeds."
     )
 
@@ -1136,7 +1135,7 @@ def cyclical_costs_nothing() -> str:
     lost = behind(remedy(free_bits=0, anneal="cyclical"), "text_vae_lm")
     assert lost.min() < 0 < lost.max() < 0.5
     return (
-        "Four rises cost nothing that shows: the log-likelihood is above the language model's with two of three seeds, "
+        "Cyclical annealing has no visible cost: its log-likelihood is above the language model's with two of three seeds, and ranges "
         f"from {-lost.min():.1f} % above it to {lost.max():.1f} % below."
     )
 
@@ -1147,7 +1146,7 @@ def rising_adds_nothing_to_free_bits() -> str:
         both = remedy(free_bits=6, anneal=name).set_index("seed")["test/iw_nats"].sort_index()
         assert (both > alone).sum() == 1
     return (
-        "Beside free bits no gain of a rising weight shows: once or four times, the log-likelihood is above that of free bits alone "
+        "Together with free bits annealing shows no gain: with either schedule the log-likelihood is above that of free bits alone "
         "with one of three seeds."
     )
 
@@ -1160,7 +1159,7 @@ def code_saves_and_costs() -> str:
     assert (saved > 0).all() and (saved < mutual).all() and (mutual < runs["test/kl_nats"]).all()
     return (
         f"With six free bits the decoder spends {reach(saved, 1)} nats less on a line than the language model. The code costs "
-        f"{reach(runs['test/kl_nats'], 1)}, of which {reach(mutual, 1)} tell lines apart (mutual information, three seeds); the "
+        f"{reach(runs['test/kl_nats'], 1)} nats, of which {reach(mutual, 1)} tell lines apart (mutual information, three seeds); the "
         "rest is the distance of all codes together from N(0, I)."
     )
 
@@ -1173,15 +1172,15 @@ def samples_of_codes() -> str:
         reach(100 * table[f"test/known_{name}"]) for table in (runs, model) for name in ("words", "pairs")
     )
     return (
-        f"Of the words in 200 samples {words} % occur in the training lines, and {pairs} % of the pairs of neighbours; of the "
-        f"language model's {of_words} % and {of_pairs} % (three seeds each)."
+        f"In 200 samples with six free bits, {words} % of the words and {pairs} % of the pairs of adjacent words occur in the training "
+        f"lines; in samples of the language model, {of_words} % and {of_pairs} % (three seeds each)."
     )
 
 
 def words_collapse_too() -> str:
     runs = remedy("text_vae_words", free_bits=0)
     assert (runs["test/active_units"] == 0).all() and (runs["test/kl_nats"] < 0.05).all()
-    return "Without free bits the code of words collapses as well: KL is below 0.05 nats with each of the three seeds."
+    return "Without free bits the posterior collapses with words as well: the KL is below 0.05 nats with each of the three seeds."
 
 
 def free_bits_of_words() -> str:
@@ -1192,9 +1191,9 @@ def free_bits_of_words() -> str:
     )
     model = results("text_vae_words_lm")
     return (
-        f"With six free bits all 16 latents are active, the bound of a line is {reach(-runs['test/elbo_nats'], 1)} nats, of which KL is "
-        f"{reach(kl, 1)}, and the log-likelihood is {reach(lost, 1)} % below the language model's, whose lines cost "
-        f"{reach(-model['test/elbo_nats'], 1)} nats (three seeds each)."
+        f"With six free bits all 16 latents are active. The negative ELBO is {reach(-runs['test/elbo_nats'], 1)} nats a line, of which the "
+        f"KL is {reach(kl, 1)}. The log-likelihood is {reach(lost, 1)} % below that of the language model, whose negative log-likelihood "
+        f"on all test lines is {reach(-model['test/elbo_nats'], 1)} nats a line (three seeds each)."
     )
 
 
@@ -1203,8 +1202,8 @@ def pairs_of_words() -> str:
     a, b = (table["test/known_pairs"] for table in (runs, model))
     assert a.min() < b.min() and a.max() > b.max()
     return (
-        f"Of the pairs of neighbours in 200 samples {reach(100 * a)} % occur in the training lines, of the language model's "
-        f"{reach(100 * b)} %: they are not told apart by three seeds."
+        f"In 200 samples {reach(100 * a)} % of the pairs of adjacent words occur in the training lines, and {reach(100 * b)} % in samples "
+        "of the language model: three seeds do not distinguish them."
     )
 
 
@@ -1216,8 +1215,9 @@ def fixed_spread_keeps_the_code() -> str:
     lost = pd.Series([100 * (own / other - 1) for other, own in pairs])
     assert (lost > 0).all() and lost.max() < 1
     return (
-        f"Means of a fixed spread (`--batch_norm=0.6`) keep all 16 latents and {reach(spread['test/kl_nats'], 1)} nats, a little more "
-        f"than the bound D γ² / 2 = 2.9, at a log-likelihood {reach(lost, 1)} % below that of the collapsed model (three seeds)."
+        f"Latent means of a fixed spread (`--batch_norm=0.6`) keep all 16 latents active and the KL at {reach(spread['test/kl_nats'], 1)} "
+        f"nats, a little above the bound D γ² / 2 = 2.9. The log-likelihood is {reach(lost, 1)} % below that of the collapsed model "
+        "(three seeds)."
     )
 
 
@@ -1227,8 +1227,8 @@ def word_dropout_hurts() -> str:
     lost = pd.Series([100 * (own / other - 1) for other, own in pairs])
     assert lost.min() > 5 and (dropped["test/kl_nats"] < 1).all()
     return (
-        f"Word dropout of 0.4 leaves {reach(dropped['test/kl_nats'], 1)} nats and costs {reach(lost)} % of log-likelihood: a decoder of "
-        "characters that is not shown two in five of them cannot spell (three seeds)."
+        f"Word dropout of 0.4 leaves a KL of {reach(dropped['test/kl_nats'], 1)} nats and costs {reach(lost)} % of the log-likelihood: a "
+        "character decoder that does not see two in five characters cannot spell (three seeds)."
     )
 
 
@@ -1245,9 +1245,9 @@ def more_free_bits_do_not_help() -> str:
     )
     assert lost[1].min() > lost[0].max() > 3 and (four["test/kl_nats"] < 40).all()
     return (
-        f"More free bits buy little. With 24 of them {reach(places[1])} % of a line's characters are rebuilt in their places, with "
-        f"six {reach(places[0])} %, and the log-likelihood is {reach(lost[0])} % below the language model's. With 48 the code "
-        f"does not even take what is free (KL {reach(four['test/kl_nats'])} nats), {reach(places[2])} % are rebuilt, and the "
+        f"With 24 free bits, {reach(places[1])} % of a line's characters are reconstructed in their places, against "
+        f"{reach(places[0])} % with six, and the log-likelihood is {reach(lost[0])} % below the language model's. With 48 the code "
+        f"does not even use all the free nats (KL {reach(four['test/kl_nats'])} nats), {reach(places[2])} % are reconstructed, and the "
         f"log-likelihood is {reach(lost[1])} % below (three seeds each)."
     )
 
@@ -1268,7 +1268,7 @@ def sentences_in_readme() -> str:
 
 def sentences_table() -> list[list[str | None]]:
     rows = [("language model", results("text_vae_lm"))]
-    names = {"none": "none", "linear": "weight of KL rises once", "cyclical": "weight of KL rises four times"}
+    names = {"none": "none", "linear": "linear annealing", "cyclical": "cyclical annealing"}
     for anneal, name in names.items():
         rows.append((name, remedy(free_bits=0, anneal=anneal)))
     rows.append(("6 free bits", remedy(free_bits=6, anneal="none")))
