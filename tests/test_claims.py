@@ -361,7 +361,7 @@ def gan_is_stable() -> str:
     share = last["train/kernel_distance"] / first["train/kernel_distance"]
     assert share.max() < 0.02
     return (
-        "All nine runs of the GAN train to the end. There the kernel distance to training pictures is "
+        "All nine runs of the GAN train to the end. At their last step the kernel distance to training pictures is "
         f"{percent(share, 1)} of its value before training, and generated pictures vary "
         f"{span(last['val/diversity'], 2)} times as much as validation pictures."
     )
