@@ -52,14 +52,14 @@ GROUP_S, SERVER_S = 60.0, (5.0, 10.0)  # how long a group of checks may take; W&
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Look for what would go wrong before it does."""
+    """Check this machine for what would make a run or a sweep fail."""
 
     out: str = "runs"
     """folder that will hold the runs"""
     data_dir: str = "data/store"
-    """where named data sets lie"""
+    """folder of the named data sets"""
     wandb: Literal["online", "offline", "disabled"] | None = None
-    """what the runs will be given; default as in the scripts"""
+    """the --wandb that the runs will get; default as in the scripts"""
     json: bool = False
     """print a list of {check, state, found, mend} instead"""
 

@@ -47,11 +47,11 @@ class Flags(plan.SweepFlags):
     """Run a W&B sweep YAML on this machine, with or without a W&B server."""
 
     workers: int | None = None
-    """trials at the same time; default: one per visible GPU, else one per CPU core"""
+    """number of trials that run at the same time; default: one per visible GPU, else one per CPU core"""
     runs_per_gpu: int = 1
     """workers that share one GPU"""
     threads: int | None = None
-    """CPU threads of each worker; default: the cores shared out, on GPUs torch's own choice"""
+    """CPU threads of each worker; default: the cores divided among the workers; on GPUs torch's own choice"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -299,7 +299,7 @@ def run(flags: Flags) -> None:
         console.print("some trials failed; --retry runs them again")
         sys.exit(1)
     if begin.n_open(queue, local.planned):
-        console.print("stopped before the end; the same command goes on")
+        console.print("stopped before the end; the same command continues")
         sys.exit(EXIT_PREEMPTED)
     if blind and not local.proposer.decides:
         mend = f"mend metric in {flags.sweep}; nothing is trained again for it"

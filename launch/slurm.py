@@ -70,11 +70,13 @@ class Flags(plan.SweepFlags):
     """Run a W&B sweep YAML on a SLURM cluster."""
 
     sweep: str
-    """the sweep's YAML file (may stand without --sweep=); with --status or --cancel also its folder"""
+    """the sweep's YAML file (--sweep= may be left out); with --status or --cancel also the sweep's folder"""
     tasks: int = 8
-    """tasks in the queue at the same time, pending ones included; never more than there are open trials"""
+    """number of tasks in the queue at the same time, pending ones included; never more than there are open
+    trials"""
     throttle: int | None = None
-    """tasks that run at the same time (at least one of each array, where there are several); default: all"""
+    """number of tasks that run at the same time (at least one of each array, if there are several); default:
+    all"""
     partition: str | None = None
     """partition, or several separated by commas; default: the cluster's own"""
     account: str | None = None
@@ -82,16 +84,16 @@ class Flags(plan.SweepFlags):
     qos: str | None = None
     """quality of service"""
     gpus: str | None = None
-    """GPUs of each task, as in 1 or a100:1; with several, a worker for each"""
+    """GPUs of each task, as in 1 or a100:1; with several GPUs, one worker for each"""
     gpu_option: str | None = None
-    """how SLURM is asked for --gpus: gres (the default), gpus, gpus-per-node, gpus-per-task; or shard, where
+    """how to ask SLURM for --gpus: gres (the default), gpus, gpus-per-node, gpus-per-task; or shard, and then
     --gpus is a number of shards, parts of one GPU"""
     cpus: int | None = None
-    """CPU cores of each task; its workers share them out as threads"""
+    """CPU cores of each task; its workers divide them into threads"""
     mem: str | None = None
     """memory of each task, as in 16G"""
     time: str | None = None
-    """time limit of each task, as SLURM writes it: 4:00:00, or 1-12 for a day and a half"""
+    """time limit of each task, in SLURM's form: 4:00:00, or 1-12 for a day and a half"""
     runs_per_gpu: int = 1
     """workers that share one GPU (or a task's shards; without GPUs, its cores)"""
     setup: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -101,13 +103,13 @@ class Flags(plan.SweepFlags):
     signal_s: int = 120
     """seconds before the time limit at which the workers save and the task goes back into the queue"""
     stagger_s: int = 10
-    """first starts are spread over so many seconds; 0: all at once"""
+    """seconds over which the first starts are spread; 0: all at once"""
     dry_run: bool = False
     """print the batch script and the commands; write and submit nothing"""
     status: bool = False
-    """show how far the sweep is, and submit nothing"""
+    """show the progress of the sweep, and submit nothing"""
     cancel: bool = False
-    """make the sweep's tasks save, and take them out of the queue"""
+    """make the sweep's tasks save, and remove them from the queue"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -167,7 +169,7 @@ def with_defaults(flags: Flags) -> Flags:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if flags.gpu_option and merged.gpus is None:
-        raise UserError(f"--gpu_option={flags.gpu_option}: says how --gpus is asked for, which is not given")
+        raise UserError(f"--gpu_option={flags.gpu_option}: says how to ask for --gpus, which is not given")
     return merged
 
 
@@ -234,7 +236,7 @@ def submit(flags: Flags) -> None:
             f"{len(there)} tasks of this sweep are pending or running already: {max(0, tasks)} more"
         )
     if tasks <= 0:
-        console.print("nothing to submit; --status shows how far it is")
+        console.print("nothing to submit; --status shows the progress of the sweep")
         return
     logs = folder / "slurm" / time.strftime("%Y%m%d-%H%M%S")
     arrays = sbatch.split(tasks, size, flags.throttle)
@@ -254,7 +256,7 @@ def submit(flags: Flags) -> None:
         write_json(folder / JOBS, {"jobs": [*jobs_of(folder), job]})
         each = f" of {per_task} workers" if per_task > 1 else ""
         console.print(f"array {ident}: {n} tasks{each}")
-    console.print(f"script and logs: {escape(str(logs))}; the same command with --status shows how far it is")
+    console.print(f"script and logs: {escape(str(logs))}; the same command with --status shows the progress")
 
 
 def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
@@ -323,7 +325,7 @@ def show_status(flags: Flags) -> None:
     for problem in queue.problems:
         print(problem)
     logs = [f"{folder}/<key>/output.log", *dict.fromkeys(job["logs"] for job in jobs_of(folder))]
-    print(f"logs: {', '.join(logs)}; the key of trial 0002 stands in trials/0002.json")
+    print(f"logs: {', '.join(logs)}; the key of trial 0002 is in trials/0002.json")
 
     # what the sweep's search, or --confirm, has come to
     search = Proposer(queue, spec)
@@ -384,7 +386,7 @@ def cancel(flags: Flags) -> None:
     sbatch.ask("scancel", "--state=PENDING", *arrays)
     running = [task["id"] for task in in_queue(folder) if task["state"] == "RUNNING"]
     if running:
-        console.print(f"{len(running)} tasks run: they save, for up to {flags.signal_s} s")
+        console.print(f"saving {counted(len(running), 'running task')}, for up to {flags.signal_s} s")
         with contextlib.suppress(UserError):  # scancel retries for long where a task ends at this very moment
             sbatch.ask("scancel", "--signal=TERM", "--full", *running, within_s=20)
     deadline = time.monotonic() + flags.signal_s
@@ -393,7 +395,7 @@ def cancel(flags: Flags) -> None:
     left = sorted({task["id"].partition("_")[0] for task in in_queue(folder) if task["state"] in ALIVE})
     if left:
         sbatch.ask("scancel", *left)
-    console.print(f"{len(tasks)} tasks cancelled; submitting the sweep again goes on")
+    console.print(f"{counted(len(tasks), 'task')} cancelled; submitting the sweep again continues it")
 
 
 def run(flags: Flags) -> None:

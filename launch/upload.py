@@ -38,16 +38,16 @@ SETTLE_S = 15.0  # W&B may count rows some seconds after it took them
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Bring runs to W&B, and make the W&B sweep of them."""
+    """Upload runs to W&B, and create the W&B sweep that they belong to."""
 
     folder: str
-    """a sweep's folder, a folder of run folders, or one run folder (may stand without --folder=)"""
+    """a sweep's folder, a folder of run folders, or one run folder (--folder= may be left out)"""
     dry_run: bool = False
-    """only say what would be done; nothing is changed, neither here nor on W&B"""
+    """only print what would be done; change nothing, neither here nor on W&B"""
     entity: str | None = None
-    """W&B entity (user or team); default: what each run's flags say, else yours"""
+    """W&B entity (user or team); default: that of each run's flags, else yours"""
     project: str | None = None
-    """W&B project; default: what each run's flags say"""
+    """W&B project; default: that of each run's flags"""
 
 
 class Held(Exception):
@@ -174,7 +174,7 @@ class Upload:
                 progress.update(bar, description=name)
                 try:
                     message = self.bring(run)
-                    kind = "brought" if message else "up to date"
+                    kind = "uploaded" if message else "up to date"
                 except Held:
                     held.append(run)
                     continue
@@ -188,7 +188,7 @@ class Upload:
                         raise
                     kind, message = "failed", f"failed: {of_file(error)}"
                 except Stop:
-                    console.print(f"{name}  [red]was not brought[/]")
+                    console.print(f"{name}  [red]was not uploaded[/]")
                     raise
                 self.counts[kind] += 1
                 if message:
@@ -206,7 +206,7 @@ class Upload:
                 if idle == float("inf"):
                     gone.append(run)
                 elif leases.is_local(info) or idle + 2 * leases.BEAT_S < watched:  # its counter has moved
-                    console.print(f"{escape(run.folder.name)}  is being trained: left alone")
+                    console.print(f"{escape(run.folder.name)}  is being trained: skipped")
                     self.counts["being trained"] += 1
                 else:
                     continue
@@ -266,7 +266,7 @@ class Upload:
         begun = bool(kept)  # without an id: and then killed
         new = [i for i in ids if i not in kept.setdefault("runs", [])]
         if not kept.get("id") and (self.counts["failed"] or self.counts["being trained"]):
-            console.print("the W&B sweep is made when all runs are there: by the same command")
+            console.print("the W&B sweep is created once all runs are uploaded: run the same command again")
             return  # W&B may refuse to take in runs later
         entity, project = self.place(self.up[0]) if new else (kept["entity"], kept["project"])
         name = self.sweep.spec.get("name") or self.sweep.name
@@ -322,7 +322,7 @@ def run(flags: Flags) -> None:
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on")
+        console.print("stopped; the same command continues")
         sys.exit(EXIT_PREEMPTED)
     sys.exit(1 if upload.counts["failed"] or upload.counts["unreadable"] else 0)
 

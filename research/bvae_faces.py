@@ -57,7 +57,7 @@ class Config(RunFlags):
     """Autoencoder (β = 0) and β-VAE on faces, rendered ones or your own pictures."""
 
     task: Literal[TASKS] = aside("train")
-    """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
+    """train, or a task that reads a --checkpoint and writes pictures beside it"""
     dataset: str = aside("synthetic")
     """synthetic (rendered faces with known factors), celeba, lfw, or a folder of pictures"""
     steps: int = 3000
@@ -65,35 +65,37 @@ class Config(RunFlags):
     batch_size: int = 32
     """pictures per step"""
     optimizer: Literal["muon", "adam"] = "muon"
-    """muon on weights with adam on biases and norms, or adam on all"""
+    """muon: Muon on weights, Adam on biases and norms; adam: Adam on everything"""
     learning_rate: float | None = resolved(0.02)
-    """peak learning rate of the weights; default: the optimizer's own, 0.02 for muon (whose biases and norms
-    get 0.15 of it), 0.002 for adam"""
+    """peak learning rate of the weights. Default: 0.02 for muon (its biases and norms use 0.15 of it), 0.002
+    for adam"""
     objective: Literal["beta", "capacity", "tc"] = "beta"
-    """what β weighs: the KL term, its distance to a rising capacity, or the total correlation in it"""
+    """what β multiplies: beta: the KL term; capacity: its distance to a rising capacity; tc: the total
+    correlation within it"""
     beta: float = 4.0
-    """weight β of that term; 0 is the unregularised autoencoder (objective beta only)"""
+    """weight β of that term; 0 is the plain autoencoder (objective beta only)"""
     beta_start: float | None = None
-    """β of the first step, from where it goes to --beta by equal ratios; default: --beta, always"""
+    """β of the first step, from which it moves to --beta by equal ratios; default: β is constant"""
     beta_steps: int = 4000
-    """steps that it takes to get there"""
+    """steps over which β moves from --beta_start to --beta"""
     capacity: float = 25.0
-    """objective capacity: where the capacity of the code ends, nats"""
+    """objective capacity: final capacity of the code, nats"""
     capacity_steps: int = 3000
-    """objective capacity: steps over which it rises there from 0"""
+    """objective capacity: steps over which the capacity rises from 0 to --capacity"""
     tc_sampling: Literal["weighted", "stratified"] = "stratified"
     """objective tc: how q(z) is estimated from a batch"""
     arch: Literal["patches", "conv", "broadcast"] = "patches"
-    """patches: residual blocks over patches of a few pixels; conv: convolutions, and transposed ones back;
-    broadcast: the same, with a decoder of convolutions over a grid whose every cell has the code"""
+    """patches: residual blocks over patches of a few pixels; conv: strided convolutions, and transposed ones
+    in the decoder; broadcast: the same encoder, and a decoder of convolutions over a grid whose every cell
+    holds the code"""
     width: int = 64
-    """channels: patches, of the finest grid, each coarser one has half as many more; conv and broadcast, of
-    the first half of the convolutions, the second half has twice as many"""
+    """channels. patches: of the finest grid; each coarser grid adds half of this number. conv and broadcast:
+    of the first half of the convolutions; the second half has twice as many"""
     depth: int = 3
-    """patches: grids, each half as fine as the one before; conv and broadcast: convolutions, each of which
-    halves the picture"""
+    """patches: number of grids, each half as fine as the one before; conv and broadcast: number of
+    convolutions, each of which halves the picture"""
     patch: Literal[2, 4, 8] = 4
-    """arch patches: edge of a patch, pixels"""
+    """arch patches: edge of a patch in pixels"""
     latent_dim: int = 32
     """size D of the code z"""
     hidden_dim: int = 128
@@ -109,9 +111,10 @@ class Config(RunFlags):
     index2: int | None = aside(None, "interpolate")
     """interpolate: number of the second test picture; default: 1"""
     random: bool = aside(False, "interpolate")
-    """interpolate: between two z drawn from the prior instead of two faces, straight and along the arc"""
+    """interpolate: between two random codes from the prior instead of two faces, on the straight line and the
+    great arc"""
     dim: int | None = aside(None, "rotate")
-    """rotate: along this latent instead of a direction found from the data"""
+    """rotate: move along this latent instead of a direction found from the data"""
 
     def __post_init__(self):
         if self.learning_rate is None:  # from here on a number, which config.json and the key hold
@@ -511,7 +514,7 @@ def train(cfg: Config) -> dict[str, float]:
             mu, _ = encode_all(best, data.test[:2], device)
             metrics |= interpolation(best, mu[0], mu[1])
             if metrics["test/active_units"] == 0:
-                run.warn("posterior collapse", "no latent tells anything about the pictures")
+                run.warn("posterior collapse", "no latent carries information about the pictures")
 
         # one update; its pictures and its noise are functions of (seed, step)
         if not last:

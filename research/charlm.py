@@ -60,7 +60,7 @@ class Config(TextFlags, Decoding, RunFlags):
     """Character language models: an LSTM, a TCN and a Transformer behind one loop."""
 
     task: Literal[TASKS] = aside("train")
-    """train, or one of the tasks that read a --checkpoint and write beside it"""
+    """train, or a task that reads a --checkpoint and writes its results beside it"""
     dataset: str = aside("pydoc")
     """pydoc (embedded), shakespeare, a text file, or a CSV of lyrics (artist, song, lyrics)"""
     steps: int = 2000
@@ -68,16 +68,17 @@ class Config(TextFlags, Decoding, RunFlags):
     batch_size: int = 12
     """windows per step"""
     learning_rate: float | None = resolved(0.002)
-    """peak learning rate of AdamW; that of Muon is ten times it. Default: the model's own,
-    0.008 for lstm, 0.002 for tcn and transformer"""
+    """peak learning rate of AdamW; Muon's is ten times as high. Default: 0.008 for lstm, 0.002 for tcn and
+    transformer"""
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(0, "train")
-    """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    """steps between samples; 0: at steps 0, 1, 2, 4, 8 ..."""
     model: Literal["lstm", "tcn", "transformer"] = "transformer"
     """architecture"""
     n_layers: int = 4
-    """LSTM layers, residual blocks of two convolutions, or attention blocks"""
+    """lstm: number of layers; tcn: of residual blocks of two convolutions; transformer: of attention
+    blocks"""
     n_heads: int = 4
     """transformer: attention heads"""
     embed_dim: int = 128
@@ -85,27 +86,28 @@ class Config(TextFlags, Decoding, RunFlags):
     hidden_dim: int = 256
     """lstm: units; tcn: channels"""
     parameters: int | None = None
-    """size of the model, to which --hidden_dim (lstm, tcn) or --embed_dim (transformer) is then chosen"""
+    """number of parameters of the model; --hidden_dim (lstm, tcn) or --embed_dim (transformer) is then chosen
+    accordingly"""
     kernel_size: int = 3
     """tcn: characters that a convolution sees"""
     norm: Literal["layer", "none"] = "layer"
-    """tcn: what each convolution reads is normalised, or the block as published"""
+    """tcn: layer: normalise the input of each convolution; none: the block as published"""
     pos: Literal["none", "learned", "rope"] = "rope"
-    """transformer: how it knows positions: not at all, from a learned table, by rotation"""
+    """transformer: how positions enter: not at all, by a learned table, or by rotation (rope)"""
     seq_len: int = 64
-    """characters of a window T, and how far back a transformer attends"""
+    """characters of a window, T; a transformer attends no further back"""
     dropout: float = 0.0
     """share of hidden values set to 0 in training"""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """muon: of hidden matrices, with AdamW on all else; or AdamW on all"""
+    """muon: Muon on the hidden matrices, AdamW on everything else; adamw: AdamW on everything"""
     weight_decay: float = 0.01
-    """decoupled decay of all matrices, per step times the learning rate"""
+    """decoupled weight decay of all matrices; each step shrinks them by this times the learning rate"""
     clip: float = 1.0
-    """largest norm of the gradient; it is scaled down to it"""
+    """largest norm of the gradient; a larger gradient is scaled down to it"""
     start: str = aside("", "generate")
     """generate: what the text begins with; may be empty"""
     chars: int = aside(500, "generate")
-    """generate: characters that follow --start, exactly"""
+    """generate: number of characters that follow --start"""
     samples: int = aside(1, "generate")
     """generate: how many texts"""
     strategy: Literal[STRATEGIES] = aside("top_p", "generate")
@@ -360,7 +362,7 @@ def alphabet_of(cfg: Config, file: Path) -> str:
     try:
         return "".join(map(chr, load_file(file)["states"][0]["alphabet"].tolist()))
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"--checkpoint={cfg.checkpoint}: no character model") from None
+        raise UserError(f"--checkpoint={cfg.checkpoint}: not a character model") from None
 
 
 def check_alphabet(cfg: Config, known: str, wanted: str) -> None:

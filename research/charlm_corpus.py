@@ -65,27 +65,27 @@ class Config(TextFlags, Decoding):
     takes_config_in_part = True  # --config may be that of a model's run, which has many flags more
 
     task: Literal["explore", "compare"] = "explore"
-    """count the text of --dataset, or write songs with the model of --checkpoint"""
+    """explore: count what is in the text of --dataset; compare: write songs with the model of --checkpoint"""
     dataset: str = "pydoc"
     """pydoc (embedded), shakespeare, a text file, or a CSV of lyrics (artist, song, lyrics)"""
     data_dir: str = "data/store"
-    """where named sets and the cache of decoded data lie"""
+    """folder of the named data sets and of the cache of decoded data"""
     out: str = "runs"
     """folder that holds the run folders"""
     name: str | None = None
     """name of the folder in --out; default: corpus_<data set>, with compare the run's own"""
     config: str | None = None
-    """start from the flags in this config.json, as far as they are flags here; flags given here win"""
+    """start from those flags in this config.json that this command has; flags on the command line win"""
     rows: int = aside(5, "explore")
-    """explore: songs or lines shown first"""
+    """explore: number of first songs or lines to show"""
     top: int = aside(3, "explore")
-    """explore: most frequent words named"""
+    """explore: number of most frequent words to name"""
     stop_words: bool | Literal["both"] = aside("both", "explore")
-    """explore: words with stop words (True), without (False), or both ways"""
+    """explore: words with stop words (True), without (False), or both"""
     checkpoint: str | None = aside(None, "compare")
     """compare: a run folder, a checkpoint file or a W&B artifact"""
     weights: Literal["best", "last"] = aside("best", "compare")
-    """compare: which weights of --checkpoint to take"""
+    """compare: which weights of --checkpoint to use"""
     start: str | None = aside(None, "compare")
     """compare: what the first song begins with; default: a line that is in no song"""
     song: str | None = aside(None, "compare")
@@ -95,7 +95,7 @@ class Config(TextFlags, Decoding):
     samples: int = aside(1, "compare")
     """compare: how often each strategy that draws continues each start"""
     seed: int = 0
-    """seed of everything that is drawn"""
+    """seed of all random draws"""
     device: str = aside("auto", "compare")
     """compare: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps"""
     threads: int | None = aside(None, "compare")
@@ -107,7 +107,7 @@ class Config(TextFlags, Decoding):
     entity: str | None = None
     """W&B entity (user or team); default: yours"""
     quiet: bool = False
-    """print no progress and no names of files, only warnings, errors and what was asked for"""
+    """print only warnings, errors and requested output: no progress and no file names"""
 
     def __post_init__(self):
         for flags in (TextFlags, Decoding):

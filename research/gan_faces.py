@@ -70,7 +70,7 @@ class Config(RunFlags):
     """Generative adversarial network on faces, rendered ones or your own pictures."""
 
     task: Literal[TASKS] = aside("train")
-    """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
+    """train, or a task that reads a --checkpoint and writes pictures beside it"""
     dataset: str = aside("synthetic")
     """synthetic (rendered faces), celeba, lfw, or a folder of pictures"""
     steps: int = 3000
@@ -80,15 +80,16 @@ class Config(RunFlags):
     learning_rate: float = 0.0005
     """peak learning rate of the generator"""
     d_rate: float = 2.0
-    """the discriminator's learning rate, in multiples of the generator's"""
+    """learning rate of the discriminator as a multiple of the generator's"""
     log_every: int = aside(40, "train")
     """steps between rows of training metrics"""
     arch: Literal["skip", "dcgan"] = "skip"
-    """skip: a generator each of whose grids adds colours to the picture, and a discriminator of residual
-    blocks without norm; dcgan: transposed and strided convolutions with batch norm"""
+    """skip: each grid of the generator adds colours to the picture, and the discriminator has residual blocks
+    without norm; dcgan: transposed and strided convolutions with batch norm"""
     width: int = 32
-    """channels of the generator at half the picture's edge, twice as many at each coarser one, up to 8 times;
-    of the discriminator at a quarter of the edge and up to 4 times, with dcgan at half of it and any times"""
+    """channels of the generator's grid at half the picture's edge; each coarser grid has twice as many, up to
+    8 times. Discriminator: the same from a quarter of the edge on, up to 4 times; with dcgan from half of it
+    on, without limit"""
     depth: int = 1
     """arch skip: residual blocks of the discriminator on each grid"""
     latent_dim: int = 64
@@ -100,18 +101,19 @@ class Config(RunFlags):
     r1: float = 0.08
     """weight of the penalty on the discriminator's gradient at real pictures"""
     r2: float = 0.08
-    """weight of the same at generated pictures; both also with wgan_gp, unless they are 0"""
+    """weight of the same penalty at generated pictures; wgan_gp uses both too, unless they are 0"""
     gp: float = 10.0
-    """loss wgan_gp: weight of the penalty that keeps gradients between real and generated at norm 1"""
+    """loss wgan_gp: weight of the penalty that keeps the gradient's norm at 1 between real and generated
+    pictures"""
     penalty_every: int = 8
-    """steps between penalties, which then weigh as many times more"""
+    """steps between penalties; each then weighs as many times more"""
     spectral_norm: bool = False
     """divide the discriminator's weights by their largest singular value"""
     ema: float = 0.995
-    """decay per step of the averaged generator, which makes all pictures; 0: the generator itself"""
+    """decay per step of the generator's averaged weights, which make all pictures; 0: no averaging"""
     augment: str = "translation"
-    """changes made to real and generated pictures before the discriminator sees them: color, translation,
-    cutout, several with commas between, or none"""
+    """changes made to real and generated pictures before the discriminator sees them: none, or some of color,
+    translation, cutout, separated by commas"""
     beta1: float = 0.5
     """Adam's decay of the mean gradient"""
     beta2: float = 0.99

@@ -63,19 +63,22 @@ class Config(RunFlags):
     """Arithmetic learned from examples: '81+24' → '105', as text or handwriting, by sequence to sequence."""
 
     task: Literal[TASKS] = aside("train")
-    """train, or one of the tasks that read a --checkpoint and write beside it"""
+    """train, or a task that reads a --checkpoint and writes its results beside it"""
     dataset: str = aside("digits")
-    """pictures of digits, where --mode has any: digits (embedded), mnist, or your own (a folder or .csv)"""
+    """pictures of digits, for modes with pictures: digits (embedded), mnist, or your own (a folder or
+    .csv)"""
     transpose: bool = of_data(False)
     """exchange rows and columns of all pictures of digits, as EMNIST's files need"""
     mode: Literal["text_to_text", "image_to_text", "text_to_image"] = "text_to_text"
-    """what queries and answers are: characters, or a picture of each"""
+    """form of queries and answers: text, or a picture of each character"""
     digits: int = 2
-    """most digits of an operand; evaluate, ask, mistakes: of those asked, default those of the run"""
+    """largest number of digits of an operand; evaluate, ask, mistakes: in the queries asked; default there:
+    as in the run"""
     ops: str = "+-"
     """operators, some of + - *"""
     train_fraction: float = 0.5
-    """share of the pairs of operands that may be learned from (a 20th of it is val); all others are test"""
+    """share of the pairs of operands to learn from (a 20th of it is the validation part); all others are
+    test"""
     steps: int = 10_000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 64
@@ -85,7 +88,7 @@ class Config(RunFlags):
     eval_every: int = 500
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(0, "train")
-    """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    """steps between samples; 0: at steps 0, 1, 2, 4, 8 ..."""
     model: Literal["lstm", "transformer"] = "lstm"
     """architecture"""
     encoder_layers: int = 1
@@ -93,27 +96,28 @@ class Config(RunFlags):
     decoder_layers: int = 1
     """layers that write the answer"""
     hidden_dim: int = 128
-    """units of each layer H"""
+    """units of each layer, H"""
     n_heads: int = 4
     """transformer: attention heads"""
     attention: bool = False
-    """lstm: the decoder looks at all of the query, not only at the encoder's last state"""
+    """lstm: the decoder attends to the whole query, not only to the encoder's last state"""
     bidirectional: bool = False
     """lstm: the encoder reads the query in both directions"""
     columns: bool = False
-    """operands are aligned at their last digits, ' 1+24'; else all blanks stand behind, '1+24 '"""
+    """align operands at their last digits, ' 1+24'; otherwise all blanks come last, '1+24 '"""
     reverse: bool = False
-    """the answer is written from its last digit to its first"""
+    """write the answer from its last digit to its first"""
     vary: bool = True
-    """image_to_text: in training every picture is turned, scaled and moved a little each time it is drawn"""
+    """image_to_text: in training, rotate, scale and shift every picture a little each time it is drawn"""
     teacher_forcing: float = 1.0
-    """share of the characters before the next one that are the true ones in training, else the model's own"""
+    """share of the decoder's input characters in training that are the true ones; the rest are the model's
+    own"""
     weight_decay: float = 0.01
-    """decoupled decay of all matrices, per step times the learning rate"""
+    """decoupled weight decay of all matrices; each step shrinks them by this times the learning rate"""
     dropout: float = 0.0
-    """share of what the encoder tells the decoder, and the decoder its head, that is hidden in training"""
+    """share of values set to 0 in training, between encoder and decoder and between decoder and head"""
     clip: float = 1.0
-    """largest norm of the gradient; it is scaled down to it"""
+    """largest norm of the gradient; a larger gradient is scaled down to it"""
     query: str | None = aside(None, "ask")
     """ask: the query, as in --query="81+24" """
 
@@ -127,7 +131,7 @@ class Config(RunFlags):
         require(even, self, "hidden_dim", f"a multiple of --n_heads, {self.n_heads}")
         for name in ("attention", "bidirectional"):
             lstm_only = self.model == "lstm" or not getattr(self, name)
-            require(lstm_only, self, name, "False with --model=transformer, which has it by nature")
+            require(lstm_only, self, name, "False with --model=transformer, which always has it")
         teaches = self.mode != "text_to_image" or self.teacher_forcing == 1
         require(teaches, self, "teacher_forcing", f"1 with --mode={self.mode}")
         require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")

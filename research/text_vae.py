@@ -73,21 +73,22 @@ class Config(Decoding, RunFlags):
     WITHOUT_CHECKPOINT: ClassVar[tuple[str, ...]] = ("train", "twist")
 
     task: Literal[TASKS] = aside("train")
-    """train, or one of the tasks that read a --checkpoint and write beside it; twist reads only a text"""
+    """train, or a task that reads a --checkpoint and writes its results beside it; twist reads only a text"""
     dataset: str = aside("verses")
-    """verses (embedded), shakespeare, pydoc, a text file, a CSV of lyrics, or a folder in PTB's form"""
+    """verses (embedded), shakespeare, pydoc, a text file, a CSV of lyrics, or a folder in the Penn Treebank's
+    form"""
     level: Literal[sentences.LEVELS] = "char"
     """what a token is: a character, a word, or a piece of a word (bpe)"""
     unit: Literal[sentences.UNITS] = "lines"
-    """what is learned: lines, or sentences, which may run over several lines"""
+    """what a sentence is: a line, or a sentence that may run over several lines"""
     clean: bool = True
     """leave out names of speakers, stage directions and notes in square brackets"""
     lower: bool = False
     """lower-case the text"""
     min_count: int = 2
-    """level word: words that are rarer in the training part are <unk>"""
+    """level word: words that occur less often than this in the training part become <unk>"""
     vocab_size: int = 2000
-    """level bpe: how many pieces"""
+    """level bpe: number of pieces"""
     min_length: int | None = None
     """sentences of fewer tokens are left out. Default: 8 characters, 2 words or pieces"""
     max_length: int | None = None
@@ -95,7 +96,7 @@ class Config(Decoding, RunFlags):
     encoding: str | None = of_data(None)
     """encoding of the file of --dataset, such as cp1251; None: UTF-8, or what its byte order mark says"""
     columns: str | None = of_data(None)
-    """what a CSV of lyrics calls its columns: artist=Band,song=Titel,lyrics=Text; None: the usual names"""
+    """names of the columns of a CSV of lyrics: artist=Band,song=Titel,lyrics=Text; None: the usual names"""
     steps: int = 2000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 64
@@ -105,7 +106,7 @@ class Config(Decoding, RunFlags):
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(0, "train")
-    """steps between samples; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    """steps between samples; 0: at steps 0, 1, 2, 4, 8 ..."""
     latent_dim: int = 16
     """size D of the code z; 0: no code and no encoder, a language model"""
     embed_dim: int = 128
@@ -115,42 +116,43 @@ class Config(Decoding, RunFlags):
     hidden_dim: int = 256
     """units of the decoder's LSTM"""
     parameters: int | None = None
-    """size of the model, to which --hidden_dim is then chosen"""
+    """number of parameters of the model; --hidden_dim is then chosen accordingly"""
     beta: float = 1.0
     """weight β of the KL term"""
     anneal: Literal["none", "linear", "cyclical"] = "none"
-    """how the weight of the KL term begins: at β, or at 0 once, or at 0 in each of --cycles"""
+    """weight of the KL term: none: always β; linear: rises once from 0; cyclical: rises from 0 in each of
+    --cycles"""
     anneal_share: float = 0.5
-    """share of the training (cyclical: of each cycle) in which the weight rises to β"""
+    """share of the training (cyclical: of each cycle) over which the weight rises to β"""
     cycles: int = 4
     """cyclical: how many times the weight rises"""
     free_bits: float = 6.0
     """nats of KL, summed over latents, that cost nothing"""
     free_bits_per_latent: float = 0.0
-    """nats of KL that cost nothing in each latent"""
+    """nats of KL that cost nothing, for each latent separately"""
     word_dropout: float = 0.0
-    """share of the tokens that the decoder reads in training which are <unk> instead"""
+    """share of the decoder's input tokens that are replaced by <unk> in training"""
     pretrain: int = 0
-    """steps in which KL has no weight; then the decoder begins anew, the encoder keeps what it learned"""
+    """first steps, without the KL term; then a new decoder is trained, and the encoder is kept"""
     batch_norm: float = 0.0
-    """γ, the standard deviation over a batch that the means of each latent are given: E[KL] ≥ D γ² / 2;
-    0: none is given"""
+    """γ, the standard deviation over a batch to which the means of each latent are scaled, so that E[KL] ≥ D
+    γ² / 2; 0: no scaling"""
     dropout: float = 0.0
     """share of the decoder's inputs and outputs set to 0 in training"""
     clip: float = 5.0
-    """largest norm of the gradient; it is scaled down to it"""
+    """largest norm of the gradient; a larger gradient is scaled down to it"""
     twist: Literal[TWISTS] = aside("none", "generate", "interpolate", "twist")
-    """generate, interpolate, twist: rewrite what is written in today's English, or in slang"""
+    """generate, interpolate, twist: rewrite the text in today's English, or in slang"""
     strategy: Literal[STRATEGIES] = aside("temperature", "generate")
     """generate: how the next token is chosen"""
     no_repeat: int = aside(0, "generate")
-    """generate: no run of so many tokens is written twice in a sentence; 0: all may be"""
+    """generate: never write a run of this many tokens twice in a sentence; 0: no limit"""
     start: str = aside("", "generate")
     """generate: what each sentence begins with; may be empty"""
     samples: int = aside(10, "generate")
     """generate: how many sentences"""
     length: int = aside(0, "generate")
-    """generate: tokens of a sentence at most, with --start; 0: --max_length"""
+    """generate: largest number of tokens of a sentence, --start included; 0: --max_length"""
     sentence: str = aside("", "interpolate")
     """interpolate: the sentence to begin with; empty: one of the test part"""
     sentence2: str = aside("", "interpolate")
@@ -579,7 +581,7 @@ def vocabulary_of(cfg: Config, file: Path) -> Vocabulary:
     try:
         return Vocabulary.unpack(bytes(load_file(file)["states"][0]["vocabulary"].tolist()))
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"--checkpoint={cfg.checkpoint}: no text VAE") from None
+        raise UserError(f"--checkpoint={cfg.checkpoint}: not a text VAE") from None
 
 
 def check_vocabulary(cfg: Config, known: Vocabulary, wanted: Vocabulary) -> None:
@@ -646,7 +648,7 @@ def train(cfg: Config) -> dict[str, float]:
             metrics |= final(run.best(model), parts["test"], data, cfg)
             if cfg.latent_dim and metrics["test/kl_nats"] < COLLAPSED_NATS:
                 kl = metrics["test/kl_nats"]
-                said = f"a code tells {kl:.2f} nats of its sentence: the decoder does without"
+                said = f"a code carries {kl:.2f} nats about its sentence; the decoder does without it"
                 run.warn("posterior collapse", said)
 
         # one update; its sentences and all that is drawn are functions of (seed, step)

@@ -59,9 +59,10 @@ class Config(RunFlags):
     """Variational autoencoder on 28×28 digits, whose latent space can be looked at."""
 
     task: Literal[TASKS] = aside("train")
-    """train, or one of the tasks that read a --checkpoint and write pictures beside it"""
+    """train, or a task that reads a --checkpoint and writes pictures beside it"""
     dataset: str = aside("digits")
-    """digits (embedded), mnist, fashion, or your own: a folder with such files, or a .csv of pixels"""
+    """digits (embedded), mnist, fashion, or your own: a folder of IDX files as MNIST has, or a .csv of
+    pixels"""
     transpose: bool = of_data(False)
     """exchange rows and columns of all pictures, as EMNIST's files need"""
     steps: int = 2000
@@ -73,26 +74,27 @@ class Config(RunFlags):
     eval_every: int = 250
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(250, "train")
-    """steps between pictures; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    """steps between pictures; 0: at steps 0, 1, 2, 4, 8 ..."""
     arch: Literal["mlp", "conv"] = "mlp"
     """fully connected layers or convolutions"""
     width: int = 512
-    """units of the first hidden layer, each further one has half as many; conv: units of the hidden layer,
-    channels of the first convolution are a 16th of it, each further one has twice as many"""
+    """units of the first hidden layer; each further layer has half as many. conv: units of the hidden layer;
+    the first convolution has a 16th of it as channels, each further one twice as many"""
     depth: int = 3
-    """hidden layers; conv: convolutions, each of which halves the picture"""
+    """mlp: number of hidden layers; conv: number of convolutions, each of which halves the picture"""
     latent_dim: int = 2
     """size D of the code z"""
     beta: float = 1.0
-    """weight β of the KL term in the objective; figures named elbo always have β = 1"""
+    """weight β of the KL term in the objective; logged ELBOs always use β = 1"""
     binarize: Literal["none", "static", "dynamic"] = "none"
-    """pixels: grey; black or white, drawn once with their grey as probability; or drawn anew at each step"""
+    """none: grey pixels; static: black or white, drawn once with the grey value as probability; dynamic:
+    drawn anew at each step"""
     input_dropout: float = 0.0
-    """share of the pixels that the encoder is not shown in training, so that it learns none by heart"""
+    """share of the pixels hidden from the encoder in training, so that it memorises none"""
     iw_samples: int = per_task(100, "train", "evaluate")
     """codes per picture for the importance-weighted bound on the test part's log-likelihood"""
     z: str | None = aside(None, "generate")
-    """generate: the code to decode, its D numbers separated by commas"""
+    """generate: the code to decode, D numbers separated by commas"""
     label: str | None = aside(None, "generate")
     """generate: only this class, a name or number"""
     index: int | None = aside(None, "interpolate")
@@ -102,7 +104,9 @@ class Config(RunFlags):
 
     def __post_init__(self):
         super().__post_init__()
-        require(0 < self.beta < float("inf"), self, "beta", "above 0: without its KL term it is no VAE")
+        require(
+            0 < self.beta < float("inf"), self, "beta", "above 0: without the KL term the model is not a VAE"
+        )
         require(0 <= self.input_dropout < 1, self, "input_dropout", "from 0 to below 1")
         for name in ("width", "latent_dim", "depth", "iw_samples"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
@@ -404,7 +408,7 @@ def train(cfg: Config) -> dict[str, float]:
         if last:
             metrics |= final(run.best(model), data, cfg, device)
             if metrics["test/active_units"] == 0:
-                run.warn("posterior collapse", "no latent tells anything about the pictures")
+                run.warn("posterior collapse", "no latent carries information about the pictures")
 
         # one update; its pictures and all that is drawn for them are functions of (seed, step)
         if not last:

@@ -331,7 +331,7 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
     for change, message in (
         ({"family": "gan_faces"}, "must be a run of bvae_faces; this one is of gan_faces"),
         ({"flags": kept["flags"] | {"hidden_dim": 17}}, "no weights of this model"),
-        ({"flags": {}}, "must be of a run whose config.json tells its flags"),
+        ({"flags": {}}, "must be of a run whose config.json lists its flags"),
     ):
         (run / "config.json").write_text(json.dumps(kept | change))
         with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):

@@ -248,7 +248,7 @@ def test_song_takes_a_line_of_one_s_own(place, monkeypatch, capsys, flags, secon
     results = compare.run(cfg)
     assert results["starts"][1] == second and results["song"] == about
     err = " ".join(capsys.readouterr().err.split())
-    assert ("no song of songs, so a line of your own" in err) == ("dataset" not in flags)
+    assert ("no song of songs, so it is read as a line of your own" in err) == ("dataset" not in flags)
 
 
 def test_start_begins_the_first_song(place, monkeypatch):
@@ -347,7 +347,9 @@ def test_a_run_s_config_tells_how_its_text_is_read(tmp_path):
 
 
 def test_what_is_not_there_is_refused_in_one_line(place, tmp_path, monkeypatch, capsys):
-    message = r"^--song=Sng number 3: no song of songs; near are .*Song number 3.*; as a line .* by --start$"
+    message = (
+        r"^--song=Sng number 3: no song of songs; similar titles .*Song number 3.*; for a line .* --start$"
+    )
     with pytest.raises(UserError, match=message):
         compare.run(config(place, task="compare", checkpoint=str(place / "runs/tiny"), song="Sng number 3"))
     for flags, message in (

@@ -84,7 +84,7 @@ def by_seed(runs: pd.DataFrame, figure: str, of: str = "beta") -> pd.DataFrame:
 def beta_costs_error() -> str:
     mse = by_seed(results("bvae"), "test/mse")
     assert len(mse) == 3 and (mse[0] < mse[4]).all() and (mse[4] < mse[20]).all()
-    return "On these rendered faces β costs error: with each of the three seeds MSE rises from 0 to 4 to 20."
+    return "A larger β costs reconstruction: with each of the three seeds the MSE rises from β = 0 to 4 and from 4 to 20."
 
 
 def beta_buys_order() -> str:
@@ -93,8 +93,8 @@ def beta_buys_order() -> str:
     for low, high in ((0, 4), (4, 20)):
         assert (units[high] < units[low]).all() and (mig[high] > mig[low]).all()
     return (
-        "It buys order, from 0 to 4 and from 4 to 20: with each of the three seeds fewer units are active and MIG "
-        f"is higher, though at most {mig.max().max():.2f}."
+        "At each of these two increases, with each of the three seeds, fewer units are active and MIG is higher, though "
+        f"it is at most {mig.max().max():.2f}."
     )
 
 
@@ -107,9 +107,9 @@ def sharper_than_before() -> str:
     assert less.loc[[0, 4]].all() and less.loc[20].sum() == 2
     errors = [span(before.loc[beta]["test/mse"], 4) for beta in (0, 4, 20)]
     return (
-        "With each β and seed the error is lower than with the convolutions and Adam of 6,000 steps, the defaults "
-        f"before, whose errors were {errors[0]}, {errors[1]} and {errors[2]} (sweeps/results/bvae_adam.csv, "
-        "three seeds); the objective is lower at 0 and 4 with each seed, at 20 with two of three."
+        "With each β and seed the MSE is lower than with the previous defaults (convolutions, Adam, 6,000 steps): theirs "
+        f"was {errors[0]} at β = 0, {errors[1]} at 4 and {errors[2]} at 20 (sweeps/results/bvae_adam.csv, three "
+        "seeds). The objective is lower than theirs with each seed at β = 0 and 4, and with two of three seeds at 20."
     )
 
 
@@ -117,8 +117,8 @@ def less_order_than_before() -> str:
     now, before = (by_seed(results(name), "test/mig")[4] for name in ("bvae", "bvae_adam"))
     assert (now < before).all()
     return (
-        f"At β = 4 MIG is lower than it was with these: {span(now, 2)} against {span(before, 2)} with three "
-        "seeds each."
+        f"At β = 4 MIG is lower than with the previous defaults: {span(now, 2)} against {span(before, 2)} (three "
+        "seeds each)."
     )
 
 
@@ -135,16 +135,17 @@ def mig_at_3_in_the_header() -> str:
     mig = mig_of_beta()
     a, b, c = (f"{mig[1][s]:.2f} and {mig[3][s]:.2f}" for s in range(3))
     return (
-        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and with both that finished than at 0.2; 1 and 3 are not told "
-        f"apart (three seeds: {a}, {b}, {c})."
+        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
+        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3 (three seeds, 1 and then 3: "
+        f"{a}; {b}; {c})."
     )
 
 
 def mig_at_3_on_the_page() -> str:
     mig_of_beta()
     return (
-        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and with both that finished than at 0.2; "
-        "1 and 3 are not told apart."
+        "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
+        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3."
     )
 
 
@@ -167,14 +168,9 @@ def share_of_two() -> tuple[float, float]:
     return share.min(), share.max()
 
 
-def background_and_hat_in_the_header() -> str:
+def background_and_hat() -> str:
     low, high = share_of_two()
-    return f"Background and hat make {low:.2f} to {high:.2f} of it in these six runs"
-
-
-def background_and_hat_on_the_page() -> str:
-    low, high = share_of_two()
-    return f"Background and hat make {low:.2f} to {high:.2f} of the MIG in these six runs"
+    return f"Background and hat account for {100 * low:.0f} to {100 * high:.0f} % of the MIG in the six runs with β = 1 and 3"
 
 
 def little_beta_is_not_safe() -> str:
@@ -182,8 +178,8 @@ def little_beta_is_not_safe() -> str:
     mse = runs["test/mse"].dropna().sort_values()
     assert list(runs["status"]).count("diverged") == 1 and len(runs) == 3 and mse.max() > 2 * mse.min()
     return (
-        "at β = 0.2 one of three runs diverged, and of the other two one ended with twice the other's error "
-        f"(MSE {mse.max():.4f} and {mse.min():.4f})"
+        "At β = 0.2 one of the three runs diverged, and of the other two one ended with more than twice the error of the "
+        f"other (MSE {mse.max():.4f} and {mse.min():.4f})."
     )
 
 
@@ -193,7 +189,7 @@ def no_order_without_beta() -> str:
     rec = by_seed(runs, "test/rec_nats")
     assert (little["test/active_units"] == 10).all() and (rec.idxmin(axis=1) == 0).all() and len(rec) == 3
     return (
-        f"Ten active units and a MIG of at most {little['test/mig'].max():.2f} in every run. "
+        f"Ten units are active and MIG is at most {little['test/mig'].max():.2f} in every run. "
         "With each seed β = 0 has the best reconstruction of all."
     )
 
@@ -202,7 +198,7 @@ def some_latents_are_left() -> str:
     runs = results("bvae_beta")
     units = runs[runs["beta"].isin([1, 3])]["test/active_units"]
     assert (units.min(), units.max()) == (4, 9)
-    return "Four to nine latents are left."
+    return "Four to nine units are active."
 
 
 def what_else_changes() -> str:
@@ -211,8 +207,8 @@ def what_else_changes() -> str:
     other, floor = some["others_change_mean"], some["others_change_rendered_mean"]
     assert len(some) == 6 and (other > 3 * floor).all() and floor.nunique() == 1
     return (
-        f"What else changes while a face turns is {span(other, 2)}, against {floor.iloc[0]:.2f} of "
-        "rendered faces."
+        f"While a face turns, the other factors change by {span(other, 2)} of their range, against "
+        f"{floor.iloc[0]:.2f} for rendered faces."
     )
 
 
@@ -220,13 +216,13 @@ def face_is_gone() -> str:
     units = where(results("bvae_beta"), beta=8)["test/active_units"]
     yaw = where(results("bvae_beta_latents"), beta=8)["yaw"]
     assert (units.min(), units.max()) == (3, 4)
-    return f"Three or four latents are left, and none tells more than {yaw.max():.2f} of the yaw"
+    return f"Three or four units are active, and no latent carries more than {yaw.max():.2f} of the information about yaw."
 
 
 def nothing_is_told() -> str:
     kl = where(results("bvae_beta"), beta=40)["test/kl_nats"]
     assert len(kl) == 3 and (kl >= 0).all() and (kl < 0.0001).all()
-    return "KL is below 0.0001 nats."
+    return "the KL is below 0.0001 nats."
 
 
 def confirmed(name: str) -> pd.DataFrame:
@@ -239,8 +235,8 @@ def best_face_code() -> str:
     runs = confirmed("bvae_latent")
     assert len(runs) == 3 and set(runs["objective"]) == {"tc"}
     return (
-        f"Its best is tc at β = {runs['beta'].iloc[0]:.1f}, and over three new seeds has "
-        f"{mean_sd(runs['test/mig'], 2)}"
+        f"Its best setting is the objective tc at β = {runs['beta'].iloc[0]:.1f}, with a MIG of "
+        f"{mean_sd(runs['test/mig'], 2)} over three new seeds"
     )
 
 
@@ -254,12 +250,12 @@ def annealed_against_chosen() -> str:
         assert a[name].min() < b[name].max() and b[name].min() < a[name].max()
     assert a["factor_vae"].min() > b["factor_vae"].max()
     return (
-        f"has {mean_sd(a['mig'], 2)} over three seeds ([results](../sweeps/results/bvae_anneal.csv)). "
-        f"The two are not told apart by MIG ({span(a['mig'], 2)} against {span(b['mig'], 2)}), "
-        f"nor by SAP ({a['sap'].mean():.2f} against {b['sap'].mean():.2f}), whose ranges overlap "
-        f"({span(a['sap'], 2)} and {span(b['sap'], 2)}). The FactorVAE score is higher "
-        f"({a['factor_vae'].mean():.2f} against {b['factor_vae'].mean():.2f}): the least of three is "
-        f"{a['factor_vae'].min():.2f}, the greatest of the other three {b['factor_vae'].max():.2f};"
+        f"It reaches a MIG of {mean_sd(a['mig'], 2)} over three seeds ([results](../sweeps/results/bvae_anneal.csv)). "
+        f"The two settings cannot be distinguished by MIG ({span(a['mig'], 2)} against {span(b['mig'], 2)}) "
+        f"or by SAP ({a['sap'].mean():.2f} against {b['sap'].mean():.2f}), because the ranges overlap "
+        f"(SAP: {span(a['sap'], 2)} and {span(b['sap'], 2)}). The FactorVAE score of the falling β is higher "
+        f"({a['factor_vae'].mean():.2f} against {b['factor_vae'].mean():.2f}): its lowest run has "
+        f"{a['factor_vae'].min():.2f}, the highest of the other three {b['factor_vae'].max():.2f}."
     )
 
 
@@ -273,16 +269,16 @@ def yaw_has_its_own() -> tuple[pd.Series, float]:
 def yaw_on_the_page() -> str:
     best, next_best = yaw_has_its_own()
     return (
-        f"In all three runs yaw has a latent of its own: it tells {span(best, 2)} of it, "
-        f"the next one {next_best:.2f} at most."
+        "In all three runs with a falling β yaw has a latent of its own: this latent carries "
+        f"{span(best, 2)} of the information about yaw, and the next best latent at most {next_best:.2f}."
     )
 
 
 def yaw_in_the_header() -> str:
     best, next_best = yaw_has_its_own()
     return (
-        "With each of the three seeds yaw gets a latent of its own "
-        f"(it tells {span(best, 2)} of it, the next one {next_best:.2f} at most:"
+        f"With each of the three seeds yaw has a latent of its own, which carries {span(best, 2)} of the information "
+        f"about it; the next best latent carries at most {next_best:.2f}"
     )
 
 
@@ -297,15 +293,18 @@ def turn_on_the_page() -> str:
     turned = results("bvae_anneal_rotation")
     floor = turned["others_change_rendered_mean"].iloc[0]
     return (
-        f"the yaw read covers {degrees}°, its rank correlation with the yaw asked for is at least {rank:.3f} in "
-        f"every one of 300 faces, and the other factors move by {span(turned['others_change_mean'], 2)} of their "
-        f"range, of which {floor:.2f} is the reader's own."
+        f"The yaw read covers {degrees}°, and its rank correlation with the requested yaw is at least {rank:.3f} for "
+        f"each of the 300 faces. The other factors move by {span(turned['others_change_mean'], 2)} of their range, of "
+        f"which {floor:.2f} comes from the reader itself."
     )
 
 
 def turn_in_the_header() -> str:
     rank, degrees = faces_turn()
-    return f"faces turn as asked: rank correlation at least {rank:.3f}, {degrees} of 120 degrees"
+    return (
+        f"Faces turn as requested: the rank correlation is at least {rank:.3f}, and the turn covers {degrees} of 120 "
+        "degrees"
+    )
 
 
 def why_not_more() -> str:
@@ -314,10 +313,10 @@ def why_not_more() -> str:
     middling = best[["pitch", "light", "hair_length"]].stack()
     weak = best[["skin_tone", "hair_colour", "face_width", "glasses", "mouth"]].max().max()
     return (
-        f"In these three runs the best latent tells {span(best['hat'], 1)} of the hat, "
-        f"{span(best['background'], 1)} of the background (a perfect one is counted as 0.7 to 0.8, since 20 bins "
-        f"blur), {span(best['yaw'], 1)} of the yaw, {span(middling, 1)} of pitch, light and hair length, and at "
-        f"most {weak:.2f} of skin, hair colour, face width, glasses and mouth"
+        f"In these three runs the best latent carries {span(best['hat'], 1)} of the information about the hat, "
+        f"{span(best['background'], 1)} about the background, {span(best['yaw'], 1)} about yaw, "
+        f"{span(middling, 1)} about pitch, light and hair length, and at most {weak:.2f} about skin, hair colour, "
+        "face width, glasses and mouth"
     )
 
 
@@ -329,22 +328,19 @@ def ended_of_eight(name: str) -> dict[str, int]:
 
 def faces_search() -> str:
     assert ended_of_eight("bvae_latent") == {"finished": 4, "stopped": 3, "diverged": 1}
-    return "Three of the eight were stopped early and one diverged."
+    return "Three of the eight runs were stopped early, and one diverged."
 
 
 def digits_search() -> str:
     assert ended_of_eight("vae_mnist_best") == {"finished": 7, "stopped": 1}
-    return "One of the eight was stopped early."
+    return "One of the eight runs was stopped early."
 
 
 def two_that_finished() -> str:
     runs = results("bvae_latent")
     vae = runs[(runs["objective"] == "beta") & (runs["status"] == "finished")]["test/mig"]
     assert len(vae) == 2
-    return f"The two β-VAEs that finished came as close as {vae.max():.2f} (one seed)."
-
-
-# ---- GAN -----------------------------------------------------------------------------------------------
+    return f"Two β-VAEs finished; the better of them has a MIG of {vae.max():.2f} (one seed)."
 
 
 def percent(values: pd.Series, digits: int = 0) -> str:
@@ -365,8 +361,8 @@ def gan_is_stable() -> str:
     share = last["train/kernel_distance"] / first["train/kernel_distance"]
     assert share.max() < 0.02
     return (
-        "All nine runs come to their end. There the kernel distance to training pictures is "
-        f"{percent(share, 1)} of what it was before the training, and generated pictures vary "
+        "All nine runs of the GAN train to the end. At their last step the kernel distance to training pictures is "
+        f"{percent(share, 1)} of its value before training, and generated pictures vary "
         f"{span(last['val/diversity'], 2)} times as much as validation pictures."
     )
 
@@ -380,8 +376,8 @@ def best_of_emoji_are_earlier() -> str:
     )
     a, b, c = (f"{step:,}" for step in steps["emoji"])
     return (
-        "The last weights are the best on photos with each seed and on rendered faces with two of three; on emoji "
-        f"with none: there the best are those of steps {a}, {b} and {c}."
+        "The last weights are the best with each seed on photos and with two of three seeds on rendered faces. On emoji "
+        f"they are the best with no seed; the best are those of steps {a}, {b} and {c}."
     )
 
 
@@ -389,9 +385,9 @@ def plain_recipe_knows_by_heart() -> str:
     runs = where(results("gan_dcgan"), arch="dcgan")
     assert len(runs) == 3 and runs["test/d_generated"].min() >= runs["test/d_train_real"].min() > 0.98
     return (
-        "With the plain recipe the discriminator learns the photos by heart: at the end it recognises "
+        "With the plain recipe and DCGAN's layers the discriminator memorises the photos: at the end it recognises "
         f"at least {int(100 * runs['test/d_train_real'].min())} % of the training photos and of the generated ones, but "
-        f"{percent(runs['test/d_held_out_real'])} of the test photos, with three seeds."
+        f"{percent(runs['test/d_held_out_real'])} of the test photos (three seeds)."
     )
 
 
@@ -399,8 +395,8 @@ def layers_alone_are_not_told_apart() -> str:
     kd = by_seed(results("gan_dcgan"), "test/kernel_distance", "arch")
     assert len(kd) == 3 and (kd["skip"] < kd["dcgan"]).sum() == 2
     return (
-        "Three seeds do not tell whether the other layers alone help: they are ahead with two of three, but their "
-        f"kernel distance lies anywhere from {span(kd['skip'], 4)}; DCGAN's is {span(kd['dcgan'], 4)}."
+        "Three seeds cannot show whether our layers alone help: they are better with two of three seeds, but their "
+        f"kernel distance ranges from {span(kd['skip'], 4)}, against {span(kd['dcgan'], 4)} for DCGAN's layers."
     )
 
 
@@ -418,8 +414,8 @@ def by_heart_without_augmentation() -> str:
     gap = small("test/d_train_real") - small("test/d_held_out_real")
     assert (gap["none"] > 0.05).all() and (gap[STRONG] < 0).all() and (gap["translation"] < gap["none"]).all()
     return (
-        "Without augmentation the discriminator recognises more of the training photos than of the test photos with each "
-        f"seed, by {span(gap['none'], 2)} of them; with all three kinds of augmentation this is so with no seed."
+        "Without augmentation the discriminator recognises a larger share of the training photos than of the test photos with each "
+        f"seed, by {span(gap['none'], 2)}; with all three kinds of augmentation it does so with no seed."
     )
 
 
@@ -427,8 +423,8 @@ def augmentation_is_no_gain_yet() -> str:
     kd = small("test/kernel_distance")
     assert (kd[STRONG] > kd["translation"]).all() and (kd["none"] < kd["translation"]).sum() == 2
     return (
-        "In the kernel distance that does not pay within 1,000 steps: on photos all three kinds are behind translation alone "
-        "with each seed, and no augmentation is ahead of translation with two seeds of three."
+        "On photos augmentation shows no gain in kernel distance within 1,000 steps: all three kinds together are worse than "
+        "translation alone with each seed, and no augmentation is better than translation with two of three seeds."
     )
 
 
@@ -437,8 +433,8 @@ def averages_are_not_told_apart() -> str:
     ahead = (runs["test/kernel_distance"] < runs["test/kernel_distance_now"]).sum()
     assert len(runs) == 18 and 5 < ahead < 13
     return (
-        f"The averaged generator is nearer to test pictures than the generator itself in {ahead} of 18 runs: at the end, when "
-        "the rates have gone down, the average brings nothing that shows."
+        f"The averaged generator is nearer to test pictures than the generator itself in {ahead} of 18 runs. Averaging shows no "
+        "gain at the end of training, when the learning rates have gone down."
     )
 
 
@@ -448,9 +444,9 @@ def recipe_over_dcgan() -> str:
         assert (ours[name] < plain["dcgan"]).all()
     assert (ours["none"] < plain["skip"]).all() and len(plain) == 3
     return (
-        "With the same layers and no augmentation either, our losses, penalties, rates and average are ahead of the plain "
-        f"recipe with each of three seeds ({span(ours['none'], 4)} against {span(plain['skip'], 4)}), and ahead of "
-        f"DCGAN ({span(plain['dcgan'], 4)}) with and without translation."
+        "With the same layers and no augmentation, our losses, penalties, learning rates and averaging are better than the plain "
+        f"recipe with each of three seeds (kernel distance {span(ours['none'], 4)} against {span(plain['skip'], 4)}). With and "
+        f"without translation they are also better than DCGAN with each seed ({span(plain['dcgan'], 4)})."
     )
 
 
@@ -466,7 +462,7 @@ def both_penalties_with_relativistic() -> str:
     both, none = found[0.08, 0.08], found[0, 0]
     assert (both < none).all()
     return (
-        "With the relativistic loss both penalties together are ahead of none with each of three seeds: the kernel distance "
+        "With the relativistic loss, both penalties together are better than none with each of three seeds: the kernel distance "
         f"is {span(both, 4)} against {span(none, 4)}."
     )
 
@@ -475,8 +471,8 @@ def surest_of_all() -> str:
     worst = losses().max()
     assert worst.idxmin() == ("relativistic", 0.08, 0.08)
     return (
-        f"Its worst seed ({worst.min():.4f}) is ahead of the worst seed of each of the other fifteen settings, of which the "
-        f"least is {worst.nsmallest(2).iloc[1]:.4f}."
+        f"The worst seed of this setting ({worst.min():.4f}) is better than the worst seed of each of the other fifteen settings, "
+        f"the lowest of which is {worst.nsmallest(2).iloc[1]:.4f}."
     )
 
 
@@ -487,7 +483,7 @@ def critic_is_far_behind() -> str:
     assert wgan.min() > others.max()
     diversity = where(results("gan"), loss="wgan_gp")["test/diversity"]
     return (
-        "wgan_gp, whose critic has one update a step here and the same rates, is behind all others in every run "
+        "wgan_gp is worse than all other losses in every run "
         f"({wgan.min():.3f} to {wgan.max():.3f}; the others at most {others.max():.3f}), and its pictures vary at most "
         f"{diversity.max():.2f} times as much as real ones."
     )
@@ -508,8 +504,8 @@ def nearest_by_texture() -> str:
     a, v, g = (found[name] for name in MODELS)
     assert (g < a).all() and (a < v).all()
     return (
-        "To a network with random weights, which sees colours, edges and texture, the GAN's pictures are nearest to real "
-        "ones on each set and with each of three seeds, then the autoencoder's, then the VAE's."
+        "By the features of a network with random weights, which sees colours, edges and texture, the GAN's pictures are nearest "
+        "to real ones on each set and with each of three seeds; the autoencoder's come second, the VAE's last."
     )
 
 
@@ -518,8 +514,8 @@ def farthest_by_content() -> str:
     a, v, g = (found[name] for name in MODELS)
     assert (g > a).all() and (g > v).all()
     return (
-        "To the reader of rendered faces, which was trained to tell yaw, hair, glasses and the like, the GAN's pictures are "
-        "farthest, on each set and with each seed."
+        "By the features of the reader of rendered faces, which was trained to recognise yaw, hair, glasses and other factors, the "
+        "GAN's pictures are farthest from real ones on each set and with each seed."
     )
 
 
@@ -528,8 +524,8 @@ def little_of_the_variety() -> str:
     a, v, g = (span(found[name], 2) for name in MODELS)
     assert found[MODELS[2]].max() < 0.1 < 0.4 < found[list(MODELS[:2])].min().min()
     return (
-        f"On rendered faces its recall there is {g}, the autoencoder's {a} and the VAE's {v}: few real faces "
-        "have one of the GAN's near them."
+        f"On rendered faces the GAN's recall by these features is {g}, the autoencoder's {a} and the VAE's {v}: few real faces "
+        "have a face by the GAN near them."
     )
 
 
@@ -539,9 +535,9 @@ def how_often_told() -> str:
     assert (photos[MODELS[2]] < photos[MODELS[0]]).all() and (photos[MODELS[2]] < photos[MODELS[1]]).all()
     assert found.drop("photos").min().min() > 0.95
     return (
-        "A classifier on the random network's features tells generated rendered faces and emoji of all three from real ones "
-        f"nearly always; the GAN's photos to {percent(photos[MODELS[2]])}, the autoencoder's to "
-        f"{percent(photos[MODELS[0]])}, the VAE's to {percent(photos[MODELS[1]])}."
+        "With the random network's features, a classifier tells the rendered faces and emoji of all three models from real ones "
+        f"nearly always. For photos its accuracy is {percent(photos[MODELS[2]])} with the GAN, "
+        f"{percent(photos[MODELS[0]])} with the autoencoder and {percent(photos[MODELS[1]])} with the VAE."
     )
 
 
@@ -551,8 +547,9 @@ def sharper_photos() -> str:
     before = results("bvae_photos_adam").set_index("seed")["test/mse"]
     assert len(now) == len(before) == 3 and (now < before).all()
     return (
-        f"The autoencoder's error on photos is {span(now, 4)}; with the convolutions and Adam that were the defaults before "
-        f"it is {span(before, 4)} after as many steps (sweeps/results/bvae_photos_adam.csv), higher with each seed."
+        f"The autoencoder's error (MSE) on photos is {span(now, 4)}. With the previous defaults, convolutions and Adam, "
+        f"it is {span(before, 4)} after the same number of steps (sweeps/results/bvae_photos_adam.csv), and higher with "
+        "each seed."
     )
 
 
@@ -565,12 +562,10 @@ def price_of_one() -> str:
     ratio = {name: mse[name][1] / mse[name][0] for name in ("emoji", "synthetic")}
     more = {name: f"{100 * (r.min() - 1):.0f} to {100 * (r.max() - 1):.0f} %" for name, r in ratio.items()}
     return (
-        f"With each seed the VAE's error is above the autoencoder's on rendered faces, by {more['synthetic']}, and on "
-        f"emoji, by {more['emoji']}. On the 435 photos the two are not told apart: it is below with two seeds of three."
+        "The VAE's reconstruction error is above the autoencoder's with each seed on rendered faces, by "
+        f"{more['synthetic']}, and on emoji, by {more['emoji']}. On the 435 photos the two cannot be distinguished: "
+        "the VAE's error is lower with two of three seeds."
     )
-
-
-# ---- digits --------------------------------------------------------------------------------------------
 
 
 def rate_gains() -> pd.Series:
@@ -589,29 +584,29 @@ def means(pairs: pd.Series) -> pd.Series:
 def rate_on_the_page() -> str:
     rate = rate_gains()
     return (
-        f"The higher learning rate gains {span(means(rate), 0)} nats in every row "
-        f"(two seeds; seed by seed {span(rate, 1)})."
+        f"The learning rate of 0.003 gains {span(means(rate), 0)} nats of ELBO over 0.001 in every row "
+        f"(two seeds; for single seeds {span(rate, 1)})."
     )
 
 
 def rate_in_the_header() -> str:
     rate = rate_gains()
     return (
-        f"The learning rate of 0.003 gains {span(means(rate), 0)} nats everywhere in so few epochs "
-        f"(two seeds; seed by seed {span(rate, 1)})."
+        f"The learning rate of 0.003 gains {span(means(rate), 0)} nats of ELBO over 0.001 at every β and number of latents, "
+        f"in these five epochs (two seeds; for single seeds {span(rate, 1)})."
     )
 
 
 def half_beta_of_two_latents() -> str:
     runs = where(results("vae_mnist"), latent_dim=2)
     assert gain(runs, "beta", 0.5, 1, "test/elbo_nats").abs().max() < 1
-    return "With two latents β changes the ELBO by less than 1 nat between 0.5 and 1"
+    return "With two latents the ELBO differs by less than 1 nat between β = 0.5 and β = 1 (two seeds)."
 
 
 def beta_of_two_latents() -> str:
     runs = where(results("vae_mnist"), latent_dim=2, learning_rate=0.003)
     lost = gain(runs, "beta", 4, 1, "test/rec_nats")
-    return f"gives up {span(lost, 0)} nats of reconstruction against β = 1 at the higher rate (two seeds)."
+    return f"At the higher learning rate β = 4 loses {span(lost, 0)} nats of reconstruction against β = 1 (two seeds)."
 
 
 def beta_of_twenty_latents() -> str:
@@ -619,8 +614,8 @@ def beta_of_twenty_latents() -> str:
     lost = -gain(runs, "beta", 4, 1, "test/elbo_nats")
     assert set(where(runs, beta=4)["test/active_units"]) == {6} and span(lost, 0) == "19 to 19"
     return (
-        "With twenty latents β = 4 costs 19 nats against β = 1 at the higher rate, and leaves six of the latents "
-        "active, that is, in use (two seeds alike)."
+        "With twenty latents β = 4 costs 19 nats of ELBO against β = 1 at the higher learning rate, and only six of the "
+        "latents stay active (both seeds)."
     )
 
 
@@ -630,8 +625,8 @@ def active_of_twenty_latents() -> str:
     assert set(runs["test/kl_nats"].round()) == {8}
     a, b = (f"{units[rate][0]:.0f} and {units[rate][1]:.0f}" for rate in (0.003, 0.001))
     return (
-        f"With twenty, β = 4 leaves {a} active at the higher rate, {b} at the lower, at a KL of 8 nats at both "
-        "(two seeds);"
+        f"With twenty latents and β = 4, {a} of them stay active at the higher learning rate and {b} at the lower one, with "
+        "a KL of 8 nats at both (two seeds)."
     )
 
 
@@ -639,7 +634,7 @@ def half_beta_spends_more() -> str:
     runs = where(results("vae_mnist"), latent_dim=20)
     more = means(gain(runs, "beta", 0.5, 1, "test/kl_nats"))
     assert (gain(runs, "beta", 0.5, 1, "test/elbo_nats") < 0).all()
-    return f"β = 0.5 spends {span(more, 0)} nats more on the code than β = 1 and is worse by the ELBO (two seeds)."
+    return f"With twenty latents β = 0.5 spends {span(more, 0)} nats more on the code than β = 1, and its ELBO is lower (two seeds)."
 
 
 def the_code_knows_the_digit() -> None:
@@ -650,19 +645,11 @@ def the_code_knows_the_digit() -> None:
     assert (1 - two > 1 / 6).all() and (1 - two < 1 / 4).all()
 
 
-def digit_on_the_page() -> str:
+def codes_and_digits() -> str:
     the_code_knows_the_digit()
     return (
-        "Twenty latents know the digit at β = 0.5 and 1 (0.97 at both rates, two seeds). "
-        "Two confuse one picture in five at the higher rate (two seeds)."
-    )
-
-
-def digit_in_the_header() -> str:
-    the_code_knows_the_digit()
-    return (
-        "Twenty latents know the digit at β = 0.5 and 1 (kNN 0.97, two seeds), two confuse one in five at the "
-        "higher rate (two seeds)."
+        "At β = 0.5 and 1 the codes of twenty latents identify the digit (kNN accuracy 0.97 at both learning rates, two seeds). "
+        "The codes of two latents confuse one picture in five at the higher learning rate (two seeds)."
     )
 
 
@@ -682,11 +669,11 @@ def size_on_the_page() -> str:
     by = size()
     low, high = minus(by["three"].min(), 1), minus(by["three"].max(), 1)
     return (
-        f"Two latents need depth: three fully connected layers instead of one gain {span(means(by['mlp']), 0)} "
-        f"nats, three convolutions instead of one {span(means(by['conv']), 0)} (two seeds). "
-        f"Twice the width gains {span(means(by['width']), 0)} nats (two seeds; seed by seed "
-        f"{span(by['width'], 1)}). With one layer convolutions are {span(means(by['one']), 0)} nats better "
-        f"(two seeds). With three they are not told apart: seed by seed {low} to {high} nats (two seeds)."
+        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
+        f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
+        f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
+        f"distinguished: the difference is {low} to {high} nats for single seeds (two seeds)."
     )
 
 
@@ -699,12 +686,12 @@ def size_in_the_header() -> str:
     more = default.set_index("seed")["test/elbo_nats"] - best
     assert (more > 0).all() and len(more) == 2
     return (
-        f"Depth is what two latents need: from one to three layers {span(means(by['mlp']), 0)} nats fully "
-        f"connected, {span(means(by['conv']), 0)} with convolutions (two seeds); from 128 to 256 units "
-        f"{span(means(by['width']), 0)} (two seeds; seed by seed {span(by['width'], 1)}). One convolution is "
-        f"{span(means(by['one']), 0)} nats better than one fully connected layer, three and three are not told "
-        f"apart (two seeds; seed by seed {span(by['three'], 1)}). By vae_mnist.yaml the default, 512 units in "
-        f"three layers, has another {more.mean():.0f} nats (two seeds; {more[0]:.1f} and {more[1]:.1f})."
+        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
+        f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
+        f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
+        f"distinguished: the difference is {span(by['three'], 1)} nats for single seeds (two seeds). The default of vae_mnist.yaml, "
+        f"three layers from 512 units on, gains another {more.mean():.0f} nats (two seeds; {more[0]:.1f} and {more[1]:.1f})."
     )
 
 
@@ -712,9 +699,8 @@ def best_digits() -> str:
     runs = confirmed("vae_mnist_best")
     assert len(runs) == 3 and set(zip(runs["width"], runs["depth"], runs["input_dropout"])) == {(1024, 4, 0)}
     return (
-        f"a learning rate of {runs['learning_rate'].iloc[0]:.6f}. Its ELBO is "
-        f"{mean_sd(runs['test/elbo_nats'], 1)}, IW-100 {mean_sd(runs['test/iw_nats'], 1)}, and its kNN accuracy "
-        f"{mean_sd(runs['test/knn_accuracy'], 3)} (three seeds)."
+        f"a learning rate of {runs['learning_rate'].iloc[0]:.6f}. Its ELBO is {mean_sd(runs['test/elbo_nats'], 1)}, its IW-100 "
+        f"{mean_sd(runs['test/iw_nats'], 1)}, and its kNN accuracy {mean_sd(runs['test/knn_accuracy'], 3)} (three seeds)."
     )
 
 
@@ -723,7 +709,7 @@ def knn_follows_the_elbo() -> str:
     assert len(runs) == 10
     rank = runs["test/elbo_nats"].rank().corr(runs["test/knn_accuracy"].rank())
     return (
-        "kNN accuracy tends to follow the ELBO: over the ten runs above that "
+        "kNN accuracy tends to rise with the ELBO: over the ten runs of the search and its confirmation that "
         f"[finished](../sweeps/results/vae_mnist_best.csv) their rank correlation is {rank:.2f}."
     )
 
@@ -747,16 +733,13 @@ def wider_digits() -> str:
         return f"{values.max():.1f} to {values.min():.1f}"
 
     return (
-        f"The four runs with 1,024 units that finished ({down(elbo['wide'])}, one seed, rates "
-        f"{span(wide['learning_rate'], 4)}) are ahead of the three with 512 ({down(elbo['narrow'])}, one seed, "
-        f"rates {span(narrow['learning_rate'], 4)}), and so are all three that confirm ({down(again)}). "
-        f"{stopped.width:,} units at {stopped.learning_rate:.4f} were stopped (one seed). With hidden pixels "
-        f"{hidden[0]:.1f} and {hidden[1]:.1f}, without {shown[0]:.1f} and {shown[1]:.1f} (one seed, at other "
-        "rates): not told apart."
+        f"Four runs with 1,024 units finished ({down(elbo['wide'])}, one seed, learning rates "
+        f"{span(wide['learning_rate'], 4)}). Their ELBO is above that of the three with 512 units that finished "
+        f"({down(elbo['narrow'])}, one seed, learning rates {span(narrow['learning_rate'], 4)}); so is that of all three "
+        f"confirming runs ({down(again)}, three seeds). A run with {stopped.width:,} units at {stopped.learning_rate:.4f} was stopped "
+        f"early (one seed). With 1,024 units, hidden pixels give {hidden[0]:.1f} and {hidden[1]:.1f}, and no hidden pixels "
+        f"{shown[0]:.1f} and {shown[1]:.1f} (one seed, at different learning rates): these cannot be distinguished."
     )
-
-
-# ---- characters ----------------------------------------------------------------------------------------
 
 
 def architectures() -> str:
@@ -770,9 +753,17 @@ def architectures() -> str:
     )
     a, b = (" and ".join(f"{value:.2f}" for value in sorted(of)) for of in (below, above))
     return (
-        f"With 800,000 parameters the LSTM is {a} nats below the Transformer, with 200,000 {b} above it "
-        f"(two seeds, too few to tell). With 800,000 the TCN is {span(tcn, 2)} nats behind both (two seeds). "
+        f"With 800,000 parameters the LSTM's loss is {a} nats below the Transformer's, and with 200,000 it is {b} nats above it "
+        f"(two seeds, too few to decide). With 800,000 parameters the TCN is {span(tcn, 2)} nats behind both (two seeds). "
         f"Four times the parameters gain {span(more, 2)} nats (two seeds)."
+    )
+
+
+def default_transformer_on_the_page() -> str:
+    loss = results("charlm_best")["test/loss"]
+    return (
+        "With the default learning rate and weight decay, the Transformer with 4 heads and width 128 reaches "
+        f"{mean_sd(loss, 3)} nats per character ({len(loss)} seeds,"
     )
 
 
@@ -795,12 +786,19 @@ def best_rates() -> str:
     tcn = loss["tcn"][[0.002, 0.004, 0.008]]
     lost = loss["lstm"] - loss["lstm"][0.008]
     assert (loss["transformer"].nsmallest(2).index == [0.001, 0.002]).all() and two < 0.002
-    assert tcn.max() < loss["tcn"][0.001] and (loss.loc[0.004] - loss.min()).max() < 0.03
+    assert tcn.max() < loss["tcn"][0.001]
     return (
-        "The best rate differs by architecture (one seed): the Transformer has 0.001 and 0.002 within 0.002 nats, "
-        f"the TCN 0.002 to 0.008 within {tcn.max() - tcn.min():.3f}, the LSTM gains with every step up to 0.008, "
-        f"{lost[0.002]:.2f} nats from 0.002 and {lost[0.001]:.2f} from 0.001. 0.004 costs none more than 0.03 "
-        "nats (one seed)."
+        "The best learning rate differs by architecture (one seed): the Transformer is within 0.002 nats at 0.001 and 0.002, "
+        f"the TCN is within {tcn.max() - tcn.min():.3f} from 0.002 to 0.008, and the LSTM improves up to 0.008, where it is "
+        f"{lost[0.002]:.2f} nats better than at 0.002 and {lost[0.001]:.2f} better than at 0.001."
+    )
+
+
+def one_rate_for_all() -> str:
+    loss = rates()
+    assert (loss.loc[0.004] - loss.min()).max() < 0.03
+    return (
+        "At a learning rate of 0.004 no architecture loses more than 0.03 nats against its best (one seed)."
     )
 
 
@@ -810,7 +808,7 @@ def default_rates() -> str:
     loss = rates()
     for model, rate in LEARNING_RATES.items():  # none of the others is better by more than noise
         assert loss[model][rate] - loss[model].min() < 0.002, model
-    return "So, by one seed, the default of the LSTM is 0.008, of the others 0.002."
+    return "So the default learning rate, chosen with one seed, is 0.008 for the LSTM and 0.002 for the other two."
 
 
 def positions() -> str:
@@ -821,11 +819,11 @@ def positions() -> str:
         (table > 0).all() and (untold > table).all() and f"{twice['none']:.2f}" == f"{twice['learned']:.2f}"
     )
     return (
-        f"Rotation is {table[64]:.2f} nats ahead of a table with windows of 64 characters and {table[128]:.2f} "
-        f"with 128 (one seed). Without being told the Transformer is {untold[64]:.2f} and {untold[128]:.2f} "
-        "behind rotation (one seed): within a window the causal mask alone tells little. Twice the window, which "
-        f"is also twice the text a step, gains {twice['none']:.2f} nats untold and with a table, "
-        f"{twice['rope']:.2f} with rotation (one seed)."
+        f"Rotary positions are {table[64]:.2f} nats better than a learned table with windows of 64 characters, and {table[128]:.2f} "
+        f"with windows of 128 (one seed). Without positions the Transformer is {untold[64]:.2f} and {untold[128]:.2f} nats worse "
+        "than with rotary ones (one seed): within a window the causal mask alone says little about positions. Doubling the window, "
+        f"which also doubles the text of a step, gains {twice['none']:.2f} nats without positions and with a table, and "
+        f"{twice['rope']:.2f} with rotary positions (one seed)."
     )
 
 
@@ -840,14 +838,11 @@ def recipe() -> str:
     default = rates()["transformer"][0.002]
     assert 0 < default - ended["test/loss"].min() < 0.005
     return (
-        "Muon in every one of the six that finished (one seed); both with AdamW alone, at rates of 0.006, were "
-        f"stopped at step 500 (one seed). At a rate of 0.0037 a decay of 0.01 has {near[0.01]:.3f}, of 0.1 "
-        f"{near[0.1]:.3f} (one seed). The default rate of 0.002 with a decay of 0.1 has {default:.3f} in "
-        "charlm_lr.yaml, within 0.005 of the best of these with the same seed (one seed)."
+        "All six runs that finished used Muon (one seed); the two with AdamW alone, at learning rates of 0.006, were stopped at "
+        f"step 500 (one seed). At a learning rate of 0.0037 the loss is {near[0.01]:.3f} with a weight decay of 0.01 and "
+        f"{near[0.1]:.3f} with 0.1 (one seed). The default learning rate of 0.002 with a weight decay of 0.1 has {default:.3f} in "
+        "charlm_lr.yaml, within 0.005 of the best of these runs with the same seed (one seed)."
     )
-
-
-# ---- arithmetic ----------------------------------------------------------------------------------------
 
 
 def plain_mistakes() -> str:
@@ -856,12 +851,12 @@ def plain_mistakes() -> str:
     quarter, half, tenth = runs.loc[0.25], runs.loc[0.5], runs.loc[0.1]
     off = "test/mistakes_off_by_one"
     return (
-        f"A quarter is enough for {quarter['test/exact_match']:.2f}, a tenth only for "
-        f"{tenth['test/exact_match']:.2f} (after 4,000 steps no more for certain: seq2seq_short.yaml). Mistakes are off by one "
-        f"({quarter[off]:.3f} of {1 - quarter['test/exact_match']:.3f} wrong at 0.25, {half[off]:.3f} of "
-        f"{1 - half['test/exact_match']:.3f} at 0.5), soonest in answers of one digit, of which few are seen "
-        f"({quarter['test/exact_length_1']:.2f} right at 0.25, of three {quarter['test/exact_length_3']:.2f}); at "
-        f"0.1 as many are no near miss at all ({tenth['test/mistakes_other']:.2f})."
+        f"A quarter of the queries is enough for an exact match of {quarter['test/exact_match']:.2f}; a tenth gives only "
+        f"{tenth['test/exact_match']:.2f}, and stopping after 4,000 steps does not reliably raise it (seq2seq_short.yaml). Most "
+        f"wrong answers are off by one ({quarter[off]:.3f} of {1 - quarter['test/exact_match']:.3f} wrong at 0.25, {half[off]:.3f} of "
+        f"{1 - half['test/exact_match']:.3f} at 0.5). This happens most in answers of one digit, of which few are seen in training "
+        f"(at 0.25, {quarter['test/exact_length_1']:.2f} of them are right, and {quarter['test/exact_length_3']:.2f} of the answers "
+        f"with three characters). At 0.1, {tenth['test/mistakes_other']:.2f} of all answers are not even near misses."
     )
 
 
@@ -882,16 +877,14 @@ def stopped_sooner() -> tuple[str, str]:
 
 def sooner_in_the_header() -> str:
     sooner, whole = stopped_sooner()
-    return (
-        f"with three seeds {sooner} of the answers are right, after 10,000 steps {whole} (seq2seq_split.csv)."
-    )
+    return f"with three seeds {sooner} of the answers are right, and {whole} after 10,000 steps (seq2seq_split.csv)."
 
 
 def sooner_on_the_page() -> str:
     sooner, whole = stopped_sooner()
     return (
-        "for certain had it stopped sooner: after 4,000 steps instead of 10,000 it has "
-        f"{sooner} right with seeds 0, 1, 2, instead of {whole} ("
+        f"With a tenth of the queries the plain LSTM has an exact match of {sooner} after 4,000 steps (seeds 0, 1, 2), and "
+        f"{whole} after 10,000 ("
     )
 
 
@@ -902,7 +895,7 @@ def three_digits() -> str:
     assert abs((1 - row["test/exact_match"]) * n - wrong) < 1
     return (
         f"with one seed {wrong:.0f} of the 1.9 million test queries are answered wrongly, and "
-        f"{n * row['test/mistakes_no_number']:.0f} of these answers are no number."
+        f"{n * row['test/mistakes_no_number']:.0f} of these answers are not numbers."
     )
 
 
@@ -913,7 +906,10 @@ def left_is_off_by_ten() -> str:
     wrong = 1 - half["test/exact_match"]
     assert np.allclose(half["test/mistakes_off_by_ten"], wrong, atol=1e-5)
     carry, of = tenth["test/mistakes_off_by_ten"].mean(), 1 - tenth["test/exact_match"].mean()
-    return f"What is left is off by ten, a hundred …: {carry:.3f} of the {of:.3f} wrong at 0.1, all at 0.5; sums more than differences."
+    return (
+        f"The remaining wrong answers are off by ten, a hundred or another power of ten: {carry:.3f} of the {of:.3f} wrong at 0.1, "
+        "and all of them at 0.5. At 0.1 sums are wrong more often than differences."
+    )
 
 
 def off_by_ten_on_the_page() -> str:
@@ -921,8 +917,8 @@ def off_by_ten_on_the_page() -> str:
     tenth = where(results("seq2seq_best"), train_fraction=0.1)
     carry, of = tenth["test/mistakes_off_by_ten"].mean(), 1 - tenth["test/exact_match"].mean()
     return (
-        f"what is left is off by ten, a hundred or a thousand, {carry:.3f} of the {of:.3f} that are wrong with a "
-        "tenth of the queries; in sums more than in differences."
+        f"with a tenth of the queries {carry:.3f} of all answers are off by ten, a hundred or a thousand, out of {of:.3f} that are "
+        "wrong. Sums are wrong more often than differences."
     )
 
 
@@ -957,9 +953,10 @@ def what_each_brings() -> str:
     by = {name: addition(name) for name in ADDITIONS}
     (c, nc), (a, na), (r, nr), (b, nb), (w, nw) = by.values()
     return (
-        f"From {alone(None):.3f} (plain) to {all_five():.4f} (all), one seed. By what each multiplies the share of wrong "
-        f"answers, geometric mean over its 16 pairs of one seed: columns {c:.2f} (better in {nc} of 16), attention {a:.2f} "
-        f"({na}), reverse {r:.2f} ({nr}), both directions {b:.2f} ({nb}), decay 0.3 instead of 0.01 {w:.2f} ({nw})."
+        f"The exact match rises from {alone(None):.3f} (plain) to {all_five():.4f} (all additions), one seed. Each addition multiplies the "
+        f"share of wrong answers by this factor (geometric mean over its 16 pairs of runs, one seed): columns: {c:.2f} (better in {nc} "
+        f"of 16 pairs); attention: {a:.2f} ({na}); reverse: {r:.2f} ({nr}); both directions: {b:.2f} ({nb}); weight decay 0.3 instead of "
+        f"0.01: {w:.2f} ({nw})."
     )
 
 
@@ -968,13 +965,13 @@ def what_goes_wrong() -> str:
     plain = where(runs, **dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.01}).iloc[0]
     decayed = where(runs, **dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.3}).iloc[0]
     return (
-        f"What goes wrong, one seed: plain, {plain['test/mistakes_off_by_one']:.3f} of "
-        f"{1 - plain['test/exact_match']:.3f} are off by one, in the units digit of answers of which few are seen "
-        f"(plain {plain['test/exact_length_1']:.2f} of one digit right, of three "
-        f"{plain['test/exact_length_3']:.2f}); forwards the first digit has to be right before the others are "
-        f"computed. Off by ten comes next ({plain['test/mistakes_off_by_ten']:.3f}; with decay 0.3 it is "
-        f"{decayed['test/mistakes_off_by_ten']:.3f} of {1 - decayed['test/exact_match']:.3f}; one seed), the sign is hardly ever "
-        f"wrong ({runs['test/mistakes_sign'].max():.4f} at most)."
+        f"Of the answers of the plain LSTM {1 - plain['test/exact_match']:.3f} are wrong and {plain['test/mistakes_off_by_one']:.3f} "
+        "are off by one, in the units digit of answers of which few are seen "
+        f"({plain['test/exact_length_1']:.2f} of those with one digit are right, {plain['test/exact_length_3']:.2f} with three "
+        "characters; one seed). In an answer written forwards the first digit has to be right before the others are computed. Next are "
+        f"answers that are off by ten ({plain['test/mistakes_off_by_ten']:.3f}; with a weight decay of 0.3 "
+        f"{decayed['test/mistakes_off_by_ten']:.3f}, out of {1 - decayed['test/exact_match']:.3f} wrong; one seed). The sign is hardly ever "
+        f"wrong (at most {runs['test/mistakes_sign'].max():.4f}, one seed)."
     )
 
 
@@ -985,10 +982,10 @@ def plain_on_the_page() -> str:
     one, two, three = (plain[f"test/exact_length_{n}"] for n in (1, 2, 3))
     assert one < two < three and plain["test/exact_subtract"] < plain["test/exact_add"]
     return (
-        f"a quarter of the queries, 5,000 steps, one seed: {plain['test/mistakes_off_by_one']:.3f} of the "
-        f"{1 - plain['test/exact_match']:.3f} that are wrong are off by one. Differences more than sums "
-        f"({plain['test/exact_subtract']:.2f} and {plain['test/exact_add']:.2f} right), and the shorter the answer "
-        f"the more ({one:.2f} of one character, {two:.2f} of two, {three:.2f} of three)"
+        f"(a quarter of the queries, 5,000 steps, one seed): {plain['test/mistakes_off_by_one']:.3f} of all answers are off by one, "
+        f"out of {1 - plain['test/exact_match']:.3f} that are wrong. Differences are wrong more often than sums "
+        f"({plain['test/exact_subtract']:.2f} and {plain['test/exact_add']:.2f} right), and short answers more often than long ones "
+        f"({one:.2f} of those with one character are right, {two:.2f} with two, {three:.2f} with three)."
     )
 
 
@@ -996,9 +993,8 @@ def signs_and_numbers() -> str:
     runs = results("seq2seq_tricks")
     assert len(runs) == 32
     return (
-        f"The sign is hardly ever wrong (at most {runs['test/mistakes_sign'].max():.4f} of all answers, in any of "
-        f"the 32 runs), and an answer is always a number (at most {runs['test/mistakes_no_number'].max():.4f} are "
-        "not)."
+        f"The sign is hardly ever wrong (in at most {runs['test/mistakes_sign'].max():.4f} of all answers, in any of the 32 runs), and "
+        f"nearly every answer is a number (at most {runs['test/mistakes_no_number'].max():.4f} are not)."
     )
 
 
@@ -1006,8 +1002,8 @@ def attention_and_reverse() -> str:
     flags = dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.01, "attention": True, "reverse": True}
     (value,) = where(results("seq2seq_tricks"), **flags)["test/exact_match"]
     return (
-        "Attention and reverse with nothing else (`--train_fraction=0.25 --attention=True --reverse=True "
-        f"--steps=5000`): {value:.3f} (one seed)."
+        "With attention and a reversed answer alone (`--train_fraction=0.25 --attention=True --reverse=True --steps=5000`) the exact "
+        f"match is {value:.3f} (one seed)."
     )
 
 
@@ -1030,9 +1026,9 @@ def second_layers() -> pd.DataFrame:
 def layers_on_the_page() -> str:
     second_layers()
     return (
-        "A second layer of the decoder is better in all six pairs (one seed). A second one of the encoder is "
-        "better in three of six and worse in three (one seed): with 32 and 64 units it helps a decoder of one "
-        "layer and hurts one of two, with 128 the other way round."
+        "A second decoder layer is better in all six pairs (one seed). A second encoder layer is better in three of six pairs and worse "
+        "in the other three (one seed): with 32 and 64 units it helps a one-layer decoder and hurts a two-layer decoder; with 128 units "
+        "it is the other way round."
     )
 
 
@@ -1043,16 +1039,16 @@ def layers_in_the_header() -> str:
     assert right[1, 2][64] > right[1, 1][128] and right[1, 1][128] == alone(None)
     off, wrong = "test/mistakes_off_by_one", {1: 1 - right[1, 1][128], 2: 1 - right[2, 2][128]}
     return (
-        f"A second layer of the decoder is better in all six pairs (one seed): with 128 units {right[1, 2][128]:.3f} "
-        f"instead of {right[1, 1][128]:.3f} (seq2seq_tricks.yaml's plain), and 64 units with it "
-        f"({right[1, 2][64]:.3f}) are better than 128 without (one seed). A second one of the encoder is better in "
-        "three of six pairs and worse in three (one seed): with 32 and 64 units better behind one decoder layer "
-        f"({right[2, 1][32]:.3f} and {right[2, 1][64]:.3f} instead of {right[1, 1][32]:.3f} and "
-        f"{right[1, 1][64]:.3f}) and worse behind two ({right[2, 2][32]:.3f} and {right[2, 2][64]:.3f} instead of "
-        f"{right[1, 2][32]:.3f} and {right[1, 2][64]:.3f}), with 128 the other way round ({right[2, 1][128]:.3f} "
-        f"instead of {right[1, 1][128]:.3f}, {right[2, 2][128]:.3f} instead of {right[1, 2][128]:.3f}) (one seed). "
-        f"Mistakes are off by one ({one[off]:.3f} of {wrong[1]:.3f} with one layer on both sides and 128 units, "
-        f"{two[off]:.3f} of {wrong[2]:.3f} with two; one seed)."
+        f"A second decoder layer is better in all six pairs (one seed): with 128 units the exact match is {right[1, 2][128]:.3f} "
+        f"instead of {right[1, 1][128]:.3f} (the plain LSTM of seq2seq_tricks.yaml), and 64 units with it ({right[1, 2][64]:.3f}) are "
+        "better than 128 without (one seed). A second encoder layer is better in three of six pairs and worse in the other three (one "
+        "seed): with 32 and 64 units it helps a one-layer decoder "
+        f"({right[2, 1][32]:.3f} and {right[2, 1][64]:.3f} instead of {right[1, 1][32]:.3f} and {right[1, 1][64]:.3f}) and hurts a "
+        f"two-layer decoder ({right[2, 2][32]:.3f} and {right[2, 2][64]:.3f} instead of {right[1, 2][32]:.3f} and "
+        f"{right[1, 2][64]:.3f}); with 128 units it is the other way round ({right[2, 1][128]:.3f} instead of "
+        f"{right[1, 1][128]:.3f}, {right[2, 2][128]:.3f} instead of {right[1, 2][128]:.3f}) (one seed). Most wrong answers are off by "
+        f"one ({one[off]:.3f} of the {wrong[1]:.3f} wrong with one layer on both sides and 128 units, {two[off]:.3f} of "
+        f"{wrong[2]:.3f} with two layers; one seed)."
     )
 
 
@@ -1062,11 +1058,11 @@ def reading_costs() -> str:
     drawn = where(runs, mode="text_to_image")
     assert len(drawn) == 3 and (drawn["test/exact_match"] > drawn["test/reader_accuracy"]).all()
     return (
-        "Drawing costs nothing; the classifier reads the drawn answers better than real test pictures of "
-        f"characters ({drawn['test/reader_accuracy'].mean():.3f}), for they are typical ones. Reading costs what "
-        "misread digits do, four in most queries: the mistakes are of all kinds, most of none "
-        f"({read_['test/mistakes_other']:.3f} of {1 - read_['test/exact_match']:.3f}), nearly as many without a "
-        f"carry ({1 - read_['test/exact_no_carry']:.3f}) as with one ({1 - read_['test/exact_carry']:.3f})."
+        "Drawing the answers costs nothing. The classifier reads the drawn answers better than real test pictures of characters "
+        f"({drawn['test/reader_accuracy'].mean():.3f}), because the drawn ones are typical. Reading the queries costs what misread digits "
+        f"cost, and most queries have four digits. The mistakes are of all kinds, most of no listed kind ({read_['test/mistakes_other']:.3f} of "
+        f"{1 - read_['test/exact_match']:.3f} wrong), and nearly as frequent without a carry ({1 - read_['test/exact_no_carry']:.3f}) "
+        f"as with one ({1 - read_['test/exact_carry']:.3f})."
     )
 
 
@@ -1108,7 +1104,7 @@ def remedy(name: str = "text_vae", **flags: object) -> pd.DataFrame:
 def sentences_collapse() -> str:
     runs = remedy(free_bits=0, anneal="none")
     assert (runs["test/active_units"] == 0).all() and (runs["test/kl_nats"] < 0.01).all()
-    return "Without a remedy the code collapses: with each of the three seeds KL is below 0.01 nats and no latent is active."
+    return "Without a remedy the posterior collapses: with each of the three seeds the KL is below 0.01 nats and no latent is active."
 
 
 def free_bits_cure() -> str:
@@ -1116,9 +1112,8 @@ def free_bits_cure() -> str:
     lost, kl, units = behind(runs, "text_vae_lm"), runs["test/kl_nats"], runs["test/active_units"]
     assert (kl >= 5).all() and (units >= 8).all() and (lost > 0).all() and (lost <= 3).all()
     return (
-        f"Six free bits keep it in use: KL is {reach(kl, 1)} nats, {reach(units)} of 16 latents are active, and the "
-        f"importance-weighted log-likelihood is {reach(lost, 1)} % below that of the language model with the same seed "
-        "(three seeds)."
+        f"With six free bits the code stays in use: the KL is {reach(kl, 1)} nats, {reach(units)} of 16 latents are active, and the "
+        f"importance-weighted log-likelihood is {reach(lost, 1)} % below that of the language model with the same seed (three seeds)."
     )
 
 
@@ -1130,8 +1125,8 @@ def rising_weight_helps_alone() -> str:
     ahead = (often.set_index("seed")["test/iw_nats"] - once.set_index("seed")["test/iw_nats"] > 0).all()
     assert ahead and often["test/kl_nats"].min() > once["test/kl_nats"].max()
     return (
-        f"A weight of KL that rises from 0 also keeps the code, without free bits: {reach(once['test/kl_nats'], 1)} nats where it "
-        f"rises once, {reach(often['test/kl_nats'], 1)} where it does so four times, which is ahead in log-likelihood too, with each "
+        f"Without free bits, annealing keeps the code in use too: the KL is {reach(once['test/kl_nats'], 1)} nats with linear and "
+        f"{reach(often['test/kl_nats'], 1)} with cyclical annealing, and cyclical annealing also has the higher log-likelihood with each "
         "of the three seeds."
     )
 
@@ -1140,7 +1135,7 @@ def cyclical_costs_nothing() -> str:
     lost = behind(remedy(free_bits=0, anneal="cyclical"), "text_vae_lm")
     assert lost.min() < 0 < lost.max() < 0.5
     return (
-        "Four rises cost nothing that shows: the log-likelihood is above the language model's with two of three seeds, "
+        "Cyclical annealing has no visible cost: its log-likelihood is above the language model's with two of three seeds, and ranges "
         f"from {-lost.min():.1f} % above it to {lost.max():.1f} % below."
     )
 
@@ -1151,7 +1146,7 @@ def rising_adds_nothing_to_free_bits() -> str:
         both = remedy(free_bits=6, anneal=name).set_index("seed")["test/iw_nats"].sort_index()
         assert (both > alone).sum() == 1
     return (
-        "Beside free bits no gain of a rising weight shows: once or four times, the log-likelihood is above that of free bits alone "
+        "Together with free bits annealing shows no gain: with either schedule the log-likelihood is above that of free bits alone "
         "with one of three seeds."
     )
 
@@ -1164,7 +1159,7 @@ def code_saves_and_costs() -> str:
     assert (saved > 0).all() and (saved < mutual).all() and (mutual < runs["test/kl_nats"]).all()
     return (
         f"With six free bits the decoder spends {reach(saved, 1)} nats less on a line than the language model. The code costs "
-        f"{reach(runs['test/kl_nats'], 1)}, of which {reach(mutual, 1)} tell lines apart (mutual information, three seeds); the "
+        f"{reach(runs['test/kl_nats'], 1)} nats, of which {reach(mutual, 1)} tell lines apart (mutual information, three seeds); the "
         "rest is the distance of all codes together from N(0, I)."
     )
 
@@ -1177,15 +1172,15 @@ def samples_of_codes() -> str:
         reach(100 * table[f"test/known_{name}"]) for table in (runs, model) for name in ("words", "pairs")
     )
     return (
-        f"Of the words in 200 samples {words} % occur in the training lines, and {pairs} % of the pairs of neighbours; of the "
-        f"language model's {of_words} % and {of_pairs} % (three seeds each)."
+        f"In 200 samples with six free bits, {words} % of the words and {pairs} % of the pairs of adjacent words occur in the training "
+        f"lines; in samples of the language model, {of_words} % and {of_pairs} % (three seeds each)."
     )
 
 
 def words_collapse_too() -> str:
     runs = remedy("text_vae_words", free_bits=0)
     assert (runs["test/active_units"] == 0).all() and (runs["test/kl_nats"] < 0.05).all()
-    return "Without free bits the code of words collapses as well: KL is below 0.05 nats with each of the three seeds."
+    return "Without free bits the posterior collapses with words as well: the KL is below 0.05 nats with each of the three seeds."
 
 
 def free_bits_of_words() -> str:
@@ -1196,9 +1191,9 @@ def free_bits_of_words() -> str:
     )
     model = results("text_vae_words_lm")
     return (
-        f"With six free bits all 16 latents are active, the bound of a line is {reach(-runs['test/elbo_nats'], 1)} nats, of which KL is "
-        f"{reach(kl, 1)}, and the log-likelihood is {reach(lost, 1)} % below the language model's, whose lines cost "
-        f"{reach(-model['test/elbo_nats'], 1)} nats (three seeds each)."
+        f"With six free bits all 16 latents are active. The negative ELBO is {reach(-runs['test/elbo_nats'], 1)} nats a line, of which the "
+        f"KL is {reach(kl, 1)}. The log-likelihood is {reach(lost, 1)} % below that of the language model, whose negative log-likelihood "
+        f"on all test lines is {reach(-model['test/elbo_nats'], 1)} nats a line (three seeds each)."
     )
 
 
@@ -1207,8 +1202,8 @@ def pairs_of_words() -> str:
     a, b = (table["test/known_pairs"] for table in (runs, model))
     assert a.min() < b.min() and a.max() > b.max()
     return (
-        f"Of the pairs of neighbours in 200 samples {reach(100 * a)} % occur in the training lines, of the language model's "
-        f"{reach(100 * b)} %: they are not told apart by three seeds."
+        f"In 200 samples {reach(100 * a)} % of the pairs of adjacent words occur in the training lines, and {reach(100 * b)} % in samples "
+        "of the language model: three seeds do not distinguish them."
     )
 
 
@@ -1220,8 +1215,9 @@ def fixed_spread_keeps_the_code() -> str:
     lost = pd.Series([100 * (own / other - 1) for other, own in pairs])
     assert (lost > 0).all() and lost.max() < 1
     return (
-        f"Means of a fixed spread (`--batch_norm=0.6`) keep all 16 latents and {reach(spread['test/kl_nats'], 1)} nats, a little more "
-        f"than the bound D γ² / 2 = 2.9, at a log-likelihood {reach(lost, 1)} % below that of the collapsed model (three seeds)."
+        f"Latent means of a fixed spread (`--batch_norm=0.6`) keep all 16 latents active and the KL at {reach(spread['test/kl_nats'], 1)} "
+        f"nats, a little above the bound D γ² / 2 = 2.9. The log-likelihood is {reach(lost, 1)} % below that of the collapsed model "
+        "(three seeds)."
     )
 
 
@@ -1231,8 +1227,8 @@ def word_dropout_hurts() -> str:
     lost = pd.Series([100 * (own / other - 1) for other, own in pairs])
     assert lost.min() > 5 and (dropped["test/kl_nats"] < 1).all()
     return (
-        f"Word dropout of 0.4 leaves {reach(dropped['test/kl_nats'], 1)} nats and costs {reach(lost)} % of log-likelihood: a decoder of "
-        "characters that is not shown two in five of them cannot spell (three seeds)."
+        f"Word dropout of 0.4 leaves a KL of {reach(dropped['test/kl_nats'], 1)} nats and costs {reach(lost)} % of the log-likelihood: a "
+        "character decoder that does not see two in five characters cannot spell (three seeds)."
     )
 
 
@@ -1288,9 +1284,9 @@ def more_free_bits_do_not_help() -> str:
     )
     assert lost[1].min() > lost[0].max() > 3 and (four["test/kl_nats"] < 40).all()
     return (
-        f"More free bits buy little. With 24 of them {reach(places[1])} % of a line's characters are rebuilt in their places, with "
-        f"six {reach(places[0])} %, and the log-likelihood is {reach(lost[0])} % below the language model's. With 48 the code "
-        f"does not even take what is free (KL {reach(four['test/kl_nats'])} nats), {reach(places[2])} % are rebuilt, and the "
+        f"With 24 free bits, {reach(places[1])} % of a line's characters are reconstructed in their places, against "
+        f"{reach(places[0])} % with six, and the log-likelihood is {reach(lost[0])} % below the language model's. With 48 the code "
+        f"does not even use all the free nats (KL {reach(four['test/kl_nats'])} nats), {reach(places[2])} % are reconstructed, and the "
         f"log-likelihood is {reach(lost[1])} % below (three seeds each)."
     )
 
@@ -1311,7 +1307,7 @@ def sentences_in_readme() -> str:
 
 def sentences_table() -> list[list[str | None]]:
     rows = [("language model", results("text_vae_lm"))]
-    names = {"none": "none", "linear": "weight of KL rises once", "cyclical": "weight of KL rises four times"}
+    names = {"none": "none", "linear": "linear annealing", "cyclical": "cyclical annealing"}
     for anneal, name in names.items():
         rows.append((name, remedy(free_bits=0, anneal=anneal)))
     rows.append(("6 free bits", remedy(free_bits=6, anneal="none")))
@@ -1341,7 +1337,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         no_order_without_beta,
         some_latents_are_left,
         mig_at_3_on_the_page,
-        background_and_hat_on_the_page,
+        background_and_hat,
         what_else_changes,
         face_is_gone,
         nothing_is_told,
@@ -1351,6 +1347,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         turn_on_the_page,
         why_not_more,
     ],
+    "docs/charlm.md": [architectures, best_rates, default_transformer_on_the_page],
     "docs/gan_faces.md": [
         gan_is_stable,
         best_of_emoji_are_earlier,
@@ -1413,7 +1410,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         half_beta_of_two_latents,
         beta_of_two_latents,
         beta_of_twenty_latents,
-        digit_on_the_page,
+        codes_and_digits,
         size_on_the_page,
         best_digits,
         knn_follows_the_elbo,
@@ -1435,11 +1432,11 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     ],
     "sweeps/bvae_sets.yaml": [price_of_one, sharper_photos],
     "sweeps/bvae_anneal.yaml": [yaw_in_the_header, turn_in_the_header],
-    "sweeps/bvae_beta.yaml": [mig_at_3_in_the_header, background_and_hat_in_the_header],
+    "sweeps/bvae_beta.yaml": [mig_at_3_in_the_header, background_and_hat],
     "sweeps/bvae_latent.yaml": [faces_search, two_that_finished],
     "sweeps/charlm_arch.yaml": [architectures],
     "sweeps/charlm_bayes.yaml": [recipe],
-    "sweeps/charlm_lr.yaml": [best_rates, default_rates],
+    "sweeps/charlm_lr.yaml": [best_rates, one_rate_for_all, default_rates],
     "sweeps/charlm_pos.yaml": [positions],
     "sweeps/seq2seq_best.yaml": [left_is_off_by_ten],
     "sweeps/seq2seq_depth.yaml": [layers_in_the_header],
@@ -1454,7 +1451,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         beta_of_two_latents,
         active_of_twenty_latents,
         half_beta_spends_more,
-        digit_in_the_header,
+        codes_and_digits,
     ],
     "sweeps/vae_mnist_best.yaml": [digits_search, wider_digits],
     "sweeps/vae_mnist_size.yaml": [size_in_the_header],
@@ -1613,7 +1610,7 @@ def additions_row() -> list[Row]:
 
 
 def additions_table() -> list[Row]:
-    rows: list[Row] = [["plain", f"{alone(None):.3f}", "", ""]]
+    rows: list[Row] = [["none", f"{alone(None):.3f}", "", ""]]
     for name in ADDITIONS:
         times, better = addition(name)
         rows.append([None, f"{alone(name):.3f}", f"{times:.2f}", f"{better} of 16"])
@@ -1643,6 +1640,7 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
         ("latents", "β", "ELBO", "log-likelihood, 20 codes", "KL", "kNN accuracy of the code"),
     ): digits_table,
     ("README.md", ("parameters", "LSTM", "TCN", "Transformer")): characters_table,
+    ("docs/charlm.md", ("parameters", "LSTM", "TCN", "Transformer")): characters_table,
     ("README.md", ("learned from", "plain LSTM", "all additions")): split_table,
     (
         "README.md",
@@ -1726,7 +1724,10 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
             "all additions, exact",
         ),
     ): few_table,
-    ("docs/seq2seq_arith.md", ("", "alone", "wrong ×", "better in")): additions_table,
+    (
+        "docs/seq2seq_arith.md",
+        ("addition to the plain LSTM", "exact match, alone", "wrong answers ×", "better in"),
+    ): additions_table,
     (
         "docs/seq2seq_arith.md",
         ("layers of encoder and decoder", "32 units", "64 units", "128 units"),

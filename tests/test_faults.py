@@ -329,7 +329,7 @@ def test_offline_run_after_kill_is_one_clean_run(config, tmp_path):
     folder = folder_of(cfg)
     kept = read_json(folder / "config.json")["wandb_id"]
     second = subprocess.run([*script, "-1", *flags], env=env, capture_output=True, text=True)
-    assert second.returncode == 0 and "goes on from step 7" in second.stderr, second.stderr
+    assert second.returncode == 0 and "continues from step 7" in second.stderr, second.stderr
 
     (live,) = (folder / "wandb").glob("offline-run-*")
     (old,) = (folder / "wandb-set-aside").glob("offline-run-*")

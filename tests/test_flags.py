@@ -218,7 +218,7 @@ def test_ways_to_write_a_flag(args, expected):
         (["--task=rotate"], ["--task=rotate", "--checkpoint"]),
         (["--image=a", "--index=1"], ["--index=1", "without --image"]),
         (["--fresh", "--reuse"], ["--fresh", "without --reuse"]),
-        (["--epochs=3", "--steps=30"], ["--epochs", "instead of --steps"]),
+        (["--epochs=3", "--steps=30"], ["--epochs", "replaces --steps"]),
     ],
 )
 def test_refusals_name_flag_value_and_what_is_allowed(args, parts):

@@ -232,7 +232,7 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
         ({"family": "bvae_faces"}, "must be a run of gan_faces; this one is of bvae_faces"),
         ({"flags": kept["flags"] | {"width": 5}}, "no weights of this model"),
         ({"flags": kept["flags"] | {"arch": "dcgan"}}, "no weights of this model"),
-        ({"flags": {}}, "must be of a run whose config.json tells its flags"),
+        ({"flags": {}}, "must be of a run whose config.json lists its flags"),
     ):
         (run / "config.json").write_text(json.dumps(kept | change))
         with pytest.raises(UserError, match=f"^--checkpoint=.*{message}") as error:

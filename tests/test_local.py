@@ -300,7 +300,7 @@ def test_a_sweep_from_first_to_last(place):
     states = place.states()
     assert local.returncode == 75, text
     assert "2 trials, 2 of them open, 2 workers; varied: beta" in text
-    assert "stopping: the workers save" in text and "the same command goes on" in text
+    assert "stopping: the workers save" in text and "the same command continues" in text
     assert states and {s["status"] for s in states.values()} <= {"preempted"}, states
     assert all(0 < s["step"] < 400 for s in states.values()), states
 

@@ -256,7 +256,7 @@ def test_damaged_newest_checkpoint(config, straight, capsys, damage):
     capsys.readouterr()
     train(config())
     said = capsys.readouterr().err
-    assert "is damaged" in said and "goes on from step 14" in said
+    assert "is damaged" in said and "continues from step 14" in said
     assert newest.with_suffix(".damaged").exists()
     assert results(folder_of(config())) == results(straight)
 
@@ -463,7 +463,7 @@ def test_finished_run_is_skipped(config, capsys):
     first = train(config(steps=3))
     before = tree(folder_of(config()))
     assert train(config(steps=3)) == first
-    assert "is finished already; --fresh trains it anew" in capsys.readouterr().err
+    assert "is already finished; --fresh trains it again" in capsys.readouterr().err
     assert tree(folder_of(config())) == before
 
 
@@ -491,7 +491,7 @@ def test_changed_code_is_refused(config, straight, monkeypatch, capsys):
     with killed("log", 16):
         train(config())
     monkeypatch.setattr(identity, "source_hash", lambda family: "0123456789abcdef")
-    with pytest.raises(UserError, match=r"made by other code.*now 0123456789abcdef.*--fresh.*--reuse"):
+    with pytest.raises(UserError, match=r"made by different code.*now 0123456789abcdef.*--fresh.*--reuse"):
         train(config())
     train(config(reuse=True))
     folder = folder_of(config())
@@ -518,7 +518,7 @@ def test_finished_run_of_changed_code(config, straight, monkeypatch):
 
 
 def test_epochs_and_steps(config):
-    with pytest.raises(UserError, match="--epochs stands instead of --steps"):
+    with pytest.raises(UserError, match="--epochs replaces --steps"):
         parse(bvae_faces.Config, ["--epochs=2", "--steps=12"])
     train(cfg := config(epochs=2))
     assert rows_of(folder_of(cfg))[-1]["step"] == 12 and rows_of(folder_of(cfg))[-1]["epoch"] == 2

@@ -281,11 +281,11 @@ def test_tasks_take_all_flags_of_the_model_from_the_run():
         (["--model=transformer", "--n_heads=3"], "--hidden_dim=128: must be a multiple of --n_heads, 3"),
         (
             ["--model=transformer", "--attention"],
-            "--attention=True: must be False with --model=transformer, which has it by nature",
+            "--attention=True: must be False with --model=transformer, which always has it",
         ),
         (
             ["--model=transformer", "--bidirectional=True"],
-            "--bidirectional=True: must be False with --model=transformer, which has it by nature",
+            "--bidirectional=True: must be False with --model=transformer, which always has it",
         ),
         (
             ["--mode=text_to_image", "--teacher_forcing=0.5"],

@@ -380,7 +380,7 @@ def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path):
     for change, message in (
         ({"family": "charlm"}, "must be a run of seq2seq_arith; this one is of charlm"),
         ({"flags": kept["flags"] | {"hidden_dim": 14}}, "no weights of this model"),
-        ({"flags": {}}, "must be of a run whose config.json tells its flags"),
+        ({"flags": {}}, "must be of a run whose config.json lists its flags"),
     ):
         (run / "config.json").write_text(json.dumps(kept | change))
         with pytest.raises(UserError, match=f"^--checkpoint=.*{message}"):

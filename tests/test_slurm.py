@@ -149,7 +149,7 @@ def test_what_is_no_time(text):
         (["--account=a\n#SBATCH --hold"], ["--account=a\\n#SBATCH --hold: must be text on one line"]),
         (["--gpus=1", "--gpu_option=gpu-per-node"], ["--gpu_option", "did you mean gpus-per-node?"]),
         (["--gpus=a100:2", "--gpu_option=shard"], ["--gpus=a100:2: must be a number alone"]),
-        (["--gpu_option=gpus"], ["--gpu_option=gpus: says how --gpus is asked for, which is not given"]),
+        (["--gpu_option=gpus"], ["--gpu_option=gpus: says how to ask for --gpus, which is not given"]),
         (["--partitoin=x"], ["--partitoin", "did you mean --partition?"]),
         (["--status", "--cancel"], ["--status and --cancel"]),
         (
@@ -1229,7 +1229,7 @@ def test_cancel_lets_tasks_save_before_it_cancels(fakes, submitted, capfd):
     )
     slurm.run(flags("tiny.yaml", "--cancel"))
     assert fakes.calls("scancel") == ["scancel --state=PENDING 300", "scancel --signal=TERM --full 300_0"]
-    assert "1 tasks run: they save" in (said := capfd.readouterr().err) and "2 tasks cancelled" in said
+    assert "saving 1 running task" in (said := capfd.readouterr().err) and "2 tasks cancelled" in said
 
 
 def test_cancel_takes_out_what_does_not_end(fakes, submitted, capfd):

@@ -164,6 +164,6 @@ def test_a_run_that_is_older_than_a_flag_has_its_default(family, capsys):
         run_config = run_of(family)
         del run_config["flags"][name]
         assert getattr(flags_of_run(cfg, run_config), name) == getattr(config_class(family), name)
-        assert f"this run is older than --{name}: its default" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"--checkpoint=runs/some: must be of a run whose config\.json tells"):
+        assert f"this run is older than the flag --{name}: the default" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--checkpoint=runs/some: must be of a run whose config\.json lists"):
         flags_of_run(cfg, {})

@@ -289,7 +289,7 @@ def test_upload_goes_on_with_the_others(folder, capfd, name, what, said):
             if flag.endswith("False")
             else said.removeprefix("unreadable: ") in " ".join(text.split())
         )
-    assert "2 brought" in text and "1 unreadable" in text
+    assert "2 uploaded" in text and "1 unreadable" in text
     assert [bool(read_json(folder / f"key{i}" / "uploaded.json")) for i in (0, 2)] == [True, True]
 
 
@@ -307,7 +307,7 @@ def test_upload_of_a_run_whose_folder_may_not_be_written(folder, monkeypatch, ca
     assert call(folder, command=upload) == 1
     text = capfd.readouterr().err
     assert f"key1  failed: {folder}/key1/.lease.tmp: Permission denied" in text
-    assert "2 brought, 1 failed" in text
+    assert "2 uploaded, 1 failed" in text
 
 
 @pytest.mark.usefixtures("wandb_has_it_all")

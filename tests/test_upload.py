@@ -212,7 +212,7 @@ def place(server, patched, tiny, tmp_path_factory) -> Place:
     assert code == 0, text
     assert killed.ended()[0] == -signal.SIGKILL
     code, text = place.fork(lambda: place.train("killed", seed=2)).ended()
-    assert code == 0 and "goes on from step 7" in text, text
+    assert code == 0 and "continues from step 7" in text, text
     (segment,) = (place.runs / "torn" / "wandb").glob("offline-run-*")
     os.truncate(next(segment.glob("*.wandb")), 7)
     (file,) = (place.runs / "straight" / "wandb").glob("offline-run-*/*.wandb")  # tried once, elsewhere
@@ -238,7 +238,7 @@ def test_a_sweep_is_brought_once(place):
     assert not server.requests.keys() - {"Viewer", "GetDefaultEntity", "Runs"}
 
     code, text = place.upload().ended()
-    assert code == 0 and "4 brought" in text, text
+    assert code == 0 and "4 uploaded" in text, text
     for name in names:
         place.complete(name)
         assert f"{name}  " in text and place.on_server(name).displayName.startswith(name)
@@ -281,7 +281,7 @@ def test_a_sweep_grows(place):
     lease = leases.acquire(place.runs / "late", leases.Watch())
     code, text = place.upload().ended()
     lease.release("preempted")
-    assert code == 0 and "late  is being trained: left alone" in text and "4 up to date" in text, text
+    assert code == 0 and "late  is being trained: skipped" in text and "4 up to date" in text, text
     assert server.requests == before
 
     # interrupted: W&B has what there is, and the same run gets the rest
@@ -394,7 +394,7 @@ def test_what_cannot_be_brought(plain):
     assert code == 1 and "W&B keeps this login out (permission denied)" in text, text
 
     code, text = plain.upload("--project=x", folder=folder).ended()
-    assert code == 1 and "2 brought, 1 unreadable, 1 without rows" in text, text
+    assert code == 1 and "2 uploaded, 1 unreadable, 1 without rows" in text, text
     assert "b  unreadable: config.json cannot be read" in text and "begun  has not begun" in text
     assert ("x", plain.id("a")) in plain.server.runs and not plain.server.runs["x", plain.id("a")].logged[1:]
     moved = plain.server.runs["x", plain.id("a")]
@@ -416,7 +416,7 @@ def test_the_server_goes_away(server, plain):
         gone = ("file_stream", "Runs")
         other.fault = lambda what: 503 if what in gone and other.requests["file_stream"] else None
         code, text = there.upload(folder=folder, **quick).ended()
-        assert code == 1 and "again  was not brought" in text and "W&B does not answer" in text, text
+        assert code == 1 and "again  was not uploaded" in text and "W&B does not answer" in text, text
         assert not (folder / UPLOADED).exists() and text.count("\n") == 2, text
         other.fault = lambda what: None
         code, text = there.upload(folder=folder).ended()

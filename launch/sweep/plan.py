@@ -46,30 +46,30 @@ OWN = {
 class SweepFlags:
     """The flags of every launcher that runs a sweep."""
 
-    HEADING = ("sweep", "which sweep, where it lies, and how to go on with it")
+    HEADING = ("sweep", "which sweep, its folder, and how to continue it")
 
     sweep: str
-    """the sweep's YAML file (may stand without --sweep=)"""
+    """the sweep's YAML file (--sweep= may be left out)"""
     out: str = "runs"
-    """folder that holds the sweep folders; every machine that works on it must see it"""
+    """folder that holds the sweep folders; every machine that works on the sweep must see it"""
     name: str | None = None
-    """name of the sweep's folder; default: that of the YAML file, with --set also a hash"""
+    """name of the sweep's folder; default: the name of the YAML file, with --set also a hash"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """--set flag=value (or 'flag=[value, value]'): set a parameter of the sweep; repeatable"""
     wandb: str | None = None
-    """online: W&B directs the sweep; offline or disabled: for each trial; default as in the scripts"""
+    """online: W&B directs the sweep; offline or disabled: used for each trial; default as in the scripts"""
     project: str | None = None
     """W&B project; default: the sweep's own, else that of the scripts"""
     entity: str | None = None
     """W&B entity; default: the sweep's own, else yours"""
     retry: bool = False
-    """also run again the trials that failed"""
+    """also run failed trials again"""
     fresh: bool = False
-    """set an existing folder of this sweep aside and start anew"""
+    """set an existing folder of this sweep aside and start from the beginning"""
     reuse: bool = False
-    """go on with an existing sweep's snapshot of the code although the code has changed since"""
+    """continue an existing sweep with its snapshot of the code although the code has changed since"""
     confirm: int | None = None
-    """when all trials are done, run the best one again with so many further seeds"""
+    """when all trials are done, run the best one again with this many new seeds"""
 
     def __post_init__(self):
         if self.confirm is not None and self.confirm < 1:

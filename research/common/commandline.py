@@ -149,7 +149,7 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
         t[2:].partition("=")[0].partition(SEVERAL)[0]: t.partition("=")[2] for t in words if t != "--help"
     }
     if "epochs" in given and "steps" in given and given["epochs"] != "None":
-        raise UserError("--epochs stands instead of --steps: give one of the two")
+        raise UserError("--epochs replaces --steps: give only one of the two")
     if given.get("config") not in (None, "None"):
         in_part = getattr(config_class, "takes_config_in_part", False)
         words = _tokens_of_file(given["config"], given, hints, in_part) + words

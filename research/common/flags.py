@@ -56,19 +56,20 @@ class RunFlags:
     dataset: str = aside("synthetic")
     """a named set, or a path to your own file or folder (its content, not its name, enters the run's key)"""
     data_dir: str = aside("data/store")
-    """where named sets and the cache of decoded data lie"""
+    """folder of the named data sets and of the cache of decoded data"""
     out: str = aside("runs")
     """folder that holds the run folders"""
     name: str | None = aside(None)
-    """name of this run's folder; default: family, flags that are not at their defaults, and the run's key"""
+    """name of this run's folder; default: the family, the flags that differ from their defaults, and the
+    run's key"""
     checkpoint: str | None = None
     """a run folder, a checkpoint file or a W&B artifact; with --task=train: start from these weights"""
     weights: Literal["best", "last"] = "best"
-    """which weights of --checkpoint to take"""
+    """which weights of --checkpoint to use"""
     config: str | None = aside(None)
     """start from the flags in this config.json; flags given on the command line win"""
     seed: int = 0
-    """seed of everything that is drawn; drawn anew at each step from (seed, step)"""
+    """seed of all random draws; the draws of a step depend only on (seed, step)"""
     steps: int = 1000
     """training length in steps; a step is one optimiser update"""
     epochs: int | None = None
@@ -82,7 +83,7 @@ class RunFlags:
     eval_every: int = 500
     """steps between evaluations on the validation part; step 0 and the last step are always evaluated"""
     sample_every: int = aside(500, "train")
-    """steps between pictures; 0 doubles: 0, 1, 2, 4, 8 ..."""
+    """steps between pictures; 0: at steps 0, 1, 2, 4, 8 ..."""
     save_every: int = aside(500, "train")
     """steps between checkpoints; the last step is always saved"""
     device: str = aside("auto")
@@ -92,8 +93,8 @@ class RunFlags:
     compile: bool = False
     """torch.compile the model"""
     threads: int | None = aside(None)
-    """CPU threads of torch, whatever others do on this machine, where several wait for one another; default:
-    one for each free core, or as before an interruption, and one alone once others take the cores"""
+    """CPU threads of torch, kept even when other processes need the cores. Default: one per free core (after
+    an interruption: as many as before it), and one alone once other processes take the cores"""
     deterministic: bool = False
     """deterministic kernels, needed for bit-exact resume on CUDA"""
     wandb: Literal["online", "offline", "disabled"] | None = aside(None)
@@ -103,11 +104,11 @@ class RunFlags:
     entity: str | None = aside(None)
     """W&B entity (user or team); default: yours"""
     fresh: bool = aside(False, "train")
-    """set an existing folder of this run aside and start anew"""
+    """set an existing folder of this run aside and start from the beginning"""
     reuse: bool = aside(False, "train")
-    """go on with (or skip) an existing run although the code has changed since"""
+    """continue (or skip) an existing run although the code has changed since"""
     quiet: bool = aside(False)
-    """print no progress, layers and figures, only warnings, errors and what was asked for"""
+    """print only warnings, errors and requested output: no progress, layers and figures"""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "epochs", "threads"):

@@ -123,7 +123,7 @@ class Run:
         self.metrics = {k: v for row in read_rows(self.folder / METRICS) for k, v in row.items()}
         if self.lease:
             self.lease.release(status["status"])
-        self.say(f"is {status['status']} already; --fresh trains it anew")
+        self.say(f"is already {status['status']}; --fresh trains it again")
         return True
 
     def hold(self, lease: leases.Lease) -> None:
@@ -218,7 +218,9 @@ class Run:
             torch.set_num_threads(1)
             self.status["segments"][-1]["threads"] = 1  # those of a later start, should there be one
             self.write_status("running")
-            self.say(f"others use this machine's cores: one thread from step {step} on (--threads insists)")
+            self.say(
+                f"other processes use the cores: one thread from step {step} on (--threads=N prevents this)"
+            )
 
     def due(self, what: str, step: int) -> bool:
         """Whether to "log", "eval" or "sample" at `step`, by --log_every, --eval_every and --sample_every.
@@ -252,7 +254,7 @@ class Run:
         self.mirror.live_from = step
         self.mirror.start()
         if step:
-            self.say(f"goes on from step {step}")
+            self.say(f"continues from step {step}")
         self._crowd = Crowd()  # from now on
         self._line.start(step)
 
@@ -437,7 +439,7 @@ class Run:
         """End the run: status, W&B, lease. Returns the latest metrics; raises Preempted (exit code 75)."""
         self._line.stop()
         if not self.lease.check():  # another process has the run now: leave without writing
-            self.say("was taken over by another process; this one leaves it", console)
+            self.say("was taken over by another process; this process leaves it", console)
             self.lease.yield_to_other()
             raise Preempted
         self._finish_media()
@@ -477,7 +479,7 @@ class Run:
             values = [row[key] for row in rows if row.get(key) is not None]
             if len(values) > 1 and values[-1] * sign > values[0] * sign:
                 what = f"{key} is {values[-1]:.5g} at the end and was {values[0]:.5g} at the beginning"
-                self.warn("has not learned", f"{what}; is the learning rate too high, the run too short?")
+                self.warn("has not learned", f"{what}; is the learning rate too high or the run too short?")
                 break
 
     def _show_result(self) -> None:

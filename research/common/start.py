@@ -169,12 +169,12 @@ def _refuse_other(folder: Path, kept: dict[str, Any], cfg: Any, key: str, source
         ]
         what = ", ".join(differ) or "the data set's content"
         raise UserError(
-            f"{folder} holds a run of another configuration: {what}; choose another --name or --fresh"
+            f"{folder} holds a run with another configuration: {what}; choose another --name or --fresh"
         )
     if kept["source"]["hash"] != source and not cfg.reuse:
         raise UserError(
-            f"{folder} was made by other code than this ({kept['source']['hash']}, now {source}): "
-            "--fresh sets it aside and trains anew, --reuse goes on with it"
+            f"{folder} was made by different code (hash {kept['source']['hash']}, now {source}): "
+            "--fresh sets it aside and trains it again, --reuse continues it"
         )
 
 

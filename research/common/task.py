@@ -59,7 +59,7 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any], *reads: str) -> Any:
     defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
     names += [name for name in ("dataset", "data_dir") if getattr(cfg, name) == defaults[name]]
     kept = run_config.get("flags", {})
-    require(bool(kept), cfg, "checkpoint", "of a run whose config.json tells its flags")
+    require(bool(kept), cfg, "checkpoint", "of a run whose config.json lists its flags")
     for name in result_names(cfg):
         if name in GIVEN and name not in of_task and name not in (*OF_EVERY_TASK, *reads):
             of_run = kept.get(name, defaults[name])
@@ -70,7 +70,7 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any], *reads: str) -> Any:
         names += [name for name in of_data if name in kept and getattr(cfg, name) == defaults[name]]
     for name in names:
         if name not in kept:
-            console.print(f"this run is older than --{name}: its default, {defaults[name]}, is taken")
+            console.print(f"this run is older than the flag --{name}: the default, {defaults[name]}, is used")
     return dataclasses.replace(cfg, **{name: kept.get(name, defaults[name]) for name in names})
 
 

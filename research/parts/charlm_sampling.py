@@ -89,21 +89,21 @@ class Decoding:
     HEADING = ("sampling", "how the next character of a new text is chosen")
 
     strategy: Literal[STRATEGIES] = aside("temperature", "generate")
-    """how the next character is chosen; compare takes every one"""
+    """how the next character is chosen; compare uses every strategy"""
     no_repeat: int = aside(0, *TASKS)
-    """with any strategy: no run of so many characters is written twice, 12 for example; 0: all may be"""
+    """any strategy: never write a run of this many characters twice, 12 for example; 0: no limit"""
     temperature: float = aside(1.0, *TASKS)
-    """with what draws (temperature, top_k, top_p, min_p): logits are divided by it"""
+    """strategies that draw (temperature, top_k, top_p, min_p): the logits are divided by it"""
     top_k: int = aside(10, *TASKS)
-    """with top_k only so many characters, with contrastive so many candidates"""
+    """top_k: draw from this many most probable characters; contrastive: number of candidates"""
     top_p: float = aside(0.9, *TASKS)
-    """with top_p only the most probable that together have this probability"""
+    """top_p: draw from the most probable characters that together have this probability"""
     min_p: float = aside(0.05, *TASKS)
-    """with min_p only characters at least this times as probable as the most probable"""
+    """min_p: draw from characters at least this times as probable as the most probable one"""
     beam_width: int = aside(4, *TASKS)
-    """with beam so many texts are followed at once"""
+    """beam: number of texts that are followed at once"""
     alpha: float = aside(0.6, *TASKS)
-    """with contrastive the weight of being unlike what stands there already"""
+    """contrastive: weight of being unlike the text so far"""
 
     def __post_init__(self):
         require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")

@@ -12,14 +12,14 @@ from research.common.flags import of_data, require
 class TextFlags:
     """How a text is cut and what is changed in it before it is read."""
 
-    HEADING = ("text", "how a text is read")
+    HEADING = ("text", "how the text is read")
 
     cut: Literal["stream", "lines"] = "stream"
-    """windows anywhere in the text, or one sequence per line"""
+    """stream: windows anywhere in the text; lines: one sequence per line"""
     normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
-    """Unicode form the text is brought to; None: left as it is"""
+    """Unicode form to convert the text to; None: no conversion"""
     min_count: int = 1
-    """characters that are rarer in the text are left out"""
+    """characters that occur less often than this in the text are left out"""
     scripts: str | None = None
     """scripts whose letters are kept, separated by commas (latin,greek); None: all"""
     lower: bool = False
@@ -28,7 +28,7 @@ class TextFlags:
     """encoding of the file of --dataset (evaluate: of --text), such as cp1251; None: UTF-8, or what its byte
     order mark says"""
     columns: str | None = of_data(None)
-    """what a CSV of lyrics calls its columns: artist=Band,song=Titel,lyrics=Text; None: the usual names"""
+    """names of the columns of a CSV of lyrics: artist=Band,song=Titel,lyrics=Text; None: the usual names"""
 
     def __post_init__(self):
         require(self.min_count >= 1, self, "min_count", "at least 1")

@@ -140,12 +140,14 @@ def pick_line(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
 
     if slip := get_close_matches(wanted, names, n=5, cutoff=TITLE_LIKE):
         raise UserError(
-            f"--song={cfg.song}: no song of {splits.name}; near are {titles(slip)}; as a line of your own "
-            "give it by --start"
+            f"--song={cfg.song}: no song of {splits.name}; similar titles are {titles(slip)}; "
+            "for a line of your own use --start"
         )
     near = [*get_close_matches(wanted, names, n=5, cutoff=0.5), *(n for n in names if wanted in n)]
     hint = f" (titles like it: {titles(near)})" if near else ""
-    console.print(escape(f"--song={cfg.song}: no song of {splits.name}, so a line of your own{hint}"))
+    console.print(
+        escape(f"--song={cfg.song}: no song of {splits.name}, so it is read as a line of your own{hint}")
+    )
     return cfg.song, "the line of --song"
 
 

@@ -77,7 +77,7 @@ def turn_by_yaw(bench: Bench) -> Turn:
     error = fit.intercept + mu["test"] @ weights - yaw["test"]
     r2 = 1 - float(error.square().mean() / yaw["test"].var(correction=0))
     if r2 < 0.5:
-        console.print(f"[yellow]the codes hardly tell the yaw[/] (R² {r2:.2f})")
+        console.print(f"[yellow]the codes hardly predict the yaw[/] (R² {r2:.2f})")
     step = torch.cov(mu["train"].T).reshape(len(weights), len(weights)) @ weights
     change = float(step @ weights)  # of the prediction
     step = step / change if change > 0 else torch.zeros_like(step)
