@@ -1,19 +1,19 @@
 """Autoencoder and β-VAE on faces.
 
 What    A convolutional encoder q(z|x) and decoder p(x|z) for square colour pictures. --beta=0 is the plain
-        autoencoder (z is the mean, nothing is drawn); --beta=1 the VAE; --beta>1 presses latents that do not
-        pay for themselves back to the prior.
+        autoencoder (z is the mean, nothing is drawn); --beta=1 the VAE; --beta>1 pushes latents back to the
+        prior unless they improve the reconstruction enough.
 Run     python research/bvae_faces.py --beta=4                                 # the project's rendered faces
         python research/bvae_faces.py --dataset=path/to/photos --steps=2000    # your own pictures
         python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>    # and the other TASKS below
         python launch/local.py sweeps/bvae.yaml      or: wandb sweep sweeps/bvae.yaml
-Expect  Time and test figures stand in the headers of sweeps/bvae*.yaml; what β does, in docs/bvae_faces.md.
+Expect  Time and test figures: the headers of sweeps/bvae*.yaml; the effect of β: docs/bvae_faces.md.
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4. Layers of
         --arch=conv as in Locatello et al. 2019 (arXiv:1811.12359), table 1. Muon: Jordan et al. 2024.
 Departs --arch=patches and Muon make faces sharp in minutes (figures in docs/LOG.md). Any --width, --depth
         and --image_size; SiLU instead of ReLU; padding of 1 instead of 'same'; the learning rate decays
-        to 0 along a half cosine. Losses are sums over pixels, so β is not that of papers that average over
-        them.
+        to 0 along a half cosine. Losses are sums over pixels, so β is not the β of papers that average
+        over them.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pixels are in [0, 1]; the likelihood is Bernoulli on
         logits, whose best value for grey pixels is not 0 but `val/rec_floor_nats`.
 Units   Nats: reconstruction summed over C·S·S pixels, KL summed over latents, both averaged over the batch.

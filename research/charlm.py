@@ -1,18 +1,18 @@
 """Character language models: an LSTM, a TCN and a Transformer behind one loop.
 
-What    Each learns p(next character | those before it) from windows of a text. All three score the same
-        positions: every character of a window but the first of all, from what the window holds before it.
+What    Each learns p(next character | the characters before it) from windows of a text. All three score the
+        same positions: every character of the text except the first, from what its window holds before it.
 Run     python research/charlm.py                                                # Python's manual, embedded
         python research/charlm.py --dataset=shakespeare --model=lstm
         python research/charlm.py --dataset=songs.csv --model=tcn --cut=lines
         python research/charlm.py --task=generate --checkpoint=runs/<run> --start="To be" --chars=300
         from research.tasks.charlm import LyricsGenerator; LyricsGenerator("I walk", 300)   # in Python
         python launch/local.py sweeps/charlm_arch.yaml      or: wandb sweep sweeps/charlm_arch.yaml
-Expect  Time and test figures stand in the headers of sweeps/charlm*.yaml.
-Models  research/parts/charlm_models.py, where their sources and departures stand.
+Expect  Time and test figures: the headers of sweeps/charlm*.yaml.
+Models  research/parts/charlm_models.py, with their sources and departures.
 Sources Cross-entropy and windows as in nanoGPT (github.com/karpathy/nanoGPT); Loshchilov & Hutter 2019
         (arXiv:1711.05101, AdamW); Jordan et al. 2024 (kellerjordan.github.io/posts/muon, Muon).
-Departs Muon on the hidden matrices, AdamW on all else; the learning rate falls to 0 along a straight line.
+Departs Muon on the hidden matrices, AdamW on the rest; the learning rate falls to 0 along a straight line.
 Shapes  B batch, T time = --seq_len characters, V vocabulary; tokens (B, T) int64, logits (B, T, V).
 Units   loss in nats per character; bpc, bits per character, is loss / ln 2, both over the whole part.
 """

@@ -1,12 +1,12 @@
-"""What is in a text, before anything learns it; and what a model that learned it writes, every way it can.
+"""What is in a text, before a model is trained on it; and what a trained model writes with every strategy.
 
 Run     python research/charlm_corpus.py --dataset=songs.csv
         python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
 Tasks   explore   the default: first rows, sizes, every artist, lengths, words and characters: tables in the
                   terminal and as CSV, pictures, results.json, in <out>/<name, or corpus_<data set>>/explore/
         compare   three songs by every strategy, with a model: research/tasks/charlm_corpus.py
-Units   A text without songs is counted by lines that are not blank. Lengths are of lyrics as cleaned, in
-        characters (line breaks included) and words; of lines without their line break.
+Units   In a text without songs, lines that are not blank are counted. Lengths of songs are those of the
+        cleaned lyrics, in characters (line breaks included) and words; those of lines are without line break.
 pandas is imported where it is used.
 """
 

@@ -2,23 +2,23 @@
 
 What    An encoder reads the query, a decoder writes the answer, character by character. How few of all
         possible queries are enough, and which additions to a plain LSTM make the difference?
-        --mode=image_to_text reads handwritten queries, text_to_image draws its answers, which a classifier
-        that was trained apart and is frozen reads.
+        --mode=image_to_text reads handwritten queries; text_to_image draws its answers, which a separately
+        trained, frozen classifier reads.
 Run     python research/seq2seq_arith.py                                         # the plain LSTM
         python research/seq2seq_arith.py --train_fraction=0.25 --attention=True --reverse=True
         python research/seq2seq_arith.py --mode=text_to_image --attention=True --columns=True --reverse=True
         python research/seq2seq_arith.py --task=ask --query="81+24" --checkpoint=runs/<run>
         python launch/local.py sweeps/seq2seq_split.yaml      or: wandb sweep sweeps/seq2seq_split.yaml
-Expect  The plain LSTM: 1 to 2 minutes of a core, 0.978 ± 0.015 of the test answers right (3 seeds). What else
-        to expect stands in the headers of sweeps/seq2seq_*.yaml and in docs/seq2seq_arith.md.
-Models  research/parts/seq2seq_models.py, where their sources and departures stand; mistakes are told apart
-        in research/parts/seq2seq_mistakes.py.
+Expect  The plain LSTM: 1 to 2 minutes of a core, 0.978 ± 0.015 of the test answers right (3 seeds). More
+        figures: the headers of sweeps/seq2seq_*.yaml and docs/seq2seq_arith.md.
+Models  research/parts/seq2seq_models.py, with their sources and departures; the kinds of mistakes:
+        research/parts/seq2seq_mistakes.py.
 Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, characters in reverse; Duckworth
         et al. 2019 (arXiv:1906.04331), §3: the model's own characters as input, all positions at once.
 Data    Every query of --digits digits. No pair of operands, in either order, is in two parts.
 Shapes  B batch, Q query and A answer characters, V vocabulary; src (B, Q), or pictures (B, Q, 28, 28);
         tgt (B, A); logits (B, A, V), or (B, A, K) of K pictures where the answer is drawn.
-Units   loss: nats per character; of drawn answers nats per picture (784 pixels, a mixture of K Bernoullis).
+Units   loss: nats per character; for drawn answers nats per picture (784 pixels, a mixture of K Bernoullis).
 """
 
 import dataclasses

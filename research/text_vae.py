@@ -1,8 +1,9 @@
 """Variational autoencoder of sentences: text from a latent space, and what keeps the latents in use.
 
-What    An encoder reads a sentence and tells a Gaussian q(z|x); a decoder writes it again, token by token,
-        seeing z at every step. The decoder can also do without z, as a language model does, and training
-        tends to end there (posterior collapse); each remedy is a flag. --latent_dim=0 is the language model.
+What    An encoder reads a sentence and returns a Gaussian q(z|x); a decoder writes the sentence again, token
+        by token, seeing z at every step. The decoder can also ignore z, as a language model does, and
+        training tends to end there (posterior collapse). Each remedy is a flag. --latent_dim=0 trains the
+        language model.
 Run     python research/text_vae.py                                       # embedded lines, by characters
         python research/text_vae.py --dataset=shakespeare --free_bits=0                     # no remedy
         python research/text_vae.py --dataset=shakespeare --latent_dim=0 --free_bits=0      # the baseline
@@ -17,7 +18,7 @@ Sources Bowman et al. 2016 (arXiv:1511.06349): model, KL annealing (§3.1), word
         et al. 2019 (arXiv:1909.00868), §3: an encoder trained first; Zhu et al. 2020 (arXiv:2004.12585),
         eq. 8: means of fixed variance. Burda et al. 2016 (arXiv:1509.00519), eq. 8: importance-weighted
         bound.
-Departs One embedding for encoder and decoder; z is part of every input of the decoder and its first state.
+Departs Encoder and decoder share one embedding; z is part of every input of the decoder and its first state.
 Shapes  B batch, T tokens of the longest sentence of a batch and its end, D latents, V vocabulary. Tokens that
         the decoder reads begin with BOS; what it is to write ends with EOS; both (B, T).
 Units   Nats per sentence: reconstruction summed over its tokens and its end, KL summed over latents.

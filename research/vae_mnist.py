@@ -1,4 +1,4 @@
-"""Variational autoencoder on 28×28 digits, whose latent space can be looked at.
+"""Variational autoencoder on 28×28 digits, with a latent space that can be shown as a map.
 
 What    An encoder q(z|x) and a decoder p(x|z) for small grey pictures, trained on the evidence lower bound.
         By default z has two latents, so that all codes lie on a plane and all digits on a map of it.
@@ -6,9 +6,9 @@ Run     python research/vae_mnist.py                                            
         python research/vae_mnist.py --dataset=mnist --batch_size=128 --steps=4690
         python research/vae_mnist.py --task=interpolate --checkpoint=runs/<run>  # and the other TASKS below
         python launch/local.py sweeps/vae_mnist.yaml      or: wandb sweep sweeps/vae_mnist.yaml
-Expect  Time and test figures stand in the headers of sweeps/vae_mnist*.yaml and in docs/vae_mnist.md.
+Expect  Time and test figures: the headers of sweeps/vae_mnist*.yaml and docs/vae_mnist.md.
 Models  784-512-256-128-z by default. With one hidden layer: --width=256 --depth=1 is 784-256-2, and
-        --width=400 --depth=1 --latent_dim=20 the classic 784-400-20. --arch=conv has convolutions instead.
+        --width=400 --depth=1 --latent_dim=20 the classic 784-400-20. --arch=conv uses convolutions instead.
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10, appendices B and C.1, and the map of their fig. 4;
         Higgins et al. 2017 (β-VAE, ICLR), eq. 4; Burda et al. 2016 (arXiv:1509.00519), eq. 8.
 Departs GELU instead of tanh or ReLU, initial weights of He et al. 2015 (arXiv:1502.01852), eq. 10; the

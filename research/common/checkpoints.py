@@ -24,8 +24,8 @@ _NAME = re.compile(r"(?:step_(\d{8})|best)_([0-9a-f]{8})\.pt")
 def canonical(value: Any) -> Any:
     """Nested dicts, lists and tuples rebuilt with tensors on the CPU and strings interned.
 
-    Pickle writes a reference where it meets the same object again, so the bytes would otherwise tell a state
-    that was loaded from one that was made here.
+    Pickle writes a reference where it meets the same object again, so the bytes of a loaded state would
+    otherwise differ from those of a state that was made here.
     """
     import torch
 
@@ -41,7 +41,7 @@ def canonical(value: Any) -> Any:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the content of a checkpoint has the digest that its name tells."""
+    """Whether the content of a checkpoint has the digest in its name."""
     match = _NAME.fullmatch(path.name)
     return bool(match) and hashlib.sha256(path.read_bytes()).hexdigest()[:8] == match[2]
 
@@ -160,8 +160,8 @@ def config_of(file: Path) -> dict[str, Any] | None:
 def load_weights(cfg: Any, model: Any, file: Path | None = None, same: Sequence[str] = ()) -> Any:
     """`model` with the weights of --checkpoint, or of its `file` where that is known. UserError: no fit.
 
-    same: flags that make the parts of the data, and must be as in the run that made the weights: with others
-    it may have learned from what is test here.
+    same: flags that define the parts of the data and must equal those of the run that made the weights:
+    otherwise the model may have been trained on the test part.
     """
     file = file or resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
     flags = (config_of(file) or {}).get("flags", {})

@@ -20,28 +20,28 @@ VARIED = "RUN_VARIED"  # environment: names of the flags that a sweep varies, se
 def aside(default: Any, *tasks: str) -> Any:
     """A flag that does not change a run's numbers (paths, cadence, device, W&B) and so is not in its key.
 
-    tasks: those that alone read it; with another it is refused, since it could not act.
+    tasks: the only tasks that read it; with any other it is refused, because it would have no effect.
     """
     return field(default=default, metadata={"result": False, "tasks": tasks})
 
 
 def of_data(default: Any) -> Any:
-    """A flag that says how the file of --dataset is read. The key has the hash of what was read in its place;
-    a task on the run's own --dataset has it from the run.
+    """A flag that says how the file of --dataset is read. The key contains the hash of what was read instead;
+    a task on the run's own --dataset takes the flag from the run.
     """
     return field(default=default, metadata={"result": False, "of_data": True})
 
 
 def per_task(default: Any, *tasks: str) -> Any:
-    """A flag that counts for a run's numbers, but that a task on its checkpoint sets for itself.
+    """A flag that changes a run's numbers, but that a task on its checkpoint sets for itself.
 
-    tasks: those that alone read it, train among them.
+    tasks: the only tasks that read it, train among them.
     """
     return field(default=default, metadata={"per_task": True, "tasks": tasks})
 
 
 def resolved(default: Any) -> Any:
-    """A flag that is None until the script fills it in from others; a key takes `default` for its default."""
+    """A flag that is None until the script derives it from others; for the key, `default` is its default."""
     return field(default=None, metadata={"default": default})
 
 

@@ -11,7 +11,7 @@ news = Console(stderr=True, highlight=False, soft_wrap=True)  # how things go, w
 
 
 def hush(quiet: bool) -> None:
-    """Say nothing of how things go, or say it again."""
+    """Switch progress messages off, or on again."""
     news.quiet = waiting.quiet = quiet
 
 
@@ -21,7 +21,7 @@ def escape(text: str) -> str:
 
 
 def counted(n: int, what: str) -> str:
-    """So many of a thing, in words: 1 trial, 2 trials."""
+    """A number and its noun: 1 trial, 2 trials."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 

@@ -38,7 +38,7 @@ class Line:
             self._live.start()
 
     def update(self, step: int, row: Mapping[str, Any], best: float | None, loss: Any = None) -> None:
-        """Tell what was logged at `step`, which may be nothing. loss: the latest, read only to be shown."""
+        """Show what was logged at `step`, which may be nothing. loss: the latest, read only to be shown."""
         if news.quiet:
             return
         now = time.perf_counter()
@@ -58,7 +58,7 @@ class Line:
     def text(self, step: int, now: float, loss: Any = None, room: float = math.inf) -> str:
         """step 1,200 of 4,690  loss 142.1  val/elbo_nats -139.8 (best -139.8)  9,120 examples/s  0:21 left
 
-        In less room than that first the speed goes, then the best.
+        In a narrower terminal the speed is left out first, then the best value.
         """
         parts = {"step": f"step {step:,} of {self.steps:,}"}
         if loss is not None:

@@ -56,7 +56,7 @@ LOSS_CURVE = "train/curve"
 
 
 class Preempted(SystemExit):
-    """The process ends with exit code 75: run it again, and it goes on."""
+    """The process ends with exit code 75: run it again, and it continues."""
 
     def __init__(self):
         super().__init__(EXIT_PREEMPTED)
@@ -111,9 +111,9 @@ class Run:
     # ------------------------------------------------------------------------------------- the beginning
 
     def already_done(self) -> bool:
-        """Whether the folder holds the run to its end; it is then ready to be returned, `finished`.
+        """Whether the folder already holds the run to its end; it is then loaded as `finished`.
 
-        Never with --fresh, which trains it anew.
+        Never with --fresh, which trains it again.
         """
         status = read_json(self.folder / STATUS) or {}
         is_run = (self.folder / CONFIG).exists()
@@ -127,14 +127,14 @@ class Run:
         return True
 
     def hold(self, lease: leases.Lease) -> None:
-        """The folder is this process's from now on: what happens to it is to be told there."""
+        """From now on this process owns the folder, and records there what happens to the run."""
         self.lease = lease
         resumed = (self.folder / CONFIG).exists()
         self.status = (read_json(self.folder / STATUS) if resumed else None) or {"segments": []}
         AT_CRASH.append(self.crash)
 
     def begin(self, config: dict[str, Any], segment: dict[str, Any], diff: str, **wandb_init: Any) -> None:
-        """Begin or go on: the run's files, its signals and heartbeat, and its W&B run.
+        """Begin or continue: the run's files, its signals and heartbeat, and its W&B run.
 
         config: what config.json is to hold; segment: this start, as status.json lists it; diff: the change
         of the code that is not committed. Exits with 1 where too many attempts have died in the same place.
@@ -213,7 +213,7 @@ class Run:
         self.save(model, optimizer, step)
 
     def _make_room(self, step: int) -> None:
-        """Go on with one thread where others use the cores: several would wait for one another, spinning."""
+        """Continue with one thread where others use the cores: more would wait for one another, spinning."""
         if self.cfg.threads is None and self._crowd.noticed() and self.lease.check():
             torch.set_num_threads(1)
             self.status["segments"][-1]["threads"] = 1  # those of a later start, should there be one
@@ -246,7 +246,7 @@ class Run:
         return self._signal is not None or self._diverged is not None or self.lease.lost
 
     def _go_on(self, step: int) -> None:
-        """Say, here, in the lease and to W&B, that the run goes on from `step`."""
+        """Report in the terminal, the lease and W&B that the run continues from `step`."""
         self.status |= {"step": step, "headline": self._best}
         self.status["segments"][-1]["from_step"] = step
         self.write_status("running")
@@ -468,7 +468,7 @@ class Run:
         return self.metrics
 
     def _warn_of_loss(self) -> None:
-        """Say it where the last weights are worse than those that the run began with."""
+        """Warn when the last weights are worse than those that the run began with."""
         rows = list(read_rows(self.folder / METRICS))
         for key, sign in {
             "val/loss": 1,
@@ -508,12 +508,12 @@ class Run:
         return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), reason
 
     def warn(self, title: str, text: str) -> None:
-        """Tell the user, here and as an alert in W&B, what is wrong with this run's result."""
+        """Report, in the terminal and as an alert in W&B, what is wrong with this run's result."""
         console.print(f"[yellow]{escape(title)}:[/] {escape(text)}")
         self.mirror.alert(title, f"{self.folder.name}: {text}", "WARN")
 
     def crash(self, error: BaseException) -> None:
-        """Called on the way out of a crash: tell the folder and W&B what happened, as far as that works."""
+        """Called on a crash: record in the folder and at W&B what happened, as far as possible."""
         AT_CRASH.clear()
         self._line.stop()
         if not self.lease.lost and self.lease.check():

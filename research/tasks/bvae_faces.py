@@ -4,12 +4,12 @@ Run     python research/bvae_faces.py --task=TASK --checkpoint=runs/<run>; the f
 Tasks   random_generation   samples from the prior, and from a Gaussian fitted to the codes of training faces
         latent_analysis     every latent from −3 to 3, and which known factor it carries
         rotate              a face turned left and right, or moved along --dim (faces_rotation.py)
-        interpolate         the way between two faces; with --random between random codes, by line and by arc
+        interpolate         pictures between two faces; with --random between random codes, by line and arc
 Faces   --index=N is the N-th picture of the test part, --image=FILE any picture file.
 Flags   The model's flags and β come from the checkpoint's run. So do --dataset and --data_dir, unless they
         were given; a value equal to the flag's default counts as not given. --seed is the task's own, so that
-        models compare on the same noise.
-Shapes  D latents, S image size; codes (…, D) lie on the CPU, where draws and directions are alike everywhere.
+        models are compared on the same noise.
+Shapes  D latents, S image size; codes (…, D) are on the CPU, where draws and directions are equal everywhere.
         Every picture shows sigmoid(x_logits). RMSE is over pixels in [0, 1].
 """
 
@@ -77,8 +77,8 @@ def kl_to_prior(fit: latents.Aggregate) -> float:
 
 def random_generation(bench: Bench) -> dict[str, Any]:
     """64 codes of the prior N(0, I) beside 64 of the aggregate posterior, a Gaussian fitted to q(z) over
-    training faces; tile by tile from the same noise. A decoder knows the codes of q(z): the farther that is
-    from N(0, I), the worse the samples of the prior. The video wanders through 16 of each.
+    training faces; tile by tile from the same noise. The decoder was trained on codes of q(z): the farther
+    q(z) is from N(0, I), the worse are samples of the prior. The video moves through 16 of each.
     """
     mu, logvar = bench.encode(bench.data.train[:N_FIT])
     fit = latents.fit_aggregate(mu, logvar if bench.has_prior else None)
@@ -120,11 +120,11 @@ def random_generation(bench: Bench) -> dict[str, Any]:
 
 
 def latent_analysis(bench: Bench) -> dict[str, Any]:
-    """Every latent on its own: its KL, what it tells of each known factor, and pictures from −3 to 3. A
-    silent one is called that, and nothing is said to be told by it: its mean may go with a factor, but the
-    decoder gets it under noise that drowns it.
+    """Every latent on its own: its KL, the information that it carries about each known factor, and pictures
+    from −3 to 3. A silent latent is marked and given no meaning: its mean may correlate with a factor, but
+    the decoder receives it under noise that drowns it.
 
-    With β = 0 there is no prior: from −3 to 3 standard deviations of the codes, and the variance for the KL.
+    With β = 0 there is no prior: from −3 to 3 standard deviations of the codes, and variance in place of KL.
     """
     cfg, data = bench.cfg, bench.data
     mu, logvar = bench.encode(data.test[:N_TEST])
@@ -240,8 +240,8 @@ def traversals(
 
 
 def interpolate(bench: Bench) -> dict[str, Any]:
-    """From one face to another in a straight line between their codes. With --random between two random
-    codes, and beside the line the great arc, on which codes keep the length that the decoder knows.
+    """From one face to another on the straight line between their codes. With --random between two random
+    codes, also along the great arc, on which codes keep the length that the decoder was trained on.
     """
     ratios, cfg = torch.linspace(0, 1, N_FRAMES), bench.cfg
     if cfg.random:

@@ -1,14 +1,14 @@
 """What a trained character model writes and knows: text and numbers from a checkpoint.
 
 Run     python research/charlm.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
-Tasks   generate   --chars characters behind --start, by --strategy; --samples texts, of which one alone is
-                   shown while it is made
-        evaluate   bits per character of the test part or of --text; for held-out lines which characters the
-                   model held for the most probable, given the true ones before, and what it writes itself
+Tasks   generate   --chars characters after --start, by --strategy; --samples texts; a single text is shown
+                   while it is written
+        evaluate   bits per character of the test part or of --text; for held-out lines, which characters were
+                   the model's most probable ones, given the true ones before, and what it writes itself
 Flags   The model's flags and its alphabet come from the checkpoint. So do --dataset and --data_dir, unless
         they were given; a value equal to the flag's default counts as not given. --seed is the task's own.
-Draws   Each text has its own, a function of (seed, start, strategy, number): more --samples leave the first
-        ones as they are.
+Draws   Each text has its own random draws, a function of (seed, start, strategy, number): more --samples
+        leave the first texts as they are.
 Python  from research.tasks.charlm import LyricsGenerator
         LyricsGenerator("I walk", 300)      # by the newest model of songs, or checkpoint="runs/<run>"
 """
@@ -58,8 +58,8 @@ def load_model(
 
 
 def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
-    """`given` as the run's --normalize and --lower have it, without the characters that the model has never
-    seen; how many those are is printed.
+    """`given` after the run's --normalize and --lower, without the characters that the model has never seen,
+    whose number is printed.
     """
     given = Cleaning(cfg.normalize, cfg.lower).rewrite(readable(given))
     if strange := text.unknown(given, alphabet):
@@ -71,7 +71,7 @@ def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
 
 
 def prompt_of(given: str, alphabet: str, device: torch.device) -> Tensor:
-    """Tokens (1, P) that the model reads first: of an empty text the end of the line, or song, before it."""
+    """Tokens (1, P) that the model reads first; for an empty text the end of the previous line or song."""
     begin = next((c for c in (text.SONG_END, "\n", " ") if c in alphabet), alphabet[0])
     return text.encode(given or begin, alphabet).long()[None].to(device)
 
@@ -132,7 +132,7 @@ def LyricsGenerator(
 
 
 def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> dict[str, Any]:
-    """Texts by --strategy; with figures of what they repeat and, where the data is there, what they copy."""
+    """Texts by --strategy; with figures of repetition and, if the training text is there, of copying."""
     given = known(cfg.start, cfg, alphabet, "--start")
     prompt = prompt_of(given, alphabet, task.device).expand(cfg.samples, -1)
 
@@ -222,7 +222,7 @@ def lines_to_show(cfg: script.Config, part: script.Part, alphabet: str) -> list[
 def score(
     cfg: script.Config, model: nn.Module, alphabet: str, task: Task, trained_on: str | None
 ) -> dict[str, Any]:
-    """Bits per character of the test part, or of --text by the same windows; held-out lines, marked."""
+    """Bits per character of the test part, or of --text in the same windows; held-out lines, marked."""
     if cfg.text is None:
         part, name = held_out_part(cfg, alphabet, trained_on)
     else:

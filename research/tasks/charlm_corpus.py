@@ -1,11 +1,11 @@
-"""Songs that a trained character model writes by every strategy, side by side: charlm_corpus --task=compare.
+"""Songs that a trained character model writes with every strategy: charlm_corpus --task=compare.
 
 Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
-How     Three songs (from --start, from the first line of --song, from nothing) by every strategy of
-        research/parts/charlm_sampling.py, with figures and what each does, in <run>/compare/; the figures of
-        every song in songs.csv, too.
-Draws   Each song has its own, a function of (seed, start, strategy, number of the sample): another --song, or
-        more --samples, leave the other songs as they are.
+How     Three songs (from --start, from the first line of --song, from nothing) with every strategy of
+        research/parts/charlm_sampling.py, with figures and what each strategy does, in <run>/compare/; the
+        figures of every song are also in songs.csv.
+Draws   Each song has its own random draws, a function of (seed, start, strategy, number of the sample):
+        another --song, or more --samples, leave the other songs as they are.
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given.
 """

@@ -1,10 +1,11 @@
 """What the tasks on faces share: a model with its data, the face to work on, pictures put together.
 
-A folder of one's own may show anything: its pictures are called faces only where its name says so.
+A folder of your own may show anything: its pictures are called faces only where its name says so.
 
-A family of faces builds a `Bench` of its own model and hands it to the tasks, which know nothing else of it.
+A family of faces builds a `Bench` from its own model and passes it to the tasks, which know nothing else
+about the model.
 
-Shapes  D latents, S image size; codes (…, D) lie on the CPU, where draws and directions are alike everywhere.
+Shapes  D latents, S image size; codes (…, D) are on the CPU, where draws and directions are equal everywhere.
         RMSE is over pixels in [0, 1].
 """
 

@@ -2,9 +2,9 @@
 
 How     One code step for all faces: by yaw where it is known, along the direction in which mirroring moves
         codes where it is not, or along one latent (--dim).
-Measure Rendered faces: a reader trained on the ground truth (parts/face_reader.py) tells the yaw, and
-        every other factor, of N_FACES faces at N_VALUES values each; its own error and what it reads off
-        faces that are truly rendered at those yaws stand beside it. Photos: the mirror test.
+Measure Rendered faces: a reader trained on the ground truth (parts/face_reader.py) reads the yaw, and every
+        other factor, of N_FACES faces at N_VALUES values each; its own error, and its reading of faces that
+        are truly rendered at those yaws, are reported too. Photos: the mirror test.
 Shapes  T values, N faces, F factors, D latents, S image size. Codes lie on the CPU.
 """
 
@@ -94,9 +94,9 @@ def turn_by_yaw(bench: Bench) -> Turn:
 
 
 def turn_by_mirror(bench: Bench) -> Turn:
-    """By the direction in which mirroring a picture moves its code; in standard deviations over training
-    faces, 0 between the faces and their mirror images. Left and right are the strongest such difference where
-    heads are turned; where they are not, it may be the light.
+    """Along the direction in which mirroring a picture moves its code; in standard deviations over training
+    faces, with 0 between the faces and their mirror images. Where heads are turned, this is mostly left and
+    right; where they are not, it may be the light.
     """
     x = bench.data.train[:N_FIT]
     mu, mirrored = bench.encode(x)[0], bench.encode(x.flip(2))[0]
@@ -144,11 +144,11 @@ def spearman(asked: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def measure(bench: Bench, turn: Turn) -> dict[str, Any]:
-    """What a turn does to N test faces, read off its pictures: yaw, and how much every other factor changes.
+    """What a turn does to N test faces, read from its pictures: yaw, and how much each other factor changes.
 
-    The others' change is the mean distance of what is read at each value from what is read off the unturned,
-    decoded face: in shares of the factor's range, of a category the share of pictures in which it is another.
-    With a turn in degrees, the same is read off faces rendered at those yaws: what the reader itself adds.
+    The change of another factor is the mean distance of its reading at each value from its reading in the
+    unturned, decoded face, as a share of the factor's range; for a category, the share of pictures in which
+    it differs. With a turn in degrees, faces rendered at those yaws are read too: the reader's own error.
     """
     from research.parts import face_reader
 
@@ -207,9 +207,9 @@ def measure(bench: Bench, turn: Turn) -> dict[str, Any]:
 
 
 def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
-    """Whether a turn makes of faces their mirror images: of the squared difference between a decoded face and
-    its mirror image, the share that is gone when the face is moved to the opposite value. 1: all that tells
-    left from right; 0: no better than the face unturned; below 0: worse.
+    """Whether a turn changes faces into their mirror images: of the squared difference between a decoded face
+    and its mirror image, the share that disappears when the face is moved to the opposite value. 1: all of
+    it; 0: no better than the unturned face; below 0: worse.
 
     Light that changes sides can be most of that, so `mirror_share_detail` asks the same of `fine_detail`,
     where a head moves its eyes, nose and mouth, and light hardly shows. Of rendered faces at 32 pixels that
@@ -247,7 +247,7 @@ def mirror_share(unturned: np.ndarray, opposite: np.ndarray, mirrored: np.ndarra
 
 
 def gone(share: float, detail: float) -> str:
-    """What a mirror test has found, in words; a share below 0 is no percentage of anything gone."""
+    """The result of a mirror test in words; a share below 0 is not written as a percentage."""
 
     def words(value: float) -> str:
         if value >= 0.005:
@@ -298,8 +298,8 @@ def what_is_wrong(turn: Turn, noun: str, numbers: dict[str, Any]) -> str | None:
 
 
 def rotate(bench: Bench) -> dict[str, Any]:
-    """A face turned: its pictures, how far each is from the unturned one and, where it can be rendered, from
-    the truth; what the same turn does to many faces, measured; and whether it is a turn at all.
+    """Turn a face: its pictures, how far each is from the unturned one and, where it can be rendered, from
+    the truth; measure what the same turn does to many faces, and decide whether it is a turn at all.
     """
     cfg, face = bench.cfg, pick_face(bench, 0)
     known = "yaw" in bench.data.factor_names
@@ -317,7 +317,7 @@ def rotate(bench: Bench) -> dict[str, Any]:
 
 
 def show(bench: Bench, face: Face, turn: Turn, wrong: str | None) -> dict[str, Any]:
-    """Strip, video and distances of one face turned; `wrong`, why it is no turn, stands on all of them."""
+    """Strip, video and distances of one turned face; all show `wrong`, the reason why it is no turn."""
     z = bench.encode(face.x)[0]
     own = float(turn.own(z)[0])
     values = torch.linspace(-1, 1, N_FRAMES) * ends_with(turn, own)
@@ -364,8 +364,8 @@ def show(bench: Bench, face: Face, turn: Turn, wrong: str | None) -> dict[str, A
 
 
 def ends_with(turn: Turn, own: float) -> float:
-    """Where the pictures of a turn end: far enough to show a face where it lies by itself, at `own`.
+    """Where the pictures of a turn end: far enough to include the face's own value, `own`.
 
-    A yaw needs no more room: what is read off a code may lie beyond ±60°, faces do not.
+    A yaw needs no more room: a reading of a code may be beyond ±60°, faces are not.
     """
     return turn.ends if turn.unit == "°" else max(turn.ends, np.ceil(10 * abs(own)) / 10)

@@ -1,4 +1,4 @@
-"""Ways between codes, for every family of faces: from one random code to another, and figures of a way.
+"""Interpolation between random codes, for every family of faces, and its figures.
 
 Shapes  D latents, S image size, T pictures on the way.
 """

@@ -9,8 +9,8 @@ Tasks   random_generation   64 random pictures, a walk through 16, and the train
         compare             autoencoders, VAEs and GANs side by side, one --checkpoint each (faces_compare.py)
 Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were
         given; a value equal to the flag's default counts as not given. --seed is the task's own, so that
-        models compare on the same noise.
-Shapes  D latents, S image size; codes (…, D) lie on the CPU. All pictures are of the averaged generator.
+        models are compared on the same noise.
+Shapes  D latents, S image size; codes (…, D) are on the CPU. All pictures are made by the averaged generator.
 """
 
 from typing import Any

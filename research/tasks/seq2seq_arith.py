@@ -8,9 +8,10 @@ Tasks   ask        --query: the answer, how sure each character is, where the de
                    the model's --mode has pictures, with the handwriting that was misread or what was drawn
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given. --seed is the task's own, and draws pictures.
-        --digits, where given, is the most digits of an operand that is asked: of fewer than the model learned
-        from those queries of its test part that have no more; of more, which an LSTM can read but has
-        never seen, those of the test part of so many digits that are longer than any it learned from.
+        --digits, where given, is the largest number of digits of an operand that is asked. With fewer digits
+        than the model was trained on: the queries of its test part without longer operands. With more, which
+        an LSTM can read but has never seen: test queries with so many digits that are longer than any
+        training query.
 """
 
 import base64
@@ -42,8 +43,8 @@ N_IN_PICTURE = 5  # and in the picture of what was read or drawn
 
 
 def with_digits(cfg: script.Config, digits: int, model: torch.nn.Module) -> tuple[script.Config, script.Data]:
-    """As test part the queries of operands with at most `digits` digits that the model of `cfg` did not learn
-    from; and `cfg` with as many digits as they are written with.
+    """A test part of queries with at most `digits` digits that the model of `cfg` was not trained on; and
+    `cfg` with the number of digits with which they are written.
 
     Raises UserError where the model cannot read them, DataError where there are none.
     """
@@ -109,8 +110,8 @@ def inline(tile: Tensor) -> str:
 def show_mistakes(
     cfg: script.Config, digits: int, model: torch.nn.Module, data: script.Data, task: Task
 ) -> dict[str, Any]:
-    """Kinds of mistakes with examples of each, as a page; how often each is, as bars; where they are; and of
-    a model that reads or draws pictures what it saw or drew.
+    """Kinds of mistakes: a page with examples of each, their frequencies as bars, and a map; for a model that
+    reads or draws pictures, also the pictures.
     """
     test, alphabet = data.splits.test, data.splits.alphabet
     ids, figures = all_answers(cfg, model, data, task.device)

@@ -1,9 +1,9 @@
-"""What a trained text VAE writes and knows: sentences, ways between them and numbers, from a checkpoint.
+"""What a trained text VAE writes and knows: sentences, interpolations and numbers, from a checkpoint.
 
 Run     python research/text_vae.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
         python research/text_vae.py --task=twist --text=path/to/any.txt     # needs no model
 Tasks   generate     --samples sentences of random codes by --strategy, each beginning with --start
-        interpolate  what is written of codes between --sentence and --sentence2, straight and along an arc
+        interpolate  sentences from codes between --sentence and --sentence2, on the line and along an arc
         evaluate     the figures of the test part; how often a step in the latent direction from archaic to
                      modern lines makes an archaic line modern; how plausible samples are
         twist        any text in today's English (--twist=modern) or in slang, by rules; to standard output
@@ -57,7 +57,7 @@ def load_model(
 
 
 def data_of(cfg: script.Config, vocabulary: Vocabulary) -> SentenceSplits:
-    """The sentences of --dataset. Raises DataError where they are of other tokens than the model knows."""
+    """The sentences of --dataset. Raises DataError where their tokens are not those that the model knows."""
     data = script.load_data(cfg)
     if data.vocabulary != vocabulary:
         raise DataError(f"--dataset={cfg.dataset}: must have the tokens that the model of --checkpoint knows")
@@ -65,12 +65,12 @@ def data_of(cfg: script.Config, vocabulary: Vocabulary) -> SentenceSplits:
 
 
 def twisted(text: str, twist: str) -> str:
-    """A text as --twist asks for it."""
+    """The text rewritten as --twist says."""
     return text if twist == "none" else modernise(text, twist)
 
 
 def ids_of(sentence: str, vocabulary: Vocabulary, cfg: script.Config, flag: str) -> list[int]:
-    """Ids of a sentence that a flag gives; what the model has never seen is named. May be empty."""
+    """Ids of a sentence given by a flag; tokens that the model has never seen are printed. May be empty."""
     sentence = readable(sentence.lower() if cfg.lower else sentence)
     ids = vocabulary.read(sentence).tolist()
     parts = sentence if vocabulary.level == "bpe" else vocabulary.split(sentence)
@@ -85,7 +85,7 @@ def ids_of(sentence: str, vocabulary: Vocabulary, cfg: script.Config, flag: str)
 
 
 def generate(cfg: script.Config) -> dict[str, Any]:
-    """--samples sentences of random codes; what --twist makes of them."""
+    """--samples sentences from random codes, and the same rewritten by --twist."""
     refuse_unread(cfg)
     device = pick_device(cfg.device)
     cfg, model, vocabulary, file, run_config = load_model(cfg, device)
@@ -131,7 +131,7 @@ def share_archaic(lines: list[str]) -> float:
 
 
 def interpolate(cfg: script.Config) -> dict[str, Any]:
-    """What is written of the codes between two sentences."""
+    """Sentences from codes between those of two sentences."""
     device = pick_device(cfg.device)
     cfg, model, vocabulary, file, run_config = load_model(cfg, device)
     require(cfg.latent_dim > 0, cfg, "checkpoint", "a run with codes; this is a language model")
@@ -189,7 +189,7 @@ def direction(
     model: script.TextVAE, data: SentenceSplits, cfg: script.Config, device: torch.device, task: Task
 ) -> dict[str, Any]:
     """Move the codes of archaic test lines along the difference of the means of modernised and archaic
-    training lines; tell how often what is written of them has no archaic form left that the rules find.
+    training lines; report how often the resulting sentence has no archaic form that the rules find.
     """
     vocabulary = data.vocabulary
     pairs = {}

@@ -4,15 +4,15 @@ Run     python research/vae_mnist.py --task=TASK --checkpoint=runs/<run>; the fi
 Tasks   generate       digits at random and around each class's centre; with --label around that of one class,
                        with --z=0.5,-1 of that code
         latent_space   codes of the test part by class, the map on two scales, what each latent carries
-        interpolate    the way between two pictures: of pixels, and of codes, straight and along a great arc;
+        interpolate    from one picture to another: in pixels, and in codes on the line and along a great arc;
                        --index and --index2 are numbers of pictures of the test part
-        evaluate       ELBO, log-likelihood by --iw_samples codes, kNN accuracy of the code; Inception Score,
-                       with its maximum, and Fréchet distance (research/parts/digit_classifier.py); with two
-                       latents log p(x) itself, and how far the ELBO stays below it
+        evaluate       ELBO, log-likelihood from --iw_samples codes, kNN accuracy of the code; Inception
+                       Score, with its maximum, and Fréchet distance (research/parts/digit_classifier.py);
+                       with two latents also log p(x) itself, and how far the ELBO is below it
 Flags   The model's flags, β and the pixels come from the checkpoint's run. So do --dataset and --data_dir,
         unless they were given; a value equal to the flag's default counts as not given. --seed is the task's
-        own, so that models compare on the same noise.
-Shapes  D latents; codes (…, D) lie on the CPU, where draws are alike everywhere. Pictures that are shown or
+        own, so that models are compared on the same noise.
+Shapes  D latents; codes (…, D) are on the CPU, where draws are equal everywhere. Pictures that are shown or
         scored are sigmoid(x_logits), also where pixels are binarised.
 """
 
@@ -70,7 +70,7 @@ class Bench:
 
 
 def parse_code(cfg: script.Config) -> Tensor:
-    """The code (1, D) in --z. UserError where it is no D numbers."""
+    """The code (1, D) in --z. UserError unless it is D numbers."""
     try:
         z = torch.tensor([[float(word) for word in cfg.z.split(",")]])
     except ValueError:
@@ -97,8 +97,8 @@ def parse_label(cfg: script.Config, data: DigitSplits) -> int:
 def generate(bench: Bench) -> dict[str, Any]:
     """Digits from codes: the one given, those of one class, or random ones and some of every class.
 
-    The codes of a class are those of its training pictures, z ~ q(z|x); its centre is the one that is nearest
-    to all others, since the mean of a class that lies in two places is in neither.
+    The codes of a class are those of its training pictures, z ~ q(z|x); its centre is the code
+    nearest to all others, because the mean of a class that lies in two places would be in neither.
     """
     cfg, data = bench.cfg, bench.data
     if cfg.z is not None:
@@ -270,7 +270,7 @@ def exact_nats(bench: Bench, *parts: Tensor) -> list[float]:
 
 
 def inference_gap(bench: Bench) -> dict[str, Any]:
-    """How far the ELBO stays below log p(x), which with two latents can be summed: what the encoder lacks."""
+    """How far the ELBO is below log p(x), which two latents let one sum: what a better encoder gains."""
     cfg, names = bench.cfg, ("train", "test")
     parts = [script.draw_pixels(getattr(bench.data, name), name, cfg)[:N_EXACT] for name in names]
     by_part: dict[str, Any] = {}
@@ -283,7 +283,7 @@ def inference_gap(bench: Bench) -> dict[str, Any]:
 
 def evaluate(bench: Bench) -> dict[str, Any]:
     """Every figure of the test part: how well pictures are explained, what codes tell of classes, how real
-    generated pictures look to a classifier. Scores stand beside those of as many real pictures.
+    generated pictures look to a classifier, with the same scores of equally many real pictures.
     """
     cfg, data, device = bench.cfg, bench.data, bench.task.device
     x = script.draw_pixels(data.test, "test", cfg)
