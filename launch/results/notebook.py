@@ -7,9 +7,9 @@
     notebook.layers(sweep.runs[0])               # layers, shapes and parameters of the run's model
     notebook.picture(path, "What it shows.")
 
-The environment variable NOTEBOOK_RUNS names another folder than `runs`: tests execute every notebook on short
-runs of embedded data. A variable and not a cell of parameters, so that both forms have the same cells and a
-committed notebook is the executed form of the file beside it.
+The environment variable NOTEBOOK_RUNS names another folder than `runs`, or a project of W&B as
+wandb:ENTITY/PROJECT: tests execute every notebook on short runs of embedded data. It is a variable and not a
+cell of parameters so that both forms have the same cells: what is committed is the .py beside it, executed.
 IPython and Pillow are imported where they are used.
 """
 
@@ -21,9 +21,12 @@ import html
 import inspect
 import io
 import itertools
+import json
 import os
 import re
 import shlex
+import shutil
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +35,19 @@ from typing import TYPE_CHECKING, Any
 from launch.results import read
 from launch.results.page_data import about_of
 from launch.results.words import from_root
-from research.common.folder import DONE, MEDIA, MODEL_TEXT, RESULTS
+from research.common.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    DONE,
+    MEDIA,
+    METRICS,
+    MODEL_TEXT,
+    RESULTS,
+    STATUS,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from research.common.identity import ROOT
 from research.common.messages import UserError, counted, hush
 
@@ -40,6 +55,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 RUNS = "NOTEBOOK_RUNS"
+ONLINE = "wandb:"  # what its value begins with where the runs are fetched from W&B
+MANY_ROWS = 1_000_000  # more than a run logs: W&B then leaves none of them out
 LARGE = 60_000  # bytes of a PNG; what is larger is shown as a JPEG, so that a notebook stays below 1 MB
 # flags of a task that a notebook calls: it shows the results itself
 QUIET = {"wandb": "disabled", "quiet": True}
@@ -64,16 +81,24 @@ def runs_of(name: str) -> read.Sweep:
     """
     os.chdir(ROOT)
     hush(True)
-    folder = Path(os.environ.get(RUNS, "runs")) / name
+    place = os.environ.get(RUNS, "runs")
+    if place.startswith(ONLINE):
+        return of_wandb(place.removeprefix(ONLINE), name)
+    folder = Path(place) / name
     try:
         sweep = read.read_sweep(folder)
     except FileNotFoundError:
         raise Missing(f"The runs of this notebook are not there yet. {how_to_make(name, folder)}") from None
+    return ended(sweep, how_to_make(name, folder))
+
+
+def ended(sweep: read.Sweep, how: str) -> read.Sweep:
+    """The sweep with its finished runs alone. Missing, with `how` to make them, where some have not ended."""
     done = [run for run in sweep.runs if run.status["status"] in DONE]
     wanted = max(1, read.expected(sweep))
     if len(done) < wanted:
         state = f"Of {counted(wanted, 'run')} that this notebook reads {len(done)} ended."
-        raise Missing(f"{state} {how_to_make(name, folder)}")
+        raise Missing(f"{state} {how}")
     sweep.runs = [run for run in done if run.status["status"] == "finished"]
     return sweep
 
@@ -87,6 +112,69 @@ def how_to_make(name: str, folder: Path) -> str:
     header = "\n".join(line.removeprefix("#") for line in itertools.takewhile(lambda x: x[:1] == "#", lines))
     time = dict(about_of(header))["Time"]
     return f"Run `{shlex.join(words)}` in the repository's root. Time: {time}"
+
+
+# ------------------------------------------------------------------------------------------------ W&B
+
+
+def of_wandb(project: str, name: str) -> read.Sweep:
+    """The sweep as W&B has it: the runs of group `name` in ENTITY/PROJECT, fetched once by its public API.
+
+    They become folders in runs/wandb/ENTITY/PROJECT/<name>. Raises Missing: no login, no answer, no runs.
+    """
+    from launch.results import wandb_runs
+
+    folder = Path("runs") / "wandb" / project / name
+    how = f"Bring the runs there, with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
+    try:
+        with wandb_runs.asking() as api:
+            api.flush()  # it keeps its answers
+            try:
+                found = list(api.runs(project, filters={"group": name, "jobType": "train"}))
+            except ValueError:  # there is no such project
+                found = []
+            for run in found:
+                if run.state == "finished":
+                    fetch(api, run, project, folder)
+    except wandb_runs.Stop as error:
+        raise Missing(f"{RUNS}={ONLINE}{project}: {error}") from None
+    if not folder.is_dir():
+        raise Missing(f"{RUNS}={ONLINE}{project}: W&B has no finished runs of group {name} there. {how}")
+    return ended(read.read_sweep(folder), how)
+
+
+def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
+    """One run of W&B as a run folder: config and best weights, rows, what was logged with them, the layers."""
+    with tempfile.TemporaryDirectory() as tmp:
+        got = Path(api.artifact(f"{project}/{run.config['family']}-{run.id}:best").download(tmp))
+        config = read_json(got / CONFIG)
+        into = folder / config["key"]
+        if (into / STATUS).is_file():
+            return
+        (into / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        for weights in got.glob("*.pt"):
+            shutil.copy(weights, into / CHECKPOINTS)
+        shutil.copy(got / CONFIG, into)
+        run.file(MODEL_TEXT).download(into, replace=True)
+        rows = []
+        for logged in run.history(samples=MANY_ROWS, pandas=False):
+            row = {"step": logged["_step"]}
+            for key, value in logged.items():
+                if isinstance(value, dict) and "path" in value:
+                    file = Path(run.file(value["path"]).download(tmp, replace=True).name)
+                    place = into / MEDIA / key / f"{logged['_step']}{file.suffix}"
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, place)
+                elif not key.startswith(("_", "time/")) and value is not None:
+                    row[key] = value
+            if len(row) > 1:
+                rows.append(row)
+    write_bytes(into / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    last = {key: value for row in rows for key, value in row.items()}
+    best = last.get(f"{config['headline']}_best")
+    write_json(
+        into / STATUS, {"status": "finished", "step": last["step"], "headline": best}
+    )  # last: all is there
 
 
 # ------------------------------------------------------------------------------------------------ models
