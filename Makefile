@@ -8,11 +8,12 @@ PYTEST := $(PY) -m pytest
 JOBS ?= 3
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: no-python help install sweep test test-wandb test-slurm test-all check format lock clean
+.PHONY: no-python help install sweep notebooks test test-wandb test-slurm test-all check format lock clean
 help:
 	@echo "make install     .venv with the exact versions of requirements.lock; fetches a Python where none fits"
 	@echo "                 (TORCH=cpu: torch without CUDA; PYTHON=/path/to/python3.12: with that one)"
 	@echo "make sweep       the main job, small: 3 values of beta on rendered faces, then a report"
+	@echo "make notebooks   executes notebooks/*.py and writes the .ipynb beside them, from the runs in runs/"
 	@echo "make test        all tests that a change must pass"
 	@echo "make test-wandb  of these, the ones with the real W&B client: sweeps, agents, faults, upload, report"
 	@echo "make test-slurm  of these and the soaks, the ones on a real SLURM of two nodes on this machine"
@@ -33,6 +34,10 @@ sweep: install
 	@echo "== beta-VAE on rendered faces: beta 0, 4, 20, 1,100 steps in $(PRECISION), on this machine"
 	$(PY) launch/local.py sweeps/bvae.yaml --name=bvae-quick \
 	  --set precision=$(PRECISION) --set steps=1100 --set 'seed=[0]'
+
+notebooks: install
+	@echo "== all notebooks, from the runs in $${NOTEBOOK_RUNS:-runs}; one whose runs are missing says how to make them"
+	$(PY) notebooks/execute.py
 
 test: install
 	@echo "== all tests but the soaks"

@@ -69,13 +69,17 @@ class Run:
     stop_asked: bool = False
     starts: int = 0  # processes that have opened this run
     lines: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # the file stream
-    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    files: "Files" = None
     used: list["Artifact"] = dataclasses.field(default_factory=list)
     alerts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     history_states: list[str] = dataclasses.field(default_factory=list)  # every state it was in
 
     createdAt = heartbeatAt = NOW
     readOnly, projectId = False, "1"
+
+    def __post_init__(self) -> None:
+        self.files = Files(self)
+
     systemMetrics = historyKeys = None
 
     @property
@@ -110,6 +114,7 @@ class Run:
     def _tail(self, name: str) -> str:
         return json.dumps(self.lines.get(name, [])[-1:])
 
+    fileCount = property(lambda self: len(self.files))
     historyLineCount = property(lambda self: self._count("wandb-history.jsonl"))
     eventsLineCount = property(lambda self: self._count("wandb-events.jsonl"))
     logLineCount = property(lambda self: self._count("output.log"))
@@ -135,6 +140,20 @@ class Run:
     def set_state(self, state: str) -> None:
         self.state = state
         self.history_states.append(state)
+
+
+class Files(dict[str, bytes]):
+    """The files of a run by name; a query calls it for those that it names."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    def __call__(self, info: Any, names: list[str] | None = None, **_: Any) -> dict[str, Any]:
+        folder = f"run/{self.run.project.name}/{self.run.name}"
+        return connection(
+            [self.run.server._file(f"{folder}/{name}", name) for name in names or self if name in self]
+        )
 
 
 @dataclasses.dataclass
@@ -654,6 +673,7 @@ class Server:
             "name": name,
             "uploadUrl": url,
             "directUrl": url,
+            "url": lambda info, upload=False: url,
             "uploadHeaders": [],
             "storagePath": path,
             "uploadMultipartUrls": None,

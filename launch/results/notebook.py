@@ -1,0 +1,276 @@
+"""What notebooks share: the runs of a named sweep or the command that makes them, and how things are shown.
+
+    from launch.results import notebook
+
+    sweep = notebook.runs_of("lyrics")           # runs/lyrics, or one line that says how to make it
+    notebook.source(charlm.loss_fn)              # its code, as it stands in research/
+    notebook.layers(sweep.runs[0])               # layers, shapes and parameters of the run's model
+    notebook.picture(path, "What it shows.")
+
+The environment variable NOTEBOOK_RUNS names another folder than `runs`, or a project of W&B as
+wandb:ENTITY/PROJECT: tests execute every notebook on short runs of embedded data. It is a variable and not a
+cell of parameters so that both forms have the same cells: what is committed is the .py beside it, executed.
+IPython and Pillow are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+import inspect
+import io
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.results import read
+from launch.results.page_data import about_of
+from launch.results.words import from_root
+from research.common.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    DONE,
+    MEDIA,
+    METRICS,
+    MODEL_TEXT,
+    RESULTS,
+    STATUS,
+    read_json,
+    write_bytes,
+    write_json,
+)
+from research.common.identity import ROOT
+from research.common.messages import UserError, counted, hush
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RUNS = "NOTEBOOK_RUNS"
+ONLINE = "wandb:"  # what its value begins with where the runs are fetched from W&B
+MANY_ROWS = 1_000_000  # more than a run logs: W&B then leaves none of them out
+LARGE = 60_000  # bytes of a PNG; what is larger is shown as a JPEG, so that a notebook stays below 1 MB
+# flags of a task that a notebook calls: it shows the results itself
+QUIET = {"wandb": "disabled", "quiet": True}
+
+
+class Missing(UserError):
+    """The runs that a notebook reads are not there. A notebook shows its message without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def runs_of(name: str) -> read.Sweep:
+    """The sweep of sweeps/<name>.yaml, with its runs that have finished, in the order of its trials.
+
+    From here on the current folder is the repository's root, as in a shell: flags name their data from there.
+    How things go is no longer said, so that a cell's output is what it shows.
+    Raises Missing, which says the command that makes or completes the runs and how long it takes.
+    """
+    os.chdir(ROOT)
+    hush(True)
+    place = os.environ.get(RUNS, "runs")
+    if place.startswith(ONLINE):
+        return of_wandb(place.removeprefix(ONLINE), name)
+    folder = Path(place) / name
+    try:
+        sweep = read.read_sweep(folder)
+    except FileNotFoundError:
+        raise Missing(f"The runs of this notebook are not there yet. {how_to_make(name, folder)}") from None
+    return ended(sweep, how_to_make(name, folder))
+
+
+def ended(sweep: read.Sweep, how: str) -> read.Sweep:
+    """The sweep with its finished runs alone. Missing, with `how` to make them, where some have not ended."""
+    done = [run for run in sweep.runs if run.status["status"] in DONE]
+    wanted = max(1, read.expected(sweep))
+    if len(done) < wanted:
+        state = f"Of {counted(wanted, 'run')} that this notebook reads {len(done)} ended."
+        raise Missing(f"{state} {how}")
+    sweep.runs = [run for run in done if run.status["status"] == "finished"]
+    return sweep
+
+
+def how_to_make(name: str, folder: Path) -> str:
+    """In one line the command that makes runs/<name> or goes on with it, and its time by the YAML."""
+    words = ["python", "launch/local.py", f"sweeps/{name}.yaml"]
+    if folder != Path("runs") / name:
+        words += [f"--name={name}", f"--out={from_root(folder.parent)}"]
+    lines = (ROOT / words[2]).read_text("utf-8").splitlines()
+    header = "\n".join(line.removeprefix("#") for line in itertools.takewhile(lambda x: x[:1] == "#", lines))
+    time = dict(about_of(header))["Time"]
+    return f"Run `{shlex.join(words)}` in the repository's root. Time: {time}"
+
+
+# ------------------------------------------------------------------------------------------------ W&B
+
+
+def of_wandb(project: str, name: str) -> read.Sweep:
+    """The sweep as W&B has it: the runs of group `name` in ENTITY/PROJECT, fetched once by its public API.
+
+    They become folders in runs/wandb/ENTITY/PROJECT/<name>. Raises Missing: no login, no answer, no runs.
+    """
+    from launch.results import wandb_runs
+
+    folder = Path("runs") / "wandb" / project / name
+    how = f"Bring the runs there, with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
+    try:
+        with wandb_runs.asking() as api:
+            api.flush()  # it keeps its answers
+            try:
+                found = list(api.runs(project, filters={"group": name, "jobType": "train"}))
+            except ValueError:  # there is no such project
+                found = []
+            for run in found:
+                if run.state == "finished":
+                    fetch(api, run, project, folder)
+    except wandb_runs.Stop as error:
+        raise Missing(f"{RUNS}={ONLINE}{project}: {error}") from None
+    if not folder.is_dir():
+        raise Missing(f"{RUNS}={ONLINE}{project}: W&B has no finished runs of group {name} there. {how}")
+    return ended(read.read_sweep(folder), how)
+
+
+def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
+    """One run of W&B as a run folder: config and best weights, rows, what was logged with them, the layers."""
+    with tempfile.TemporaryDirectory() as tmp:
+        got = Path(api.artifact(f"{project}/{run.config['family']}-{run.id}:best").download(tmp))
+        config = read_json(got / CONFIG)
+        into = folder / config["key"]
+        if (into / STATUS).is_file():
+            return
+        (into / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        for weights in got.glob("*.pt"):
+            shutil.copy(weights, into / CHECKPOINTS)
+        shutil.copy(got / CONFIG, into)
+        run.file(MODEL_TEXT).download(into, replace=True)
+        rows = []
+        for logged in run.history(samples=MANY_ROWS, pandas=False):
+            row = {"step": logged["_step"]}
+            for key, value in logged.items():
+                if isinstance(value, dict) and "path" in value:
+                    file = Path(run.file(value["path"]).download(tmp, replace=True).name)
+                    place = into / MEDIA / key / f"{logged['_step']}{file.suffix}"
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, place)
+                elif not key.startswith(("_", "time/")) and value is not None:
+                    row[key] = value
+            if len(row) > 1:
+                rows.append(row)
+    write_bytes(into / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    last = {key: value for row in rows for key, value in row.items()}
+    best = last.get(f"{config['headline']}_best")
+    write_json(
+        into / STATUS, {"status": "finished", "step": last["step"], "headline": best}
+    )  # last: all is there
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def source(*objects: Any) -> None:
+    """Show the code of functions and classes as it stands in their files."""
+    for thing in objects:
+        place = from_root(Path(inspect.getsourcefile(inspect.unwrap(thing))))
+        code = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        _markdown(f"`{thing.__qualname__}` in {place}:\n\n```python\n{code}\n```")
+
+
+def layers(run: read.Run) -> None:
+    """Show the layers of a run's model with their shapes and parameters, as torchinfo wrote them."""
+    text = (run.folder / MODEL_TEXT).read_text("utf-8")
+    table = text.partition("\nTotal mult-adds")[0]  # what follows is of memory
+    _markdown(f"```\n{table}\n```")
+
+
+def n_parameters(run: read.Run) -> int:
+    """How many weights a run's model has."""
+    text = (run.folder / MODEL_TEXT).read_text("utf-8")
+    return int(re.search(r"Total params: ([\d,]+)", text)[1].replace(",", ""))
+
+
+# ------------------------------------------------------------------------------------------------ showing
+
+
+@contextlib.contextmanager
+def silently() -> Iterator[None]:
+    """What is printed or displayed within is not shown: a task prints what its notebook shows otherwise."""
+    from IPython.utils.capture import capture_output
+
+    with capture_output():
+        yield
+
+
+def say(*sentences: str) -> None:
+    """Show sentences as a paragraph; those of a conclusion are made from the figures that were shown."""
+    _markdown(" ".join(sentences))
+
+
+def written(text: str, title: str) -> None:
+    """Show a text with its line breaks, below a title."""
+    _markdown(f"**{title}**\n\n```text\n{text.rstrip()}\n```")
+
+
+def picture(what: np.ndarray | Path, caption: str) -> None:
+    """Show a picture, uint8 (H, W, 3) or a file, above its caption, which is also read aloud in its place."""
+    from IPython.display import Image, display
+    from PIL import Image as pil
+
+    image = (pil.open(what) if isinstance(what, Path) else pil.fromarray(what)).convert("RGB")
+    kind, data = "png", _encoded(image.quantize(256), "PNG", optimize=True)  # charts have few colours
+    if len(data) > LARGE:
+        kind, data = "jpeg", _encoded(image, "JPEG", quality=70, optimize=True)
+    display(Image(data, format=kind, alt=caption))
+    _markdown(f"*{caption}*")
+
+
+def _encoded(image: Any, kind: str, **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def video(path: Path, caption: str) -> None:
+    """Show an mp4 inside the notebook, so that it plays wherever the notebook is opened."""
+    from IPython.display import HTML, display
+
+    data = base64.b64encode(path.read_bytes()).decode()
+    label = html.escape(caption, quote=True)
+    display(HTML(f'<video controls loop aria-label="{label}" src="data:video/mp4;base64,{data}"></video>'))
+    _markdown(f"*{caption}*")
+
+
+def media(run: read.Run, key: str) -> list[tuple[int, Path]]:
+    """(step, file) of what a run has logged under a key, by step. Missing: it has nothing there."""
+    if key not in run.media:
+        raise Missing(f"{from_root(run.folder / MEDIA)} has no {key}; it has {', '.join(sorted(run.media))}")
+    return run.media[key]
+
+
+def task(run: read.Run, name: str) -> read.Task:
+    """What a task has made of a run: the newest of its folders, which are named after its flags, read anew.
+
+    Missing where it was not called.
+    """
+    made = [one for one in read.read_run(run.folder).tasks if one.folder.name.partition("-")[0] == name]
+    if not made:
+        raise Missing(f"{from_root(run.folder)} has no {name}; call the task before")
+    return max(made, key=lambda one: (one.folder / RESULTS).stat().st_mtime_ns)
+
+
+def _markdown(text: str) -> None:
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))

@@ -1,0 +1,353 @@
+"""Notebooks: pairs are in step, the committed ones are clean, and all execute on short runs of embedded data.
+
+The short runs are made by the real launch/local.py from the notebooks' own sweeps, and each notebook executes
+in a real kernel. In that kernel each figure of its conclusion is then changed, and its sentences must follow.
+"""
+
+import ast
+import csv
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import pytest
+import wandb
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from data import digits
+from data.old_lines import LINES
+from launch.results import notebook, read
+from notebooks import execute
+from research.common.messages import hush
+from research.parts import digit_classifier
+from tests.online import log_in_here
+
+ROOT = Path(__file__).resolve().parents[1]
+LARGEST = 1_000_000  # bytes of a committed notebook
+PLACES = re.compile(r"/(?:home|root|tmp|Users|work)/\S+")  # on somebody's machine
+TEXT_VAE = {"dataset": "verses", "parameters": 40_000, "embed_dim": 16, "encoder_dim": 16, "steps": 40}
+TEXT_VAE |= {"eval_every": 20, "sample_every": 1000, "precision": "fp32", "seed": "[0]"}
+# flags that make a sweep's runs short; {place} is a folder that the fixture fills
+SHORT = {
+    "lyrics": {
+        "dataset": "{place}/songs.csv",
+        "hidden_dim": 32,
+        "embed_dim": 16,
+        "batch_size": 16,
+        "epochs": 12,
+        "sample_every": 1000,
+    },
+    "digits_50": {
+        "dataset": "digits",
+        "data_dir": "{place}/store",
+        "width": 64,
+        "sample_every": 90,
+        "eval_every": 9,
+        "iw_samples": 2,
+    },
+    "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
+    "text_vae_lm": TEXT_VAE,
+}
+
+
+def sweeps_of(name: str) -> list[str]:
+    """The sweeps whose runs a notebook reads."""
+    return re.findall(r'runs_of\("(\w+)"\)', (execute.FOLDER / f"{name}.py").read_text())
+
+
+def conclusion_of(made: nbformat.NotebookNode) -> int:
+    """Where the code of the conclusion stands."""
+    (at,) = [i for i, cell in enumerate(made.cells) if cell.source.startswith("## Conclusion")]
+    return at + 1
+
+
+# ---- as they are committed ------------------------------------------------------------------------------
+
+
+def faults(made: nbformat.NotebookNode) -> list[str]:
+    """What a notebook that was executed must not have."""
+    found, counts = [], []
+    for i, cell in enumerate(made.cells):
+        if cell.cell_type != "code":
+            continue
+        counts.append(cell.execution_count)
+        for output in cell.outputs:
+            if output.output_type == "error" or output.get("name") == "stderr":
+                found.append(f"cell {i}: {output.get('evalue') or output.get('text')}")
+            shown = str(output.get("text", "")) + str(
+                [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+            )
+            # a video is long, and its letters are of all kinds
+            shown = re.sub(r"base64,[\w+/=]+", "", shown)
+            found += [f"cell {i}: {path}" for path in PLACES.findall(shown)]
+            if str(ROOT) in shown:
+                found.append(f"cell {i}: {ROOT}")
+    if counts != list(range(1, len(counts) + 1)):
+        found.append(f"executed in the order {counts}")
+    return found
+
+
+@pytest.mark.parametrize("name", execute.NAMES)
+def test_a_committed_pair_is_in_step_and_clean(name: str) -> None:
+    file = execute.FOLDER / f"{name}.ipynb"
+    code, made = jupytext.read(execute.FOLDER / f"{name}.py"), nbformat.read(file, as_version=4)
+    assert [(c.cell_type, c.source) for c in made.cells] == [(c.cell_type, c.source) for c in code.cells]
+    nbformat.validate(made)
+    assert faults(made) == []
+    assert file.stat().st_size < LARGEST
+    assert all(cell.outputs for cell in made.cells[conclusion_of(made) :] if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("name", execute.NAMES)
+def test_what_every_notebook_has(name: str) -> None:
+    cells = jupytext.read(execute.FOLDER / f"{name}.py").cells
+    first, text = cells[0].source, "\n".join(cell.source for cell in cells)
+    assert re.match(r"# \S.*\n\nAuthors: ", first) and cells[0].cell_type == "markdown"
+    assert len(sweeps_of(name)) >= 1 and "runs_of" in cells[1].source
+    for heading in ("## Introduction", "## Conclusion", "## On your own"):
+        assert text.count(heading) == 1
+    for sweep in sweeps_of(name):
+        assert f"python launch/local.py sweeps/{sweep}.yaml" in text
+    assert text.count("notebook.source(") >= 2 and text.count("notebook.layers(") >= 1
+    # an explanation before each piece of code but the first two, which find the runs and import
+    kinds = [cell.cell_type for cell in cells]
+    code = [i for i, kind in enumerate(kinds) if kind == "code"]
+    alone = [i for i in code[1:] if kinds[i - 1] == "code" and kinds[max(0, i - 2)] == "code"]
+    assert alone == [], "two pieces of code may follow an explanation, not three"
+
+
+@pytest.mark.parametrize("name", execute.NAMES)
+def test_nothing_is_trained_or_defined_in_a_notebook(name: str) -> None:
+    tree = ast.parse((execute.FOLDER / f"{name}.py").read_text())
+    called = {
+        node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")
+    }
+    assert called.isdisjoint({"backward", "train", "Linear", "LSTM", "Sequential", "AdamW", "Adam"})
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def test_faults_are_found() -> None:
+    cell = nbformat.v4.new_code_cell("1", execution_count=1)
+    made = nbformat.v4.new_notebook(cells=[cell])
+    assert faults(made) == []
+    for output in (
+        nbformat.v4.new_output("stream", name="stderr", text="a warning"),
+        nbformat.v4.new_output("stream", name="stdout", text="/home/somebody/runs"),
+        nbformat.v4.new_output("display_data", {"text/plain": f"{ROOT}/runs"}),
+        nbformat.v4.new_output("error", ename="E", evalue="it broke"),
+    ):
+        cell.outputs = [output]
+        assert len(faults(made)) >= 1
+    cell.outputs, cell.execution_count = [], 2
+    assert faults(made) == ["executed in the order [2]"]
+
+
+def test_this_machines_folder_is_cut_from_outputs() -> None:
+    cell = nbformat.v4.new_code_cell("1", execution_count=1)
+    cell.outputs = [
+        nbformat.v4.new_output("stream", text=f"see {ROOT}/runs/x and {ROOT}"),
+        nbformat.v4.new_output("display_data", {"text/plain": f"{ROOT}/a", "image/png": "abc"}),
+    ]
+    cell.metadata["execution"] = {"iopub.execute_input": "2026"}
+    made = execute.tidy(nbformat.v4.new_notebook(cells=[cell])).cells[0]
+    assert made.outputs[0].text == "see runs/x and ." and made.outputs[1].data == {
+        "text/plain": "a",
+        "image/png": "abc",
+    }
+    assert made.metadata == {}
+
+
+# ---- on short runs --------------------------------------------------------------------------------------
+
+
+def write_songs(path: Path) -> None:
+    """A CSV of sixty songs, with a character too rare to be kept."""
+    rng = random.Random(0)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["artist", "song", "lyrics"])
+        for i in range(60):
+            lyrics = "\n".join(rng.choices(LINES, k=8))
+            rows.writerow([f"Band {i % 7}", f"Song {i}", lyrics + ("é" if i < 3 else "")])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CSV of songs; `make` puts runs into it."""
+    place = tmp_path_factory.mktemp("notebooks")
+    write_songs(place / "songs.csv")
+    return place
+
+
+def make(sweep: str, place: Path) -> None:
+    """The short runs of a sweep, once, by the real launcher."""
+    if (place / "runs" / sweep).exists():
+        return
+    if SHORT[sweep]["dataset"] == "digits":  # whose scores need a classifier: one that learned for a second
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(digit_classifier, "STEPS", 150)
+            digit_classifier.load(digits.load("digits", str(place / "store")), place / "store")
+    words = [f"--set={key}={str(value).format(place=place)}" for key, value in SHORT[sweep].items()]
+    words += [f"--out={place / 'runs'}", "--workers=1", "--threads=1", "--wandb=disabled"]
+    ran = subprocess.run(
+        [sys.executable, "launch/local.py", f"sweeps/{sweep}.yaml", f"--name={sweep}", *words],
+        cwd=ROOT,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def environment(place: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return kept | {"NOTEBOOK_RUNS": str(place / "runs"), "OMP_NUM_THREADS": "1"}
+
+
+def played(name: str, place: Path) -> Iterator[tuple[NotebookClient, nbformat.NotebookNode]]:
+    """The notebook and what executes it, its kernel running."""
+    made = execute.load(execute.FOLDER / f"{name}.py")
+    client = execute.client_of(made)
+    with client.setup_kernel(env=environment(place)):
+        yield client, made
+
+
+def said(client: NotebookClient, code: str, at: int) -> str:
+    """What a cell with this code displays as Markdown."""
+    cell = nbformat.v4.new_code_cell(code)
+    client.execute_cell(cell, at)
+    return "\n".join(o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {}))
+
+
+@pytest.mark.parametrize("name", execute.NAMES)
+def test_a_notebook_executes_on_short_runs_and_concludes_from_them(name: str, place: Path) -> None:
+    for sweep in sweeps_of(name):
+        make(sweep, place)
+    for client, made in played(name, place):
+        for i, cell in enumerate(made.cells):
+            client.execute_cell(cell, i)
+        assert faults(execute.tidy(made)) == []
+        assert len(nbformat.writes(made)) < LARGEST
+        outputs = [output for cell in made.cells for output in cell.get("outputs", [])]
+        assert any(kind.startswith("image/") for output in outputs for kind in output.get("data", {}))
+
+        # each figure is in the conclusion: another one changes what it says
+        at = conclusion_of(made)
+        code, keys = made.cells[at].source, []
+        assert not re.search(r"(?<![\w.:'\"{])\d{2,}(?![\w'\"}%])", strings_of(code)), "a figure is typed"
+        cell = nbformat.v4.new_code_cell("kept = dict(figures); print('\\n'.join(kept))")
+        client.execute_cell(cell, at)
+        keys = cell.outputs[0].text.split()
+        as_it_is = said(client, code, at)
+        assert len(keys) >= 6 and len(as_it_is) > 300
+        for key in keys:
+            changed = f"figures = kept | {{{key!r}: other(kept[{key!r}])}}\n{OTHER}".splitlines()
+            changed = "\n".join([*changed[1:], changed[0], code])
+            assert said(client, changed, at) != as_it_is, f"{key} is not in the conclusion"
+
+
+OTHER = """def other(value):
+    if isinstance(value, str):
+        return value + " and another"
+    return 2 * value + 1"""
+
+
+def strings_of(code: str) -> str:
+    """The constant parts of the strings in a piece of code."""
+    parts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    return " ".join(part for part in parts if isinstance(part, str))
+
+
+@pytest.mark.parametrize("name", execute.NAMES)
+def test_without_its_runs_a_notebook_says_the_one_command(name: str, tmp_path: Path) -> None:
+    for client, made in played(name, tmp_path):
+        with pytest.raises(CellExecutionError):
+            client.execute_cell(made.cells[1], 1)
+        (output,) = made.cells[1].outputs
+        (line,) = output.traceback  # and no traceback of Python's
+        sweep = sweeps_of(name)[0]
+        command = f"python launch/local.py sweeps/{sweep}.yaml --name={sweep} --out={tmp_path / 'runs'}"
+        assert "\n" not in line and f"`{command}`" in line
+        time = re.search(r"(?m)^# Time +(.*)$", (ROOT / "sweeps" / f"{sweep}.yaml").read_text())[1]
+        assert f"Time: {time}" in line
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `runs_of` changes in a process is put back."""
+    monkeypatch.chdir(ROOT)
+    yield
+    hush(False)
+
+
+@pytest.mark.usefixtures("here")
+def test_runs_that_have_not_ended_are_missing(place: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    make("lyrics", place)
+    monkeypatch.setenv("NOTEBOOK_RUNS", str(place / "runs"))
+    assert [run.status["status"] for run in notebook.runs_of("lyrics").runs] == ["finished"]
+    (tmp_path / "lyrics" / "abc").mkdir(parents=True)
+    (tmp_path / "lyrics" / "abc" / "status.json").write_text('{"status": "running"}')
+    monkeypatch.setenv("NOTEBOOK_RUNS", str(tmp_path))
+    with pytest.raises(notebook.Missing, match=r"^Of 1 run that this notebook reads 0 ended\. Run `python"):
+        notebook.runs_of("lyrics")
+    monkeypatch.delenv("NOTEBOOK_RUNS")
+    said = notebook.how_to_make("lyrics", Path("runs/lyrics"))
+    assert said.startswith("Run `python launch/local.py sweeps/lyrics.yaml` in the repository's root. Time: ")
+
+
+@pytest.mark.usefixtures("here")
+def test_what_a_run_lacks_is_told(place: Path) -> None:
+    make("lyrics", place)
+    run = read.read_sweep(place / "runs" / "lyrics").runs[0]
+    assert notebook.n_parameters(run) == 8_556
+    with pytest.raises(notebook.Missing, match=r"has no sample/films; it has .*sample/continuations"):
+        notebook.media(run, "sample/films")
+    with pytest.raises(notebook.Missing, match="has no evaluate; call the task before"):
+        notebook.task(run, "evaluate")
+
+
+@pytest.mark.usefixtures("here")
+def test_runs_are_fetched_from_wandb(place: Path, tmp_path: Path, server: Any, monkeypatch: Any) -> None:
+    """Uploaded by the real command, and read by the client's public API: the same runs."""
+    make("lyrics", place)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebook.os, "chdir", lambda _: None)
+    monkeypatch.setenv("NOTEBOOK_RUNS", "wandb:tester/letters-and-latents")
+    log_in_here(monkeypatch, server, tmp_path / "home")
+    with pytest.raises(notebook.Missing, match=r"W&B has no finished runs of group lyrics there\. Bring"):
+        notebook.runs_of("lyrics")
+
+    words = [sys.executable, str(ROOT / "launch" / "upload.py"), str(place / "runs" / "lyrics")]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    (there,), (here,) = notebook.runs_of("lyrics").runs, read.read_sweep(place / "runs" / "lyrics").runs
+    assert there.folder == tmp_path / "runs/wandb/tester/letters-and-latents/lyrics" / here.config["key"]
+    assert there.flags == here.flags and there.problem is None
+    assert there.rows == here.rows and there.status["headline"] == here.status["headline"]
+    assert {key: [step for step, _ in files] for key, files in there.media.items()} == {
+        key: [step for step, _ in files] for key, files in here.media.items()
+    }
+    assert notebook.n_parameters(there) == notebook.n_parameters(here)
+    weights = [next((run.folder / "checkpoints").glob("best_*.pt")) for run in (there, here)]
+    assert weights[0].name == weights[1].name and weights[0].read_bytes() == weights[1].read_bytes()
+    wandb.teardown()
+
+
+def test_an_unknown_notebook_is_refused() -> None:
+    ran = subprocess.run(
+        [sys.executable, "notebooks/execute.py", "lyricks"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2 and "lyricks: no notebook here; there are " in ran.stderr
