@@ -1492,7 +1492,7 @@ def front_table() -> list[Row]:
         row = [
             None,
             f"`{script}`",
-            minus_of(result),
+            re.sub(r"-(?=\d)", "−", result),
             None,
             None,
             f"`{commit[:7]}`",
