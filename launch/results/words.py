@@ -1,12 +1,14 @@
 """How runs, their flags and their figures are written: captions, commands, the cells of a table."""
 
+import contextlib
+import json
 import math
 import shlex
 from pathlib import Path
 
 from launch.results.read import Run, Sweep
 from launch.results.values import show, sort_key
-from research.common.folder import CONFIG, SWEEP
+from research.common.folder import CONFIG, POINTS, SWEEP
 from research.common.identity import ROOT
 
 MANY = 6  # flags in a caption; beyond that a name says more
@@ -57,6 +59,8 @@ def sweep_command(sweep: Sweep) -> str:
     """The command line that goes on with the sweep, for a shell in the repository's root."""
     if sweep.yaml:
         return shlex.join(["python", "launch/local.py", from_root(sweep.yaml)])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return shlex.join(["python", *json.loads((sweep.folder / POINTS).read_text("utf-8"))["words"]])
     file, out = from_root(sweep.folder / SWEEP), from_root(sweep.folder.parent)
     return shlex.join(["python", "launch/local.py", file, f"--name={sweep.name}", f"--out={out}"])
 
