@@ -246,7 +246,16 @@ def test_slots_share_out_the_cores(monkeypatch):
 
 @pytest.mark.parametrize(
     "program",
-    ["local.py", "slurm.py", "report.py", "upload.py", "doctor.py", "sweep/worker.py", "sweep/agent.py"],
+    [
+        "local.py",
+        "slurm.py",
+        "reproduce.py",
+        "report.py",
+        "upload.py",
+        "doctor.py",
+        "sweep/worker.py",
+        "sweep/agent.py",
+    ],
 )
 def test_a_launcher_imports_nothing_that_takes_seconds(program):
     """What is only needed to run a sweep, or to read one, is imported where it is."""
