@@ -91,6 +91,8 @@ class Flags:
     def __post_init__(self):
         if self.runs is not None and self.runs < 1:
             raise UserError(f"--runs={self.runs}: must be at least 1")
+        if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
+            raise UserError(f"--json={self.json}: must be a file in a folder that is there")
         if self.compare is not None:
             for name in ("runs", "name", "workers", "threads"):
                 if getattr(self, name) is not None:
@@ -306,6 +308,9 @@ def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> 
     if flags.compare and missing:
         said.append(f"{counted(len(missing), 'row')} of {table.path} without a run in {folder}: not compared")
         missing = []
+    if failed := sum(run.status == "failed" for run in again.values()):
+        retried = "" if flags.compare else "; --retry runs them again"
+        said.append(f"{counted(failed, 'run')} failed here{retried}")
     unfinished = len(missing) + len(runs) - len(again)
     environment = [*of_code(table), *of_machine(runs.values())]
     for line in [*filter(None, said), *environment]:
