@@ -7,10 +7,12 @@ import json
 import math
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -717,16 +719,45 @@ ENV = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "RUN_LE
 ENV |= {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
+def begun(place: Path, script: str, *args: str) -> int:
+    """Start a launcher in a fork of this process, which has imported torch already; its process id. What it
+    says goes to files `out` and `err`.
+    """
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            os.chdir(place)
+            for number, name in ((1, "out"), (2, "err")):
+                os.dup2(os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+            os.environ.clear()
+            os.environ.update(ENV)
+            sys.argv = [str(ROOT / "launch" / script), *args]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def ended(place: Path, pid: int) -> tuple[int, str, str]:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, (place / "out").read_text(), (place / "err").read_text()
+
+
 def call(place: Path, script: str, *args: str) -> tuple[int, str, str]:
-    command = [sys.executable, str(ROOT / "launch" / script), *args]
-    done = subprocess.run(command, cwd=place, env=ENV, capture_output=True, text=True, timeout=600)
-    return done.returncode, done.stdout, done.stderr
+    """Exit code, stdout and stderr of a launcher."""
+    return ended(place, begun(place, script, *args))
 
 
 def test_a_sweep_is_run_again(tmp_path):
     """Run, committed, reproduced; interrupted and gone on with; and a figure that somebody changed."""
     write(tmp_path)
-    machine = ["--workers=2", "--threads=1"]
+    machine = ["--workers=1", "--threads=1"]
     code, _, err = call(tmp_path, "local.py", "tiny.yaml", *machine)
     assert code == 0, err
     table = tmp_path / "results" / "tiny.csv"
@@ -734,23 +765,18 @@ def test_a_sweep_is_run_again(tmp_path):
     assert code == 0, err
 
     # Ctrl-C while it trains, then the same command
-    command = [sys.executable, str(ROOT / "launch/reproduce.py"), "tiny.yaml", "--runs=3", *machine]
     folder = tmp_path / "runs" / "tiny_again"
-    with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=ENV, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 300
-            while not list(folder.glob("*/lease.*")):
-                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=300)
-        finally:
-            process.kill()
-    text = (tmp_path / "log").read_text()
-    assert process.returncode == 75 and "of 3 not at an end; the same command goes on" in " ".join(
-        text.split()
-    )
+    pid = begun(tmp_path, "reproduce.py", "tiny.yaml", "--runs=3", *machine)
+    try:
+        deadline = time.monotonic() + 600
+        while not list(folder.glob("[0-9a-f]*/lease.*")):
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.kill(pid, signal.SIGINT)
+        code, out, err = ended(tmp_path, pid)
+    assert code == 75, out + err
+    assert "of 3 not at an end; the same command goes on" in " ".join(out.split())
     code, out, err = call(tmp_path, "reproduce.py", "tiny.yaml", "--runs=3", *machine, "--json=a.json")
     assert code == 0 and out.endswith("are equal to the last digit\n"), out + err
     assert "3 of 4 rows of results/tiny.csv" in err and "line 2: latent_dim=2 seed=0" in err
