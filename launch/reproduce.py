@@ -303,7 +303,7 @@ def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> 
         verdict.print_table(found, out)
     for line in verdict.lines(found):
         verdict.say(line, out)
-    said = [table.left_out()]
+    said = [verdict.weakness(found), table.left_out()]
     missing = [i for i in wanted if i not in runs]
     if flags.compare and missing:
         said.append(f"{counted(len(missing), 'row')} of {table.path} without a run in {folder}: not compared")

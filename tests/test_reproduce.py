@@ -330,6 +330,15 @@ def test_the_worst_comes_first():
     assert verdict.lines(many()[:1]) == [] and verdict.lines(many()[:2])[0].startswith("within the seeds: ")
 
 
+def test_a_weak_test_is_called_so():
+    few = judge(table_of({"a": [1.0, 1.1, 1.2]}), 2, 1.05)
+    assert few.verdict == WITHIN and verdict.weakness([few]).endswith(
+        "would have to be 90 standard deviations off"
+    )
+    many_seeds = {str(s): [s, s + 0.1, s + 0.2] for s in range(6)}
+    assert verdict.weakness([few, judge(table_of(many_seeds), 2, 0.05)]) == "" == verdict.weakness([])
+
+
 @pytest.mark.parametrize(
     ("header", "line", "likely"),
     [

@@ -1,5 +1,6 @@
 """What is printed of a comparison of committed results with their repetition, and its JSON."""
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -75,7 +76,10 @@ def _count(found: Sequence[Compared], verdict: str) -> int:
 
 
 def _allowed(one: Compared) -> str:
-    return "" if one.allowed is None or not one.sd else f"±{one.allowed / one.sd:.1f}"
+    if one.allowed is None or not one.sd:
+        return ""
+    allowed = one.allowed / one.sd
+    return f"±{allowed:.1f}" if allowed < 100 else f"±{allowed:.0f}"
 
 
 def told(one: Compared) -> str:
@@ -101,6 +105,17 @@ def lines(found: Sequence[Compared]) -> list[str]:
     more = len(bad) - LISTED
     said = [told(one) for one in bad[:LISTED]]
     return said + ([f"and {more} more; --json has all"] if more > 0 else [])
+
+
+def weakness(found: Sequence[Compared]) -> str:
+    """In words, that the committed seeds are so few that only a figure far off differs; else ''."""
+    known = [one.allowed / one.sd for one in found if one.allowed is not None and one.sd]
+    if not known or min(known) <= repetition.FAR * math.sqrt(2):
+        return ""
+    return (
+        f"few committed seeds: to differ for certain, a figure would have to be {min(known):.0f} standard "
+        "deviations off"
+    )
 
 
 def conclusion(found: Sequence[Compared], n_runs: int) -> str:
