@@ -294,7 +294,12 @@ def many(n: int = 3) -> list[repetition.Compared]:
     found = []
     for line, new in ((2, 1.0), (3, 1.02), (4, 900.0)):
         found.append(judge(committed, line, new, "test/kernel_distance_floor"))
-    return [*found, dataclasses.replace(found[0], verdict=UNTOLD, figure="test/x", new="1.1", why="one seed")]
+    return [
+        *found,
+        dataclasses.replace(
+            found[0], verdict=UNTOLD, figure="test/x", new="1.1", deviation=0.1, why="one seed"
+        ),
+    ]
 
 
 @pytest.mark.parametrize("width", range(60, 161, 10))
@@ -324,7 +329,7 @@ def test_the_worst_comes_first():
         "differs: test/kernel_distance_floor of model=transformer learning_rate=1 seed=2: "
         "1.02 committed, 900 here, +"
     )
-    assert said[1].endswith("1 committed, 1.1 here; one seed") and len(said) == 2
+    assert said[1].endswith("1 committed, 1.1 here, +10 %; one seed") and len(said) == 2
     lots = verdict.lines(many()[2:3] * 25)
     assert len(lots) == 21 and lots[-1] == "and 5 more; --json has all"
     assert verdict.lines(many()[:1]) == [] and verdict.lines(many()[:2])[0].startswith("within the seeds: ")

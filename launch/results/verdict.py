@@ -86,6 +86,9 @@ def told(one: Compared) -> str:
     """One comparison in words, from the run to what was found."""
     text = f"{one.verdict}: {one.figure} of {one.row.label}: {_value(one.committed)} committed"
     text += f", {_value(one.new)} here"
+    committed = repetition.number(one.committed)
+    if one.sds is None and one.deviation is not None and committed:
+        text += f", {100 * one.deviation / abs(committed):+.2g} %"
     if one.sds is not None:
         text += f", {signed(one.sds)} standard deviations"
         text += f" (allowed {_allowed(one)})" if _allowed(one) else ""
