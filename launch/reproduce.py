@@ -37,12 +37,12 @@ from rich.console import Console
 from launch.results import read, repetition, verdict
 from launch.results.metric import metric_of
 from launch.results.repetition import Again
-from launch.results.words import from_root
+from launch.results.words import POINTS, from_root
 from launch.sweep import begin, plan, rows
 from launch.sweep.pool import Local, LocalFlags
 from launch.sweep.queue import Queue
 from research.common.commandline import EXIT_PREEMPTED, main
-from research.common.folder import ENDED, POINTS, read_json, write_json
+from research.common.folder import ENDED, read_json, write_json
 from research.common.identity import ROOT, git_state, source_files
 from research.common.messages import UserError, console, counted, escape
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from launch.results.read import Run, Sweep
 from launch.results.values import show, sort_key
-from research.common.folder import CONFIG, POINTS, SWEEP
+from research.common.folder import CONFIG, SWEEP
 from research.common.identity import ROOT
 
+POINTS = "points.json"  # in a sweep's folder: its points, where a command has given them one by one
 MANY = 6  # flags in a caption; beyond that a name says more
 LONG = 80  # characters of a flag's value in a caption
 

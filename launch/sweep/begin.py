@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from launch.results.words import POINTS
 from launch.sweep import agent, command, plan
 from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
@@ -27,7 +28,6 @@ from research.common import lease as leases
 from research.common.flags import RunFlags
 from research.common.folder import (
     CODE,
-    POINTS,
     SNAPSHOT,
     SWEEP,
     TRIALS,

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.common.folder import POINTS, read_json
+from launch.results.words import POINTS
+from research.common.folder import read_json
 from research.common.messages import UserError
 
 MOST = 1_000_000  # points of a sweep

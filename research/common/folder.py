@@ -30,7 +30,6 @@ RESULTS = "results.json"  # the numbers of a task, in <run>/<task>/
 # in a sweep's folder
 SWEEP = "sweep.yaml"  # as it was when the sweep began
 TRIALS = "trials"  # trials/NNNN.json
-POINTS = "points.json"  # the points, where a command has given them one by one
 CODE = "code"  # a snapshot of the code, which the workers run
 SNAPSHOT = "snapshot.json"  # in it: commit, diff and source hash of the original
 REPORT = "report.html"  # where launch/report.py writes it unless told otherwise
