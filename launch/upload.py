@@ -132,7 +132,7 @@ class Upload:
             there = self.there(job, wait=True)
         if there.rows != job.rows:
             last_lines = wandb_runs.tail(output)
-            raise Failed(f"W&B has {there.rows} of {job.rows} rows; the same command goes on\n{last_lines}")
+            raise Failed(f"W&B has {there.rows} of {job.rows} rows; the same command continues\n{last_lines}")
         entity, project = self.place(job)
         job.marker = {
             "wandb_id": job.id,

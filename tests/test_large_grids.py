@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from launch import local
-from launch.sweep import begin, plan, proposer
+from launch.sweep import begin, plan, pool, proposer
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import Queue
 from research.common import lease as leases
@@ -83,8 +83,8 @@ def test_what_is_said_at_its_beginning_counts_those_that_are_not_made_yet(tmp_pa
     def stop_here(self):
         raise Begun
 
-    monkeypatch.setattr(local, "slots", lambda flags: [local.Slot({}, 1)])
-    monkeypatch.setattr(local.Local, "run", stop_here)
+    monkeypatch.setattr(pool, "slots", lambda flags: [pool.Slot({}, 1)])
+    monkeypatch.setattr(pool.Local, "run", stop_here)
     flags = local.Flags(sweep=str(written(tmp_path / "grid.yaml")), out=str(tmp_path))
     for done, left in ((0, 16), (2, 14)):
         queue = Queue(tmp_path / "grid")

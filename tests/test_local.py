@@ -189,12 +189,11 @@ def test_refused_in_one_line_with_nothing_written(place, args, change, parts):
 
 
 def local_of(tmp_path: Path):
-    from launch import local
-    from launch.sweep import plan
+    from launch.sweep import plan, pool
     from launch.sweep.queue import Queue
 
     sweep = plan.read(str(write_sweep(tmp_path / "tiny.yaml")))
-    return local.Local(local.Flags(sweep="tiny.yaml", workers=1), sweep, Queue(tmp_path), 1)
+    return pool.Local(pool.LocalFlags(sweep="tiny.yaml", workers=1), sweep, Queue(tmp_path), 1)
 
 
 @pytest.mark.parametrize(
@@ -222,13 +221,13 @@ def test_what_is_said_of_further_seeds(tmp_path, values, others, line):
     ],
 )
 def test_slots_on_gpus(monkeypatch, flags, visible, expected):
-    from launch import local
+    from launch.sweep import pool
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = local.slots(local.Flags(sweep="x.yaml", **flags))
+    found = pool.slots(pool.LocalFlags(sweep="x.yaml", **flags))
     assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in found] == expected
     threads = flags.get("threads")
     assert {slot.threads for slot in found} == {threads}
@@ -236,18 +235,27 @@ def test_slots_on_gpus(monkeypatch, flags, visible, expected):
 
 
 def test_slots_share_out_the_cores(monkeypatch):
-    from launch import local
+    from launch.sweep import pool
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
-    assert [slot.threads for slot in local.slots(local.Flags(sweep="x.yaml"))] == [1] * 6
-    (one, two) = local.slots(local.Flags(sweep="x.yaml", workers=2))
-    assert one == two == local.Slot({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}, 3)
+    assert [slot.threads for slot in pool.slots(pool.LocalFlags(sweep="x.yaml"))] == [1] * 6
+    (one, two) = pool.slots(pool.LocalFlags(sweep="x.yaml", workers=2))
+    assert one == two == pool.Slot({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}, 3)
 
 
 @pytest.mark.parametrize(
     "program",
-    ["local.py", "slurm.py", "report.py", "upload.py", "doctor.py", "sweep/worker.py", "sweep/agent.py"],
+    [
+        "local.py",
+        "slurm.py",
+        "reproduce.py",
+        "report.py",
+        "upload.py",
+        "doctor.py",
+        "sweep/worker.py",
+        "sweep/agent.py",
+    ],
 )
 def test_a_launcher_imports_nothing_that_takes_seconds(program):
     """What is only needed to run a sweep, or to read one, is imported where it is."""

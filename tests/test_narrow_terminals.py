@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch import local
 from launch.results import read
 from launch.results.columns import Column, fitting
-from launch.sweep import plan
+from launch.sweep import plan, pool
 from launch.sweep.queue import Queue
 from research.common.folder import write_json
 from tests.test_report import make_run
@@ -62,11 +61,11 @@ def shown(what, width: int) -> list[str]:
 @pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize("n", range(1, len(FLAGS) + 1))
 def test_the_live_table(tmp_path, monkeypatch, n, metric):
-    monkeypatch.setattr(local, "slots", lambda flags: [])  # torch plays no part
+    monkeypatch.setattr(pool, "slots", lambda flags: [])  # torch plays no part
     folder = sweep_of(tmp_path / "s", n, metric)
     content = json.loads((folder / "sweep.yaml").read_text())
-    watched = local.Local(
-        local.Flags(sweep="x", workers=1), plan.Sweep(Path("x"), "", content, pytest), Queue(folder), 2
+    watched = pool.Local(
+        pool.LocalFlags(sweep="x", workers=1), plan.Sweep(Path("x"), "", content, pytest), Queue(folder), 2
     )
     rows = watched.progress.rows()
     names = watched.progress.varied()
@@ -75,7 +74,7 @@ def test_the_live_table(tmp_path, monkeypatch, n, metric):
     every = ["trial", *names, "status", "step", *figures, "examples/s", "left"]
     order = ["left", "examples/s", "step", *figures[1:], *reversed(names), "status"]  # of leaving out
     whole = {
-        row.trial.key: local.cells_of(row) | row.varied | {"trial": f"{row.trial.index:04d}"} for row in rows
+        row.trial.key: pool.cells_of(row) | row.varied | {"trial": f"{row.trial.index:04d}"} for row in rows
     }
     widest = 0
     for width in WIDTHS:

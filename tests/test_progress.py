@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from launch import local, slurm
-from launch.sweep import plan
+from launch import slurm
+from launch.sweep import plan, pool
 from launch.sweep.progress import Progress, Row
 from launch.sweep.queue import Queue
 from research.common import lease as leases
@@ -122,7 +122,7 @@ def test_last_lines(tmp_path):
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> local.Local:
+def watched(tmp_path: Path) -> pool.Local:
     """A sweep of four: one runs, one was stopped early, one has failed, one is open."""
     queue = made(tmp_path, HERE, status="running", headline=1 / 3)
     (tmp_path / "key/time.jsonl").write_text('{"time/step_ms": 600, "time/examples_per_s": 80.4}\n')
@@ -142,7 +142,7 @@ def watched(tmp_path: Path) -> local.Local:
     parameters = {"beta": {"values": [4.0, 5.0, 6.0, 7.0]}, "steps": {"value": 100}}
     content = {"program": "research/none.py", "method": "grid", "parameters": parameters}
     sweep = plan.Sweep(Path("x.yaml"), "", content, pytest)  # the script plays no part
-    return local.Local(local.Flags(sweep="x.yaml", workers=1), sweep, queue, 4)
+    return pool.Local(pool.LocalFlags(sweep="x.yaml", workers=1), sweep, queue, 4)
 
 
 def test_the_live_view(watched):

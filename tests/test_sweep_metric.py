@@ -11,10 +11,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from launch import local, slurm
+from launch import slurm
 from launch.results import html, read
 from launch.results.metric import Metric, metric_of
-from launch.sweep import plan
+from launch.sweep import plan, pool
 from launch.sweep.history import Histories
 from launch.sweep.progress import Progress
 from launch.sweep.queue import Queue
@@ -159,13 +159,13 @@ def test_the_report_shows_the_metric_first(folder):
 
 
 def test_the_live_table_and_its_lines_name_both(folder, capfd, monkeypatch):
-    monkeypatch.setattr(local, "slots", lambda flags: [])  # torch plays no part
+    monkeypatch.setattr(pool, "slots", lambda flags: [])  # torch plays no part
     for beta in (0, 4):
         path = folder / f"key{beta}" / "status.json"
         write_json(path, json.loads(path.read_text()) | {"status": "preempted"})
-    flags, queue = local.Flags(sweep="x.yaml", workers=1), Queue(folder)
+    flags, queue = pool.LocalFlags(sweep="x.yaml", workers=1), Queue(folder)
     content = yaml.safe_load((folder / "sweep.yaml").read_text())
-    watched = local.Local(flags, plan.Sweep(Path("x.yaml"), "", content, pytest), queue, 3)
+    watched = pool.Local(flags, plan.Sweep(Path("x.yaml"), "", content, pytest), queue, 3)
     watched.print_changes(watched.progress.rows())
     write_json(path, json.loads(path.read_text()) | {"status": "finished"})
     rows = watched.progress.rows()

@@ -25,7 +25,7 @@ RESEARCH = [
     f"research/{n}.py"
     for n in ("charlm", "charlm_corpus", "bvae_faces", "gan_faces", "vae_mnist", "seq2seq_arith", "text_vae")
 ]
-LAUNCH = [f"launch/{name}.py" for name in ("local", "slurm", "report", "upload", "doctor")]
+LAUNCH = [f"launch/{name}.py" for name in ("local", "slurm", "reproduce", "report", "upload", "doctor")]
 # each command gets streams as Python begins with; printed in the end: exit code, stdout and stderr of each
 DRIVER = """
 import io, json, runpy, sys, traceback

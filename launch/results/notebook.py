@@ -144,7 +144,7 @@ def of_wandb(project: str, name: str) -> read.Sweep:
 
 
 def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
-    """One run of W&B as a run folder: config and best weights, rows, what was logged with them, the layers."""
+    """One run of W&B as a run folder: config, best weights, rows, what was logged with them, layers."""
     with tempfile.TemporaryDirectory() as tmp:
         got = Path(api.artifact(f"{project}/{run.config['family']}-{run.id}:best").download(tmp))
         config = read_json(got / CONFIG)

@@ -202,7 +202,7 @@ def asking() -> Iterator[Any]:
     except (wandb.errors.Error, WandbApiFailedError, TimeoutError) as error:
         answer = getattr(error.__cause__ or error, "response", None)
         _stop_if_refused(getattr(answer, "http_status", None), one_line(error))
-        raise Stop(f"W&B does not answer ({one_line(error)}); the same command goes on later") from None
+        raise Stop(f"W&B does not answer ({one_line(error)}); the same command continues later") from None
 
 
 @contextlib.contextmanager

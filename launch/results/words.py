@@ -1,5 +1,7 @@
 """How runs, their flags and their figures are written: captions, commands, the cells of a table."""
 
+import contextlib
+import json
 import math
 import shlex
 from pathlib import Path
@@ -10,6 +12,7 @@ from research.common.folder import CONFIG, SWEEP
 from research.common.identity import ROOT
 from research.common.messages import counted
 
+POINTS = "points.json"  # in a sweep's folder: its points, where a command has given them one by one
 MANY = 6  # flags in a caption; beyond that a name says more
 LONG = 80  # characters of a flag's value in a caption
 
@@ -58,6 +61,8 @@ def sweep_command(sweep: Sweep) -> str:
     """The command line that goes on with the sweep, for a shell in the repository's root."""
     if sweep.yaml:
         return shlex.join(["python", "launch/local.py", from_root(sweep.yaml)])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return shlex.join(["python", *json.loads((sweep.folder / POINTS).read_text("utf-8"))["words"]])
     file, out = from_root(sweep.folder / SWEEP), from_root(sweep.folder.parent)
     return shlex.join(["python", "launch/local.py", file, f"--name={sweep.name}", f"--out={out}"])
 

@@ -5,6 +5,7 @@ its file. With --wandb=online a W&B sweep is made instead, and its runs are the 
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from launch.results.words import POINTS
 from launch.sweep import agent, command, plan
 from launch.sweep.points import Points
 from launch.sweep.program import DataHashes, Program
@@ -173,6 +175,8 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
     _snapshot(folder, source_hash(sweep.script.family), sweep.program)
     if "command" in sweep.content:
         sweep.command.keep(folder)
+    if sweep.given is not None:
+        write_json(folder / POINTS, dataclasses.asdict(sweep.given))
     write_bytes(folder / SWEEP, sweep.text.encode())
     queue = Queue(folder)
     if online:
@@ -205,6 +209,7 @@ def _refuse_other(
         )
     if (old := _frozen(folder)) is None:
         return
+    _refuse_points(sweep, folder)
     sweep.command.refuse_other(folder)
     hashes.refuse_others(folder)
     changed = [k for k in {**old, **sweep.content} if old.get(k) != sweep.content.get(k)]
@@ -241,6 +246,18 @@ def _refuse_other(
             f"{folder}: --confirm runs its best trial with further seeds: a grid that varies "
             "seed needs another --name"
         )
+
+
+def _refuse_points(sweep: plan.Sweep, folder: Path) -> None:
+    """Refuse a folder whose points were given one by one while those of `sweep` are not, or the other way
+    round. Raises UserError.
+    """
+    kept = read_json(folder / POINTS)
+    if kept is not None and sweep.given is None:
+        command = shlex.join(["python", *kept["words"]])
+        raise UserError(f"{folder} holds single points, and {command} goes on with it: choose another --name")
+    if kept is None and sweep.given is not None:
+        raise UserError(f"{folder} holds a whole sweep, not single points: choose another --name")
 
 
 def _frozen(folder: Path) -> dict[str, Any] | None:

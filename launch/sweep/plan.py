@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,9 +89,19 @@ class SweepFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class Given:
+    """Points that a command gives one by one, in place of those of a sweep's method; and the words of that
+    command, after `python`, which goes on with them.
+    """
+
+    points: list[dict[str, Any]]
+    words: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep YAML as read: its text (with the header), its content, the script that it runs, and the command
-    that it runs it by.
+    """A sweep YAML as read: its text (with the header), its content, the script that it runs, the command
+    that it runs it by, and its points where they are given one by one.
     """
 
     path: Path
@@ -98,6 +109,7 @@ class Sweep:
     content: dict[str, Any]
     script: Program
     command: Command = command.PLAIN
+    given: Given | None = None
 
     @property
     def program(self) -> str:
@@ -107,6 +119,8 @@ class Sweep:
     @functools.cached_property
     def points(self) -> Points | list[dict[str, Any]]:
         """What its method gives before any trial is made; for bayes nothing, since its workers propose."""
+        if self.given is not None:
+            return self.given.points
         if self.content["method"] == "bayes":
             return []
         try:
@@ -229,10 +243,30 @@ def _changed_text(path: str, text: str, content: dict[str, Any], changes: tuple[
 
     Of its header only the question still holds: the first paragraph, up to the next labelled line.
     """
-    question = re.match(r"#.*\n(?:#(?! \w+  ).*\n)*", text)
     changed = ", ".join(" ".join(change.split()) for change in changes)
     note = f"# Changed   {changed}: what {path} tells of size and findings does not hold here\n"
-    return (question[0] if question else "") + note + yaml.safe_dump(content, sort_keys=False)
+    return _question(text) + note + yaml.safe_dump(content, sort_keys=False)
+
+
+def _question(text: str) -> str:
+    """The first paragraph of a YAML's header."""
+    found = re.match(r"#.*\n(?:#(?! \w+  ).*\n)*", text)
+    return found[0] if found else ""
+
+
+def at_points(sweep: Sweep, given: Given, note: str) -> Sweep:
+    """The sweep at given points alone, each of which is trained to its end, whatever chose and stopped its
+    trials. note: where the points come from, for the header of its YAML.
+    """
+    parameters = {}
+    for name in dict.fromkeys([*sweep.content["parameters"], *(n for p in given.points for n in p)]):
+        values = {json.dumps(point[name]): point[name] for point in given.points}
+        one = len(values) == 1
+        parameters[name] = {"value": next(iter(values.values()))} if one else {"values": [*values.values()]}
+    kept = {k: v for k, v in sweep.content.items() if k not in ("early_terminate", "run_cap")}
+    content = kept | {"method": "grid", "parameters": parameters}
+    text = f"{_question(sweep.text)}# Points    {note}\n{yaml.safe_dump(content, sort_keys=False)}"
+    return dataclasses.replace(sweep, text=text, content=content, given=given)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------

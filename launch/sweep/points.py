@@ -5,8 +5,11 @@ import math
 import random
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from launch.results.words import POINTS
+from research.common.folder import read_json
 from research.common.messages import UserError
 
 MOST = 1_000_000  # points of a sweep
@@ -77,6 +80,12 @@ class Points(Sequence[dict[str, Any]]):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"parameter {name}: draw {index} is {value}, no finite number")
         return flags
+
+
+def points_of(folder: Path, spec: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """The points of the sweep in a folder: those that were given one by one, else those of its YAML."""
+    kept = read_json(folder / POINTS)
+    return Points(spec) if kept is None else kept["points"]
 
 
 def _choices(parameter: Any) -> Sequence[Any] | None:

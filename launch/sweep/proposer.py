@@ -18,7 +18,7 @@ from data.names import closest, did_you_mean
 from launch.sweep import bayes, command
 from launch.sweep.command import Command
 from launch.sweep.history import Histories
-from launch.sweep.points import Points
+from launch.sweep.points import points_of
 from launch.sweep.program import DataHashes, Program
 from launch.sweep.queue import Queue, Trial
 from research.common import lease as leases
@@ -240,7 +240,7 @@ class Proposer:
     def _go_on(self, lease: leases.Lease) -> None:
         """The next trials of a grid or a random search."""
         if self._further is None:
-            points = Points(self.spec)
+            points = points_of(self.queue.folder, self.spec)
             self._further = Further(self.queue, points, self.command, self._config, self._data_hashes)
         if self._further.make(BATCH):
             return

@@ -1,0 +1,404 @@
+"""Committed results beside the same runs made again: which figures are equal, which differ no more than
+other seeds do, and which differ.
+
+A run that is made again on another processor, or by another version of torch, does not end in the same
+digits: rounding differs, and training magnifies that until the run is one that another seed could have given.
+So a figure that is not equal is held against what seeds do to it. For one figure of one run:
+
+    d   new value less committed value
+    s   standard deviation of a run about the mean of its setting (its flags without the seed), from the
+        committed runs that finished, without the run in question: a wrong value must not excuse itself
+    t   d / (s √2), since each of the two values varies by s
+
+A figure `differs` where two tests say so:
+
+1.  |t| is above the quantile of Student's t at 1 - 0.01 / (2 m), where m figures of all runs are compared
+    (Bonferroni). For s known beforehand this is the repeatability limit of ISO 5725-6:1994, 4.1.
+2.  Among the seeds of its own setting the new value lies outside the 95 % prediction interval of the
+    committed ones, or the committed value outside that of the new one and the other seeds. So a setting that
+    varies more than the others is not accused of it.
+
+In test 1, s is pooled over the settings, as analysis of variance does it. Where their variances differ by
+more than chance, it is that of the setting itself, shrunk to those of the others, and the degrees of freedom
+are as many as their agreement is worth: the moderated t of Smyth (2004), "Linear models and empirical Bayes
+methods for assessing differential expression in microarray experiments", Stat. Appl. Genet. Mol. Biol. 3(1),
+article 3, sections 4 and 6.2; but s is never less than the pooled one, nor are there more degrees of freedom.
+
+Where all runs are true repetitions, values are normal and settings vary equally, the chance that any figure
+at all is said to differ is 1 % at most. Where the variances of settings are scattered as an inverse
+chi-squared variable of 4 degrees of freedom is, it is some 6 %. tests/test_reproduce.py measures both, for
+new runs that have nothing in common with the committed ones; that they have the same seeds makes it less.
+
+In a run of which two thirds of the figures are equal to the last digit, nothing was magnified, and seeds
+excuse nothing: there a figure differs where it is off by more than a thousandth. Only figures that can hardly
+be equal by chance count for that: of 5 digits or more, and not near 0 or 1, where a share of few is written.
+
+`can't tell`: the setting has one seed; or nothing is left to estimate s from; or test 1 alone accuses a
+figure; or test 2 alone does where test 1 is too weak, because |t| is above FAR but the seeds are too few, or
+because all other seeds agree to the last digit, which does not tell how rare another value is. What remains
+is `within the seeds`. Settings of few seeds make a weak test: `allowed` says by how much a figure may differ
+before it is noticed.
+"""
+
+import functools
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from launch.results.metric import Metric, is_finite
+from launch.results.read import Run, test_figure
+from launch.results.values import show
+from research.common.folder import ENDED
+
+EQUAL, WITHIN, DIFFERS, UNTOLD = "equal", "within the seeds", "differs", "can't tell"
+VERDICTS = (EQUAL, WITHIN, DIFFERS, UNTOLD)
+ALPHA = 0.01  # the chance that true repetitions of a whole sweep are said to differ
+FAR = 10.0  # a |t| that is never called within the seeds, however few these are
+DIGITS = 6  # significant digits of a figure in a results CSV
+CLOSE = 1e-3  # of a figure: what rounding in an evaluation may do where training was the same
+LEAST = 1e-4  # of the pooled variance: of a setting whose seeds agree, when variances are compared
+STATUS = "status"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of committed results. line: in the file, from 1; setting: its flags without the seed, as written;
+    figures: their texts, by column.
+    """
+
+    line: int
+    label: str
+    setting: tuple[tuple[str, str], ...]
+    status: str
+    figures: Mapping[str, str]
+    commit: str = ""
+
+
+@dataclass(frozen=True)
+class Again:
+    """A row's run, made again. figures: their texts, as a results CSV would have them."""
+
+    status: str
+    figures: Mapping[str, str]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of one run, or its status. deviation: new less committed; sd: the standard deviation s of a
+    run, allowed: the largest deviation that is not said to differ. None where there is none.
+    """
+
+    row: Row
+    figure: str
+    committed: str
+    new: str
+    verdict: str
+    deviation: float | None = None
+    sd: float | None = None
+    allowed: float | None = None
+    why: str = ""
+
+    @property
+    def sds(self) -> float | None:
+        """The deviation in standard deviations of a run."""
+        if self.deviation is None or not self.sd:
+            return None
+        return self.deviation / self.sd
+
+
+# ---- values --------------------------------------------------------------------------------------------
+
+
+def written(value: object) -> str:
+    """A figure as a results CSV has it: DIGITS significant digits, '' for what is no finite number."""
+    return show(float(value), DIGITS) if is_finite(value) else ""
+
+
+def number(text: str) -> float | None:
+    """The finite number that a cell holds; None where it holds none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _same(committed: str, new: str) -> bool:
+    """Whether two cells are equal to the last digit; 1e-05 and 0.00001 are."""
+    a, b = number(committed), number(new)
+    return committed == new if a is None or b is None else written(a) == written(b)
+
+
+def last_place(value: float) -> float:
+    """One unit in the last digit of a figure as it is written."""
+    return 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1) if value else 0.0
+
+
+def figures_of(run: Run, columns: Iterable[str], metric: Metric | None) -> dict[str, str]:
+    """The figures of a run under the columns of a results CSV, as `read.results_csv` writes them."""
+    last = {name: value for row in run.rows for name, value in row.items()}
+    headline = run.config.get("headline")
+    found = {}
+    for column in columns:
+        if column == f"{headline}_best":
+            value = run.status.get("headline")
+        elif metric is not None and column == metric.column:
+            value = run.value(metric)
+        else:
+            value = last.get(column)
+        found[column] = written(value)
+    return found
+
+
+# ---- the test ------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _quantile(p: float, df: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(p, df))
+
+
+def _trigamma(x: float) -> float:
+    from scipy.special import polygamma
+
+    return float(polygamma(1, x))
+
+
+@functools.cache
+def _of_log(df: int) -> tuple[float, float]:
+    """Mean and variance of the logarithm of a chi-squared variable over its degrees of freedom."""
+    from scipy.special import digamma
+
+    return float(digamma(df / 2)) - math.log(df / 2), _trigamma(df / 2)
+
+
+def _inverse_trigamma(y: float) -> float:
+    """The x > 0 at which the trigamma function is y > 0, to 9 digits: Newton's method (Smyth, appendix)."""
+    from scipy.special import polygamma
+
+    if y > 1e7:
+        return 1 / math.sqrt(y)
+    if y < 1e-6:
+        return 1 / y
+    x = 0.5 + 1 / y
+    for _ in range(100):
+        step = _trigamma(x) * (1 - _trigamma(x) / y) / float(polygamma(2, x))
+        x += step
+        if -step < 1e-10 * x:
+            break
+    return x
+
+
+def spread(own: tuple[float, int], others: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """(variance, degrees of freedom) of a run about the mean of its setting; (0, 0) where nothing is known.
+
+    own, others: (variance, degrees of freedom) of the setting's own runs and of those of other settings, with
+    0 degrees of freedom where there is only one run. Pooled, or moderated where the variances of the settings
+    differ by more than chance; see the head of this file.
+    """
+    known = [(variance, df) for variance, df in [own, *others] if df > 0]
+    total = sum(df for _, df in known)
+    if total == 0:
+        return 0.0, 0.0
+    pooled = sum(variance * df for variance, df in known) / total
+    if pooled == 0 or len(known) < 2:
+        return pooled, float(total)
+    logs = [math.log(max(variance, LEAST * pooled)) - _of_log(df)[0] for variance, df in known]
+    mean = sum(logs) / len(logs)
+    by_chance = sum(_of_log(df)[1] for _, df in known) / len(known)
+    excess = sum((value - mean) ** 2 for value in logs) / (len(logs) - 1) - by_chance
+    if excess <= 0:
+        return pooled, float(total)
+    prior_df = 2 * _inverse_trigamma(excess)
+    prior = math.exp(mean + _digamma(prior_df / 2) - math.log(prior_df / 2))
+    variance = (prior_df * prior + own[1] * own[0]) / (prior_df + own[1])
+    return max(variance, pooled), min(prior_df + own[1], float(total))
+
+
+def _digamma(x: float) -> float:
+    from scipy.special import digamma
+
+    return float(digamma(x))
+
+
+def _variance(values: Sequence[float]) -> tuple[float, int]:
+    """Sample variance and its degrees of freedom; equal values have exactly 0."""
+    n = len(values)
+    if n < 2 or min(values) == max(values):
+        return 0.0, max(0, n - 1)
+    mean = math.fsum(values) / n
+    return math.fsum((value - mean) ** 2 for value in values) / (n - 1), n - 1
+
+
+def _outside(value: float, others: Sequence[float]) -> bool:
+    """Whether a value lies outside the two-sided 95 % prediction interval of two others or more."""
+    variance, df = _variance(others)
+    n = len(others)
+    reach = _quantile(0.975, df) * math.sqrt(variance * (1 + 1 / n))
+    return abs(value - math.fsum(others) / n) > reach
+
+
+class Seeds:
+    """The committed values of one figure by setting, of the runs that finished."""
+
+    def __init__(self, rows: Iterable[Row], figure: str):
+        self.values: dict[tuple, dict[int, float]] = defaultdict(dict)
+        for row in rows:
+            value = number(row.figures.get(figure, ""))
+            if row.status == "finished" and value is not None:
+                self.values[row.setting][row.line] = value
+        self._variances = {setting: _variance([*of.values()]) for setting, of in self.values.items()}
+
+    def of(self, row: Row) -> int:
+        """How many seeds the row's setting has, itself included."""
+        return len(self.values.get(row.setting, ()))
+
+    def stands_out(self, row: Row, new: float) -> bool:
+        """Whether the new value lies outside the 95 % prediction interval of its setting's committed values,
+        or the committed one outside that of the new value and the other seeds.
+        """
+        own = self.values[row.setting]
+        old = own[row.line]
+        rest = [value for line, value in own.items() if line != row.line]
+        return _outside(new, [*rest, old]) or _outside(old, [*rest, new])
+
+    def without(self, row: Row) -> tuple[float, float]:
+        """`spread` from all runs but the row's own."""
+        own = [value for line, value in self.values[row.setting].items() if line != row.line]
+        others = [found for setting, found in self._variances.items() if setting != row.setting]
+        return spread(_variance(own), others)
+
+
+def compare(rows: Sequence[Row], again: Mapping[int, Again], figures: Sequence[str]) -> list[Compared]:
+    """Each figure of each row whose run was made again, and its status where that is another; by row.
+
+    rows: all committed rows; again: by a row's line, the run as it ended here.
+    """
+    pairs = [(row, again[row.line]) for row in rows if row.line in again]
+    alike = [(row, run) for row, run in pairs if row.status == run.status]
+    m = sum(
+        number(row.figures[f]) is not None and number(run.figures[f]) is not None
+        for row, run in alike
+        if row.status == "finished"
+        for f in figures
+    )
+    seeds = {figure: Seeds(rows, figure) for figure in figures}
+    found = []
+    for row, run in pairs:
+        if row.status != run.status:
+            found.append(_status(row, run))
+            continue
+        is_same = _is_same(row, run, figures)
+        for figure in figures:
+            if row.figures[figure] or run.figures[figure]:  # a figure that neither logs is none
+                found.append(_judged(row, run, figure, seeds[figure], m, is_same))
+    return found
+
+
+def _is_same(row: Row, run: Again, figures: Iterable[str]) -> bool:
+    """Whether training took the same course: two figures or more, and two thirds of them, are equal, of those
+    that are hardly so by chance.
+    """
+    telling = [figure for figure in figures if _tells(row.figures[figure]) or _tells(run.figures[figure])]
+    equal = sum(_same(row.figures[figure], run.figures[figure]) for figure in telling)
+    return equal >= 2 and 3 * equal >= 2 * len(telling)
+
+
+def _tells(text: str) -> bool:
+    value = number(text)
+    if value is None or abs(value) < 0.01 or abs(1 - value) < 0.01:
+        return False
+    digits = re.sub(r"[eE].*|[^0-9]", "", text).lstrip("0")
+    return len(digits) >= 5
+
+
+def _status(row: Row, run: Again) -> Compared:
+    """Two runs of which one finished and the other did not, or that ended otherwise."""
+    told = run.status in ENDED and run.status != "stopped"
+    why = run.reason if told else f"it was {run.status}{f': {run.reason}' if run.reason else ''}"
+    return Compared(row, STATUS, row.status, run.status, DIFFERS if told else UNTOLD, why=why)
+
+
+def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bool) -> Compared:
+    """One figure of a run that ended as the committed one did. m: how many figures are compared in all;
+    is_same: whether the rest of the run is equal.
+    """
+    committed, new = row.figures[figure], run.figures[figure]
+    if _same(committed, new):
+        return Compared(row, figure, committed, new, EQUAL, 0.0 if number(new) is not None else None)
+    a, b = number(committed), number(new)
+    if a is None or b is None:
+        why = "no value here" if b is None else "no value in the committed results"
+        return Compared(row, figure, committed, new, DIFFERS, why=why)
+    deviation = b - a
+    if is_same and abs(deviation) > CLOSE * max(abs(a), abs(b)):
+        why = "most of this run is equal to the last digit"
+        return Compared(row, figure, committed, new, DIFFERS, deviation, why=why)
+    if row.status != "finished":
+        return Compared(row, figure, committed, new, UNTOLD, deviation, why=f"a run that {row.status}")
+    if seeds.of(row) < 2:
+        return Compared(row, figure, committed, new, UNTOLD, deviation, why="one seed")
+    variance, df = seeds.without(row)
+    if df == 0:
+        return Compared(row, figure, committed, new, UNTOLD, deviation, why="two seeds in all")
+    sd, rounding = math.sqrt(variance), max(last_place(a), last_place(b))
+    if abs(deviation) <= 1.5 * rounding:  # by one unit of the last digit
+        return Compared(row, figure, committed, new, WITHIN, deviation, sd, rounding)
+    stands_out, of_two = seeds.stands_out(row, b), math.sqrt(2) * sd
+    if sd == 0:
+        verdict = UNTOLD if stands_out else WITHIN
+        why = "the other seeds agree" if stands_out else ""
+        return Compared(row, figure, committed, new, verdict, deviation, 0.0, why=why)
+    allowed = _quantile(1 - ALPHA / (2 * m), df) * of_two + rounding
+    verdict, why = WITHIN, ""
+    if abs(deviation) > allowed and stands_out:
+        verdict = DIFFERS
+    elif abs(deviation) > allowed:
+        verdict, why = UNTOLD, "its own seeds differ widely"
+    elif abs(deviation) > FAR * of_two + rounding and stands_out:
+        verdict, why = UNTOLD, "too few seeds"
+    return Compared(row, figure, committed, new, verdict, deviation, sd, allowed, why)
+
+
+# ---- the whole -----------------------------------------------------------------------------------------
+
+
+def judged_by(figures: Iterable[str]) -> list[str]:
+    """The figures that a sweep is judged by, of those in its CSV: running bests, and the same of the test
+    part.
+    """
+    figures = list(figures)
+    best = [name for name in figures if name.endswith("_best")]
+    return [name for name in figures if name in best or name in map(test_figure, best)]
+
+
+def verdict(found: Sequence[Compared]) -> str:
+    """What holds for all of them: DIFFERS where any does; UNTOLD where that is so of a figure that the sweep
+    is judged by, or of a status, or where nothing was told at all; else WITHIN where not all are EQUAL.
+    """
+    counts = Counter(one.verdict for one in found)
+    judging = {STATUS, *judged_by(dict.fromkeys(one.figure for one in found))}
+    if counts[DIFFERS]:
+        return DIFFERS
+    if any(one.verdict == UNTOLD and one.figure in judging for one in found):
+        return UNTOLD
+    if counts[EQUAL] and counts[EQUAL] == len(found):
+        return EQUAL
+    return WITHIN if counts[WITHIN] or counts[EQUAL] else UNTOLD
+
+
+def distance(one: Compared) -> tuple[int, float]:
+    """How bad a comparison is: by its verdict, then by its deviation in standard deviations."""
+    rank = (EQUAL, WITHIN, UNTOLD, DIFFERS).index(one.verdict)
+    size = abs(one.sds) if one.sds is not None else (math.inf if one.deviation is None else 0.0)
+    return rank, size if one.verdict != EQUAL else 0.0
+
+
+def worst(found: Sequence[Compared]) -> Compared:
+    """The comparison with the largest `distance`; of equal ones the first."""
+    return max(found, key=distance)
