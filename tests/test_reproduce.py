@@ -674,7 +674,7 @@ def test_runs_that_are_there_already(tmp_path, capsys):
     assert reproduce.report(flags, table, made, table.repeatable()) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "2 rows of" in text and "without a run in" in text
-    assert text.endswith("tiny: holds exactly: all 3 figures of 2 runs are equal to the last digit\n")
+    assert text.endswith("tiny: holds exactly: all 3 figures of 2 runs are equal to the last digit")
     assert "torch 2.9, cpu, 1 thread" in text and "the CSV does not hold torch's version" in text
     kept = json.loads((tmp_path / "x.json").read_text())
     assert (kept["verdict"], kept["exit_code"], kept["runs"]) == ("holds exactly", 0, 2)
