@@ -17,12 +17,14 @@ from typing import Any
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
 import wandb
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
-from data import digits
+from data import digits, synthetic
 from data.old_lines import LINES
 from launch.results import notebook, read
 from notebooks import execute
@@ -52,6 +54,21 @@ SHORT = {
         "sample_every": 90,
         "eval_every": 9,
         "iw_samples": 2,
+    },
+    "bvae_beta": {
+        "dataset": "{place}/faces",
+        "data_dir": "{place}/store",
+        "beta": "[0, 40]",
+        "seed": "[0]",
+        "width": 4,
+        "depth": 2,
+        "hidden_dim": 16,
+        "latent_dim": 4,
+        "batch_size": 8,
+        "steps": 40,
+        "eval_every": 10,
+        "sample_every": 1000,
+        "precision": "fp32",
     },
     "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
     "text_vae_lm": TEXT_VAE,
@@ -179,6 +196,14 @@ def write_songs(path: Path) -> None:
             rows.writerow([f"Band {i % 7}", f"Song {i}", lyrics + ("é" if i < 3 else "")])
 
 
+def write_faces(folder: Path) -> None:
+    """Eighty rendered faces as files, of which no factors are known."""
+    folder.mkdir(exist_ok=True)
+    pixels = synthetic.render(synthetic.sample_factors(0, np.arange(80)), 32)
+    for i, face in enumerate(pixels):
+        Image.fromarray(face).save(folder / f"{i:02d}.png")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CSV of songs; `make` puts runs into it."""
@@ -195,6 +220,8 @@ def make(sweep: str, place: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(digit_classifier, "STEPS", 150)
             digit_classifier.load(digits.load("digits", str(place / "store")), place / "store")
+    if "faces" in SHORT[sweep]["dataset"]:
+        write_faces(place / "faces")
     words = [f"--set={key}={str(value).format(place=place)}" for key, value in SHORT[sweep].items()]
     words += [f"--out={place / 'runs'}", "--workers=1", "--threads=1", "--wandb=disabled"]
     ran = subprocess.run(
