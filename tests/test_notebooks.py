@@ -31,6 +31,7 @@ from notebooks import execute
 from research.common.messages import hush
 from research.parts import digit_classifier
 from tests.online import log_in_here
+from tests.test_docs import check, commands
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 1_000_000  # bytes of a committed notebook
@@ -139,6 +140,19 @@ def test_what_every_notebook_has(name: str) -> None:
     code = [i for i, kind in enumerate(kinds) if kind == "code"]
     alone = [i for i in code[1:] if kinds[i - 1] == "code" and kinds[max(0, i - 2)] == "code"]
     assert alone == [], "two pieces of code may follow an explanation, not three"
+
+
+@pytest.mark.parametrize("name", ["README", *execute.NAMES])
+def test_its_commands_can_be_typed(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    page = execute.FOLDER / "README.md"
+    if name != "README":
+        cells = jupytext.read(execute.FOLDER / f"{name}.py").cells
+        page = tmp_path / "page.md"
+        page.write_text("\n\n".join(cell.source for cell in cells), encoding="utf-8")
+    lines = commands(page)
+    assert len(lines) >= 2
+    for line in lines:
+        check(line, monkeypatch)
 
 
 @pytest.mark.parametrize("name", execute.NAMES)
@@ -367,6 +381,11 @@ def test_runs_are_fetched_from_wandb(place: Path, tmp_path: Path, server: Any, m
     weights = [next((run.folder / "checkpoints").glob("best_*.pt")) for run in (there, here)]
     assert weights[0].name == weights[1].name and weights[0].read_bytes() == weights[1].read_bytes()
     wandb.teardown()
+
+
+def test_every_notebook_is_in_the_list() -> None:
+    listed = re.findall(r"(?m)^\| \[(\w+)\]\((\w+)\.ipynb\)", (execute.FOLDER / "README.md").read_text())
+    assert sorted(listed) == [(name, name) for name in execute.NAMES]
 
 
 def test_an_unknown_notebook_is_refused() -> None:
