@@ -24,6 +24,7 @@ GROUPS = {"test_slurm_sweeps.py": "slurm", "test_slurm_cluster.py": "slurm"}
 FIRST = (
     "slurm",
     "test_local.py",
+    "test_notebooks.py",
     "test_core_and_agent_killed",
     "test_bvae_faces_tasks.py",
     "test_preempted_agents_hand_the_run_on",

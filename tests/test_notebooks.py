@@ -17,18 +17,21 @@ from typing import Any
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
 import wandb
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
-from data import digits
+from data import digits, synthetic
 from data.old_lines import LINES
 from launch.results import notebook, read
 from notebooks import execute
 from research.common.messages import hush
 from research.parts import digit_classifier
 from tests.online import log_in_here
+from tests.test_docs import check, commands
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 1_000_000  # bytes of a committed notebook
@@ -52,6 +55,21 @@ SHORT = {
         "sample_every": 90,
         "eval_every": 9,
         "iw_samples": 2,
+    },
+    "bvae_beta": {
+        "dataset": "{place}/faces",
+        "data_dir": "{place}/store",
+        "beta": "[0, 40]",
+        "seed": "[0]",
+        "width": 4,
+        "depth": 2,
+        "hidden_dim": 16,
+        "latent_dim": 4,
+        "batch_size": 8,
+        "steps": 40,
+        "eval_every": 10,
+        "sample_every": 1000,
+        "precision": "fp32",
     },
     "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
     "text_vae_lm": TEXT_VAE,
@@ -124,6 +142,19 @@ def test_what_every_notebook_has(name: str) -> None:
     assert alone == [], "two pieces of code may follow an explanation, not three"
 
 
+@pytest.mark.parametrize("name", ["README", *execute.NAMES])
+def test_its_commands_can_be_typed(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    page = execute.FOLDER / "README.md"
+    if name != "README":
+        cells = jupytext.read(execute.FOLDER / f"{name}.py").cells
+        page = tmp_path / "page.md"
+        page.write_text("\n\n".join(cell.source for cell in cells), encoding="utf-8")
+    lines = commands(page)
+    assert len(lines) >= 2
+    for line in lines:
+        check(line, monkeypatch)
+
+
 @pytest.mark.parametrize("name", execute.NAMES)
 def test_nothing_is_trained_or_defined_in_a_notebook(name: str) -> None:
     tree = ast.parse((execute.FOLDER / f"{name}.py").read_text())
@@ -179,6 +210,14 @@ def write_songs(path: Path) -> None:
             rows.writerow([f"Band {i % 7}", f"Song {i}", lyrics + ("é" if i < 3 else "")])
 
 
+def write_faces(folder: Path) -> None:
+    """Eighty rendered faces as files, of which no factors are known."""
+    folder.mkdir(exist_ok=True)
+    pixels = synthetic.render(synthetic.sample_factors(0, np.arange(80)), 32)
+    for i, face in enumerate(pixels):
+        Image.fromarray(face).save(folder / f"{i:02d}.png")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CSV of songs; `make` puts runs into it."""
@@ -195,6 +234,8 @@ def make(sweep: str, place: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(digit_classifier, "STEPS", 150)
             digit_classifier.load(digits.load("digits", str(place / "store")), place / "store")
+    if "faces" in SHORT[sweep]["dataset"]:
+        write_faces(place / "faces")
     words = [f"--set={key}={str(value).format(place=place)}" for key, value in SHORT[sweep].items()]
     words += [f"--out={place / 'runs'}", "--workers=1", "--threads=1", "--wandb=disabled"]
     ran = subprocess.run(
@@ -340,6 +381,11 @@ def test_runs_are_fetched_from_wandb(place: Path, tmp_path: Path, server: Any, m
     weights = [next((run.folder / "checkpoints").glob("best_*.pt")) for run in (there, here)]
     assert weights[0].name == weights[1].name and weights[0].read_bytes() == weights[1].read_bytes()
     wandb.teardown()
+
+
+def test_every_notebook_is_in_the_list() -> None:
+    listed = re.findall(r"(?m)^\| \[(\w+)\]\((\w+)\.ipynb\)", (execute.FOLDER / "README.md").read_text())
+    assert sorted(listed) == [(name, name) for name in execute.NAMES]
 
 
 def test_an_unknown_notebook_is_refused() -> None:

@@ -58,6 +58,7 @@ RUNS = "NOTEBOOK_RUNS"
 ONLINE = "wandb:"  # what its value begins with where the runs are fetched from W&B
 MANY_ROWS = 1_000_000  # more than a run logs: W&B then leaves none of them out
 LARGE = 60_000  # bytes of a PNG; what is larger is shown as a JPEG, so that a notebook stays below 1 MB
+LINE = 110  # characters of a text that are shown on a line
 # flags of a task that a notebook calls: it shows the results itself
 QUIET = {"wandb": "disabled", "quiet": True}
 
@@ -219,8 +220,12 @@ def say(*sentences: str) -> None:
 
 
 def written(text: str, title: str) -> None:
-    """Show a text with its line breaks, below a title."""
-    _markdown(f"**{title}**\n\n```text\n{text.rstrip()}\n```")
+    """Show a text below a title, with its own line breaks and others where a line is longer than a page."""
+    lines = []
+    for line in text.split("\n"):
+        lines += [line[i : i + LINE] for i in range(0, max(1, len(line)), LINE)]
+    shown = "\n".join(lines)
+    _markdown(f"**{title}**\n\n```text\n{shown}\n```")
 
 
 def picture(what: np.ndarray | Path, caption: str) -> None:
