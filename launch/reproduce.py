@@ -17,6 +17,7 @@ told; 75: not all runs have ended.
 """
 
 import contextlib
+import dataclasses
 import json
 import platform
 import re
@@ -94,9 +95,10 @@ class Flags:
         if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
             raise UserError(f"--json={self.json}: must be a file in a folder that is there")
         if self.compare is not None:
-            for name in ("runs", "name", "workers", "threads"):
-                if getattr(self, name) is not None:
-                    given = f"--{name}={getattr(self, name)}"
+            for field in dataclasses.fields(self):
+                value = getattr(self, field.name)
+                if field.name not in ("sweep", "csv", "compare", "json") and value != field.default:
+                    given = f"--{field.name}={value}"
                     raise UserError(f"{given}: must be left out with --compare, which runs nothing")
 
     def of_sweep(self, sweep: plan.Sweep) -> LocalFlags:
@@ -127,7 +129,7 @@ def chosen_rows(flags: Flags, table: rows.Table) -> list[int]:
     n = len(repeatable) if flags.runs is None else flags.runs
     if n > len(repeatable):
         raise UserError(f"--runs={n}: {table.path} has {counted(len(repeatable), 'row')} to run again")
-    return rows.choose(table, n)
+    return rows.choose(table, n) if n < len(repeatable) else repeatable
 
 
 def with_those_begun(table: rows.Table, chosen: list[int], folder: Path) -> list[int]:
@@ -247,6 +249,8 @@ def since(commit: str, family: str) -> str:
     """In words, whether the files behind a family's numbers are those of a commit."""
     names = [path.relative_to(ROOT).as_posix() for path in source_files(family)]
     last = commit.removesuffix("-dirty").split(",")[-1]
+    if not re.fullmatch(r"[0-9a-f]{7,40}", last):  # a table may be somebody else's
+        return f"{last or 'nothing'} is no commit"
     command = ["git", "-C", str(ROOT), "diff", "--name-only", last, "--", *names]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -263,5 +263,5 @@ notebook.say(
 # python launch/local.py sweeps/digits_50.yaml --set dataset=path/to/folder --name=digits_50
 # ```
 #
-# `sample_every` is ten epochs of MNIST in steps; give ten of yours, `--set sample_every=90` for `--set
-# dataset=digits`. Then run this notebook again.
+# `sample_every` is ten epochs of MNIST in steps, and `eval_every` is one; give those of yours, `--set
+# sample_every=90 --set eval_every=9` for `--set dataset=digits`. Then run this notebook again.

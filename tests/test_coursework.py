@@ -93,6 +93,18 @@ def test_the_page_serves_every_family_and_names_sweeps_that_are_there():
         assert (ROOT / "tests" / file).is_file()
 
 
+def test_folders_of_sweeps_are_those_that_earlier_commands_make():
+    made = set()
+    for line in PAGE:
+        if "launch/local.py" in line:
+            name = re.search(r"--name=(\S+)", line)
+            own = "--set" not in line and re.search(r"sweeps/(\w+)\.yaml", line)
+            assert name or own, f"{line}: its folder's name has a suffix that nobody knows beforehand"
+            made.add((name or own)[1])
+        elif "--publish" not in line:
+            assert set(re.findall(r"runs/(\w+)", line)) <= made, line
+
+
 @pytest.mark.soak  # two minutes of a core; each task and each sweep has quicker tests of its own
 def test_every_command_of_the_page_runs(tmp_path):
     own_data(tmp_path)

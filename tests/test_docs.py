@@ -20,7 +20,8 @@ from tests.forks import run_each
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (bvae_faces, gan_faces, vae_mnist, charlm, seq2seq_arith, text_vae)
 FAMILIES = {f"research/{script.__name__.split('.')[-1]}.py": script for script in SCRIPTS}
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS += [ROOT / folder / "README.md" for folder in ("data", "notebooks")]
 PROGRAMS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (*ROOT.glob("research/*.py"), *ROOT.glob("launch/*.py"), ROOT / "data" / "prepare.py")
@@ -151,8 +152,13 @@ def test_help(tmp_path):
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
 def test_links_and_named_files_exist(path):
     text = path.read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^)#:]*)\)", text):
+        page = path.parent / target if target else path
+        assert page.exists(), f"{path.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)", page.read_text(encoding="utf-8"))
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{path.name} links to {target}#{anchor}"
     for name in re.findall(
         r"`((?:research|data|launch|sweeps|tests|docs)/[\w./-]+\.(?:py|yaml|md|csv))`", text
     ):

@@ -136,6 +136,9 @@ def test_what_can_not_be_told():
     # 25 standard deviations from 3 seeds: neither within them, nor for certain
     few = judge(table_of({"a": [1.0, 1.1, 1.2]}), 2, 1.0 + 25 * math.sqrt(0.005))
     assert (few.verdict, few.why) == (UNTOLD, "too few seeds") and few.sds == pytest.approx(25, rel=1e-4)
+    # the same where its own seeds are as far apart as the new value is from them
+    assert judge(table_of({"a": [0.28, 0.281, 0.5]}), 2, 0.0).verdict == WITHIN
+    assert judge(table_of({"a": [0.5, 0.28, 0.281]}), 2, 0.0).why == "too few seeds"
     # of settings that differ widely, no conclusion for the wide one
     tight = {str(i): [i, i + 0.001, i + 0.002] for i in range(9)}
     wide = judge(table_of(tight | {"wide": [5, 9, 7]}), 29, 12)
@@ -155,6 +158,7 @@ def test_a_run_that_is_equal_but_for_a_figure():
     assert set(verdicts().values()) == {EQUAL}
     assert verdicts(loss="1.64")[LOSS] == DIFFERS
     assert verdicts(share="0.99")["test/share"] == DIFFERS
+    assert verdicts(share="0.9962")["test/share"] != DIFFERS  # one case of 270
     assert verdicts(loss="1.62475")[LOSS] == UNTOLD  # rounding in the evaluation, and two seeds in all
     assert verdicts(loss="1.64", bpc="2.4")[LOSS] == UNTOLD  # not the same course
     # shares near 1 may be equal by chance: that says nothing of the course
@@ -573,7 +577,8 @@ def test_chosen_rows_spread_over_settings_first(tmp_path):
 
 
 def flags_of(path: Path, **changes) -> reproduce.Flags:
-    return reproduce.Flags(sweep=str(path), out=str(path.parent / "runs"), **changes)
+    places = {} if "compare" in changes else {"out": str(path.parent / "runs")}
+    return reproduce.Flags(sweep=str(path), **places, **changes)
 
 
 def test_how_many_rows(tmp_path):
@@ -590,7 +595,8 @@ def test_how_many_rows(tmp_path):
     for place in (tmp_path, tmp_path / "gone" / "x.json"):
         with pytest.raises(UserError, match=r"^--json=.*: must be a file in a folder that is there"):
             flags_of(path, json=place)
-    for flag in ({"runs": 1}, {"name": "x"}, {"workers": 2}, {"threads": 1}):
+    ignored = ({"out": "x"}, {"wandb": "offline"}, {"retry": True}, {"fresh": True}, {"reuse": True})
+    for flag in ({"runs": 1}, {"name": "x"}, {"workers": 2}, {"threads": 1}, {"runs_per_gpu": 2}, *ignored):
         with pytest.raises(UserError, match="must be left out with --compare, which runs nothing"):
             flags_of(path, compare=tmp_path, **flag)
     stopped = read_table(write(tmp_path, cells=[[2, 0, "stopped", -1, "", "x"]]))
@@ -720,6 +726,7 @@ def test_since_a_commit():
         assert "not" in reproduce.since("0" * 10, "vae_mnist")
         return
     assert reproduce.since("0" * 10, "vae_mnist") == "that commit is not in this clone"
+    assert reproduce.since("--output=x", "vae_mnist") == "--output=x is no commit"
     assert "changed without a commit" in reproduce.since(f"{found.stdout.strip()}-dirty", "vae_mnist")
     assert re.fullmatch(
         r"(\d+ of )?the \d+ files behind vae_mnist (are the same|have changed since)",

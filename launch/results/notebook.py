@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.results import read
-from launch.results.page_data import about_of
+from launch.results.page_data import labelled
 from launch.results.words import from_root
 from research.common.folder import (
     CHECKPOINTS,
@@ -101,6 +101,8 @@ def ended(sweep: read.Sweep, how: str) -> read.Sweep:
         state = f"Of {counted(wanted, 'run')} that this notebook reads {len(done)} ended."
         raise Missing(f"{state} {how}")
     sweep.runs = [run for run in done if run.status["status"] == "finished"]
+    if not sweep.runs:
+        raise Missing(f"No run that this notebook reads has finished: {done[0].status['status']}. {how}")
     return sweep
 
 
@@ -111,7 +113,7 @@ def how_to_make(name: str, folder: Path) -> str:
         words += [f"--name={name}", f"--out={from_root(folder.parent)}"]
     lines = (ROOT / words[2]).read_text("utf-8").splitlines()
     header = "\n".join(line.removeprefix("#") for line in itertools.takewhile(lambda x: x[:1] == "#", lines))
-    time = dict(about_of(header))["Time"]
+    time = dict(labelled(header))["Time"]
     return f"Run `{shlex.join(words)}` in the repository's root. Time: {time}"
 
 
@@ -134,6 +136,8 @@ def of_wandb(project: str, name: str) -> read.Sweep:
                 found = list(api.runs(project, filters={"group": name, "jobType": "train"}))
             except ValueError:  # there is no such project
                 found = []
+            if missing := [run.name for run in found if run.state not in ("finished", "failed", "crashed")]:
+                raise Missing(f"{RUNS}={ONLINE}{project}: {missing[0]} of group {name} has not ended. {how}")
             for run in found:
                 if run.state == "finished":
                     fetch(api, run, project, folder)
@@ -145,13 +149,19 @@ def of_wandb(project: str, name: str) -> read.Sweep:
 
 
 def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
-    """One run of W&B as a run folder: config, best weights, rows, what was logged with them, layers."""
+    """One run of W&B as a run folder: config, best weights, rows, what was logged with them, layers.
+
+    Raises UserError for names that would lead out of the folder.
+    """
     with tempfile.TemporaryDirectory() as tmp:
-        got = Path(api.artifact(f"{project}/{run.config['family']}-{run.id}:best").download(tmp))
-        config = read_json(got / CONFIG)
-        into = folder / config["key"]
+        key = str(run.config.get("key", ""))
+        if not re.fullmatch(r"[0-9a-f]{6,64}", key):
+            raise UserError(f"{project}: run {run.id} has the key {key or None}: it is no run of ours")
+        into = folder / key
         if (into / STATUS).is_file():
             return
+        got = Path(api.artifact(f"{project}/{run.config['family']}-{run.id}:best").download(tmp))
+        config = read_json(got / CONFIG)
         (into / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         for weights in got.glob("*.pt"):
             shutil.copy(weights, into / CHECKPOINTS)
@@ -164,6 +174,8 @@ def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
                 if isinstance(value, dict) and "path" in value:
                     file = Path(run.file(value["path"]).download(tmp, replace=True).name)
                     place = into / MEDIA / key / f"{logged['_step']}{file.suffix}"
+                    if not place.resolve().is_relative_to((into / MEDIA).resolve()):
+                        raise UserError(f"{project}: {key} of run {run.id} leads out of its folder")
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(file, place)
                 elif not key.startswith(("_", "time/")) and value is not None:

@@ -203,7 +203,7 @@ def wandb_address(*folders: Path) -> str:
         with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
             parser.read(folder / "settings", encoding="utf-8")
             base = base or parser.get("default", "base_url", fallback=None)
-    if base is None or "api.wandb.ai" in base:
+    if base is None or "api.wandb.ai" in base or not base.startswith(("http://", "https://")):
         return "https://wandb.ai"
     return base.rstrip("/")
 

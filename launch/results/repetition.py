@@ -30,12 +30,13 @@ chi-squared variable of 4 degrees of freedom is, it is some 6 %. tests/test_repr
 new runs that have nothing in common with the committed ones; that they have the same seeds makes it less.
 
 In a run of which two thirds of the figures are equal to the last digit, nothing was magnified, and seeds
-excuse nothing: there a figure differs where it is off by more than a thousandth. Only figures that can hardly
-be equal by chance count for that: of 5 digits or more, and not near 0 or 1, where a share of few is written.
+excuse nothing: there a figure differs where it is off by more than a thousandth of its size or of its
+standard deviation s, or by more than 0.8 % of a share of few. Only figures that can hardly be equal by chance
+count for that: of 5 digits or more, and not near 0 or 1, where a share of few is written.
 
 `can't tell`: the setting has one seed; or nothing is left to estimate s from; or test 1 alone accuses a
-figure; or test 2 alone does where test 1 is too weak, because |t| is above FAR but the seeds are too few, or
-because all other seeds agree to the last digit, which does not tell how rare another value is. What remains
+figure; or |t| is above FAR, but the seeds are too few for test 1; or all other seeds agree to the last digit,
+which does not tell how rare another value is, and test 2 accuses the figure. What remains
 is `within the seeds`. Settings of few seeds make a weak test: `allowed` says by how much a figure may differ
 before it is noticed.
 """
@@ -55,9 +56,10 @@ from research.common.folder import ENDED
 EQUAL, WITHIN, DIFFERS, UNTOLD = "equal", "within the seeds", "differs", "can't tell"
 VERDICTS = (EQUAL, WITHIN, DIFFERS, UNTOLD)
 ALPHA = 0.01  # the chance that true repetitions of a whole sweep are said to differ
-FAR = 10.0  # a |t| that is never called within the seeds, however few these are
+FAR = 6.0  # a |t| that is never called within the seeds, however few these are
 DIGITS = 6  # significant digits of a figure in a results CSV
 CLOSE = 1e-3  # of a figure: what rounding in an evaluation may do where training was the same
+CLOSE_SHARE = 8e-3  # the same of a share of a few hundred cases, of which one may change
 LEAST = 1e-4  # of the pooled variance: of a setting whose seeds agree, when variances are compared
 STATUS = "status"
 
@@ -317,6 +319,15 @@ def _tells(text: str) -> bool:
     return len(digits) >= 5
 
 
+def _rounding_allows(row: Row, a: float, b: float, seeds: Seeds) -> float:
+    """By how much a figure may be off where training was the same: a thousandth of its size, or of what seeds
+    do to it where it is a difference that cancels; more where it is a share that a single case changes.
+    """
+    variance, df = seeds.without(row) if seeds.of(row) else (0.0, 0)
+    size = max(abs(a), abs(b), math.sqrt(variance) if df else 0.0)
+    return size * (CLOSE if _tells(show(a, DIGITS)) or _tells(show(b, DIGITS)) else CLOSE_SHARE)
+
+
 def _status(row: Row, run: Again) -> Compared:
     """Two runs of which one finished and the other did not, or that ended otherwise."""
     told = run.status in ENDED and run.status != "stopped"
@@ -336,7 +347,7 @@ def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bo
         why = "no value here" if b is None else "no value in the committed results"
         return Compared(row, figure, committed, new, DIFFERS, why=why)
     deviation = b - a
-    if is_same and abs(deviation) > CLOSE * max(abs(a), abs(b)):
+    if is_same and abs(deviation) > _rounding_allows(row, a, b, seeds):
         why = "most of this run is equal to the last digit"
         return Compared(row, figure, committed, new, DIFFERS, deviation, why=why)
     if row.status != "finished":
@@ -360,7 +371,7 @@ def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bo
         verdict = DIFFERS
     elif abs(deviation) > allowed:
         verdict, why = UNTOLD, "its own seeds differ widely"
-    elif abs(deviation) > FAR * of_two + rounding and stands_out:
+    elif abs(deviation) > FAR * of_two + rounding:
         verdict, why = UNTOLD, "too few seeds"
     return Compared(row, figure, committed, new, verdict, deviation, sd, allowed, why)
 

@@ -145,7 +145,10 @@ def _point(where: str, sweep: plan.Sweep, written: dict[str, str]) -> tuple[dict
     literals = sweep.command.literals
     if "seed" in written and "seed" not in point:
         point["seed"] = _seed(where, written["seed"])
-    if "seed" in point and "seed" in literals and str(point["seed"]) == literals["seed"]:
+    if "seed" in point and "seed" in literals:
+        if str(point["seed"]) != literals["seed"]:
+            given = f"the command of {sweep.path} sets --seed={literals['seed']}"
+            raise UserError(f"{where}: seed is {point['seed']}, but {given}")
         del point["seed"]
     try:
         cfg = sweep.script.config(sweep.flags(point))
@@ -254,8 +257,10 @@ def runs_of(table: Table, runs: Iterable[Run]) -> dict[int, Run]:
     for run in runs:
         if run.config.get("family", table.sweep.script.family) != table.sweep.script.family:
             continue
-        if (i := wanted.get(_identity_of(table, run))) is not None:
-            found.setdefault(i, run)
+        if (i := wanted.get(_identity_of(table, run))) is None:
+            continue
+        if i not in found or found[i].status.get("status") not in COMPLETE:  # of two, the one that ended
+            found[i] = run
     return found
 
 

@@ -29,8 +29,7 @@ function shown(value, digits = 4) {
   if (typeof value === "boolean") return value ? "True" : "False";
   if (!isNumber(value)) return String(value);
   if (Number.isSafeInteger(value)) return String(value);
-  const text = value.toPrecision(digits);
-  return text.includes("e") ? String(Number(text)) : String(Number(text));
+  return String(Number(value.toPrecision(digits)));
 }
 
 // Mean ± deviation, both rounded to two digits of the deviation.

@@ -55,7 +55,7 @@ function makeCurves() {
   const charts = new Map();
   function make(key) {
     let drawn = [], g = null, hover = null;
-    const plot = chart({title: key, label: `${key} against ${state.x}`, height: () => innerWidth > 2200 ? 420 : 280, draw: (pen, w, h) => {
+    const plot = chart({title: key, label: `${key} against ${xName()}`, height: () => innerWidth > 2200 ? 420 : 280, draw: (pen, w, h) => {
       drawn = curvesOf(key);
       const positive = (v, log) => isNumber(v) && (!log || v > 0);
       let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
@@ -92,7 +92,7 @@ function makeCurves() {
         if (d < least) { least = d; best = curve; where = part > 0.5 ? i + 1 : i; }
       }
       if (best?.label !== hover?.label) { hover = best; plot.redraw(); }
-      tell(event, best ? `${best.label}\n${state.x} ${shown(best.points[where][0], 6)}   ${shown(best.points[where][1], 5)}` : "");
+      tell(event, best ? `${best.label}\n${xName()} ${shown(best.points[where][0], 6)}   ${shown(best.points[where][1], 5)}` : "");
     };
     plot.canvas.onpointerleave = () => { hover = null; tell(null, ""); plot.redraw(); };
     plot.canvas.onclick = () => { if (hover) select(hover.low ? hover.members.map(run => run.id) : [hover.run.id], true); };

@@ -186,7 +186,8 @@ function makePictures() {
   // The whole board at this step as one PNG, also what was not in view yet.
   async function saveBoard() {
     png.disabled = true;
-    slots.forEach(fill);
+    const [saved, name] = [slots, `${sweep.name}-${key()}-${step()}.png`];
+    saved.forEach(fill);
     await Promise.all([...board.querySelectorAll("img, video")].map(drawable));
     const [w, h] = [board.scrollWidth, board.scrollHeight], origin = board.getBoundingClientRect();
     const ratio = Math.min(2, 16000 / w, 16000 / h, Math.sqrt(2e8 / (w * h)));  // what browsers can draw on
@@ -195,17 +196,18 @@ function makePictures() {
     c.fillStyle = colourOf("paper"); c.fillRect(0, 0, w, h);
     c.fillStyle = colourOf("ink"); c.font = `12px ${FONT}`; c.imageSmoothingEnabled = false;
     for (const heading of board.querySelectorAll(".column, .row")) { const b = heading.getBoundingClientRect(); c.fillText(heading.textContent, b.left - origin.left, b.top - origin.top + 14); }
-    for (const slot of slots) {
+    for (const slot of saved) {
       const image = slot.box.querySelector("img, video");
-      if (!image) continue;
+      if (!image?.isConnected) continue;  // another kind has been chosen meanwhile
       const b = image.getBoundingClientRect(), t = slot.caption.getBoundingClientRect();
       try { c.drawImage(image, b.left - origin.left, b.top - origin.top, b.width, b.height); } catch { continue; }  // a broken file
       c.fillText(slot.caption.textContent, t.left - origin.left, t.top - origin.top + 13, t.width);
     }
     png.disabled = false;
-    try { sheet.toBlob(blob => blob && download(`${sweep.name}-${key()}-${step()}.png`, blob)); }
+    try { sheet.toBlob(blob => blob && download(name, blob)); }
     catch { at.textContent = "The browser does not give pictures that lie beside this page; save each of them."; }
   }
+  addEventListener("beforeprint", () => slots.forEach(fill));
   const rebuild = later(build);
   watch("filter brush sel", rebuild);
   watch("pic rows across size sort", build);
