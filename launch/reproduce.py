@@ -60,39 +60,39 @@ class Flags:
     """Run a sweep again and tell whether its committed results hold here."""
 
     sweep: str
-    """the sweep's YAML file (may stand without --sweep=)"""
+    """the sweep's YAML file (--sweep= may be left out)"""
     runs: int | None = None
-    """run only so many of its rows again, of as many different settings as possible; default: all"""
+    """run only this many of its rows again, from as many different settings as possible; default: all"""
     csv: Path | None = None
     """the committed results; default: results/NAME.csv beside the YAML"""
     compare: Path | None = None
-    """train nothing: compare the runs in this folder, whoever made them, as launch/slurm.py on a cluster"""
+    """train nothing: compare the runs in this folder, whatever made them, such as launch/slurm.py"""
     json: Path | None = None
     """also write every figure and its verdict here, for scripts"""
     out: str = "runs"
     """folder that holds the sweep folders"""
     name: str | None = None
-    """name of the new sweep's folder; default: that of the YAML file with _again"""
+    """name of the new sweep's folder; default: the name of the YAML file with _again"""
     workers: int | None = None
     """runs at the same time; default: one per visible GPU, else one per CPU core"""
     runs_per_gpu: int = 1
     """workers that share one GPU"""
     threads: int | None = None
-    """CPU threads of each worker; default: the cores shared out, on GPUs torch's own choice"""
+    """CPU threads of each worker; default: the cores divided among the workers; on GPUs torch's own choice"""
     wandb: Literal["offline", "disabled"] = "disabled"
-    """whether the runs are kept for W&B too; launch/upload.py brings those of offline there"""
+    """offline: also record the runs for W&B, to be uploaded by launch/upload.py"""
     retry: bool = False
     """also run again the runs that failed here"""
     fresh: bool = False
     """set an existing folder of the repetition aside and start anew"""
     reuse: bool = False
-    """go on with the existing folder's snapshot of the code although the code has changed since"""
+    """continue with the existing folder's snapshot of the code although the code has changed since"""
 
     def __post_init__(self):
         if self.runs is not None and self.runs < 1:
             raise UserError(f"--runs={self.runs}: must be at least 1")
         if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
-            raise UserError(f"--json={self.json}: must be a file in a folder that is there")
+            raise UserError(f"--json={self.json}: must be a file in an existing folder")
         if self.compare is not None:
             for name in ("runs", "name", "workers", "threads"):
                 if getattr(self, name) is not None:
@@ -161,11 +161,11 @@ def train(flags: Flags, table: rows.Table) -> tuple[Path, list[int]]:
         f"{escape(str(table.path))}, {n_open} of them open, {counted(len(local.slots), 'worker')}"
     )
     if len(chosen) > len(asked):
-        console.print(f"{counted(len(chosen) - len(asked), 'row')} more than asked for: begun earlier")
+        console.print(f"{counted(len(chosen) - len(asked), 'row')} more than requested: begun earlier")
     for i in sorted(chosen) if len(chosen) < len(table.repeatable()) else ():
         console.print(f"  line {table.rows[i].line}: {escape(table.rows[i].label)}")
     if n_open and (line := time_line(table.sweep.text)):
-        console.print(f"the header says of its time: {escape(line)}")
+        console.print(f"time, according to the sweep's header: {escape(line)}")
         if likely := likely_minutes(line, n_open, len(local.slots)):
             console.print(escape(likely))
     local.run()
@@ -235,7 +235,7 @@ def of_code(table: rows.Table) -> list[str]:
     if not commits:
         return ["the CSV does not say which code made it"]
     here = git_state()["commit"]
-    now = f"here {here[:10]}" if here else "which commit this is, is not known"
+    now = f"here {here[:10]}" if here else "here the commit is not known"
     found = []
     for commit, n in commits.items():
         said = f"code: {counted(n, 'row')} by {commit}, {now}: {since(commit, table.sweep.script.family)}"
@@ -251,11 +251,11 @@ def since(commit: str, family: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return "whether it differs is not known"
+        return "it is not known whether the files differ"
     if done.returncode:
         return "that commit is not in this clone"
     if commit.endswith("-dirty"):
-        return "it was changed without a commit, so what it was is not known"
+        return "it had changes that were not committed, so the exact code is not known"
     changed = done.stdout.split()
     if not changed:
         return f"the {len(names)} files behind {family} are the same"
@@ -276,7 +276,7 @@ def of_machine(runs: Iterable[read.Run]) -> list[str]:
     found = [f"the new runs: {'; '.join(seen)}"] if seen else []
     if hosts == {socket.gethostname()}:
         found[0] += f", on {processor()}"
-    found.append("the CSV does not hold torch's version, processor and threads of the committed runs")
+    found.append("the CSV does not record torch's version, processor and threads of the committed runs")
     return found
 
 
@@ -322,7 +322,7 @@ def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> 
     code = EXIT_PREEMPTED if unfinished else EXIT[repetition.verdict(found)]
     if unfinished:
         goes_on = "" if flags.compare else "; the same command continues"
-        verdict.say(f"{counted(unfinished, 'run')} of {len(wanted)} not at an end{goes_on}", out)
+        verdict.say(f"not ended: {unfinished} of {counted(len(wanted), 'run')}{goes_on}", out)
     if flags.json:
         write_json(
             flags.json,

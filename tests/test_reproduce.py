@@ -126,8 +126,8 @@ def test_a_wrong_value_does_not_excuse_itself(factor):
 
 
 def test_what_can_not_be_told():
-    assert judge(table_of({"a": [1.0], "b": [2.0, 2.1, 2.2]}), 2, 1.3).why == "one seed"
-    assert judge(table_of({"a": [1.0, 1.1]}), 2, 1.3).why == "two seeds in all"
+    assert judge(table_of({"a": [1.0], "b": [2.0, 2.1, 2.2]}), 2, 1.3).why == "the setting has one seed"
+    assert judge(table_of({"a": [1.0, 1.1]}), 2, 1.3).why == "there are two seeds in all"
     agree = table_of({"a": [32, 32, 32], "b": [32, 32, 32]})
     assert judge(agree, 2, 31).why == "the other seeds agree"
     assert judge(agree, 2, 32).verdict == EQUAL
@@ -338,7 +338,7 @@ def test_the_worst_comes_first():
 def test_a_weak_test_is_called_so():
     few = judge(table_of({"a": [1.0, 1.1, 1.2]}), 2, 1.05)
     assert few.verdict == WITHIN and verdict.weakness([few]).endswith(
-        "would have to be 90 standard deviations off"
+        "off by 90 standard deviations or more would be said to differ"
     )
     many_seeds = {str(s): [s, s + 0.1, s + 0.2] for s in range(6)}
     assert verdict.weakness([few, judge(table_of(many_seeds), 2, 0.05)]) == "" == verdict.weakness([])
@@ -513,8 +513,8 @@ def test_confirming_seeds_and_rows_that_were_stopped(tmp_path):
         (HEADER, [[2, 0, "finished"]], {}, ("line 2: 3 cells, but there are 6 columns",)),
         (HEADER, [], {}, ("holds no runs",)),
         (HEADER[:3], [row[:3] for row in ROWS], {}, ("holds no figures",)),
-        (["latent_dim", "seed"], [[2, 0]], {}, ("no results of a sweep",)),
-        ([], [], {}, ("no results of a sweep",)),
+        (["latent_dim", "seed"], [[2, 0]], {}, ("not the results of a sweep",)),
+        ([], [], {}, ("not the results of a sweep",)),
         (
             ["learning_rate", *HEADER],
             [[0.2, *ROWS[0]]],
@@ -588,7 +588,7 @@ def test_how_many_rows(tmp_path):
     with pytest.raises(UserError, match=r"^--workers=0: must be at least 1"):
         flags_of(path, workers=0).of_sweep(table.sweep)
     for place in (tmp_path, tmp_path / "gone" / "x.json"):
-        with pytest.raises(UserError, match=r"^--json=.*: must be a file in a folder that is there"):
+        with pytest.raises(UserError, match=r"^--json=.*: must be a file in an existing folder"):
             flags_of(path, json=place)
     for flag in ({"runs": 1}, {"name": "x"}, {"workers": 2}, {"threads": 1}):
         with pytest.raises(UserError, match="must be left out with --compare, which runs nothing"):
@@ -675,7 +675,7 @@ def test_runs_that_are_there_already(tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "2 rows of" in text and "without a run in" in text
     assert text.endswith("tiny: holds exactly: all 3 figures of 2 runs are equal to the last digit")
-    assert "torch 2.9, cpu, 1 thread" in text and "the CSV does not hold torch's version" in text
+    assert "torch 2.9, cpu, 1 thread" in text and "the CSV does not record torch's version" in text
     kept = json.loads((tmp_path / "x.json").read_text())
     assert (kept["verdict"], kept["exit_code"], kept["runs"]) == ("holds exactly", 0, 2)
     assert [one["figure"] for one in kept["figures"]] == [
@@ -693,7 +693,7 @@ def test_runs_that_are_there_already(tmp_path, capsys):
     run_of(made / "c", table, 2, "preempted")
     assert reproduce.report(flags, table, made, table.repeatable()) == 75
     text = capsys.readouterr().out
-    assert "so far it holds exactly" in text and text.endswith("1 run of 4 not at an end\n")
+    assert "so far it holds exactly" in text and text.endswith("not ended: 1 of 4 runs\n")
 
     with pytest.raises(UserError, match="no such folder"):
         reproduce.found_in(tmp_path / "gone", table)
@@ -720,7 +720,7 @@ def test_since_a_commit():
         assert "not" in reproduce.since("0" * 10, "vae_mnist")
         return
     assert reproduce.since("0" * 10, "vae_mnist") == "that commit is not in this clone"
-    assert "changed without a commit" in reproduce.since(f"{found.stdout.strip()}-dirty", "vae_mnist")
+    assert "changes that were not committed" in reproduce.since(f"{found.stdout.strip()}-dirty", "vae_mnist")
     assert re.fullmatch(
         r"(\d+ of )?the \d+ files behind vae_mnist (are the same|have changed since)",
         reproduce.since(found.stdout.strip(), "vae_mnist"),
@@ -790,11 +790,11 @@ def test_a_sweep_is_run_again(tmp_path):
         os.kill(pid, signal.SIGINT)
         code, out, err = ended(tmp_path, pid)
     assert code == 75, out + err
-    assert "of 3 not at an end; the same command continues" in " ".join(out.split())
+    assert "of 3 runs; the same command continues" in " ".join(out.split())
     code, out, err = call(tmp_path, "reproduce.py", "tiny.yaml", "--runs=3", *machine, "--json=a.json")
     assert code == 0 and out.endswith("are equal to the last digit\n"), out + err
     assert "3 of 4 rows of results/tiny.csv" in err and "line 2: latent_dim=2 seed=0" in err
-    assert "the header says of its time: 1 minute a run." in err
+    assert "time, according to the sweep's header: 1 minute a run." in err
     kept = json.loads((tmp_path / "a.json").read_text())
     assert (kept["verdict"], kept["runs"], kept["rows"]) == ("holds exactly", 3, 4)
     assert {one["verdict"] for one in kept["figures"]} == {"equal"} and len(kept["figures"]) >= 18

@@ -412,7 +412,7 @@ def what_mattered(df: pd.DataFrame, figure: str, goal: str = "minimize", rng_see
     if len(set(table.y)) == 1:
         return _undecided(found, NOTHING, f"{figure} is the same in {n_runs}")
     if len(table.used) < MIN_RUNS:
-        return _undecided(found, TOO_FEW, f"{n_runs} with the figure, at least {MIN_RUNS} are needed")
+        return _undecided(found, TOO_FEW, f"only {n_runs} with the figure; at least {MIN_RUNS} are needed")
     return _judge(found, table, rng_seed)
 
 
@@ -468,7 +468,7 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
     level = MATCHED_LEVEL / len(varied)
     can_tell = [f in enough or matched.least_chance() <= level for f, matched in enumerate(matches)]
     if not any(can_tell[f] for f in range(len(varied)) if f not in by_run):
-        why = f"with these {_count(len(first), found.unit)}, a flag that decides alone would look like chance"
+        why = f"with {_count(len(first), found.unit)}, even a flag that decides alone would look like chance"
         return _undecided(found, TOO_FEW, why)
 
     predicted, gain = _forest(x, y, unit, by_run, rng, REPEATS)

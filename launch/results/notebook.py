@@ -97,7 +97,7 @@ def ended(sweep: read.Sweep, how: str) -> read.Sweep:
     done = [run for run in sweep.runs if run.status["status"] in DONE]
     wanted = max(1, read.expected(sweep))
     if len(done) < wanted:
-        state = f"Of {counted(wanted, 'run')} that this notebook reads {len(done)} ended."
+        state = f"{len(done)} of the {counted(wanted, 'run')} that this notebook reads have ended."
         raise Missing(f"{state} {how}")
     sweep.runs = [run for run in done if run.status["status"] == "finished"]
     return sweep
@@ -125,7 +125,7 @@ def of_wandb(project: str, name: str) -> read.Sweep:
     from launch.results import wandb_runs
 
     folder = Path("runs") / "wandb" / project / name
-    how = f"Bring the runs there, with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
+    how = f"Upload the runs with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
     try:
         with wandb_runs.asking() as api:
             api.flush()  # it keeps its answers
@@ -266,7 +266,7 @@ def task(run: read.Run, name: str) -> read.Task:
     """
     made = [one for one in read.read_run(run.folder).tasks if one.folder.name.partition("-")[0] == name]
     if not made:
-        raise Missing(f"{from_root(run.folder)} has no {name}; call the task before")
+        raise Missing(f"{from_root(run.folder)} has no {name}; call the task first")
     return max(made, key=lambda one: (one.folder / RESULTS).stat().st_mtime_ns)
 
 

@@ -342,10 +342,10 @@ def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bo
     if row.status != "finished":
         return Compared(row, figure, committed, new, UNTOLD, deviation, why=f"a run that {row.status}")
     if seeds.of(row) < 2:
-        return Compared(row, figure, committed, new, UNTOLD, deviation, why="one seed")
+        return Compared(row, figure, committed, new, UNTOLD, deviation, why="the setting has one seed")
     variance, df = seeds.without(row)
     if df == 0:
-        return Compared(row, figure, committed, new, UNTOLD, deviation, why="two seeds in all")
+        return Compared(row, figure, committed, new, UNTOLD, deviation, why="there are two seeds in all")
     sd, rounding = math.sqrt(variance), max(last_place(a), last_place(b))
     if abs(deviation) <= 1.5 * rounding:  # by one unit of the last digit
         return Compared(row, figure, committed, new, WITHIN, deviation, sd, rounding)

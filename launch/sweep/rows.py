@@ -82,7 +82,8 @@ def read(sweep: plan.Sweep, path: Path | None = None) -> Table:
         raise UserError(f"{path}: cannot be read as a table ({why})") from None
     header, cells = (lines[0] if lines else []), lines[1:]
     if header.count("status") != 1 or len(set(header)) < len(header):
-        raise UserError(f"{path}: no results of a sweep: they have one column named status, behind the flags")
+        why = "these have one column named status, after the flags"
+        raise UserError(f"{path}: not the results of a sweep: {why}")
     for line, row in enumerate(cells, 2):
         if len(row) != len(header):
             raise UserError(f"{path}, line {line}: {len(row)} cells, but there are {len(header)} columns")
