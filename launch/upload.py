@@ -160,7 +160,7 @@ class Upload:
                 wandb_run.finish(exit_code=0)
             mark.touch()
         if not mark.exists():
-            why = "was not synced; if a kill tore it, run the task again"
+            why = "was not synced; if a kill damaged it, run the task again"
             raise Failed(f"its task {task} {why}\n{wandb_runs.tail(output)}")
         return f"task {task} synced"
 
@@ -309,7 +309,7 @@ def run(flags: Flags) -> None:
     ids = Counter(str(run.config["wandb_id"]) for run in sweep.runs if run.config.get("wandb_id"))
     if twice := [name for name, n in ids.items() if n > 1]:
         folders = [run.folder.name for run in sweep.runs if run.config.get("wandb_id") == twice[0]]
-        raise UserError(f"{' and '.join(folders)} have one W&B id, {twice[0]}: one has to go elsewhere")
+        raise UserError(f"{' and '.join(folders)} have the same W&B id, {twice[0]}: one has to go elsewhere")
     wandb_runs.set_environment()
     upload = Upload(flags, sweep)
     try:

@@ -148,9 +148,9 @@ def place(tmp_path_factory) -> Place:
         (["bad.yaml"], "- 1\n- 2\n", ["not a W&B sweep"]),
         (["bad.yaml"], b"\xff\xfe\x00a", ["not readable as YAML"]),
         (["bad.yaml"], {"without": "parameters"}, ["parameters: must hold at least one flag"]),
-        (["bad.yaml"], {"without": "program"}, ["program: None is no training script"]),
-        (["bad.yaml"], {"program": "research/nothing.py"}, ["research/nothing.py is no training script"]),
-        (["bad.yaml"], {"program": "data/images.py"}, ["data/images.py is no training script"]),
+        (["bad.yaml"], {"without": "program"}, ["program: None is not a training script"]),
+        (["bad.yaml"], {"program": "research/nothing.py"}, ["research/nothing.py is not a training script"]),
+        (["bad.yaml"], {"program": "data/images.py"}, ["data/images.py is not a training script"]),
         (["bad.yaml"], {"without": "method"}, ["method is missing: write method: grid, or random, or bayes"]),
         (["bad.yaml"], {"method": "bayes"}, ["bayes sweep needs run_cap"]),
         (["bad.yaml"], {"method": "bayes", "run_cap": 3, "without": "metric"}, ["needs metric"]),
@@ -350,10 +350,13 @@ def test_a_sweep_from_first_to_last(place):
 
     # anything else is another sweep
     for changes, parts in [
-        ({"parameters": {"beta": [0, 4, 20], "steps": 401}}, ["steps.value: 400 → 401", "no points of this"]),
+        (
+            {"parameters": {"beta": [0, 4, 20], "steps": 401}},
+            ["steps.value: 400 → 401", "not points of this"],
+        ),
         (
             {"parameters": {"beta": [0, 4]}},
-            ["[20, 0, 4] → [0, 4]", "no points of this one, as 0002 (beta=20"],
+            ["[20, 0, 4] → [0, 4]", "not points of this one, such as 0002 (beta=20"],
         ),
         ({"parameters": {"beta": [0, 4, 20], "depth": 2}}, ["parameters.depth: not there →"]),
         ({"parameters": {"beta": [0, 4, 20]}, "method": "random", "run_cap": 3}, ["method: grid → random"]),

@@ -496,7 +496,7 @@ def test_confirming_seeds_and_rows_that_were_stopped(tmp_path):
             ["latent", *HEADER[1:]],
             ROWS,
             {},
-            ("column latent is no flag of research/vae_mnist.py", "did you mean"),
+            ("column latent is not a flag of research/vae_mnist.py", "did you mean"),
         ),
         (HEADER, [[3, *ROWS[0][1:]]], {}, ("tiny.csv, line 2: latent_dim is 3, but", "tiny.yaml has 2, 4")),
         (HEADER, [[2, 5, *ROWS[0][2:]]], {}, ("line 2: seed is 5", "has 0, 1")),
@@ -547,7 +547,7 @@ def test_a_table_that_is_not_there(tmp_path):
     sweep = plan.read(str(write(tmp_path)))
     (tmp_path / "results/tiny.csv").unlink()
     with pytest.raises(
-        UserError, match=r"^no finding was committed for .*tiny.yaml: .*tiny.csv is not there"
+        UserError, match=r"^no results were committed for .*tiny.yaml: there is no .*tiny.csv"
     ):
         rows.read(sweep)
     with pytest.raises(UserError, match=r"^--csv=.*other.csv: no such file"):

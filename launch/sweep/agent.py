@@ -144,7 +144,7 @@ class Agent:
             late = 0 < self.flags.until < time.time()
             if self.child.stops or late:
                 break
-            console.print(f"finishing {folder.name}, which its agent left")
+            console.print(f"finishing {folder.name}, which its agent left unfinished")
             command = [sys.executable, str(ROOT / self.flags.program)]
             command += [f"--config={folder / CONFIG}", f"--out={self.folder}"]
             ids = {"WANDB_RUN_ID": folder.name, "WANDB_SWEEP_ID": self.sweep["id"]}

@@ -255,7 +255,7 @@ class Queue:
         """
         if error.errno not in OF_ONE_FOLDER:
             raise error
-        what = "what lies there is no folder" if isinstance(error, FileExistsError) else error.strerror
+        what = "what is there is not a folder" if isinstance(error, FileExistsError) else error.strerror
         self.fail(trial, None, f"its folder can't be used: {what} ({error.filename})")
 
     def retry_failed(self, watch: Watch) -> int:
