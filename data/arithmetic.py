@@ -4,8 +4,8 @@
     splits.train.src, splits.train.tgt                  # uint8 (9510, 5), (9510, 3): ids of characters
     decode(splits.train.src[0], splits.alphabet)        # '81+24'
 
-What is split are unordered pairs of operands: all queries of a and b, in either order and with every
-operator, lie in one part, so that nothing in test can be answered by having learned a+b as b+a.
+The split is by unordered pairs of operands: all queries of a and b, in either order and with every operator,
+are in the same part, so that no test query can be answered because b+a was learned as a+b.
 torch is imported where it is used.
 Shapes: N queries, Q = 2 · digits + 1 characters of a query, A of an answer, V = len(alphabet).
 """

@@ -1,4 +1,4 @@
-"""Fetch or convert a data set once, check it, and say what came out. Needs no GPU: a login node will do.
+"""Download or convert a data set once, check it, and report the result. Needs no GPU: a login node will do.
 
     python data/prepare.py synthetic
     python data/prepare.py celeba
@@ -9,7 +9,7 @@
     python data/prepare.py path/to/lyrics.csv --encoding=cp1251
     python data/prepare.py onehot path/to/lines.txt --onehot_dir=arrays
 
-Exit code 0: the set is ready; 1: it could not be fetched; 2: the request or the user's data is at fault.
+Exit code 0: the set is ready; 1: it could not be downloaded; 2: the request or the user's data is wrong.
 """
 
 import os

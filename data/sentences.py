@@ -7,8 +7,8 @@ r"""Lines or sentences of a text as ids of characters, words or pieces of words:
     data.vocabulary.write(data.train.ids(0))     # 'Before we proceed any further, hear me speak.'
     data.report                                  # what was removed and left out, one line each
 
-A folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (Penn Treebank as T. Mikolov prepared it: a
-sentence a line, words between spaces, `<unk>` for rare ones) keeps its own parts and words.
+A folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (Penn Treebank as T. Mikolov prepared it: one
+sentence per line, words between spaces, `<unk>` for rare ones) keeps its own parts and words.
 
 Sources Bowman et al. 2016 (arXiv:1511.06349) for text by sentences; Sennrich et al. 2016 (arXiv:1508.07909)
         for pieces of words, by the library `tokenizers`.

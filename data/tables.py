@@ -1,6 +1,6 @@
-"""A CSV, read strictly: every row as it stands in the file, or a refusal with the lines of damaged ones.
+"""A CSV, read strictly: every row as it is in the file, or a refusal that names the lines of damaged rows.
 
-A quote that is not closed or not doubled would else join rows, and a value with a comma in it shift columns.
+Otherwise a quote that is not closed or not doubled would join rows, and a comma in a value shift columns.
 """
 
 from __future__ import annotations

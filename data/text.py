@@ -1,7 +1,7 @@
 r"""Text for character models: Python's own manual, tinyshakespeare, any text file or a CSV of song lyrics.
 
 `pydoc`, the default, is the English of Python's help pages; it needs no download. Nothing is changed in a
-text unless a flag asks for it, and `report` tells what was.
+text unless a flag asks for it, and `report` says what was.
 
     splits = load("pydoc", "data/store")
     splits.train, splits.alphabet                       # uint8 (408543,), '\n !"#$%&…'

@@ -1,8 +1,8 @@
 """Text files, packed with gzip or not: which characters their bytes are.
 
-They are UTF-8, or what their byte order mark or --encoding says. Nothing is read on a guess: what a file may
-be is only offered, in the message that refuses it, with a line as it would then read.
-charset_normalizer is imported where a guess is wanted.
+They are UTF-8, or what their byte order mark or --encoding says. Nothing is read on a guess: a likely
+encoding is only suggested, in the message that refuses the file, with a line as it would then read.
+charset_normalizer is imported only for such a guess.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What would go wrong before it does: versions, W&B, disks, GPUs, data sets, SLURM. Changes nothing.
+"""Find what could go wrong before it does: versions, W&B, disks, GPUs, data sets, SLURM. Changes nothing.
 
     python launch/doctor.py
     python launch/doctor.py --out=/scratch/me/runs --wandb=online
     python launch/doctor.py --json | jq -r '.[] | select(.state == "fail") | .check + ": " + .mend'
 
 Exit code 0: nothing fails (there may be warnings); 1: something fails; 2: a flag is wrong.
-Whatever it makes to try a disk is removed again, and no group of checks may take longer than a minute.
+Files that it makes to test a disk are removed again. No group of checks may take longer than a minute.
 """
 
 import sys

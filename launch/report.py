@@ -5,15 +5,16 @@
     python launch/report.py sweeps/results/bvae.csv             # a committed table alone
     python launch/report.py path/to/wandb [--metric=NAME] [--goal=maximize]
 
-The last form reads the folder in which W&B's client kept the runs of any script, of whatever project
-(launch/results/wandb_files.py). The figure that they are judged by is found by its name; --metric overrides.
+The last form reads the folder in which W&B's client kept the runs of any script of any project
+(launch/results/wandb_files.py). The figure that they are judged by is found by its name, or set by --metric.
 
-The file holds its numbers, its pictures and its code: it opens from a file path, offline. Pictures for which
---max_mb leaves no room lie in a folder beside it. With --publish a saved workspace and a report are made on
-W&B too (launch/results/wandb_report.py).
+The file contains its numbers, its pictures and its code, so it opens from a file path, offline. Pictures for
+which --max_mb leaves no room are put into a folder beside it. With --publish, a saved workspace and a report
+are made on W&B too (launch/results/wandb_report.py).
 
-What can't be read of a run is a row that says so. Exit code 0: all is written; 1: W&B does not answer, or the
-disk is full; 2: a flag is wrong, there is nothing to report, or the report may not be written there.
+If a part of a run can't be read, the run's row says so. Exit code 0: everything is written; 1: W&B does not
+answer, or the disk is full; 2: a flag is wrong, there is nothing to report, or the report may not be written
+there.
 """
 
 import sys

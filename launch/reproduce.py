@@ -1,19 +1,19 @@
-"""Run a sweep again, or some of its runs, and tell figure by figure whether its committed results hold here.
+"""Run a sweep again, or some of its runs, and check figure by figure whether its committed results hold here.
 
     python launch/reproduce.py sweeps/seq2seq_short.yaml
     python launch/reproduce.py sweeps/vae_mnist.yaml --runs=3
     python launch/reproduce.py sweeps/vae_mnist.yaml --compare=runs/vae_mnist     # train nothing
 
 Committed results are the CSV that launch/report.py --csv has written: sweeps/results/NAME.csv beside
-sweeps/NAME.yaml. Its rows are what is run, so it does not matter what chose them. Rows that finished or
-diverged are run to their end; of those that were stopped early it is not known when. The same command again
-goes on where it stopped.
+sweeps/NAME.yaml. The rows of the CSV are run, so it does not matter what chose them. Rows that finished or
+diverged are run to their end. Rows that were stopped early are left out, because it is not known at which
+step they stopped. The same command again continues where it stopped.
 
-A figure is equal (to the last digit of the CSV), within the seeds (it differs no more than other seeds of a
-setting do), or it differs, or that can't be told. The test is described at the head of
-launch/results/repetition.py. Exit code 0: the results hold; 1: a figure differs, or a run ended otherwise;
-2: a flag or a file is wrong; 3: nothing differs, but of a figure that the sweep is judged by it can't be
-told; 75: not all runs have ended.
+The verdict on a figure is: equal (to the last digit of the CSV), within the seeds (it differs no more than
+other seeds of a setting do), differs, or can't tell. The test is described at the head of
+launch/results/repetition.py. Exit code 0: the results hold; 1: a figure differs, or a run ended in another
+way; 2: a flag or a file is wrong; 3: nothing differs, but for a figure that the sweep is judged by the
+verdict is can't tell; 75: not all runs have ended.
 """
 
 import contextlib

@@ -4,7 +4,7 @@
     python launch/slurm.py sweeps/bvae.yaml --partition gpu --gpus 1 --time 4:00:00 --tasks 8
     python launch/slurm.py sweeps/bvae.yaml --status        # or --cancel: save, then leave the queue
 
-Submitting again fills in what is missing. Flags that are the same every day may stand in
+Submitting again fills in what is missing. Flags that are the same every day can be put into
 ~/.config/letters-and-latents/slurm.toml: partition, account, qos, gpus, gpu_option, cpus, mem, time, setup,
 sbatch.
 """

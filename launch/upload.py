@@ -1,14 +1,14 @@
-"""Bring runs to W&B that were trained offline, or that it has only in part, and make the W&B sweep of them.
+"""Upload runs to W&B that were trained offline, or that W&B has only in part, and create their W&B sweep.
 
     python launch/upload.py runs/bvae [--dry_run] [--entity=E] [--project=P]
 
-The folder is a sweep's, any folder of run folders, or one run folder. What W&B has of a run decides what is
-done. Nothing: its offline segment is synced, which brings system metrics, console and packages as well. Some
-rows, or no whole segment: the W&B run is resumed by its id and gets the rows that it lacks; a sync would
-write those that are there twice. `uploaded.json` in a run folder says that W&B confirmed every row; while
-that fits the folder, the run is skipped (delete it to ask W&B anew). After any interruption the same command
-goes on. A run that can't be read, or whose folder can't be written, does not keep the others: it has a line
-that says why, and the exit code is 1.
+The folder is a sweep's folder, any folder of run folders, or one run folder. What is done depends on what W&B
+has of a run. If it has nothing, the run's offline segment is synced, which includes system metrics, console
+and packages. If it has some rows, or no segment is whole, the W&B run is resumed by its id and gets the rows
+that it lacks; a sync would write the existing rows twice. `uploaded.json` in a run folder says that W&B
+confirmed every row; while it matches the folder, the run is skipped (delete it to ask W&B again). After any
+interruption the same command continues. A run that can't be read, or whose folder can't be written, does not
+stop the others: a line says why, and the exit code is 1.
 """
 
 import os

@@ -902,7 +902,7 @@ def test_a_dry_run_without_slurm(fakes, sweep, tmp_path, monkeypatch, capfd):
 
 def test_a_dry_run_still_refuses(fakes, sweep):
     assert "over the limit of cpu" in refused(sweep, "--dry_run", "--time=1-00")
-    assert "betta is no flag" in refused(sweep, "--dry_run", "--set", "betta=1")
+    assert "betta is not a flag" in refused(sweep, "--dry_run", "--set", "betta=1")
     assert not fakes.calls("sbatch")
 
 

@@ -1,6 +1,6 @@
 """A sweep as a PDF to hand in: question, protocol, results, curves, pictures and texts, finding.
 
-The pages are HTML that a headless Chromium prints, the only program from outside Python that this needs.
+The pages are HTML, printed by a headless Chromium, the only program outside Python that this needs.
 """
 
 import base64

@@ -1,7 +1,7 @@
-"""Which figure tells the better of two runs, where no script of ours says so.
+"""Which figure says which of two runs is better, for runs of scripts that are not ours.
 
-A name is taken apart into words: val/top1_acc and valLoss both say which part of the data is meant and
-whether more is better.
+A name is split into words: val/top1_acc and valLoss both say which part of the data is meant and whether
+larger is better.
 """
 
 from __future__ import annotations

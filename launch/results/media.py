@@ -1,4 +1,4 @@
-"""Pictures, videos and text samples of a sweep's runs, and what tasks made of them, for the report."""
+"""Pictures, videos and text samples of a sweep's runs, and the results of tasks on them, for the report."""
 
 import base64
 import hashlib

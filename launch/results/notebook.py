@@ -1,4 +1,4 @@
-"""What notebooks share: the runs of a named sweep or the command that makes them, and how things are shown.
+"""What notebooks share: the runs of a named sweep or the command that makes them, and display functions.
 
     from launch.results import notebook
 
@@ -9,7 +9,7 @@
 
 The environment variable NOTEBOOK_RUNS names another folder than `runs`, or a project of W&B as
 wandb:ENTITY/PROJECT: tests execute every notebook on short runs of embedded data. It is a variable and not a
-cell of parameters so that both forms have the same cells: what is committed is the .py beside it, executed.
+cell of parameters, so that both forms have the same cells: the committed .ipynb is the .py, executed.
 IPython and Pillow are imported where they are used.
 """
 

@@ -1,6 +1,6 @@
-"""What the page of a report is made of: columns, runs, curves, and what stands on the page of each run.
+"""The data of a report's page: columns, runs, curves, and the contents of each run's own page.
 
-Plain JSON values, read by launch/results/page/*.js. A figure that is not finite is null there.
+They are plain JSON values, read by launch/results/page/*.js. A figure that is not finite is null.
 """
 
 from __future__ import annotations

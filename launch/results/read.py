@@ -1,6 +1,6 @@
 """Read run folders back: what a sweep tried, how far each run came, and its numbers.
 
-Only reads, and needs neither torch nor, but for tables, pandas.
+Only reads. Needs no torch, and pandas only for tables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is printed of a comparison of committed results with their repetition, and its JSON."""
+"""Prints a comparison of committed results with their repetition, and makes its JSON."""
 
 import math
 import textwrap

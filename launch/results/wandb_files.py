@@ -1,12 +1,12 @@
-"""Read the runs of any script that W&B's client keeps in its local folder, as read.py reads ours.
+"""Read the runs of any script from the local folder of W&B's client, as read.py reads our runs.
 
     wandb/offline-run-20250131_120000-3kq8v0xz/     or run-…, of a run that was online
         run-3kq8v0xz.wandb                          every record of the run, in the client's own format
         files/media/images/…                        pictures, videos, pages, tables and plots
 
-The client's own reader, `wandb leet inspect --json FILE`, prints one record a line. They are read as they
-come: of a long run only its figures are kept in memory. Only reads, imports nothing of wandb, and needs no
-network.
+The client's own reader, `wandb leet inspect --json FILE`, prints one record per line. Records are read one by
+one: of a long run only the figures are kept in memory. This module only reads, does not import wandb, and
+needs no network.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Publish a sweep on W&B: a saved workspace to explore its runs in, and a report that tells what came out.
+"""Publish a sweep on W&B: a saved workspace to explore its runs in, and a report of the results.
 
     python launch/report.py runs/bvae --publish [--entity=E] [--project=P]
 
-Every call makes one more workspace and one more report; nothing that is on W&B already is ever changed. The
-runs have to be there first. In W&B's words a run's ID is the id in its URL, and the axis Step is our `step`.
+Every call makes one more workspace and one more report, and never changes anything that is already on W&B.
+The runs have to be there first. W&B calls the id in a run's URL its ID, and our `step` its axis Step.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""What W&B has of our runs, and the client's own means to give it more. Used by launch/upload.py.
+"""What W&B has of our runs, and how to send it more by means of its client. Used by launch/upload.py.
 
-Raises Stop, with one line to tell the user, for what concerns every run: no login, no answer, no permission.
+Raises Stop, with one line for the user, if no run can be sent: no login, no answer, no permission.
 """
 
 import contextlib

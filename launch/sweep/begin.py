@@ -1,7 +1,7 @@
 """The beginning of a sweep: its folder is made, or found and checked, before a worker starts.
 
-The YAML is frozen, the code copied, what the data are is kept, and every trial that is known beforehand gets
-its file. With --wandb=online a W&B sweep is made instead, and its runs are the trials.
+The YAML is frozen, the code is copied, the hashes of the data are stored, and every trial that is known
+beforehand gets its file. With --wandb=online a W&B sweep is made instead, and its runs are the trials.
 """
 
 import contextlib

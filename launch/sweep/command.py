@@ -1,4 +1,4 @@
-"""The `command:` of a sweep file: with which words a trial's script is started, as `wandb agent` does it.
+"""The `command:` of a sweep file: the words with which a trial's script is started, as by `wandb agent`.
 
 The launchers start the script themselves, from the sweep's snapshot and with their own Python, so a command
 has to come down to `python SCRIPT`, then literal flags and one macro that stands for the flags of a point.

@@ -1,7 +1,7 @@
 """The options of sbatch in a sweep's batch script: which flag sets which, and what --sbatch may add.
 
-SETTINGS are the lines that the script can have. RULES are what --sbatch may not say, because it contradicts
-one of those lines or what the script depends on; every other option is passed on as it is.
+SETTINGS are the lines that the script can have. RULES are the options that --sbatch may not give, because
+they contradict one of those lines or something the script depends on; other options are passed on unchanged.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""A sweep YAML as it is read: changed by --set, refused in one line, each of its points through the flags."""
+"""Reads a sweep YAML: applies --set, refuses mistakes in one line, checks each point by the script."""
 
 import contextlib
 import dataclasses

@@ -1,6 +1,6 @@
 """The rows of committed results as trials that can be run again: sweeps/results/NAME.csv beside its YAML.
 
-The YAML says what all rows have in common, the CSV which flags each of them had, whoever chose them: a grid,
+The YAML says what all rows have in common, the CSV which flags each of them had, whatever chose them: a grid,
 random draws, bayes, or --confirm.
 """
 

@@ -11,7 +11,7 @@ What SLURM sends, and what the script does with it:
   reaches the batch shell, which passes it on.
 A task that ends with 75 goes back into the queue only through `scontrol requeue`: for SLURM it has failed.
 
-The script is batch.sh, which lies beside this file: `@name@` is a hole in it, and a hole for whole lines is
+The script is batch.sh beside this file. `@name@` is a placeholder in it, and a placeholder for whole lines is
 the comment `# @name@`, so that the file is a shell script before anything is filled in.
 """
 

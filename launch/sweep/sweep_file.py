@@ -1,7 +1,7 @@
 """The keys of a W&B sweep file: read strictly, each followed or refused in one line; nothing is ignored.
 
-`KEYS` says of every key of the format what becomes of it, by who runs the sweep. docs/sweeps.md shows it as
-a table (`python docs/sweep_keys.py`).
+For every key of the format, `KEYS` says how each launcher treats it. docs/sweeps.md shows it as a table
+(`python docs/sweep_keys.py`).
 """
 
 import functools
