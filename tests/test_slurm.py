@@ -140,7 +140,7 @@ def test_what_is_no_time(text):
         (["--wandb=on"], ["--wandb=on", "online, offline, disabled"]),
         (["--sbatch=array=0-9"], ["--sbatch=array=0-9", "--tasks and --throttle"]),
         (["--sbatch=signal=TERM"], ["--sbatch=signal=TERM", "--signal_s"]),
-        (["--sbatch=output=x"], ["--sbatch=output=x", "--status tells where"]),
+        (["--sbatch=output=x"], ["--sbatch=output=x", "--status says where"]),
         (["--sbatch=ab c"], ["--sbatch=ab c", "key=value"]),
         (["--sbatch=constraint="], ["--sbatch=constraint=: nothing follows the ="]),
         (["--sbatch=comment=a\nb"], ["--sbatch=comment=a\\nb", "key=value"]),
