@@ -4,8 +4,8 @@
     splits.train.src, splits.train.tgt                  # uint8 (9510, 5), (9510, 3): ids of characters
     decode(splits.train.src[0], splits.alphabet)        # '81+24'
 
-What is split are unordered pairs of operands: all queries of a and b, in either order and with every
-operator, lie in one part, so that nothing in test can be answered by having learned a+b as b+a.
+The split is by unordered pairs of operands: all queries of a and b, in either order and with every operator,
+are in the same part, so that no test query can be answered because b+a was learned as a+b.
 torch is imported where it is used.
 Shapes: N queries, Q = 2 · digits + 1 characters of a query, A of an answer, V = len(alphabet).
 """
@@ -102,7 +102,7 @@ def load_arrays(
     n_val = min(max(1, n_train // 20), MOST_VAL)
     if n_train <= n_val or n_train == len(first):
         raise DataError(
-            f"--train_fraction={train_fraction}: of {len(first):,} pairs it leaves a part without any"
+            f"--train_fraction={train_fraction}: it leaves a part without any of the {len(first):,} pairs"
         )
     cuts = np.split(shuffled, [n_train - n_val, n_train])
     codes = np.array([OPERATORS.index(op) for op in sorted(ops, key=OPERATORS.index)])
@@ -185,7 +185,7 @@ def encode(text: str, alphabet: str) -> list[int]:
     """Ids of `text`'s characters. Raises DataError naming one that the alphabet lacks."""
     for char in text:
         if char not in alphabet:
-            raise DataError(f"{char!r} is none of {alphabet!r}")
+            raise DataError(f"{char!r} is not in {alphabet!r}")
     return [alphabet.index(char) for char in text]
 
 
@@ -244,7 +244,7 @@ def parse(query: str, ops: str, digits: int) -> tuple[int, str, int]:
     if found is None:
         most = "1 digit" if digits == 1 else f"{digits} digits"
         raise DataError(
-            f"{query!r} is no query: must be two numbers of at most {most} "
+            f"{query!r} is not a query: it must be two numbers of at most {most} "
             f"with one of {' '.join(ops)} between them, as in '{'9' * digits}{ops[0]}1'"
         )
     return int(found[1]), found[2], int(found[3])

@@ -1,4 +1,4 @@
-"""Characters as ids, and what may be changed in a text before it gets any.
+"""Characters as ids, and the changes that flags make to a text before that.
 
 torch is imported where it is used. Shapes: T characters, V = len(alphabet).
 """

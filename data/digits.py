@@ -275,7 +275,7 @@ def _why_not(dataset: str) -> str:
     if path.is_file() and SPELLED.fullmatch(path.name):
         return f"is one of the four files of a set: name its folder, {path.parent}"
     if path.is_file() and _is_csv(path):
-        return f"is no table of digits: each row must have a label and {SIZE**2} pixels, separated by commas"
+        return f"is not a table of digits: a row has a label and {SIZE**2} pixels, separated by commas"
     if path.is_file():
         return "is a file, not a folder of IDX files or a .csv of pixels (unpack an archive first)"
     known = list(NAMED_SETS)
@@ -404,13 +404,13 @@ def _parse(content: bytes, item: tuple[int, ...]) -> np.ndarray:
         if start[:2] == b"\0\0":
             what = f"IDX of type 0x{start[2]:02x} with {start[3]} dimensions"
         need = f"unsigned bytes (0x08) with {n_dims} {'dimension' if n_dims == 1 else 'dimensions'}"
-        raise DataError(f"{what} (begins with {start.hex(' ')}); needed is IDX of {need}")
+        raise DataError(f"{what} (begins with {start.hex(' ')}); expected is IDX of {need}")
     head = stream.read(4 * n_dims)
     if len(start) < 4 or len(head) < 4 * n_dims:
         raise DataError(f"cut off within its header of {4 + 4 * n_dims} bytes")
     count, *shape = map(int, np.frombuffer(head, ">u4"))
     if tuple(shape) != item:
-        raise DataError(f"images of {shape[0]}×{shape[1]} pixels; needed are 28×28")
+        raise DataError(f"images of {shape[0]}×{shape[1]} pixels; expected are 28×28")
     size, values = count * int(np.prod(item, dtype=np.int64)), bytearray()
     # In pieces: a wrong count must not reserve its memory. One byte more: past the end gzip checks its sum.
     while chunk := stream.read(min(1 << 20, size + 1 - len(values))):
@@ -504,7 +504,7 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 if len(bad):
                     line = named + sum(map(len, rows)) + bad[0][0] + 1
                     found = f"line {line}, column {bad[0][1] + 1}: {values[tuple(bad[0])]:g}"
-                    raise DataError(f"{path}: {found}; needed are whole numbers from 0 to 255")
+                    raise DataError(f"{path}: {found}; expected are whole numbers from 0 to 255")
                 rows.append(values.astype(np.uint8))
     except DataError:
         raise

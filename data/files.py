@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and why one could not be read or written."""
+"""Files that exist whole or not at all, and the reason why one could not be read or written."""
 
 import contextlib
 import os

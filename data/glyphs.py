@@ -3,8 +3,8 @@
     glyphs = Glyphs(load("digits", "data/store"), "train", device)
     x = glyphs.draw(ids, "0123456789+- ", rng)          # (B, T) → float32 (B, T, 28, 28) in [0, 1]
 
-Every call draws anew, on the device: a random picture of each digit, from the pictures of one part alone, and
-for each operator strokes of random place, slant, length, thickness and brightness.
+Every call draws anew, on the device: for each digit a random picture from one part of the data alone, and for
+each operator strokes of random place, slant, length, thickness and brightness.
 Shapes: B queries, T characters.
 """
 

@@ -1,8 +1,8 @@
 """Image files as people have them: found in folders, hashed by content, decoded to one shape.
 
-Nothing here stops at a bad file: it is handed back with the reason. Nothing is written beside the files.
+A bad file does not stop anything: it is returned with the reason. Nothing is written beside the files.
 
-Most pictures have 8 bits a channel. Of *deep* ones, with 16 or 32 bits or floats, the file does not tell
+Most pictures have 8 bits per channel. For *deep* ones, with 16 or 32 bits or floats, the file does not say
 which value is white: cameras of 12 bits and arrays of 0 to 255 are kept in 16 bits too. It is inferred from
 the largest value of a whole folder, so that a darker picture stays darker than its neighbours.
 """

@@ -138,8 +138,8 @@ def _lacking(
         return f"--columns={columns}: {what} has no column {wrong[0]!r} (its columns are {those}){hint}"
     return (
         f"{what} lacks the column {' and '.join(lacking)}; its columns are {those}: say which is which with "
-        f"--columns={','.join(f'{role}=NAME' for role in lacking)}; to read it as plain text, let its name "
-        "end with .txt"
+        f"--columns={','.join(f'{role}=NAME' for role in lacking)}; to read it as plain text, give it a "
+        "name that ends with .txt"
     )
 
 

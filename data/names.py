@@ -1,4 +1,4 @@
-"""Names of data sets that are not there: which one may be meant, and how to get it."""
+"""Names of data sets that do not exist here: which one may be meant, and how to get it."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Fetch or convert a data set once, check it, and say what came out. Needs no GPU: a login node will do.
+"""Download or convert a data set once, check it, and report the result. Needs no GPU: a login node will do.
 
     python data/prepare.py synthetic
     python data/prepare.py celeba
@@ -9,7 +9,7 @@
     python data/prepare.py path/to/lyrics.csv --encoding=cp1251
     python data/prepare.py onehot path/to/lines.txt --onehot_dir=arrays
 
-Exit code 0: the set is ready; 1: it could not be fetched; 2: the request or the user's data is at fault.
+Exit code 0: the set is ready; 1: it could not be downloaded; 2: the request or the user's data is wrong.
 """
 
 import os
@@ -257,7 +257,7 @@ def prepare(cfg: Config) -> None:
     if source is digits and cfg.image_size not in (None, digits.SIZE):
         raise DataError(f"--image_size={size}: {cfg.dataset} is kept at 28×28 pixels")
     if source is not digits and cfg.transpose:
-        raise DataError(f"--transpose: {cfg.dataset} is no set of 28×28 pixels in classes")
+        raise DataError(f"--transpose: {cfg.dataset} is not a set of 28×28 pixels in classes")
     if source is text:
         for flag, value in (("--image_size", cfg.image_size), ("--contact_sheet", cfg.contact_sheet)):
             if value is not None:
@@ -328,7 +328,7 @@ def write_one_hot(cfg: Config) -> None:
         raise DataError(f"{what} cannot be read: {reason(e)}") from None
     lines = [line.removesuffix("\r") for line in whole.split("\n") if line.strip()]
     if not lines:
-        raise DataError(f"{what} has no line that is not blank")
+        raise DataError(f"{what} has only blank lines")
     alphabet = "".join(sorted(set().union(*lines)))
     digits_of_number = max(4, len(str(len(lines) - 1)))
     try:

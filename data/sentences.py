@@ -7,8 +7,8 @@ r"""Lines or sentences of a text as ids of characters, words or pieces of words:
     data.vocabulary.write(data.train.ids(0))     # 'Before we proceed any further, hear me speak.'
     data.report                                  # what was removed and left out, one line each
 
-A folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (Penn Treebank as T. Mikolov prepared it: a
-sentence a line, words between spaces, `<unk>` for rare ones) keeps its own parts and words.
+A folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (Penn Treebank as T. Mikolov prepared it: one
+sentence per line, words between spaces, `<unk>` for rare ones) keeps its own parts and words.
 
 Sources Bowman et al. 2016 (arXiv:1511.06349) for text by sentences; Sennrich et al. 2016 (arXiv:1508.07909)
         for pieces of words, by the library `tokenizers`.
@@ -250,7 +250,7 @@ def load(
     if dataset not in NAMED_SETS and folder.is_dir():
         for flag, value, only in (("columns", columns, None), ("unit", unit, "lines")):
             if value != only:
-                raise DataError(f"--{flag}={value}: {what} is a folder with a sentence a line; leave it out")
+                raise DataError(f"--{flag}={value}: {what} is a folder with one sentence per line; omit it")
         name, parts, report = _ptb(folder, what, encoding, lower)
         if level == "bpe":
             raise DataError(f"--level=bpe: {what} has words between spaces; take word or char")
@@ -291,9 +291,9 @@ def _read(
     own = dataset not in NAMED_SETS
     is_table = own and unpacked_name(Path(dataset)).suffix.lower() in lyrics.ENDINGS
     if encoding is not None and not own:
-        raise DataError(f"--encoding={encoding}: {dataset} has its own; it is for a file of yours")
+        raise DataError(f"--encoding={encoding}: {dataset} has its own; the flag is for your own files")
     if columns is not None and not is_table:
-        raise DataError(f"--columns={columns}: {what} has none; it is for a .csv or .tsv file")
+        raise DataError(f"--columns={columns}: {what} has none; the flag is for a .csv or .tsv file")
     if dataset == "verses":  # one after the other, so that val and test have both kinds
         manual = [
             s for s in _sentences(text.read("pydoc", data_dir)[0], unit, clean, Counter()) if s.text.strip()
@@ -381,7 +381,7 @@ def _ptb(
         path = folder / file
         if not path.is_file():
             raise DataError(
-                f"{what} is a folder without {file}; needed is a text file, or {', '.join(PTB.values())}"
+                f"{what} is a folder without {file}; expected is a text file, or {', '.join(PTB.values())}"
             )
         try:
             content, about = read_whole(path, f"{what}: {file}", encoding)

@@ -1,6 +1,6 @@
-"""A CSV, read strictly: every row as it stands in the file, or a refusal with the lines of damaged ones.
+"""A CSV, read strictly: every row as it is in the file, or a refusal that names the lines of damaged rows.
 
-A quote that is not closed or not doubled would else join rows, and a value with a comma in it shift columns.
+Otherwise a quote that is not closed or not doubled would join rows, and a comma in a value shift columns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data import DataError
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MOST = 3  # damaged rows that are named
 RULE = (
-    "a value with separators, quotes or line breaks stands in double quotes, with each quote in it doubled "
+    "a value with separators, quotes or line breaks is written in double quotes, each quote in it doubled "
     '("")'
 )
 
@@ -49,7 +49,7 @@ def read(text: str, what: str, fits: Callable[[list[str]], bool]) -> Table:
         separator = next(fitting, max(headers, key=lambda key: len(headers[key][0])))
         header, at, fault = headers[separator]
         if fault:
-            raise DataError(f"{what} is no CSV: its header, line {begin + 1:,}, has {fault}")
+            raise DataError(f"{what} is not a CSV: its header, line {begin + 1:,}, has {fault}")
         if not fits(header):
             return Table(separator, header, [], [])
         table, faults = _rows(lines, at, separator, header)
@@ -78,7 +78,7 @@ def _row(lines: list[str], at: int, separator: str) -> tuple[list[str], int, str
             fault = "a quote that is never closed"
         else:
             where = f"in line {end:,} " if end > at + 1 else ""
-            fault = f"a quote that is closed {where}with text behind it"
+            fault = f"a quote that is closed {where}and followed by text"
         return [], end, fault + _backslash(lines[at])
     end = at + reader.line_num
     # Without one of its quotes a file may still look like rows; but then the quotes of one row are odd
@@ -110,7 +110,7 @@ def _rows(
             numbers = int(len(values) == len(header) + 1 and values[0].strip().isdigit())
         wanted = len(header) + (numbers or 0)
         if not fault and len(values) != wanted:
-            fault = f"{len(values)} {'value' if len(values) == 1 else 'values'} in place of {wanted}"
+            fault = f"{len(values)} {'value' if len(values) == 1 else 'values'} instead of {wanted}"
         if not fault and numbers and not values[0].strip().isdigit():
             fault = "no number at its start, as other rows have"
         if not fault:

@@ -1,4 +1,4 @@
-"""What is printed reaches every terminal: a character that its encoding lacks is replaced, never an error."""
+"""Output works on every terminal: a character that its encoding lacks is replaced, and never an error."""
 
 import codecs
 import io

@@ -1,7 +1,7 @@
 r"""Text for character models: Python's own manual, tinyshakespeare, any text file or a CSV of song lyrics.
 
 `pydoc`, the default, is the English of Python's help pages; it needs no download. Nothing is changed in a
-text unless a flag asks for it, and `report` tells what was.
+text unless a flag asks for it, and `report` says what was.
 
     splits = load("pydoc", "data/store")
     splits.train, splits.alphabet                       # uint8 (408543,), '\n !"#$%&…'
@@ -149,9 +149,9 @@ def load_arrays(
     name = readable(bare.stem) if own else dataset
     is_table = own and bare.suffix.lower() in lyrics.ENDINGS
     if encoding is not None and not own:
-        raise DataError(f"--encoding={encoding}: {dataset} has its own; it is for a file of yours")
+        raise DataError(f"--encoding={encoding}: {dataset} has its own; the flag is for your own files")
     if columns is not None and not is_table:
-        raise DataError(f"--columns={columns}: {what} has none; it is for a .csv or .tsv file")
+        raise DataError(f"--columns={columns}: {what} has none; the flag is for a .csv or .tsv file")
     try:
         if is_table:
             alphabet, parts, songs, report = _songs(path, what, cut, cleaning, encoding, columns)
@@ -219,9 +219,9 @@ def _find(dataset: str, data_dir: Path, named: Sequence[str] = NAMED_SETS) -> Pa
     if os.path.isfile(file):
         return Path(file)
     if os.path.isdir(file):
-        raise DataError(f"--dataset={dataset} is a folder; needed is one text file, or a .csv of lyrics")
+        raise DataError(f"--dataset={dataset} is a folder; expected is one text file, or a .csv of lyrics")
     if os.path.exists(file):
-        raise DataError(f"--dataset={dataset} is a pipe or a device; needed is a file, which is read twice")
+        raise DataError(f"--dataset={dataset} is a pipe or a device; expected is a file: it is read twice")
     parent, known = os.path.dirname(file), list(named)
     if os.path.isdir(parent or "."):  # a mistyped path: look among its neighbours too
         known += [os.path.join(parent, name) for name in os.listdir(parent or ".")]
@@ -236,7 +236,7 @@ def _pydoc() -> Iterator[str]:
         from pydoc_data.topics import topics
     except ImportError:  # some systems package Python without it
         raise DataError(
-            "--dataset=pydoc: this Python has no pydoc_data; take shakespeare or a file of your own"
+            "--dataset=pydoc: this Python has no pydoc_data; use shakespeare or a file of your own"
         ) from None
     yield "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
 

@@ -1,8 +1,8 @@
 """Text files, packed with gzip or not: which characters their bytes are.
 
-They are UTF-8, or what their byte order mark or --encoding says. Nothing is read on a guess: what a file may
-be is only offered, in the message that refuses it, with a line as it would then read.
-charset_normalizer is imported where a guess is wanted.
+They are UTF-8, or what their byte order mark or --encoding says. Nothing is read on a guess: a likely
+encoding is only suggested, in the message that refuses the file, with a line as it would then read.
+charset_normalizer is imported only for such a guess.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_chunks(path: Path, what: str, encoding: str | None = None) -> Iterator[
             byte, offset = e.object[e.start], end - held + e.start
             raise DataError(_refusal(path, what, codec, byte, offset)) from None
         except UnicodeError as e:  # of codecs that tell no place
-            raise DataError(f"--encoding={codec}: {what} is not read so: {e}") from None
+            raise DataError(f"--encoding={codec}: {what} can't be read in it: {e}") from None
         if wide and "\0" in text:
             raise DataError(f"{what} is binary, not text: read as {codec}, it has a NUL character")
         yield text
@@ -205,7 +205,7 @@ def _check(encoding: str) -> None:
             hint = did_you_mean(near and near.replace("_", "-"))
             raise DataError(f"--encoding={encoding}: no encoding of text is called {name!r}{hint}")
     if plus and codecs.lookup(first).name != "utf-8":
-        raise DataError(f"--encoding={encoding}: before the + only utf-8 can stand")
+        raise DataError(f"--encoding={encoding}: only utf-8 can come before the +")
 
 
 def _decoder(codec: str, errors: str = "strict") -> codecs.IncrementalDecoder:
@@ -297,7 +297,7 @@ def _refusal(path: Path, what: str, codec: str, byte: int, offset: int) -> str:
         offer = next((name for name in guesses if _reads(path, what, name)), None)
         guess = f" and may be {offer}"
     if offer is None:
-        return f"{refused}; say what it is with --encoding, as in --encoding=cp1252, or mend it"
+        return f"{refused}; say what it is with --encoding, as in --encoding=cp1252, or repair the file"
     read = _decoder(offer, "replace").decode(before)[-BESIDE:]
     read += _decoder(offer, "replace").decode(behind)[:BESIDE]
     return f"{refused}{guess}; with --encoding={offer} that line reads “{printable(read)}”"

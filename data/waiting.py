@@ -1,4 +1,4 @@
-"""Says it when something takes long before it shows: reading, decoding and rendering data."""
+"""Prints a line when something takes long: reading, decoding and rendering data."""
 
 import functools
 import sys

@@ -1,11 +1,11 @@
-"""What would go wrong before it does: versions, W&B, disks, GPUs, data sets, SLURM. Changes nothing.
+"""Find what could go wrong before it does: versions, W&B, disks, GPUs, data sets, SLURM. Changes nothing.
 
     python launch/doctor.py
     python launch/doctor.py --out=/scratch/me/runs --wandb=online
     python launch/doctor.py --json | jq -r '.[] | select(.state == "fail") | .check + ": " + .mend'
 
 Exit code 0: nothing fails (there may be warnings); 1: something fails; 2: a flag is wrong.
-Whatever it makes to try a disk is removed again, and no group of checks may take longer than a minute.
+Files that it makes to test a disk are removed again. No group of checks may take longer than a minute.
 """
 
 import sys
@@ -75,7 +75,7 @@ def versions(flags: Flags) -> Iterator[Line]:
     for name, wish in wishes.items():
         version = installed(name)
         if name == "python":
-            install = "make clean install, which brings a Python that fits; or environment.yml, with conda"
+            install = "make clean install, which installs a suitable Python; or conda with environment.yml"
         else:
             install = f"make install, or pip install '{name}{wish}'"
         if version is None or not wish.contains(version, prereleases=True):
@@ -172,7 +172,11 @@ def server(url: str, key: str | None, bad: State, verify: bool = True) -> Iterat
             yield Line("account", "ok" if viewer else bad, f"{found} (HTTP {code})", "wandb login --relogin")
     else:
         to = f", redirected to {reply.headers['Location']}" if reply.is_redirect else ""
-        mend = "it is in trouble: wait" if code >= 500 else "correct WANDB_BASE_URL, or the proxy's settings"
+        mend = (
+            "the server is in trouble: wait"
+            if code >= 500
+            else "correct WANDB_BASE_URL, or the proxy's settings"
+        )
         yield Line("server", bad, f"{url}: HTTP {code}{to}", mend + away)
     try:  # the header is cut to whole seconds
         yield clock("W&B", now - parsedate_to_datetime(reply.headers["Date"]).timestamp() - 0.5)
@@ -281,9 +285,9 @@ def look(title: str, flags: Flags) -> list[Line]:
             for line in GROUPS[title](flags):
                 lines.append(line)  # one by one: those before a break count
         except TimeoutError as error:
-            lines.append(Line(title, "fail", str(error), "run it by hand; what it asks does not answer"))
+            lines.append(Line(title, "fail", str(error), "run it by hand: it gets no answer"))
         except Exception as error:  # whatever breaks a check must not hide the others
-            found = " ".join(f"the check itself broke: {type(error).__name__}: {error}".split())
+            found = " ".join(f"the check itself failed: {type(error).__name__}: {error}".split())
             lines.append(Line(title, "fail", found, "make install; if that does not help, report this line"))
 
     thread = threading.Thread(target=work, daemon=True)
@@ -291,7 +295,7 @@ def look(title: str, flags: Flags) -> list[Line]:
     thread.join(GROUP_S)
     if thread.is_alive():
         mend = "a file system, network or driver hangs: try df, nvidia-smi"
-        return [*lines, Line(title, "fail", f"no end within {GROUP_S:g} s", mend)]
+        return [*lines, Line(title, "fail", f"not finished within {GROUP_S:g} s", mend)]
     return lines
 
 

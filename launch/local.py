@@ -64,7 +64,7 @@ def run(flags: Flags) -> None:
         console.print("stopped before the end; the same command continues")
         sys.exit(EXIT_PREEMPTED)
     if blind and not local.proposer.decides:
-        mend = f"mend metric in {flags.sweep}; nothing is trained again for it"
+        mend = f"correct metric in {flags.sweep}; nothing is trained again for that"
         console.print(f"[yellow]{escape(blind)}[/]: {escape(mend)}")
     if blind and local.proposer.decides:
         raise UserError(f"{blind}: metric in {flags.sweep} must be one of those")

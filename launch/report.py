@@ -5,15 +5,16 @@
     python launch/report.py sweeps/results/bvae.csv             # a committed table alone
     python launch/report.py path/to/wandb [--metric=NAME] [--goal=maximize]
 
-The last form reads the folder in which W&B's client kept the runs of any script, of whatever project
-(launch/results/wandb_files.py). The figure that they are judged by is found by its name; --metric overrides.
+The last form reads the folder in which W&B's client kept the runs of any script of any project
+(launch/results/wandb_files.py). The figure that they are judged by is found by its name, or set by --metric.
 
-The file holds its numbers, its pictures and its code: it opens from a file path, offline. Pictures for which
---max_mb leaves no room lie in a folder beside it. With --publish a saved workspace and a report are made on
-W&B too (launch/results/wandb_report.py).
+The file contains its numbers, its pictures and its code, so it opens from a file path, offline. Pictures for
+which --max_mb leaves no room are put into a folder beside it. With --publish, a saved workspace and a report
+are made on W&B too (launch/results/wandb_report.py).
 
-What can't be read of a run is a row that says so. Exit code 0: all is written; 1: W&B does not answer, or the
-disk is full; 2: a flag is wrong, there is nothing to report, or the report may not be written there.
+If a part of a run can't be read, the run's row says so. Exit code 0: everything is written; 1: W&B does not
+answer, or the disk is full; 2: a flag is wrong, there is nothing to report, or the report may not be written
+there.
 """
 
 import sys
@@ -40,28 +41,28 @@ class Flags:
 
     folder: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
     """a sweep's folder, a folder of run folders, one run folder, a results CSV, or the folder `wandb` of any
-    project; or several of these (may stand without --folder=)"""
+    project; or several of these (--folder= may be left out)"""
     out: Path | None = None
-    """the HTML file; default: report.html in the folder, of a CSV its name with .html in this folder"""
+    """the HTML file; default: report.html in the folder; for a CSV, its name with .html in this folder"""
     csv: Path | None = None
     """also write the results table here, as committed evidence"""
     open: bool = False
     """show the file in the browser"""
     max_mb: float = html.MAX_MB
-    """pictures and videos to embed, in megabytes; the rest lies in a folder beside the file"""
+    """pictures and videos to embed, in megabytes; the rest is put into a folder beside the file"""
     metric: str | None = None
     """runs of other projects only: the logged figure that they are judged by; default: found by its name"""
     goal: Literal["minimize", "maximize"] | None = None
-    """runs of other projects only: which value of the metric is the better one; default: as its name says"""
+    """runs of other projects only: which values of the metric are better; default: as its name says"""
     pdf: Path | None = None
-    """also print a PDF to hand in, by Chromium or Chrome: question, protocol, results, curves, pictures,
-    finding"""
+    """also make a PDF to hand in, printed by Chromium or Chrome: question, protocol, results, curves,
+    pictures, finding"""
     title: str | None = None
     """with --pdf: its title; default: the sweep's question"""
     author: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """with --pdf: an author; may be given several times"""
     max_pages: int | None = None
-    """with --pdf: its greatest length; with fewer pictures where it would be longer"""
+    """with --pdf: its greatest length in pages; if it would be longer, it has fewer pictures"""
     publish: bool = False
     """also make a saved workspace and a report on W&B; the runs have to be there"""
     entity: str | None = None
@@ -99,12 +100,12 @@ def read_folder(path: Path, flags: Flags) -> read.Sweep:
             )
         if not sweep.runs and not sweep.text:
             raise UserError(
-                f"{path}: holds no runs, neither run folders of ours nor W&B's run-* or offline-run-*"
+                f"{path}: holds no runs, neither our run folders nor W&B's run-* or offline-run-*"
             )
         return sweep
     if flags.publish:
         raise UserError(
-            "--publish: only for runs of ours; `wandb sync` brings a run of W&B's own folder there"
+            "--publish: only for this repository's runs; `wandb sync` uploads a run from W&B's own folder"
         )
     return wandb_files.read_wandb(place, flags.metric, flags.goal)
 
@@ -126,7 +127,7 @@ def write(flags: Flags) -> None:
     alone = len(sweeps) == 1 and flags.folder[0].is_dir()
     for name in ("title", "author", "max_pages"):
         if getattr(flags, name) and flags.pdf is None:
-            raise UserError(f"--{name}: must be left out without --pdf, which alone reads it")
+            raise UserError(f"--{name}: must be left out without --pdf, because only the PDF has it")
     if flags.max_pages is not None and flags.max_pages < 1:
         raise UserError(f"--max_pages={flags.max_pages}: must be at least 1")
     if flags.publish and not alone:
@@ -151,7 +152,7 @@ def write(flags: Flags) -> None:
         webbrowser.open(page.resolve().as_uri())
     if flags.csv:
         rows = read.results_csv(sweep, flags.csv)
-        print(f"{flags.csv} ({rows} runs that came to an end)")
+        print(f"{flags.csv} ({rows} runs that have ended)")
     if flags.pdf:
         from launch.results import handin
 

@@ -1,19 +1,19 @@
-"""Run a sweep again, or some of its runs, and tell figure by figure whether its committed results hold here.
+"""Run a sweep again, or some of its runs, and check figure by figure whether its committed results hold here.
 
     python launch/reproduce.py sweeps/seq2seq_short.yaml
     python launch/reproduce.py sweeps/vae_mnist.yaml --runs=3
     python launch/reproduce.py sweeps/vae_mnist.yaml --compare=runs/vae_mnist     # train nothing
 
 Committed results are the CSV that launch/report.py --csv has written: sweeps/results/NAME.csv beside
-sweeps/NAME.yaml. Its rows are what is run, so it does not matter what chose them. Rows that finished or
-diverged are run to their end; of those that were stopped early it is not known when. The same command again
-goes on where it stopped.
+sweeps/NAME.yaml. The rows of the CSV are run, so it does not matter what chose them. Rows that finished or
+diverged are run to their end. Rows that were stopped early are left out, because it is not known at which
+step they stopped. The same command again continues where it stopped.
 
-A figure is equal (to the last digit of the CSV), within the seeds (it differs no more than other seeds of a
-setting do), or it differs, or that can't be told. The test is described at the head of
-launch/results/repetition.py. Exit code 0: the results hold; 1: a figure differs, or a run ended otherwise;
-2: a flag or a file is wrong; 3: nothing differs, but of a figure that the sweep is judged by it can't be
-told; 75: not all runs have ended.
+The verdict on a figure is: equal (to the last digit of the CSV), within the seeds (it differs no more than
+other seeds of a setting do), differs, or can't tell. The test is described at the head of
+launch/results/repetition.py. Exit code 0: the results hold; 1: a figure differs, or a run ended in another
+way; 2: a flag or a file is wrong; 3: nothing differs, but for a figure that the sweep is judged by the
+verdict is can't tell; 75: not all runs have ended.
 """
 
 import contextlib
@@ -61,39 +61,39 @@ class Flags:
     """Run a sweep again and tell whether its committed results hold here."""
 
     sweep: str
-    """the sweep's YAML file (may stand without --sweep=)"""
+    """the sweep's YAML file (--sweep= may be left out)"""
     runs: int | None = None
-    """run only so many of its rows again, of as many different settings as possible; default: all"""
+    """run only this many of its rows again, from as many different settings as possible; default: all"""
     csv: Path | None = None
     """the committed results; default: results/NAME.csv beside the YAML"""
     compare: Path | None = None
-    """train nothing: compare the runs in this folder, whoever made them, as launch/slurm.py on a cluster"""
+    """train nothing: compare the runs in this folder, whatever made them, such as launch/slurm.py"""
     json: Path | None = None
     """also write every figure and its verdict here, for scripts"""
     out: str = "runs"
     """folder that holds the sweep folders"""
     name: str | None = None
-    """name of the new sweep's folder; default: that of the YAML file with _again"""
+    """name of the new sweep's folder; default: the name of the YAML file with _again"""
     workers: int | None = None
     """runs at the same time; default: one per visible GPU, else one per CPU core"""
     runs_per_gpu: int = 1
     """workers that share one GPU"""
     threads: int | None = None
-    """CPU threads of each worker; default: the cores shared out, on GPUs torch's own choice"""
+    """CPU threads of each worker; default: the cores divided among the workers; on GPUs torch's own choice"""
     wandb: Literal["offline", "disabled"] = "disabled"
-    """whether the runs are kept for W&B too; launch/upload.py brings those of offline there"""
+    """offline: also record the runs for W&B, to be uploaded by launch/upload.py"""
     retry: bool = False
     """also run again the runs that failed here"""
     fresh: bool = False
     """set an existing folder of the repetition aside and start anew"""
     reuse: bool = False
-    """go on with the existing folder's snapshot of the code although the code has changed since"""
+    """continue with the existing folder's snapshot of the code although the code has changed since"""
 
     def __post_init__(self):
         if self.runs is not None and self.runs < 1:
             raise UserError(f"--runs={self.runs}: must be at least 1")
         if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
-            raise UserError(f"--json={self.json}: must be a file in a folder that is there")
+            raise UserError(f"--json={self.json}: must be a file in an existing folder")
         if self.compare is not None:
             for field in dataclasses.fields(self):
                 value = getattr(self, field.name)
@@ -163,11 +163,11 @@ def train(flags: Flags, table: rows.Table) -> tuple[Path, list[int]]:
         f"{escape(str(table.path))}, {n_open} of them open, {counted(len(local.slots), 'worker')}"
     )
     if len(chosen) > len(asked):
-        console.print(f"{counted(len(chosen) - len(asked), 'row')} more than asked for: begun earlier")
+        console.print(f"{counted(len(chosen) - len(asked), 'row')} more than requested: begun earlier")
     for i in sorted(chosen) if len(chosen) < len(table.repeatable()) else ():
         console.print(f"  line {table.rows[i].line}: {escape(table.rows[i].label)}")
     if n_open and (line := time_line(table.sweep.text)):
-        console.print(f"the header says of its time: {escape(line)}")
+        console.print(f"time, according to the sweep's header: {escape(line)}")
         if likely := likely_minutes(line, n_open, len(local.slots)):
             console.print(escape(likely))
     local.run()
@@ -237,7 +237,7 @@ def of_code(table: rows.Table) -> list[str]:
     if not commits:
         return ["the CSV does not say which code made it"]
     here = git_state()["commit"]
-    now = f"here {here[:10]}" if here else "which commit this is, is not known"
+    now = f"here {here[:10]}" if here else "here the commit is not known"
     found = []
     for commit, n in commits.items():
         said = f"code: {counted(n, 'row')} by {commit}, {now}: {since(commit, table.sweep.script.family)}"
@@ -255,11 +255,11 @@ def since(commit: str, family: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return "whether it differs is not known"
+        return "it is not known whether the files differ"
     if done.returncode:
         return "that commit is not in this clone"
     if commit.endswith("-dirty"):
-        return "it was changed without a commit, so what it was is not known"
+        return "it had changes that were not committed, so the exact code is not known"
     changed = done.stdout.split()
     if not changed:
         return f"the {len(names)} files behind {family} are the same"
@@ -280,7 +280,7 @@ def of_machine(runs: Iterable[read.Run]) -> list[str]:
     found = [f"the new runs: {'; '.join(seen)}"] if seen else []
     if hosts == {socket.gethostname()}:
         found[0] += f", on {processor()}"
-    found.append("the CSV does not hold torch's version, processor and threads of the committed runs")
+    found.append("the CSV does not record torch's version, processor and threads of the committed runs")
     return found
 
 
@@ -326,7 +326,7 @@ def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> 
     code = EXIT_PREEMPTED if unfinished else EXIT[repetition.verdict(found)]
     if unfinished:
         goes_on = "" if flags.compare else "; the same command continues"
-        verdict.say(f"{counted(unfinished, 'run')} of {len(wanted)} not at an end{goes_on}", out)
+        verdict.say(f"not ended: {unfinished} of {counted(len(wanted), 'run')}{goes_on}", out)
     if flags.json:
         write_json(
             flags.json,

@@ -4,7 +4,7 @@
     python launch/slurm.py sweeps/bvae.yaml --partition gpu --gpus 1 --time 4:00:00 --tasks 8
     python launch/slurm.py sweeps/bvae.yaml --status        # or --cancel: save, then leave the queue
 
-Submitting again fills in what is missing. Flags that are the same every day may stand in
+Submitting again fills in what is missing. Flags that are the same every day can be put into
 ~/.config/letters-and-latents/slurm.toml: partition, account, qos, gpus, gpu_option, cpus, mem, time, setup,
 sbatch.
 """
@@ -160,7 +160,7 @@ def with_defaults(flags: Flags) -> Flags:
         if getattr(flags, name) in (None, ()):
             more[name] = value
         elif options.IN_FILE[name] is tuple and value:
-            console.print(f"not from {escape(str(path))}: {name}, which the command gives itself")
+            console.print(f"not from {escape(str(path))}: {name}, which the command line gives")
     if more:
         taken = ", ".join(f"{k}={' '.join(v) if isinstance(v, tuple) else v}" for k, v in more.items())
         console.print(f"from {escape(str(path))}: {escape(taken)}")
@@ -281,7 +281,7 @@ def look_at(flags: Flags) -> tuple[Path, dict[str, Any], Queue, int]:
         spec = yaml.safe_load(text)
     except FileNotFoundError:
         raise UserError(
-            f"{folder}: no sweep was submitted there; give its folder, or --out and --name as at its start"
+            f"{folder}: no sweep was submitted there; give its folder, or its --out and --name"
         ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder / SWEEP} cannot be read ({read.why(error)})") from None
@@ -333,7 +333,7 @@ def show_status(flags: Flags) -> None:
         try:
             found = [search.exhausted or search.blind(), search.unconfirmed()]
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # damage, told above
-            found = [f"what the search has come to can't be told ({read.why(error)})"]
+            found = [f"the state of the search can't be read ({read.why(error)})"]
         for line in filter(None, found):
             print(line)
     if flags.confirm and flags.confirm > (kept := search.to_confirm):

@@ -1,14 +1,14 @@
-"""Bring runs to W&B that were trained offline, or that it has only in part, and make the W&B sweep of them.
+"""Upload runs to W&B that were trained offline, or that W&B has only in part, and create their W&B sweep.
 
     python launch/upload.py runs/bvae [--dry_run] [--entity=E] [--project=P]
 
-The folder is a sweep's, any folder of run folders, or one run folder. What W&B has of a run decides what is
-done. Nothing: its offline segment is synced, which brings system metrics, console and packages as well. Some
-rows, or no whole segment: the W&B run is resumed by its id and gets the rows that it lacks; a sync would
-write those that are there twice. `uploaded.json` in a run folder says that W&B confirmed every row; while
-that fits the folder, the run is skipped (delete it to ask W&B anew). After any interruption the same command
-goes on. A run that can't be read, or whose folder can't be written, does not keep the others: it has a line
-that says why, and the exit code is 1.
+The folder is a sweep's folder, any folder of run folders, or one run folder. What is done depends on what W&B
+has of a run. If it has nothing, the run's offline segment is synced, which includes system metrics, console
+and packages. If it has some rows, or no segment is whole, the W&B run is resumed by its id and gets the rows
+that it lacks; a sync would write the existing rows twice. `uploaded.json` in a run folder says that W&B
+confirmed every row; while it matches the folder, the run is skipped (delete it to ask W&B again). After any
+interruption the same command continues. A run that can't be read, or whose folder can't be written, does not
+stop the others: a line says why, and the exit code is 1.
 """
 
 import os
@@ -160,7 +160,7 @@ class Upload:
                 wandb_run.finish(exit_code=0)
             mark.touch()
         if not mark.exists():
-            why = "was not synced; if a kill tore it, run the task again"
+            why = "was not synced; if a kill damaged it, run the task again"
             raise Failed(f"its task {task} {why}\n{wandb_runs.tail(output)}")
         return f"task {task} synced"
 
@@ -309,7 +309,7 @@ def run(flags: Flags) -> None:
     ids = Counter(str(run.config["wandb_id"]) for run in sweep.runs if run.config.get("wandb_id"))
     if twice := [name for name, n in ids.items() if n > 1]:
         folders = [run.folder.name for run in sweep.runs if run.config.get("wandb_id") == twice[0]]
-        raise UserError(f"{' and '.join(folders)} have one W&B id, {twice[0]}: one has to go elsewhere")
+        raise UserError(f"{' and '.join(folders)} have the same W&B id, {twice[0]}: one has to go elsewhere")
     wandb_runs.set_environment()
     upload = Upload(flags, sweep)
     try:

@@ -88,7 +88,7 @@ def test_widths_are_those_of_the_longest():
 
 
 def test_a_character_that_is_not_in_the_alphabet():
-    with pytest.raises(DataError, match=re.escape("'*' is none of '0123456789+- '")):
+    with pytest.raises(DataError, match=re.escape("'*' is not in '0123456789+- '")):
         encode("1*2", ALPHABET)
 
 
@@ -176,7 +176,7 @@ def test_parse():
 )
 def test_operators_as_they_are_typed_elsewhere_are_read(query, op):
     assert parse(query, "+-*", 2) == (81, op, 24)
-    with pytest.raises(DataError, match="is no query: must be two numbers"):  # where the model lacks it
+    with pytest.raises(DataError, match="is not a query: it must be two numbers"):  # where the model lacks it
         parse(query, "+-*".replace(op, ""), 2)
 
 
@@ -208,7 +208,7 @@ def test_what_is_no_query_is_refused_in_one_line(query):
         parse(query, "+-", 2)
     message = str(refusal.value)
     assert message.startswith(
-        f"{query!r} is no query: must be two numbers of at most 2 digits with one of + - "
+        f"{query!r} is not a query: it must be two numbers of at most 2 digits with one of + - "
     )
     assert message.endswith("'99+1'") and "\n" not in message
     with pytest.raises(DataError, match=r"at most 1 digit with one of \* between them, as in '9\*1'"):
@@ -289,8 +289,8 @@ def test_the_content_hash():
         (("+", 2, 1.0), r"--train_fraction=1.0: must lie between 0 and 1"),
         (("+", 2, -0.5), r"--train_fraction=-0.5: must lie between 0 and 1"),
         (("+", 2, math.nan), r"--train_fraction=nan: must lie between 0 and 1"),
-        (("+", 1, 0.02), r"--train_fraction=0.02: of 55 pairs it leaves a part without any"),
-        (("+", 1, 0.999), r"--train_fraction=0.999: of 55 pairs it leaves a part without any"),
+        (("+", 1, 0.02), r"--train_fraction=0.02: it leaves a part without any of the 55 pairs"),
+        (("+", 1, 0.999), r"--train_fraction=0.999: it leaves a part without any of the 55 pairs"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(flags, message):

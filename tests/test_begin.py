@@ -227,7 +227,7 @@ def test_a_change_that_leaves_each_run_its_meaning_is_no_other_sweep(tmp_path, o
         (
             BASE,
             with_parameter(BASE, x={"values": [0.2, 0.3]}),
-            "1 of its trials are no points of this one, as 0000",
+            "1 of its trials are not points of this one, such as 0000",
         ),
         (
             BASE,
@@ -238,7 +238,7 @@ def test_a_change_that_leaves_each_run_its_meaning_is_no_other_sweep(tmp_path, o
         (
             BASE,
             BASE | {"run_cap": 1},
-            "run_cap: not there → 1): 1 of its trials are no points of this one, as 0001",
+            "run_cap: not there → 1): 1 of its trials are not points of this one, such as 0001",
         ),
         (BASE, BASE | {"method": "random", "run_cap": 2}, "method: grid → random"),
         (BASE, BASE | {"project": "p"}, "project: not there → p): project can't change"),
@@ -247,8 +247,8 @@ def test_a_change_that_leaves_each_run_its_meaning_is_no_other_sweep(tmp_path, o
             BASE | {"early_terminate": {"type": "hyperband", "min_iter": 2}},
             "early_terminate can't change",
         ),
-        (RANDOM, with_parameter(RANDOM, x={"min": 0.1, "max": 0.8}), "3 of its trials are no points"),
-        (RANDOM, with_parameter(RANDOM, n={"value": 1}), "3 of its trials are no points"),  # other draws
+        (RANDOM, with_parameter(RANDOM, x={"min": 0.1, "max": 0.8}), "3 of its trials are not points"),
+        (RANDOM, with_parameter(RANDOM, n={"value": 1}), "3 of its trials are not points"),  # other draws
         (
             BAYES,
             with_parameter(BAYES, x={"min": 0.1, "max": 0.8}),
@@ -278,7 +278,7 @@ def test_what_wandb_directs_can_only_change_in_its_comments(tmp_path):
     begun(tmp_path / "s.yaml", BASE, folder, online=True)
     (tmp_path / "s.yaml").write_text("# more to tell\n" + yaml.safe_dump(BASE), encoding="utf-8")
     begin.freeze(plan.read(str(tmp_path / "s.yaml")), folder, False, False, online=True)
-    with pytest.raises(UserError, match="W&B directs it, and knows it as it was"):
+    with pytest.raises(UserError, match="W&B directs it, and keeps it as it was first sent"):
         begun(tmp_path / "s.yaml", with_parameter(BASE, x={"values": [0.1, 0.2, 0.3]}), folder, online=True)
 
 

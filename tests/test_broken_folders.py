@@ -111,10 +111,10 @@ def test_a_folder_that_cannot_be_used_is_one_failed_trial(place, ended) -> None:
         f"runs/broken/{trial.key}" for trial in Queue(place / "runs/broken").trials()[1:6]
     )
     reasons = [
-        rf"what lies there is no folder \({a_file}\)",
+        rf"what is there is not a folder \({a_file}\)",
         rf"Permission denied \({unwritable}/\.lease\.\S+\)",
         rf"Permission denied \({closed}/\.lease\.\S+\)",
-        rf"what lies there is no folder \({a_link}\)",
+        rf"what is there is not a folder \({a_link}\)",
         rf"Is a directory \({no_log}/output\.log\)",
     ]
     for i, reason in enumerate(reasons, 1):

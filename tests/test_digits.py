@@ -264,13 +264,14 @@ def test_each_fault_is_named(tmp_path):
     assert refusal(TRAIN_Y, y[:7]) == "cut off within its header of 8 bytes"
     assert refusal(TRAIN_Y, b"") == "cut off within its header of 8 bytes"
     assert refusal(TRAIN_X, b"\x89PNG" + x[4:]).startswith(
-        "not IDX (begins with 89 50 4e 47); needed is IDX of"
+        "not IDX (begins with 89 50 4e 47); expected is IDX of"
     )
     assert refusal(TRAIN_X, y).startswith("IDX of type 0x08 with 1 dimensions")
-    assert refusal(TRAIN_Y, x).endswith("needed is IDX of unsigned bytes (0x08) with 1 dimension")
+    assert refusal(TRAIN_Y, x).endswith("expected is IDX of unsigned bytes (0x08) with 1 dimension")
     assert refusal(TRAIN_X, b"\0\0\x0d\x03" + x[4:]).startswith("IDX of type 0x0d with 3 dimensions")
     assert (
-        refusal(TRAIN_X, idx(np.zeros((60, 32, 32), np.uint8))) == "images of 32×32 pixels; needed are 28×28"
+        refusal(TRAIN_X, idx(np.zeros((60, 32, 32), np.uint8)))
+        == "images of 32×32 pixels; expected are 28×28"
     )
     assert refusal(TRAIN_X, gzip.compress(x)[:-20]) == "cut off within its gzip stream"
     packed = bytearray(gzip.compress(x))
@@ -490,18 +491,18 @@ def test_each_fault_of_a_table_is_named(tmp_path):
     def cell(value: str):
         return lambda lines: "\n".join([*lines[:5], f"{value},{lines[5].partition(',')[2]}", *lines[6:]])
 
-    assert refusal(cell("256")) == "line 6, column 1: 256; needed are whole numbers from 0 to 255"
-    assert refusal(cell("0.5"), f"label,{PIXELS}").startswith("line 6, column 1: 0.5; needed are")
-    assert refusal(cell("")).startswith("line 6, column 1: nan; needed are")
+    assert refusal(cell("256")) == "line 6, column 1: 256; expected are whole numbers from 0 to 255"
+    assert refusal(cell("0.5"), f"label,{PIXELS}").startswith("line 6, column 1: 0.5; expected are")
+    assert refusal(cell("")).startswith("line 6, column 1: nan; expected are")
     assert "could not convert string to float: 'A'" in refusal(cell("A"))
     assert "codec can't decode byte 0xe4" in refusal(cell("ä"))
     assert "line 7, saw 786" in refusal(lambda lines: "\n".join([*lines[:6], lines[6] + ",0"]))
     assert "column 785: nan" in refusal(lambda lines: "\n".join([lines[0], lines[1].rpartition(",")[0]]))
     assert refusal(lambda lines: "\n".join(lines[:31])) == "31 pictures; at least 32 are needed"
-    assert "is no table of digits" in refusal(lambda lines: "artist,song,lyrics\na,b,c\n")
+    assert "is not a table of digits" in refusal(lambda lines: "artist,song,lyrics\na,b,c\n")
     assert not digits.holds(str(path))  # so prepare.py takes it for lyrics
     (tmp_path / "empty.csv").touch()
-    assert "is no table of digits" in refused(tmp_path / "empty.csv")
+    assert "is not a table of digits" in refused(tmp_path / "empty.csv")
     (tmp_path / "mnist.zip").touch()
     assert refused(tmp_path / "mnist.zip").endswith("(unpack an archive first)")
 
@@ -541,7 +542,7 @@ def test_transpose_exchanges_rows_and_columns(tmp_path, capsys):
     out = capsys.readouterr().out
     assert content_hash in out and out.endswith(" --transpose\n")
     assert prepare.main(["synthetic", "--transpose"]) == 2
-    assert capsys.readouterr().err == "--transpose: synthetic is no set of 28×28 pixels in classes\n"
+    assert capsys.readouterr().err == "--transpose: synthetic is not a set of 28×28 pixels in classes\n"
 
 
 @pytest.mark.parametrize("family", ["vae_mnist", "seq2seq_arith"])

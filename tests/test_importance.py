@@ -214,7 +214,7 @@ def test_seeds_do_not_narrow_an_interval():
 def test_too_few_runs():
     found = what_mattered(table({"a": range(7)}, range(7)), FIGURE)
     assert found.verdict == TOO_FEW and found.flags[0].verdict == TOO_FEW
-    assert found.why == "7 finished runs with the figure, at least 8 are needed"
+    assert found.why == "only 7 finished runs with the figure; at least 8 are needed"
     eight = table(grid(a=[0, 1], b=[0, 1], c=[0, 1]), [0, 0, 0, 0, 1, 1, 1, 2])  # 2 of 70 deals are as clear
     found = what_mattered(eight, FIGURE)
     assert found.verdict == TOO_FEW and "a flag that decides alone would look like chance" in found.why

@@ -218,7 +218,8 @@ def test_a_quote_that_is_not_closed_joins_no_songs(tmp_path, second):
     assert message.endswith(f"); {tables.RULE}")
     if second == '"{}':
         faults = (
-            "line 51: a quote that is closed in line 121 with text behind it; line 121: a quote that is never"
+            "line 51: a quote that is closed in line 121 and followed by text; "
+            "line 121: a quote that is never"
         )
         assert faults in message
     if second == '{}"':  # which reads like a value in quotes that has 71 lines
@@ -229,13 +230,13 @@ def test_a_quote_that_is_not_closed_joins_no_songs(tmp_path, second):
     ("row", "fault"),
     [
         ('A,B,"6\'1""', "a quote that is never closed"),
-        ('A,B,"6\'1"" tall"x', "a quote that is closed with text behind it"),
+        ('A,B,"6\'1"" tall"x', "a quote that is closed and followed by text"),
         ("A,B,6'1\" tall", "a quote without a second one"),
-        ('A,B,"say "hi" to me"', "a quote that is closed with text behind it"),
-        (r'A,B,"say \"hi\" to me"', r"behind it, where \" seems to stand for a doubled quote"),
-        ("A,B,oh, la, la", "5 values in place of 3"),
-        ("A,B", "2 values in place of 3"),
-        ("A", "1 value in place of 3"),
+        ('A,B,"say "hi" to me"', "a quote that is closed and followed by text"),
+        (r'A,B,"say \"hi\" to me"', r"followed by text, where \" seems to stand for a doubled quote"),
+        ("A,B,oh, la, la", "5 values instead of 3"),
+        ("A,B", "2 values instead of 3"),
+        ("A", "1 value instead of 3"),
     ],
 )
 def test_a_damaged_row_is_told_with_its_line(tmp_path, row, fault):
@@ -250,11 +251,11 @@ def test_a_damaged_row_is_told_with_its_line(tmp_path, row, fault):
 def test_the_first_damaged_rows_are_told(tmp_path):
     lines = ["artist,song,lyrics", *(f"{line}, oh" for line in one_line(30))]
     assert refusal(tmp_path / "a.csv", "\n".join(lines)) == (
-        "has damaged rows, so none is read (line 2: 4 values in place of 3; line 3: 4 values in place of 3; "
-        f"line 4: 4 values in place of 3 and more); {tables.RULE}"
+        "has damaged rows, so none is read (line 2: 4 values instead of 3; line 3: 4 values instead of 3; "
+        f"line 4: 4 values instead of 3 and more); {tables.RULE}"
     )
     message = refusal(tmp_path / "a.csv", 'artist,song,"lyrics\nA,B,la\n')
-    assert message == "is no CSV: its header, line 1, has a quote without a second one"
+    assert message == "is not a CSV: its header, line 1, has a quote without a second one"
 
 
 def test_verses_that_look_like_rows_are_verses(tmp_path):
@@ -373,8 +374,8 @@ def test_columns_are_named_by_flag(tmp_path):
     message = refusal(tmp_path / "a.csv", content)
     assert message == (
         "lacks the column artist and song and lyrics; its columns are Wörter, Gruppe, Lied: Titel: say which "
-        "is which with --columns=artist=NAME,song=NAME,lyrics=NAME; to read it as plain text, let its name "
-        "end with .txt"
+        "is which with --columns=artist=NAME,song=NAME,lyrics=NAME; to read it as plain text, give it a name "
+        "that ends with .txt"
     )
     flag = "artist=Gruppe,song=lied titel,lyrics=Wörter"
     rows, report = read(tmp_path / "a.csv", content, columns=flag)
@@ -472,7 +473,7 @@ def test_lyrics_that_are_refused(tmp_path):
     assert message("\n \n") == "is empty"
     assert message(table(SONGS, "name,song,words\nsung")) == (
         "lacks the column artist and lyrics; its columns are name, song, words\\nsung: say which is which "
-        "with --columns=artist=NAME,lyrics=NAME; to read it as plain text, let its name end with .txt"
+        "with --columns=artist=NAME,lyrics=NAME; to read it as plain text, give it a name that ends with .txt"
     )
     assert message("artist,song,lyrics\n") == "has no usable songs: 0 rows, none of them with lyrics"
     assert (

@@ -338,7 +338,9 @@ def test_runs_that_have_not_ended_are_missing(place: Path, tmp_path: Path, monke
     (tmp_path / "lyrics" / "abc").mkdir(parents=True)
     (tmp_path / "lyrics" / "abc" / "status.json").write_text('{"status": "running"}')
     monkeypatch.setenv("NOTEBOOK_RUNS", str(tmp_path))
-    with pytest.raises(notebook.Missing, match=r"^Of 1 run that this notebook reads 0 ended\. Run `python"):
+    with pytest.raises(
+        notebook.Missing, match=r"^0 of the 1 run that this notebook reads have ended\. Run `"
+    ):
         notebook.runs_of("lyrics")
     monkeypatch.delenv("NOTEBOOK_RUNS")
     said = notebook.how_to_make("lyrics", Path("runs/lyrics"))
@@ -352,7 +354,7 @@ def test_what_a_run_lacks_is_told(place: Path) -> None:
     assert notebook.n_parameters(run) == 8_556
     with pytest.raises(notebook.Missing, match=r"has no sample/films; it has .*sample/continuations"):
         notebook.media(run, "sample/films")
-    with pytest.raises(notebook.Missing, match="has no evaluate; call the task before"):
+    with pytest.raises(notebook.Missing, match="has no evaluate; call the task first"):
         notebook.task(run, "evaluate")
 
 

@@ -366,7 +366,7 @@ def test_a_sweeps_table_alone(sweep_folder, tmp_path, monkeypatch):
 )
 def test_every_committed_table_is_drawn_or_refused(path):
     if "status" not in pd.read_csv(path, nrows=0).columns:
-        with pytest.raises(ValueError, match="no results of a sweep"):
+        with pytest.raises(ValueError, match="not the results of a sweep"):
             read.read_results(path)
         return
     sweep = read.read_results(path)
@@ -437,7 +437,7 @@ def test_two_tables_of_one_name(sweep_folder, tmp_path, monkeypatch):
     data = data_of(tmp_path / "a-vae and b-vae.html")
     assert [pair[0] for pair in data["about"]][:2] == ["a/vae", "b/vae"]
     assert data["about"][-1][1].startswith("runs over sweep (a/vae, b/vae)")
-    assert data["source"].startswith("Read from a table of results alone")
+    assert data["source"].startswith("Read from a table of results only")
 
 
 def test_where_w_and_b_is(tmp_path, monkeypatch):

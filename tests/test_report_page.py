@@ -148,11 +148,11 @@ def test_a_typed_filter(opened, text, n):
         ("bta > 1", "there is no column bta; did you mean beta?"),
         ("mse > 1", "did you mean test/mse?"),
         ("beta >", "a value is missing before the end"),
-        ("beta", "after beta a comparison is missing"),
-        ("beta > big", "> compares with a number; big is none"),
+        ("beta", "a comparison is missing after beta"),
+        ("beta > big", "> needs a number; big is not one"),
         ("(beta > 1", "a “)” is missing before the end"),
-        ("beta > 1 seed == 0", "before seed an “and” or an “or” is missing"),
-        ("beta in 1", "in wants a list"),
+        ("beta > 1 seed == 0", "an “and” or an “or” is missing before seed"),
+        ("beta in 1", "“in” needs a list"),
         ("beta & 1", "“&” can't be read here"),
     ],
 )
@@ -438,7 +438,7 @@ def test_two_pictures_with_a_wipe_between(opened):
     box.get_by_label("compare with").select_option(label="beta=4 · arch=conv · seed=0")
     over = box.locator(".wipe img").nth(1)
     assert over.evaluate("e => e.style.clipPath") == "inset(0px 0px 0px 50%)"
-    box.get_by_label("where the wipe stands").evaluate("e => { e.value = 0.25; e.oninput(); }")
+    box.get_by_label("position of the wipe").evaluate("e => { e.value = 0.25; e.oninput(); }")
     assert over.evaluate("e => e.style.clipPath") == "inset(0px 0px 0px 25%)"
     area = box.locator(".wipe").bounding_box()
     opened.mouse.move(area["x"] + 0.5 * area["width"], area["y"] + 5)
@@ -550,7 +550,7 @@ def test_pictures_beside_the_page(chromium, folder, file, tmp_path):
     settle(page)
     widths = page.evaluate("[...document.querySelectorAll('#tiles img')].map(e => e.naturalWidth)")
     assert widths and set(widths) == {16}
-    assert "lie beside this page, in small_files/" in page.locator("#pictures .note").inner_text()
+    assert "are kept beside this page, in small_files/" in page.locator("#pictures .note").inner_text()
     assert all(url.startswith(tmp_path.as_uri()) for url in tab.requests) and tab.complaints == []
     tab.close()
 

@@ -197,7 +197,7 @@ def test_ptb_keeps_its_parts_and_its_words(tmp_path):
         ({"unit": "sentences"}, "--unit=sentences"),
         ({"columns": "song=x"}, "--columns=song=x"),
     ):
-        with pytest.raises(DataError, match=f"{said}: .*a folder with a sentence a line"):
+        with pytest.raises(DataError, match=f"{said}: .*a folder with one sentence per line"):
             load(str(folder), "x", level="word", **flags)
     (folder / "ptb.test.txt").unlink()
     with pytest.raises(DataError, match=r"is a folder without ptb.test.txt; needed is"):

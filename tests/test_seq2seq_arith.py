@@ -329,7 +329,7 @@ def test_what_is_allowed():
     ("flags", "message"),
     [
         ({"batch_size": 77}, r"--batch_size=77: must be at most 76, the number of training examples"),
-        ({"train_fraction": 0.02}, r"--train_fraction=0.02: of 55 pairs it leaves a part without any"),
+        ({"train_fraction": 0.02}, r"--train_fraction=0.02: it leaves a part without any of the 55 pairs"),
         ({"mode": "image_to_text", "dataset": "no/such"}, r"no/such"),
         ({"mode": "image_to_text", "dataset": "8"}, r"^--dataset=8: must be pictures of the ten digits"),
         ({"mode": "text_to_image", "dataset": "8"}, r"^--dataset=8: must be pictures of the ten digits"),

@@ -282,11 +282,15 @@ def test_ask_shows_the_pictures_that_were_drawn(trained, monkeypatch):
 @pytest.mark.parametrize(
     ("run", "query", "message"),
     [
-        ("text", "1-1", r"--query='1-1' is no query: must be two numbers of at most 1 digit with one of \+ "),
-        ("text", "11+1", r"--query='11\+1' is no query"),
-        ("text", "1−1", r"--query='1−1' is no query: must be two numbers of at most 1 digit"),
-        ("text", "", r"--query='' is no query"),
-        ("read", "1+1", r"--query='1\+1' is no query: .* with one of - between them, as in '9-1'"),
+        (
+            "text",
+            "1-1",
+            r"--query='1-1' is not a query: it must be two numbers of at most 1 digit with one of \+ ",
+        ),
+        ("text", "11+1", r"--query='11\+1' is not a query"),
+        ("text", "1−1", r"--query='1−1' is not a query: it must be two numbers of at most 1 digit"),
+        ("text", "", r"--query='' is not a query"),
+        ("read", "1+1", r"--query='1\+1' is not a query: .* with one of - between them, as in '9-1'"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(trained, run, query, message):
@@ -333,7 +337,7 @@ def test_fewer_digits_are_those_of_the_test_part(two_digits, no_charts):
     _, whole = do(two_digits, "two", "evaluate")
     assert (whole["queries"], whole["digits"]) == (len(test), 2)
     with pytest.raises(
-        DataError, match=r"^--query='12\+3' is no query: must be two numbers of at most 1 digit"
+        DataError, match=r"^--query='12\+3' is not a query: it must be two numbers of at most 1 digit"
     ):
         do(two_digits, "two", "ask", query="12+3", digits=1)
 

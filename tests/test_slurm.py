@@ -140,9 +140,9 @@ def test_what_is_no_time(text):
         (["--wandb=on"], ["--wandb=on", "online, offline, disabled"]),
         (["--sbatch=array=0-9"], ["--sbatch=array=0-9", "--tasks and --throttle"]),
         (["--sbatch=signal=TERM"], ["--sbatch=signal=TERM", "--signal_s"]),
-        (["--sbatch=output=x"], ["--sbatch=output=x", "--status tells where"]),
+        (["--sbatch=output=x"], ["--sbatch=output=x", "--status says where"]),
         (["--sbatch=ab c"], ["--sbatch=ab c", "key=value"]),
-        (["--sbatch=constraint="], ["--sbatch=constraint=: nothing stands after the ="]),
+        (["--sbatch=constraint="], ["--sbatch=constraint=: nothing follows the ="]),
         (["--sbatch=comment=a\nb"], ["--sbatch=comment=a\\nb", "key=value"]),
         (["--sbatch=gres=help"], ["--sbatch=gres=help", "submit nothing"]),
         (["--partition="], ["--partition=: must be text"]),
@@ -203,7 +203,7 @@ def test_defaults_from_the_users_file(fakes, tmp_path, capfd):
     # a list is replaced as a whole, which is said
     found = slurm.with_defaults(flags("x.yaml", "--sbatch=exclusive", "--gpus=a100:2"))
     assert (found.gpus, found.setup, found.sbatch) == ("a100:2", ("module load cuda",), ("exclusive",))
-    assert f"not from {path}: sbatch, which the command gives itself" in capfd.readouterr().err
+    assert f"not from {path}: sbatch, which the command line gives" in capfd.readouterr().err
 
     for text, part in [
         ('partiton = "gpu"', "unknown key partiton"),
@@ -504,12 +504,12 @@ def test_a_real_slurm_gives_a_gpu_to_each_worker(tmp_path):
         (["nodes=2"], ["a task is one script on one node"]),
         (["ntasks=4"], ["--runs_per_gpu"]),
         (["no-requeue"], ["has to come back"]),
-        (["open-mode=truncate"], ["writes on in its log"]),
+        (["open-mode=truncate"], ["continues its log"]),
         (["chdir=/x"], ["relative paths"]),
         (["wrap=ls"], ["--dry_run"]),
         (["parsable"], ["the array's id"]),
         (["wait"], ["the last task has ended"]),
-        (["clusters=b"], ["--status and --cancel ask this cluster alone"]),
+        (["clusters=b"], ["--status and --cancel only ask this cluster"]),
         (["export=A,B"], ["must be NONE, or begin with ALL", "squeue"]),
         (["export=ALL,A=1,PATH=/x"], ["leave PATH as it is", "squeue"]),
         (["quiet"], ["would not tell the job's id"]),
@@ -902,7 +902,7 @@ def test_a_dry_run_without_slurm(fakes, sweep, tmp_path, monkeypatch, capfd):
 
 def test_a_dry_run_still_refuses(fakes, sweep):
     assert "over the limit of cpu" in refused(sweep, "--dry_run", "--time=1-00")
-    assert "betta is no flag" in refused(sweep, "--dry_run", "--set", "betta=1")
+    assert "betta is not a flag" in refused(sweep, "--dry_run", "--set", "betta=1")
     assert not fakes.calls("sbatch")
 
 
@@ -1055,7 +1055,7 @@ def test_the_job_is_told_from_what_a_site_prints_around_it(fakes, sweep, capfd):
     slurm.run(flags(sweep, "--tasks=1"))
     assert "array 101: 1 tasks" in capfd.readouterr().err
     fakes.says("sbatch", "Welcome\n", "")
-    assert "sbatch tells no job id, but Welcome: see `squeue --me`" in refused(str(sweep), "--fresh")
+    assert "sbatch gave no job id, but Welcome: see `squeue --me`" in refused(str(sweep), "--fresh")
 
 
 def test_a_dry_run_finds_a_missing_data_set(fakes, tmp_path, monkeypatch):

@@ -279,7 +279,7 @@ def test_commands_that_local_cannot_follow(here, tmp_path) -> None:
             "--dataset=${envvar:STAND_IN_NONE}: STAND_IN_NONE is not set here "
             "(W&B's agents would write STAND_IN_NONE itself)"
         ),
-        '["${interpreter}", "${program}", "${arg}"]': "${arg}: no macro of W&B; did you mean ${args}?",
+        '["${interpreter}", "${program}", "${arg}"]': "${arg}: not a macro of W&B; did you mean ${args}?",
         '["${interpreter}", "${program}", "--n=2"]': (
             "one macro has to give the flags of a point, and there is none: write ${args} once"
         ),

@@ -138,7 +138,7 @@ def test_pydoc_needs_nothing():
 def test_pydoc_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     assert refused("pydoc") == (
-        "--dataset=pydoc: this Python has no pydoc_data; take shakespeare or a file of your own"
+        "--dataset=pydoc: this Python has no pydoc_data; use shakespeare or a file of your own"
     )
 
 
@@ -341,7 +341,7 @@ def test_what_is_no_text_is_refused(tmp_path):
     assert refusal("a.txt", "я" * 2000, scripts="latin").startswith("is too short: 0 usable characters")
     message = refusal("a.txt", "x" * 999 + "\nyz", cut="lines")
     assert message.endswith("has 2 filled lines; at least 3 are needed")
-    assert refused(tmp_path).endswith("is a folder; needed is one text file, or a .csv of lyrics")
+    assert refused(tmp_path).endswith("is a folder; expected is one text file, or a .csv of lyrics")
     assert refused("/dev/null").startswith("--dataset=/dev/null is a pipe or a device")
 
 
@@ -558,7 +558,7 @@ def test_prepare_refuses_what_does_not_fit(tmp_path, capsys):
         (["onehot"], "onehot needs the FILE whose lines are to be written: `onehot FILE`"),
         (["onehot", "gone"], "FILE=gone cannot be read: No such file or directory"),
         (["onehot", str(tmp_path)], f"FILE={tmp_path} cannot be read: Is a directory"),
-        (["onehot", f"{tmp_path}/blank.txt"], f"FILE={tmp_path}/blank.txt has no line that is not blank"),
+        (["onehot", f"{tmp_path}/blank.txt"], f"FILE={tmp_path}/blank.txt has only blank lines"),
         (
             ["onehot", f"{tmp_path}/latin.txt"],
             f"FILE={tmp_path}/latin.txt is not UTF-8 (byte 0xff",

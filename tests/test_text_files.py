@@ -52,7 +52,7 @@ def test_a_few_wrong_bytes_are_named_and_nothing_is_converted(tmp_path):
     assert read_whole(twice, "it", "utf-8+cp1252")[0] == ENGLISH
     # what cp1252 lacks is not offered so
     message = refused(write(tmp_path / "c.txt", ENGLISH.encode() + b"\x81"))
-    assert message.endswith("; say what it is with --encoding, as in --encoding=cp1252, or mend it")
+    assert message.endswith("; say what it is with --encoding, as in --encoding=cp1252, or repair the file")
     message = refused(tmp_path / "c.txt", "utf-8+cp1252")
     assert message.startswith(
         f"it is not utf-8+cp1252 (byte 0x81 at offset {len(ENGLISH.encode()):,}, in line 41"
@@ -104,7 +104,7 @@ def test_an_encoding_that_is_asked_for_is_checked(tmp_path):
         == "--encoding=cp12510: no encoding of text is called 'cp12510'; did you mean cp1251?"
     )
     assert refused(file, "base64").startswith("--encoding=base64: no encoding of text is called 'base64'")
-    assert refused(file, "cp1251+cp1252") == "--encoding=cp1251+cp1252: before the + only utf-8 can stand"
+    assert refused(file, "cp1251+cp1252") == "--encoding=cp1251+cp1252: only utf-8 can come before the +"
     assert refused(file, "ascii") == (
         "it is not ascii (byte 0xd0 at offset 0, in line 1), but it is UTF-8: leave --encoding out"
     )
@@ -258,11 +258,15 @@ def test_a_large_refused_file_is_not_held_in_memory(tmp_path, monkeypatch):
 def test_flags_that_cannot_act_are_refused(tmp_path):
     file = str(write(tmp_path / "a.txt", ENGLISH))
     for dataset, flags, message in (
-        ("pydoc", {"encoding": "cp1251"}, "--encoding=cp1251: pydoc has its own; it is for a file of yours"),
+        (
+            "pydoc",
+            {"encoding": "cp1251"},
+            "--encoding=cp1251: pydoc has its own; the flag is for your own files",
+        ),
         (
             file,
             {"columns": "song=x"},
-            f"--columns=song=x: --dataset={file} has none; it is for a .csv or .tsv",
+            f"--columns=song=x: --dataset={file} has none; the flag is for a .csv or .tsv",
         ),
         ("pydoc", {"columns": "song=x"}, "--columns=song=x: --dataset=pydoc has none"),
     ):

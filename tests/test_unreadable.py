@@ -77,9 +77,9 @@ FAULTS = [
     (
         ".",
         "a broken link",
-        "the folder cannot be read (a link to nothing)",
+        "the folder cannot be read (a broken link)",
         "unreadable",
-        "a link to nothing",
+        "a broken link",
     ),
     ("media", "a file", "media cannot be read (Not a directory)", "finished", ""),
     (f"media/{PICTURES[0]}/00000050.png", "a broken link", "00000050.png cannot be read (", "finished", ""),
@@ -271,7 +271,7 @@ def wandb_has_it_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     ("name", "what", "said"),
     [
         ("key1", "a file", "unreadable: the folder cannot be read (Not a directory)"),
-        ("key1", "a broken link", "unreadable: the folder cannot be read (a link to nothing)"),
+        ("key1", "a broken link", "unreadable: the folder cannot be read (a broken link)"),
         ("key1/config.json", "a folder", "unreadable: config.json cannot be read (Is a directory)"),
         ("key1/metrics.jsonl", "a folder", "unreadable: metrics.jsonl cannot be read (Is a directory)"),
         ("key1/media", "a file", "unreadable: media cannot be read (Not a directory)"),

@@ -382,7 +382,7 @@ def test_what_cannot_be_brought(plain):
         ((), {}, 2, ["letters-and-latents, other", "give --project"]),
         (("--projekt=x",), {}, 2, ["did you mean --project?"]),
         (("--project=x",), {"WANDB_API_KEY": ""}, 1, ["not logged in to W&B: run `wandb login`"]),
-        (("--project=x",), {"WANDB_API_KEY": "x" * 40}, 1, ["keeps this login out"]),
+        (("--project=x",), {"WANDB_API_KEY": "x" * 40}, 1, ["refuses this login"]),
     ]:
         got, text = plain.upload(*args, folder=folder, **env).ended()
         assert got == code and all(part in text for part in parts), text
@@ -391,7 +391,7 @@ def test_what_cannot_be_brought(plain):
     plain.server.fault = lambda what: 403 if what == "UpsertBucket" else None
     code, text = plain.upload("--project=x", folder=folder).ended()
     plain.server.fault = lambda what: None
-    assert code == 1 and "W&B keeps this login out (permission denied)" in text, text
+    assert code == 1 and "W&B refuses this login (permission denied)" in text, text
 
     code, text = plain.upload("--project=x", folder=folder).ended()
     assert code == 1 and "2 uploaded, 1 unreadable, 1 without rows" in text, text

@@ -303,7 +303,7 @@ def test_damage_hides_no_other_run(copied, tmp_path):
     assert re.search(r"run-rubbish.wandb cannot be read \(.*bad header", found["rubbish"].problem)
     assert "run-middle.wandb is damaged: what cannot be read in it is left out" in found["middle"].problem
     assert found["gone"].problem == "it has no .wandb file"
-    assert found["pipe"].problem == "run-pipe.wandb cannot be read (it is no plain file)"
+    assert found["pipe"].problem == "run-pipe.wandb cannot be read (it is not a regular file)"
     reasons = {run["id"]: run["reason"] for run in test_report.whole(sweep)["runs"]}
     troubled = [run for run in sweep.runs if run.problem]
     assert len(troubled) == 4 and all(run.problem in reasons[run.id] for run in troubled)
@@ -617,7 +617,7 @@ def test_the_metric_that_most_runs_have_and_whose_goal_is_recorded():
     assert headline.choose({"fun": 9}, recorded, None, "minimize").metric.goal == "minimize"
     for name, goal in (("val/loss", "minimize"), ("fun", "maximize"), ("size", "minimize")):
         choice = headline.choose({"val/loss": 1, "fun": 1, "size": 1}, recorded, name)
-        assert choice.metric.goal == goal and ("--goal=maximize if not" in choice.why) == (name == "size")
+        assert choice.metric.goal == goal and ("else --goal=maximize" in choice.why) == (name == "size")
     with pytest.raises(UserError, match=r"--metric=val/los: no run has logged it; did you mean val/loss\?"):
         headline.choose({"val/loss": 1, "fun": 1}, {}, "val/los")
     with pytest.raises(UserError, match=r"did you mean val/acc\?"):
@@ -672,7 +672,7 @@ def test_report_command(project, tmp_path, capsys):
         assert "figure_of_merit" in rows[0] and "train/loss" in rows[0]
     assert sorted(path for path in project.rglob("*")) == before  # only reads
     assert call(project, "--metric=train/loss", f"--out={out}") == 0
-    assert "Judged by: train/loss, to minimize (as asked for)" in capsys.readouterr().out
+    assert "Judged by: train/loss, to minimize (as requested)" in capsys.readouterr().out
     assert call(project, "--metric=train/loss", "--goal=maximize", f"--out={out}", f"--csv={table}") == 0
     with table.open() as file:
         values = {row["key"]: row["train/loss_best"] for row in csv.DictReader(file)}
@@ -687,10 +687,10 @@ def test_refusals(project, tmp_path, capsys):
     for args, named in [
         ([project, "--metric=val/ac"], "--metric=val/ac: no run has logged it; did you mean val/acc?"),
         ([project, "--goal=up"], "--goal"),
-        ([project, "--publish"], "--publish: only for runs of ours; `wandb sync` brings"),
+        ([project, "--publish"], "--publish: only for this repository's runs; `wandb sync` uploads"),
         (
             [tmp_path / "empty"],
-            "empty: holds no runs, neither run folders of ours nor W&B's run-* or offline-run-*",
+            "empty: holds no runs, neither our run folders nor W&B's run-* or offline-run-*",
         ),
         ([tmp_path / "ours", "--metric=val/acc"], "--metric=val/acc: only for runs of other projects"),
         ([tmp_path / "ours", "--goal=minimize"], "--goal=minimize: only for runs of other projects"),

@@ -348,7 +348,7 @@ def test_the_server_fails_in_between(server, sweep, capsys, monkeypatch):
     out, err = capsys.readouterr()
     (made,) = set(server.views) - before
     assert server.views[made].type == "project-view" and f"nw={server.views[made].name[3:-2]}" in out
-    assert err.splitlines()[-1].startswith("error: no good answer from W&B")
+    assert err.splitlines()[-1].startswith("error: W&B gave no usable answer")
 
 
 def test_paragraphs_of_a_header():

@@ -1,4 +1,4 @@
-"""The colours of runs in W&B's views, as the report's page has them: by the first varied flag."""
+"""The colours of runs in W&B's views, the same as on the report's page: by the first varied flag."""
 
 from launch.results.read import Sweep
 from launch.results.values import show, sort_key

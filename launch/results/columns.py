@@ -1,4 +1,4 @@
-"""Which columns of a table a terminal has room for: they are left out whole, and no cell is ever cut."""
+"""Which columns of a table fit into a terminal: columns are left out whole, and no cell is ever truncated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

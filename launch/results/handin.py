@@ -1,6 +1,6 @@
 """A sweep as a PDF to hand in: question, protocol, results, curves, pictures and texts, finding.
 
-The pages are HTML that a headless Chromium prints, the only program from outside Python that this needs.
+The pages are HTML, printed by a headless Chromium, the only program outside Python that this needs.
 """
 
 import base64
@@ -52,7 +52,7 @@ def write_pdf(sweep: Sweep, out: Path, how: HandIn) -> int:
     any, where there is no browser, or where that fails.
     """
     if (browser := next(filter(None, map(shutil.which, BROWSERS)), None)) is None:
-        raise UserError(f"--pdf: needs one of {', '.join(BROWSERS)} on PATH, which prints it")
+        raise UserError(f"--pdf: needs one of {', '.join(BROWSERS)} on PATH to print it")
     with tempfile.TemporaryDirectory() as folder:
         for n_keys, n_settings in LEVELS:
             page, made = Path(folder) / "page.html", Path(folder) / "page.pdf"
@@ -79,7 +79,7 @@ def _print(browser: str, page: Path, out: Path, profile: Path) -> None:
     except subprocess.TimeoutExpired:
         raise UserError(f"--pdf: {browser} did not print within {PRINT_S} s") from None
     if not out.is_file():
-        why = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        why = (done.stderr.strip().splitlines() or ["it printed no reason"])[-1]
         raise UserError(f"--pdf: {browser} wrote no file ({why})")
 
 

@@ -1,7 +1,7 @@
-"""Which figure tells the better of two runs, where no script of ours says so.
+"""Which figure says which of two runs is better, for runs of scripts that are not ours.
 
-A name is taken apart into words: val/top1_acc and valLoss both say which part of the data is meant and
-whether more is better.
+A name is split into words: val/top1_acc and valLoss both say which part of the data is meant and whether
+larger is better.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def choose(
         if name not in counts:
             raise UserError(f"--metric={name}: no run has logged it{_near(name, counts)}")
         known = recorded.get(name) or goal_of(name)
-        why = "as asked for"
+        why = "as requested"
         if not (goal or known):
-            why += "; its name does not tell its goal, so less is taken to be better: --goal=maximize if not"
+            why += "; its name does not say its goal, so smaller is taken to be better: else --goal=maximize"
         return Choice(Metric(name, goal or known or "minimize"), why)
     most = max(counts.values(), default=0)
     candidates = [name for name in counts if name in recorded or goal_of(name)]

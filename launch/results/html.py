@@ -1,4 +1,4 @@
-"""The report of a sweep as one HTML file, which holds its numbers, its pictures and its code itself."""
+"""The report of a sweep as one HTML file that contains its numbers, its pictures and its code."""
 
 import base64
 import gzip

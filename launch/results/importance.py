@@ -1,51 +1,51 @@
-"""What mattered in a sweep: how much of a figure goes with each flag, and whether that is more than chance.
+"""What mattered in a sweep: how strongly a figure depends on each flag, and whether that is more than chance.
 
 What    `what_mattered` judges every varied flag, the seed included, by a random forest that predicts a run's
         figure from its flags; `plots` gives each flag's values and the runs' figures for charts.
-Runs    Only finished ones count. A diverged or failed run has no figure, and one that was stopped early has
-        the figure of fewer steps; they are counted in `left_out`. A trial that others confirm was chosen for
+Runs    Only finished runs count. A diverged or failed run has no figure, and a run that was stopped early has
+        the figure of fewer steps; both are counted in `left_out`. A trial that others confirm was chosen for
         its luck and is left out too, as in read.summarise_over_seeds. Flags that make runs fail show in
         `results`, the share of runs that came to a result.
-Figure  Ranks stand for its values (equal ones share a rank), so one run that nearly diverged does not decide
-        alone, and a loss and its logarithm give the same answer. So a difference that is small but sure
-        counts, too: the means in `plots` tell its size.
+Figure  The figure's values are replaced by their ranks (equal values share a rank). So one run that nearly
+        diverged does not decide alone, and a loss and its logarithm give the same answer. A difference that
+        is small but certain counts, too: the means in `plots` show its size.
 Flags   A tree only asks which values are smaller. Each flag is therefore one column of ranks: numbers in
-        order, on whatever scale; words, truth values and lists in an order that does not come from the
-        figure; None before all others. Seeds are categories. `log` tells that a chart should have a log
-        scale: all numbers are positive and the largest is more than 20 times the least.
-Unit    What is held out and dealt together is a configuration, the runs that differ in seed alone: a forest
-        that has seen one of them would know the others by any flag whose values are unique. Where runs fill a
-        grid, with several for most combinations, no flag singles out a configuration, and the unit is the
-        run; else a sweep of one flag, whose values are its configurations, could not be judged.
+        order, on whatever scale; words, truth values and lists in an order that does not depend on the
+        figure; None before all others. Seeds are categories. `log` says that a chart should have a log
+        scale: all numbers are positive and the largest is more than 20 times the smallest.
+Unit    Held out and shuffled together are the runs of one configuration, which differ only in their seed: a
+        forest that has seen one of them would recognise the others by any flag whose values are unique. If
+        runs fill a grid, with several for most combinations, no flag identifies a configuration, and the unit
+        is the run; otherwise a sweep of one flag, whose values are its configurations, could not be judged.
 Forest  Regression trees that choose among all flags at each split, each trained on a random two thirds of the
-        units (of at most a few hundred runs) and asked about the last third: cross-validation, repeated. A
-        forest that memorises gains nothing by it.
+        units (of at most a few hundred runs) and tested on the last third: cross-validation, repeated. A
+        forest gains nothing by memorising.
 Importance
-        By how much the squared error on held-out runs grows when a flag's values are dealt anew among the
+        By how much the squared error on held-out runs grows when a flag's values are shuffled among the
         units, divided by twice the variance of the figure's ranks. For independent flags it estimates the
         share of the variance that the flag explains, alone and together with others, its total Sobol index:
         Breiman 2001 (doi:10.1023/A:1010933404324), §10, and Jansen 1999 (doi:10.1016/S0010-4655(98)00154-4).
-        About 0: the forest does without it; 1: it decides alone; below 0 by chance only.
+        About 0: the forest does not need the flag; 1: the flag decides alone; below 0: by chance only.
 Intervals
         95 % for each number by itself, from a bootstrap that resamples configurations: the seeds of one stay
-        together, as they are no independent settings. Below 8 configurations it resamples runs, and the
-        interval is about those settings only. The forest stays as it is, so an interval leaves out the luck
-        of its training; the verdict therefore does not rest on it alone.
-Verdict A flag matters if it passes one of two tests; the seed is put to the same, as a yardstick.
+        together, because they are not independent settings. Below 8 configurations it resamples runs, and the
+        interval is about those settings only. The forest is not retrained, so an interval leaves out the luck
+        of its training; therefore the verdict does not rest on it alone.
+Verdict A flag matters if it passes one of two tests. The seed is tested in the same way, as a yardstick.
         `noise`: its interval lies above 0, and its importance exceeds the largest that any flag had in each
-        of 39 sweeps whose figures were dealt anew among the units (Westfall & Young 1993). If no flag
+        of 39 sweeps whose figures were shuffled among the units (Westfall & Young 1993). If no flag
         matters, one passes in 1 of 40 sweeps, however many flags there are. Flags that pass are then kept,
-        and the others are compared with sweeps in which only the errors of a forest on those are dealt anew,
+        and the others are compared with sweeps in which only the errors of a forest on those are shuffled,
         so that a large effect does not hide a smaller one; this step is approximate.
-        `chance`: of the deals of figures among runs that differ in this flag alone, as they do in a grid, at
-        most 1 in 100 · (number of flags) sets its values as far apart. This finds what is small but sure,
-        even where the forest finds nothing.
-        Together: where no flag matters, about 3.5 % of sweeps at most have one that passes.
-Too few Fewer than 8 finished runs, of which a tree sees 5; or, for a flag, so few ways to deal its values
-        anew that the clearest effect there can be passes neither test. 8 runs of 4 + 4 are too few, as 2 of
-        70 deals restore the groups, more than 1 in 40; 12 runs of 6 + 6 are enough for eleven flags. A value
-        that occurs once beside one other needs 40 units for each flag.
-Limits  A forest tells what predicts, not what causes. Flags that vary together (as `bayes` makes them, or
+        `chance`: the figures are shuffled among runs that differ only in this flag, as in a grid; at most 1
+        in 100 · (number of flags) shuffles sets its values as far apart. This finds effects that are small
+        but certain, even if the forest finds nothing.
+        Together: if no flag matters, about 3.5 % of sweeps at most have one that passes.
+Too few Fewer than 8 finished runs, of which a tree sees 5; or, for a flag, so few ways to shuffle its values
+        that even the clearest possible effect passes neither test. 8 runs of 4 + 4 are too few, because 2 of
+        70 shuffles restore the groups, more than 1 in 40; 12 runs of 6 + 6 are enough for eleven flags. A
+        value that occurs once beside one other needs 40 units for each flag.
+Limits  A forest shows what predicts, not what causes. Flags that vary together (as `bayes` makes them, or
         where a YAML couples them) share their importance or take it from each other; a grid has no such
         trouble, but says nothing between its values. Importance is over the values that were tried: a wider
         range makes a flag more important. Interactions count for each flag involved and are not shown apart.
@@ -412,7 +412,7 @@ def what_mattered(df: pd.DataFrame, figure: str, goal: str = "minimize", rng_see
     if len(set(table.y)) == 1:
         return _undecided(found, NOTHING, f"{figure} is the same in {n_runs}")
     if len(table.used) < MIN_RUNS:
-        return _undecided(found, TOO_FEW, f"{n_runs} with the figure, at least {MIN_RUNS} are needed")
+        return _undecided(found, TOO_FEW, f"only {n_runs} with the figure; at least {MIN_RUNS} are needed")
     return _judge(found, table, rng_seed)
 
 
@@ -468,7 +468,7 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
     level = MATCHED_LEVEL / len(varied)
     can_tell = [f in enough or matched.least_chance() <= level for f, matched in enumerate(matches)]
     if not any(can_tell[f] for f in range(len(varied)) if f not in by_run):
-        why = f"with these {_count(len(first), found.unit)}, a flag that decides alone would look like chance"
+        why = f"with {_count(len(first), found.unit)}, even a flag that decides alone would look like chance"
         return _undecided(found, TOO_FEW, why)
 
     predicted, gain = _forest(x, y, unit, by_run, rng, REPEATS)

@@ -1,4 +1,4 @@
-"""Pictures, videos and text samples of a sweep's runs, and what tasks made of them, for the report."""
+"""Pictures, videos and text samples of a sweep's runs, and the results of tasks on them, for the report."""
 
 import base64
 import hashlib
@@ -79,7 +79,7 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
             elif path.name.endswith(".plotly.json"):
                 blob |= {
                     "mime": "text/html",
-                    "text": "<p>A plot of plotly, which W&amp;B draws; this page does not.",
+                    "text": "<p>A Plotly figure: W&amp;B draws it, this page does not.",
                 }
             elif kind == "text":
                 blob["text"] = data[:TEXT_BYTES].decode("utf-8", "replace")
@@ -102,11 +102,12 @@ def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
             files.sort()
     total = sum(len(files) for run in sweep.runs for files in run.media.values())
     total += sum(len(task.files) for run in sweep.runs for task in run.tasks)
-    note = f"Shown are {n_shown:,} of {total:,} files. " if n_shown < total else ""
+    note = f"{n_shown:,} of {total:,} files are shown. " if n_shown < total else ""
     if left_out:
         note += f"{left_out} did not fit into --max_mb={show(max_mb)}. "
     if beside:
-        note += f"{len(beside):,} files lie beside this page, in {folder}/, and load as they come into view. "
+        note += f"{len(beside):,} files are kept beside this page, in {folder}/, "
+        note += "and load when they scroll into view. "
     if unreadable:
         first, above = unreadable[0], sweep.folder.parent
         first = first.relative_to(above) if first.is_relative_to(above) else first

@@ -1,4 +1,4 @@
-"""What a sweep judges its runs by: the metric that its YAML names, and what a run counts for by it."""
+"""The figure that a sweep's runs are judged by: the metric that its YAML names, and its value for a run."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What notebooks share: the runs of a named sweep or the command that makes them, and how things are shown.
+"""What notebooks share: the runs of a named sweep or the command that makes them, and display functions.
 
     from launch.results import notebook
 
@@ -9,7 +9,7 @@
 
 The environment variable NOTEBOOK_RUNS names another folder than `runs`, or a project of W&B as
 wandb:ENTITY/PROJECT: tests execute every notebook on short runs of embedded data. It is a variable and not a
-cell of parameters so that both forms have the same cells: what is committed is the .py beside it, executed.
+cell of parameters, so that both forms have the same cells: the committed .ipynb is the .py, executed.
 IPython and Pillow are imported where they are used.
 """
 
@@ -98,7 +98,7 @@ def ended(sweep: read.Sweep, how: str) -> read.Sweep:
     done = [run for run in sweep.runs if run.status["status"] in DONE]
     wanted = max(1, read.expected(sweep))
     if len(done) < wanted:
-        state = f"Of {counted(wanted, 'run')} that this notebook reads {len(done)} ended."
+        state = f"{len(done)} of the {counted(wanted, 'run')} that this notebook reads have ended."
         raise Missing(f"{state} {how}")
     sweep.runs = [run for run in done if run.status["status"] == "finished"]
     if not sweep.runs:
@@ -128,7 +128,7 @@ def of_wandb(project: str, name: str) -> read.Sweep:
     from launch.results import wandb_runs
 
     folder = Path("runs") / "wandb" / project / name
-    how = f"Bring the runs there, with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
+    how = f"Upload the runs with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
     try:
         with wandb_runs.asking() as api:
             api.flush()  # it keeps its answers
@@ -283,7 +283,7 @@ def task(run: read.Run, name: str) -> read.Task:
     """
     made = [one for one in read.read_run(run.folder).tasks if one.folder.name.partition("-")[0] == name]
     if not made:
-        raise Missing(f"{from_root(run.folder)} has no {name}; call the task before")
+        raise Missing(f"{from_root(run.folder)} has no {name}; call the task first")
     return max(made, key=lambda one: (one.folder / RESULTS).stat().st_mtime_ns)
 
 

@@ -1,6 +1,6 @@
-"""What the page of a report is made of: columns, runs, curves, and what stands on the page of each run.
+"""The data of a report's page: columns, runs, curves, and the contents of each run's own page.
 
-Plain JSON values, read by launch/results/page/*.js. A figure that is not finite is null there.
+They are plain JSON values, read by launch/results/page/*.js. A figure that is not finite is null.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def source_line(sweep: Sweep) -> str:
     if not sweep.tables:
         return ""
     part = "" if sweep.tables == len(sweep.questions or [sweep]) else "in part "
-    return f"Read {part}from a table of results alone, which holds no curves, pictures or logs."
+    return f"Read {part}from a table of results only, which has no curves, pictures or logs."
 
 
 def warning(sweep: Sweep, done: int, planned: int) -> str:
@@ -98,13 +98,15 @@ def warning(sweep: Sweep, done: int, planned: int) -> str:
     text = ""
     if done < planned:
         text = f"Not complete: {done} of {counted(planned, 'run')} {'is' if planned == 1 else 'are'} done. "
-        text += "The table shows the others' figures of their last step"
-        text += ", and its means over seeds leave them out. " if "seed" in sweep.varied else ". "
+        text += "For the other runs, the table shows the figures of their last step"
+        text += ", and the means over seeds leave these runs out. " if "seed" in sweep.varied else ". "
     judged = read.headlines(sweep)
     if len(judged) > 1:
         each = [f"{name} ({counted(n, 'run')})" for (name, _), n in judged.items()]
         text += f"These runs are not judged by the same figure: {', '.join(each)}. "
-        text += f"The column “best {next(iter(judged))[0]}” is empty where a run has another. "
+        text += (
+            f"The column “best {next(iter(judged))[0]}” is empty for runs that are judged by another figure. "
+        )
     return (text + (sweep.problem or "")).strip()
 
 

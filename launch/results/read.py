@@ -1,6 +1,6 @@
 """Read run folders back: what a sweep tried, how far each run came, and its numbers.
 
-Only reads, and needs neither torch nor, but for tables, pandas.
+Only reads. Needs no torch, and pandas only for tables.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def read_run(folder: Path | str) -> Run:
         os.listdir(run.folder)
     except OSError as error:
         broken = run.folder.is_symlink() and isinstance(error, FileNotFoundError)
-        run.problem = f"the folder cannot be read ({'a link to nothing' if broken else why(error)})"
+        run.problem = f"the folder cannot be read ({'a broken link' if broken else why(error)})"
         run.status["status"] = "unreadable"
         return run
     for name, part in FILES.items():
@@ -360,11 +360,11 @@ def read_results(path: Path | str) -> Sweep:
     try:
         df = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path}: no table ({why(error)})") from None
+        raise ValueError(f"{path}: not a table ({why(error)})") from None
     columns = list(df.columns)
     if "status" not in columns or len(set(columns)) < len(columns):
         raise ValueError(
-            f"{path}: no results of a sweep: they have one column named status, behind the flags"
+            f"{path}: not the results of a sweep: these have one column named status, after the flags"
         )
     flags = columns[: columns.index("status")]
     figures = [c for c in columns[len(flags) + 1 :] if c != "commit"]

@@ -1,44 +1,44 @@
-"""Committed results beside the same runs made again: which figures are equal, which differ no more than
-other seeds do, and which differ.
+"""Compares committed results with a repetition of the same runs: which figures are equal, which differ no
+more than other seeds do, and which differ.
 
-A run that is made again on another processor, or by another version of torch, does not end in the same
-digits: rounding differs, and training magnifies that until the run is one that another seed could have given.
-So a figure that is not equal is held against what seeds do to it. For one figure of one run:
+A run that is repeated on another processor, or with another version of torch, does not end in the same
+digits: rounding differs, and training magnifies the difference until the run looks like one with another
+seed. So a figure that is not equal is compared with its spread over seeds. For one figure of one run:
 
     d   new value less committed value
     s   standard deviation of a run about the mean of its setting (its flags without the seed), from the
         committed runs that finished, without the run in question: a wrong value must not excuse itself
     t   d / (s √2), since each of the two values varies by s
 
-A figure `differs` where two tests say so:
+A figure `differs` if both of two tests say so:
 
 1.  |t| is above the quantile of Student's t at 1 - 0.01 / (2 m), where m figures of all runs are compared
     (Bonferroni). For s known beforehand this is the repeatability limit of ISO 5725-6:1994, 4.1.
 2.  Among the seeds of its own setting the new value lies outside the 95 % prediction interval of the
-    committed ones, or the committed value outside that of the new one and the other seeds. So a setting that
-    varies more than the others is not accused of it.
+    committed ones, or the committed value outside that of the new one and the other seeds. This protects a
+    setting that varies more than the others.
 
-In test 1, s is pooled over the settings, as analysis of variance does it. Where their variances differ by
-more than chance, it is that of the setting itself, shrunk to those of the others, and the degrees of freedom
-are as many as their agreement is worth: the moderated t of Smyth (2004), "Linear models and empirical Bayes
-methods for assessing differential expression in microarray experiments", Stat. Appl. Genet. Mol. Biol. 3(1),
-article 3, sections 4 and 6.2; but s is never less than the pooled one, nor are there more degrees of freedom.
+In test 1, s is pooled over the settings, as in analysis of variance. If their variances differ by more than
+chance, s is that of the setting itself, shrunk towards those of the others, and the degrees of freedom
+reflect how well the variances agree: this is the moderated t of Smyth (2004), "Linear models and empirical
+Bayes methods for assessing differential expression in microarray experiments", Stat. Appl. Genet. Mol. Biol.
+3(1), article 3, sections 4 and 6.2. But s is never less than the pooled one, and there are never more degrees
+of freedom.
 
-Where all runs are true repetitions, values are normal and settings vary equally, the chance that any figure
-at all is said to differ is 1 % at most. Where the variances of settings are scattered as an inverse
-chi-squared variable of 4 degrees of freedom is, it is some 6 %. tests/test_reproduce.py measures both, for
-new runs that have nothing in common with the committed ones; that they have the same seeds makes it less.
+If all runs are true repetitions, values are normal and settings vary equally, the chance that any figure at
+all is said to differ is 1 % at most. If the variances of settings are scattered like an inverse chi-squared
+variable of 4 degrees of freedom, it is some 6 %. tests/test_reproduce.py measures both, for new runs that
+have nothing in common with the committed ones; in practice they share the seeds, which makes it less.
 
-In a run of which two thirds of the figures are equal to the last digit, nothing was magnified, and seeds
-excuse nothing: there a figure differs where it is off by more than a thousandth of its size or of its
-standard deviation s, or by more than 0.8 % of a share of few. Only figures that can hardly be equal by chance
-count for that: of 5 digits or more, and not near 0 or 1, where a share of few is written.
+If two thirds of the figures of a run are equal to the last digit, nothing was magnified, and the spread over
+seeds is no excuse: a figure of this run differs if it is off by more than a thousandth of its size and
+of the spread s, or for a share of few by more than 0.8 %. Only figures that can hardly be equal by chance count
+for these two thirds: figures of 5 digits or more that are not near 0 or 1, as shares of few are.
 
-`can't tell`: the setting has one seed; or nothing is left to estimate s from; or test 1 alone accuses a
-figure; or |t| is above FAR, but the seeds are too few for test 1; or all other seeds agree to the last digit,
-which does not tell how rare another value is, and test 2 accuses the figure. What remains
-is `within the seeds`. Settings of few seeds make a weak test: `allowed` says by how much a figure may differ
-before it is noticed.
+The verdict is `can't tell` if the setting has one seed; or nothing is left to estimate s from; or only test 1
+says that a figure differs; or |t| is above FAR but the seeds are too few for test 1; or test 2 says that it
+differs and all other seeds agree to the last digit, which does not show how rare another value is. All remaining figures are `within the seeds`. With few seeds per setting the test is weak: `allowed`
+says by how much a figure may differ before it is noticed.
 """
 
 import functools
@@ -353,10 +353,10 @@ def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bo
     if row.status != "finished":
         return Compared(row, figure, committed, new, UNTOLD, deviation, why=f"a run that {row.status}")
     if seeds.of(row) < 2:
-        return Compared(row, figure, committed, new, UNTOLD, deviation, why="one seed")
+        return Compared(row, figure, committed, new, UNTOLD, deviation, why="the setting has one seed")
     variance, df = seeds.without(row)
     if df == 0:
-        return Compared(row, figure, committed, new, UNTOLD, deviation, why="two seeds in all")
+        return Compared(row, figure, committed, new, UNTOLD, deviation, why="there are two seeds in all")
     sd, rounding = math.sqrt(variance), max(last_place(a), last_place(b))
     if abs(deviation) <= 1.5 * rounding:  # by one unit of the last digit
         return Compared(row, figure, committed, new, WITHIN, deviation, sd, rounding)

@@ -1,4 +1,4 @@
-"""How the value of a flag or a figure is written, and in which order values stand."""
+"""How the value of a flag or a figure is written, and in which order values are sorted."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What is printed of a comparison of committed results with their repetition, and its JSON."""
+"""Prints a comparison of committed results with their repetition, and makes its JSON."""
 
 import math
 import textwrap
@@ -116,8 +116,8 @@ def weakness(found: Sequence[Compared]) -> str:
     if not known or min(known) <= repetition.FAR * math.sqrt(2):
         return ""
     return (
-        f"few committed seeds: to differ for certain, a figure would have to be {min(known):.0f} standard "
-        "deviations off"
+        f"few committed seeds: only a figure that is off by {min(known):.0f} standard deviations or more "
+        "would be said to differ"
     )
 
 

@@ -1,12 +1,12 @@
-"""Read the runs of any script that W&B's client keeps in its local folder, as read.py reads ours.
+"""Read the runs of any script from the local folder of W&B's client, as read.py reads our runs.
 
     wandb/offline-run-20250131_120000-3kq8v0xz/     or run-…, of a run that was online
         run-3kq8v0xz.wandb                          every record of the run, in the client's own format
         files/media/images/…                        pictures, videos, pages, tables and plots
 
-The client's own reader, `wandb leet inspect --json FILE`, prints one record a line. They are read as they
-come: of a long run only its figures are kept in memory. Only reads, imports nothing of wandb, and needs no
-network.
+The client's own reader, `wandb leet inspect --json FILE`, prints one record per line. Records are read one by
+one: of a long run only the figures are kept in memory. This module only reads, does not import wandb, and
+needs no network.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def reader(file: Path) -> list[str]:
     """
     package = importlib.util.find_spec("wandb")
     if package is None or package.origin is None:
-        raise UserError("W&B's files are read by its client, which is not here: pip install wandb")
+        raise UserError("W&B's files are read with its client, which is not installed: pip install wandb")
     core = Path(package.origin).parent / "bin" / "wandb-core"
     if core.is_file():
         return [
@@ -141,7 +141,7 @@ def records(file: Path, complaints: list[str]) -> Iterator[tuple[str, dict]]:
     What the reader could not read stands in `complaints` in the end. OSError where it can read nothing.
     """
     if not stat.S_ISREG(file.stat().st_mode):
-        raise OSError(None, "it is no plain file")
+        raise OSError(None, "it is not a regular file")
     damaged = 0
     # without error reporting the client asks no network; its log goes where it harms nothing
     environment = os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_DIR": tempfile.gettempdir()}
@@ -173,7 +173,7 @@ def records(file: Path, complaints: list[str]) -> Iterator[tuple[str, dict]]:
         words = [line.strip() for line in said.read(10_000).decode("utf-8", "replace").splitlines()]
     words = [word.removeprefix("wandb leet inspect: ") for word in words if word]
     if failed:
-        last = words[-1].removeprefix("Error: ") if words else f"its reader ended with {failed}"
+        last = words[-1].removeprefix("Error: ") if words else f"its reader ended with exit code {failed}"
         raise OSError(None, last)
     if any("corrupt" in word for word in words):
         complaints.append(f"{file.name} is damaged: what cannot be read in it is left out")
@@ -753,7 +753,7 @@ def _header(sweep: Sweep, choice: headline.Choice | None, projects: list[str]) -
         name, goal = choice.metric.name, choice.metric.goal
         yield f"Judged by: {name}, to {goal} ({choice.why}); to choose another: {how}"
     else:
-        yield f"Judged by: nothing, since no logged name says which run is better; to choose: {how}"
+        yield f"Judged by: nothing, because no logged name says which run is better; to choose one: {how}"
     for title, name in (("Groups", "group"), ("Tags", "tags"), ("Sweeps", "sweep_id")):
         found = [run.config.get(name) or [] for run in sweep.runs]
         counts = Counter(word for words in found for word in (words if isinstance(words, list) else [words]))

@@ -1,9 +1,9 @@
-"""Publish a sweep on W&B: a saved workspace to explore its runs in, and a report that tells what came out.
+"""Publish a sweep on W&B: a saved workspace to explore its runs in, and a report of the results.
 
     python launch/report.py runs/bvae --publish [--entity=E] [--project=P]
 
-Every call makes one more workspace and one more report; nothing that is on W&B already is ever changed. The
-runs have to be there first. In W&B's words a run's ID is the id in its URL, and the axis Step is our `step`.
+Every call makes one more workspace and one more report, and never changes anything that is already on W&B.
+The runs have to be there first. W&B calls the id in a run's URL its ID, and our `step` its axis Step.
 """
 
 import contextlib
@@ -285,10 +285,10 @@ def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
             reasons.append(f"- {plain(label(run, sweep.varied))}: {plain(row['reason'])}")
     head = [*(plain(headings.get(name, name)) for name in names), "run"]
     best = headings[df.attrs["by"]].removeprefix("best ")
-    what = f"Every run, the best {plain(best)} first; test figures are taken once."
+    what = f"Every run, the best {plain(best)} first; test figures are measured once."
     texts.append(f"{what}\n\n{markdown_table(head, rows)}")
     if reasons:
-        texts.append("What is known of how runs ended:\n\n" + "\n".join(reasons[:ROWS]))
+        texts.append("How runs ended, where that is known:\n\n" + "\n".join(reasons[:ROWS]))
     return texts
 
 
@@ -301,7 +301,10 @@ def how_to_reproduce(sweep: Sweep, df: pd.DataFrame) -> str:
     if commits:
         texts.append(f"Commit: {commits}.")
     if sweep.text:
-        texts += ["The whole sweep; what is already there is skipped:", f"```\n{sweep_command(sweep)}\n```"]
+        texts += [
+            "This command runs the whole sweep; it skips what is already there:",
+            f"```\n{sweep_command(sweep)}\n```",
+        ]
     runs, varied = sweep.runs[:ROWS], sweep.varied
     lines = [f"# {label(run, varied)}\n{command(run, sweep, varied)}" for run in runs]
     return "\n\n".join([*texts, "One run:", "```\n" + "\n".join(lines) + "\n```"])
@@ -321,7 +324,7 @@ def asking() -> Iterator[None]:
         answer, reason = getattr(error.__cause__ or error, "response", None), " ".join(str(error).split())
         if getattr(answer, "http_status", None) in (401, 403):
             raise UserError(f"W&B refuses this login, see `wandb login --relogin` ({reason})") from None
-        raise ConnectionError(f"no good answer from W&B, run this again later ({reason})") from None
+        raise ConnectionError(f"W&B gave no usable answer, run this again later ({reason})") from None
 
 
 def find(sweep: Sweep, entity: str | None = None, project: str | None = None) -> Place:
@@ -351,9 +354,9 @@ def find(sweep: Sweep, entity: str | None = None, project: str | None = None) ->
         api = wandb.Api()
         entity = entity or api.default_entity
         if not entity or not project:
-            raise UserError("where to on W&B? Give --entity and --project")
+            raise UserError("to which W&B project? Give --entity and --project")
         words = shlex.join(["python", "launch/upload.py", from_root(sweep.folder)])
-        upload = f"`{words}` puts the runs there; or give --entity and --project"
+        upload = f"`{words}` uploads the runs; or give --entity and --project"
         try:
             runs = api.runs(f"{entity}/{project}", filters={"name": {"$in": ids}}, per_page=100)
             urls = {run.id: run.url for run in runs}

@@ -1,6 +1,6 @@
-"""What W&B has of our runs, and the client's own means to give it more. Used by launch/upload.py.
+"""What W&B has of our runs, and how to send it more by means of its client. Used by launch/upload.py.
 
-Raises Stop, with one line to tell the user, for what concerns every run: no login, no answer, no permission.
+Raises Stop, with one line for the user, if no run can be sent: no login, no answer, no permission.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ class Job:
         """sync, send (rows), complete (artifacts, files, how it ended) or confirm."""
         if there.rows > self.rows:
             kind = Failed if self.status in ENDED else Nothing  # what is cut when a run goes on comes again
-            raise kind(f"W&B has {there.rows} rows of it, the folder {self.rows}: left alone")
+            raise kind(f"W&B has {there.rows} rows of it and the folder {self.rows}: left alone")
         # Not synced is what may go on: the trainer would have to give it another id. And of what moves to
         # another project, the client would leave the artifacts in the first.
         before, own = self.run.place, (None, self.project)
@@ -182,7 +182,7 @@ def alone(folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        console.print("waiting: another upload of this folder is at work, or was killed and is winding up")
+        console.print("waiting: another upload of this folder is running, or was killed and is shutting down")
         fcntl.flock(lock, fcntl.LOCK_EX)
     os.dup2(lock, 0)
     os.close(lock)
@@ -225,7 +225,7 @@ def _stop_if_refused(status: int | None, message: str) -> None:
     """Stop when W&B keeps this login out."""
     if status in (401, 403) or re.search(r"\b40[13]\b|permission|forbidden", message, re.IGNORECASE):
         mend = "`wandb login --relogin`, or choose with --entity and --project"
-        raise Stop(f"W&B keeps this login out ({message}): {mend}") from None
+        raise Stop(f"W&B refuses this login ({message}): {mend}") from None
 
 
 def own_entity() -> str:

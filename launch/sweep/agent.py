@@ -1,9 +1,8 @@
-"""Works on a sweep that W&B directs: runs `wandb agent -f`, then finishes what the agents left half done.
+"""Works on a sweep that W&B directs: runs `wandb agent -f`, then finishes runs that agents left half done.
 
 Started by launch/local.py --wandb=online in each slot, from the sweep's snapshot. Points, order and early
-stopping are W&B's; the runs lie in the sweep's folder as everywhere else, named by their W&B ids. A run that
-was killed is `crashed` for W&B, which does not hand it out again: its folder is trained to the end here,
-under the same id.
+stopping are W&B's; the runs are in the sweep's folder as usual, named by their W&B ids. For W&B, a run that
+was killed is `crashed` and is not handed out again: here it is trained to the end, under the same id.
 """
 
 import json
@@ -144,7 +143,7 @@ class Agent:
             late = 0 < self.flags.until < time.time()
             if self.child.stops or late:
                 break
-            console.print(f"finishing {folder.name}, which its agent left")
+            console.print(f"finishing {folder.name}, which its agent left unfinished")
             command = [sys.executable, str(ROOT / self.flags.program)]
             command += [f"--config={folder / CONFIG}", f"--out={self.folder}"]
             ids = {"WANDB_RUN_ID": folder.name, "WANDB_SWEEP_ID": self.sweep["id"]}

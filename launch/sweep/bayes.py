@@ -1,7 +1,7 @@
-"""Bayesian search: each point is proposed by W&B's own engine from what the trials before it have found.
+"""Bayesian search: each point is proposed by W&B's own engine from the results of the trials before it.
 
 A proposal is a function of the sweep, the trial's index, an attempt number and what was `seen` of the trials
-before it. Its trial file keeps the last two, so that `recompute` can make it again.
+before it. Its trial file stores the last two, so that `recompute` can compute it again.
 """
 
 import warnings

@@ -1,7 +1,7 @@
 """The beginning of a sweep: its folder is made, or found and checked, before a worker starts.
 
-The YAML is frozen, the code copied, what the data are is kept, and every trial that is known beforehand gets
-its file. With --wandb=online a W&B sweep is made instead, and its runs are the trials.
+The YAML is frozen, the code is copied, the hashes of the data are stored, and every trial that is known
+beforehand gets its file. With --wandb=online a W&B sweep is made instead, and its runs are the trials.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ def _refuse_flags(flags: plan.SweepFlags, sweep: plan.Sweep, folder: Path) -> No
         changed = f"program: {old['program']} → {sweep.program}"
         raise UserError(f"{folder} holds another sweep ({changed}): choose another --name, or --fresh")
     if flags.wandb != "online" and (folder / WANDB_SWEEP).exists() and not (folder / TRIALS).exists():
-        raise UserError(f"{folder} is directed by W&B: --wandb=online goes on with it")
+        raise UserError(f"{folder} is directed by W&B: --wandb=online continues it")
     launch = program_in(folder, "worker.py").parent
     if flags.fresh or not launch.exists():
         return
@@ -205,7 +205,7 @@ def _refuse_other(
     if kept and kept["source"] != source and not reuse:
         raise UserError(
             f"{folder} was started with other code ({kept['source']}, now {source}): --fresh sets it aside "
-            "and starts anew, --reuse goes on with its own snapshot of the code"
+            "and starts anew, --reuse continues with its own snapshot of the code"
         )
     if (old := _frozen(folder)) is None:
         return
@@ -217,7 +217,7 @@ def _refuse_other(
         changed.remove("program")  # another path to the same script
     queue, why = Queue(folder), None
     if changed and online:
-        why = "W&B directs it, and knows it as it was"
+        why = "W&B directs it, and keeps it as it was first sent"
     changed = [k for k in changed if k not in ("name", "description", "apiVersion", "kind")]
     fixed = [k for k in changed if k not in ("parameters", "run_cap", "command", "metric")]
     if why is None and fixed:
@@ -228,7 +228,7 @@ def _refuse_other(
         why = "trials were chosen for the old parameters"
     elif why is None and (left := _no_points(sweep, queue, hashes, changed)):
         flags = " ".join(f"{k}={left[0].flags.get(k)}" for k in queue.varied()) or left[0].key
-        why = f"{len(left)} of its trials are no points of this one, as {left[0].index:04d} ({flags})"
+        why = f"{len(left)} of its trials are not points of this one, such as {left[0].index:04d} ({flags})"
         if further := [
             name for name in sweep.content["parameters"] if name not in (old.get("parameters") or {})
         ]:
@@ -255,7 +255,7 @@ def _refuse_points(sweep: plan.Sweep, folder: Path) -> None:
     kept = read_json(folder / POINTS)
     if kept is not None and sweep.given is None:
         command = shlex.join(["python", *kept["words"]])
-        raise UserError(f"{folder} holds single points, and {command} goes on with it: choose another --name")
+        raise UserError(f"{folder} holds single points, and {command} continues it: choose another --name")
     if kept is None and sweep.given is not None:
         raise UserError(f"{folder} holds a whole sweep, not single points: choose another --name")
 
@@ -358,7 +358,7 @@ def _log_in(folder: Path, fresh: bool) -> None:
     """Refuse, before anything is written, what W&B could not direct. Raises UserError."""
     if (folder / TRIALS).exists() and not fresh:
         known = (folder / WANDB_SWEEP).exists()
-        where = "it was uploaded" if known else "launch/upload.py brings it to W&B"
+        where = "it was uploaded" if known else "launch/upload.py uploads it to W&B"
         raise UserError(f"{folder} holds a sweep begun without W&B ({where}): choose another --name")
     os.environ.pop("WANDB_MODE", None)  # --wandb=online was asked for
     import wandb

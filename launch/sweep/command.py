@@ -1,4 +1,4 @@
-"""The `command:` of a sweep file: with which words a trial's script is started, as `wandb agent` does it.
+"""The `command:` of a sweep file: the words with which a trial's script is started, as by `wandb agent`.
 
 The launchers start the script themselves, from the sweep's snapshot and with their own Python, so a command
 has to come down to `python SCRIPT`, then literal flags and one macro that stands for the flags of a point.
@@ -152,7 +152,7 @@ def _after_script(given: list[str], script: Program) -> list[str]:
     for word in words:
         name = _macro(word)
         if "${" in word and name is None:
-            raise UserError(f"{word}: a macro is a word of its own")
+            raise UserError(f"{word}: a macro must be a word of its own")
         if name in OTHERS:
             raise UserError(
                 f"{word}: it gives {OTHERS[name]}, and {script.path} takes --name=value: write ${{args}}"
@@ -160,7 +160,7 @@ def _after_script(given: list[str], script: Program) -> list[str]:
         if name is not None and name not in ("env", "interpreter", "program", *STYLES):
             known = {*STYLES, *OTHERS, "env", "interpreter", "program", "envvar:NAME"}
             near = closest(known, name)
-            raise UserError(f"{word}: no macro of W&B{did_you_mean(f'${{{near}}}' if near else None)}")
+            raise UserError(f"{word}: not a macro of W&B{did_you_mean(f'${{{near}}}' if near else None)}")
     usual = "${env}, ${interpreter}, ${program}, then flags and ${args}"
     left = list(words)
     if left and left[0] in ("${env}", "env", "/usr/bin/env"):
@@ -212,14 +212,14 @@ def _literals(words: list[str], script: Program, parameters: dict[str, Any]) -> 
     found: dict[str, str] = {}
     for part in (words[:at], words[at + 1 :]):
         if wrong := [word for word in part if word.startswith("--_wandb")]:
-            raise UserError(f"{wrong[0]}: W&B's own, no flag of {script.path}")
+            raise UserError(f"{wrong[0]}: W&B's own, not a flag of {script.path}")
         for token in tokens(part, script.flags, script.path):
             if token == "--help":
                 raise UserError("--help: trains nothing")
             name, _, value = token[2:].partition("=")
             if name in parameters or name in found:
                 other = "the parameters" if name in parameters else f"--{name}={found[name]}"
-                raise UserError(f"--{name}={value}: stands there and in {other}: give one of the two")
+                raise UserError(f"--{name}={value}: is given there and in {other}: give one of the two")
             found[name] = value
     if _macro(words[at]) == "args_no_boolean_flags":
         for name, given in parameters.items():

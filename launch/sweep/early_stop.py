@@ -1,9 +1,9 @@
 """Stops unpromising trials early, by W&B's own hyperband rule, with no controller.
 
 The worker that trains a run watches its log. At each new evaluation it asks W&B's engine about this run,
-given what all runs of the sweep have logged by then; a run that is to end gets the file `stop`, which its
-training obeys. Each decision is a line of `<run>/hyperband.jsonl`, with what it rests on, and is taken once:
-a run that was killed and goes on is stopped when it has come to the same evaluation again.
+given what all runs of the sweep have logged by then. A run that should end gets the file `stop`, which its
+training obeys. Each decision is a line of `<run>/hyperband.jsonl`, with the values behind it, and is made
+once: a run that was killed and continues is stopped when it reaches the same evaluation again.
 """
 
 import warnings

@@ -6,12 +6,12 @@ exit code. The trial is a process of its own in a session of its own, as if `pyt
 started: it runs the script from its first line, with the job's arguments, environment and log.
 
 Before a fork the server imports and does nothing else: what a fork would break or share, such as OpenMP's
-threads, a CUDA context or random numbers, comes into being in the trial. Everybody may be killed at any
+threads, a CUDA context or random numbers, is created in the trial. Each process may be killed at any
 moment:
 
-- the server: its trial goes on; since that holds the socket too, the worker learns of its end all the same;
-- the worker: its trial goes on; the server ends after it;
-- the trial: the server tells its exit code, as a shell would.
+- the server: its trial continues; since the trial holds the socket too, the worker still learns of its end;
+- the worker: its trial continues; the server ends after it;
+- the trial: the server reports its exit code, as a shell would.
 """
 
 import contextlib

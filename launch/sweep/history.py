@@ -1,7 +1,7 @@
 """What the runs of a sweep have logged of its metric: read as the files grow, by the rules of W&B's engine.
 
 An evaluation is a row of metrics.jsonl that has the metric with a finite value; the one at step 0 is the
-first. So W&B's server counts too: a history row without the metric is none, and its engine drops NaN.
+first. W&B's server counts in the same way: a history row without the metric is none; its engine drops NaN.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What a machine is like: W&B's folders, GPUs, SLURM, the disk for runs, ffmpeg. Leaves nothing behind.
+"""Checks of a machine: W&B's folders, GPUs, SLURM, the disk for runs, ffmpeg. They leave nothing behind.
 
 Each check yields lines for launch/doctor.py; a command that hangs raises TimeoutError.
 """

@@ -1,7 +1,7 @@
 """The options of sbatch in a sweep's batch script: which flag sets which, and what --sbatch may add.
 
-SETTINGS are the lines that the script can have. RULES are what --sbatch may not say, because it contradicts
-one of those lines or what the script depends on; every other option is passed on as it is.
+SETTINGS are the lines that the script can have. RULES are the options that --sbatch may not give, because
+they contradict one of those lines or something the script depends on; other options are passed on unchanged.
 """
 
 import re
@@ -141,7 +141,7 @@ SETTINGS = (  # in the order of the script's lines
     ),
     Setting(
         "output",
-        comment="one file a task (%A: the array's id, %a: the task's), written on after a requeue",
+        comment="one file per task (%A: the array's id, %a: the task's), continued after a requeue",
         value=lambda submission: f"{str(submission.logs).replace('%', '%%')}/%A_%a.out",
     ),
     Setting("open-mode", value=lambda _: "append"),
@@ -266,8 +266,8 @@ ONE_TASK = "a task is one script on one node, which starts its workers itself: s
 ANSWER = "launch/slurm.py calls sbatch, and reads the array's id from its answer; --dry_run shows the script"
 RULES: dict[str, Check] = {  # by option: why --sbatch may not give it; one that is not here is passed on
     **{setting.option: use(setting.flags) for setting in SETTINGS if setting.option and setting.flags},
-    "output": never("the logs lie in the sweep's folder, and --status tells where"),
-    "open-mode": only("append", "a task writes on in its log after a requeue"),
+    "output": never("the logs are in the sweep's folder, and --status says where"),
+    "open-mode": only("append", "a task continues its log after a requeue"),
     "requeue": only("", "takes no value"),
     "no-requeue": never("a task has to come back after its time limit and after a preemption"),
     "nodes": only("1", ONE_TASK),
@@ -286,7 +286,7 @@ RULES: dict[str, Check] = {  # by option: why --sbatch may not give it; one that
     "chdir": never("the script goes to the folder where it was submitted, which relative paths start from"),
     "export": export_with_path,
     "export-file": never("use --setup 'source FILE'"),
-    "clusters": never("--status and --cancel ask this cluster alone: submit on a login node of the other"),
+    "clusters": never("--status and --cancel only ask this cluster: submit on a login node of the other"),
     "quiet": never("sbatch would not tell the job's id"),
     "input": never("the script reads nothing"),
     "uid": never("a sweep's files are yours"),
@@ -385,7 +385,7 @@ def name_and_value(text: str, flags: Any) -> tuple[str, str]:
     if not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or not value.isprintable():
         raise UserError(f"--sbatch={text}: written as key=value, as in --sbatch constraint=a100")
     if equals and not value.strip():
-        raise UserError(f"--sbatch={text}: nothing stands after the =")
+        raise UserError(f"--sbatch={text}: nothing follows the =")
     if value == "help":
         raise UserError(f"--sbatch={text}: sbatch would show its help and submit nothing")
     meant = [known for known in RULES if known.startswith(name)]

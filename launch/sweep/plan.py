@@ -1,4 +1,4 @@
-"""A sweep YAML as it is read: changed by --set, refused in one line, each of its points through the flags."""
+"""Reads a sweep YAML: applies --set, refuses mistakes in one line, checks each point by the script."""
 
 import contextlib
 import dataclasses
@@ -36,10 +36,10 @@ LONGEST = 600  # characters of a message
 SLOW = 20_000  # so many points take a moment to go through
 # flags of a run that a launcher sets for each trial, and what is said to one who sets them in a sweep
 OWN = {
-    "out": "the launcher's own --out says where runs lie",
-    "name": "the launcher's own --name calls the sweep's folder; its runs are called by their keys",
+    "out": "the launcher's own --out says where the runs are",
+    "name": "the launcher's own --name names the sweep's folder; its runs are named by their keys",
     "fresh": "each start of a trial would begin anew; the launcher's own --fresh sets the whole sweep aside",
-    "reuse": "the launcher's own --reuse goes on with the sweep's code",
+    "reuse": "the launcher's own --reuse continues with the sweep's code",
 }
 
 
@@ -85,7 +85,7 @@ class SweepFlags:
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise UserError(f"--{name}={getattr(self, name)}: must be a name, or left out")
         if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
-            raise UserError(f"--name={self.name}: must be a plain folder name; --out says where it lies")
+            raise UserError(f"--name={self.name}: must be a plain folder name; --out says where it is")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _changed_text(path: str, text: str, content: dict[str, Any], changes: tuple[
     Of its header only the question still holds: the first paragraph, up to the next labelled line.
     """
     changed = ", ".join(" ".join(change.split()) for change in changes)
-    note = f"# Changed   {changed}: what {path} tells of size and findings does not hold here\n"
+    note = f"# Changed   {changed}: what {path} says of size and findings does not apply here\n"
     return _question(text) + note + yaml.safe_dump(content, sort_keys=False)
 
 
@@ -282,7 +282,7 @@ def _script(content: dict[str, Any], online: bool) -> Program:
         scripts = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "research").glob("*.py"))]
         near = did_you_mean(closest(scripts, str(program), f"research/{program}"))
         why = near or ", as research/bvae_faces.py is"
-        raise UserError(f"program: {program} is no training script of this repository{why}")
+        raise UserError(f"program: {program} is not a training script of this repository{why}")
     return script
 
 
@@ -321,11 +321,11 @@ def flag_refusal(name: str, given: dict[str, Any], script: Program) -> str | Non
     if name not in script.flags:
         meant = SHORT.get(name.lower())
         near = did_you_mean(meant if meant in script.flags else closest(script.flags, name))
-        return f" is no flag of {script.path}{near or f'; python {script.path} --help lists them'}"
+        return f" is not a flag of {script.path}{near or f'; python {script.path} --help lists them'}"
     if name in OWN:
         return f": {OWN[name]}"
     if name == "task" and given != {"value": "train"}:
-        return ": a sweep's trials train; run a task on what they have left"
+        return ": a sweep's trials only train; run tasks on their checkpoints afterwards"
     return None
 
 

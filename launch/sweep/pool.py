@@ -1,4 +1,4 @@
-"""Workers on this machine: how many there are, what each may use, and what is shown while they train."""
+"""The workers on this machine: how many there are, what each may use, and the live view of their training."""
 
 import contextlib
 import os

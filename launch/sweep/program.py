@@ -1,7 +1,7 @@
 """A training script as a sweep sees it: its flags, its data, the key of a run and the figure it is judged by.
 
-The `program:` of a YAML names it. It is imported when it is first asked for something, since that imports
-torch: so commands that only read a sweep folder start fast.
+The `program:` of a YAML names it. It is imported when it is first needed, because that imports torch: so
+commands that only read a sweep folder start fast.
 """
 
 import dataclasses

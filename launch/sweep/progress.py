@@ -206,7 +206,7 @@ def _status(folder: Path) -> dict[str, Any]:
         status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         if folder.is_symlink() and not folder.exists():
-            raise OSError(0, "a link to nothing", str(folder)) from None
+            raise OSError(0, "a broken link", str(folder)) from None
         return {"status": "open"}
     except ValueError:
         raise ValueError(f"{STATUS} is no JSON") from None

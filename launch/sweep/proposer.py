@@ -1,9 +1,9 @@
 """Trials that are made while a sweep runs: points of a bayes search, further points of a large grid, and the
 seeds that confirm a best trial.
 
-A worker that finds nothing to claim makes the next one, under the lease of the folder `proposer/`; where that
+A worker that finds nothing to claim makes the next trial, under the lease of the folder `proposer/`; if that
 worker is killed, another takes over. A trial file is made whole and at one index only, so no point is made
-twice even by two that both believe to hold the lease.
+twice, even by two workers that both believe they hold the lease.
 """
 
 import functools

@@ -5,7 +5,7 @@ and the key of its run, each made once) and one run folder per trial, `runs/<swe
 of a grid or a random search are made when the sweep is, all others by the workers (proposer.py). A trial is
 open until its run says that it is done; who may run it is decided by the run folder's lease, which a worker
 makes and its training process adopts. Any process can be killed at any moment: no trial is lost and none
-counts twice. Of a trial whose run folder can't be written, `trials/NNNN.failed` says why.
+counts twice. If a trial's run folder can't be written, `trials/NNNN.failed` says why.
 """
 
 import contextlib
@@ -255,7 +255,7 @@ class Queue:
         """
         if error.errno not in OF_ONE_FOLDER:
             raise error
-        what = "what lies there is no folder" if isinstance(error, FileExistsError) else error.strerror
+        what = "what is there is not a folder" if isinstance(error, FileExistsError) else error.strerror
         self.fail(trial, None, f"its folder can't be used: {what} ({error.filename})")
 
     def retry_failed(self, watch: Watch) -> int:

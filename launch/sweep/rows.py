@@ -1,6 +1,6 @@
 """The rows of committed results as trials that can be run again: sweeps/results/NAME.csv beside its YAML.
 
-The YAML says what all rows have in common, the CSV which flags each of them had, whoever chose them: a grid,
+The YAML says what all rows have in common, the CSV which flags each of them had, whatever chose them: a grid,
 random draws, bayes, or --confirm.
 """
 
@@ -55,7 +55,8 @@ class Table:
         if not states:
             return ""
         listed = ", ".join(f"{n} {state}" for state, n in states.items())
-        return f"{counted(states.total(), 'row')} can't be run again ({listed}): at which step is not known"
+        rows = counted(states.total(), "row")
+        return f"{rows} can't be run again ({listed}): it is not known at which step they ended"
 
 
 def default_path(sweep: plan.Sweep) -> Path:
@@ -75,14 +76,15 @@ def read(sweep: plan.Sweep, path: Path | None = None) -> Table:
         if given is not None:
             raise UserError(f"--csv={path}: no such file") from None
         raise UserError(
-            f"no finding was committed for {sweep.path}: {path} is not there; --csv=FILE names another"
+            f"no results were committed for {sweep.path}: there is no {path}; --csv=FILE names another"
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot be read as a table ({why})") from None
     header, cells = (lines[0] if lines else []), lines[1:]
     if header.count("status") != 1 or len(set(header)) < len(header):
-        raise UserError(f"{path}: no results of a sweep: they have one column named status, behind the flags")
+        why = "these have one column named status, after the flags"
+        raise UserError(f"{path}: not the results of a sweep: {why}")
     for line, row in enumerate(cells, 2):
         if len(row) != len(header):
             raise UserError(f"{path}, line {line}: {len(row)} cells, but there are {len(header)} columns")
@@ -125,10 +127,12 @@ def _refuse_columns(path: Path, sweep: plan.Sweep, flags: list[str]) -> None:
     for name in flags:
         if name not in sweep.script.flags:
             near = did_you_mean(closest(sweep.script.flags, name))
-            raise UserError(f"{path}: column {name} is no flag of {sweep.program}{near}")
+            raise UserError(f"{path}: column {name} is not a flag of {sweep.program}{near}")
     for name in sweep_file.searched(sweep.content["parameters"]):
         if name not in flags:
-            raise UserError(f"{path}: has no column {name}, which {sweep.path} varies: it is another sweep's")
+            raise UserError(
+                f"{path}: has no column {name}, which {sweep.path} varies: it is of another sweep"
+            )
 
 
 def _point(where: str, sweep: plan.Sweep, written: dict[str, str]) -> tuple[dict[str, Any], Any]:

@@ -11,7 +11,7 @@ What SLURM sends, and what the script does with it:
   reaches the batch shell, which passes it on.
 A task that ends with 75 goes back into the queue only through `scontrol requeue`: for SLURM it has failed.
 
-The script is batch.sh, which lies beside this file: `@name@` is a hole in it, and a hole for whole lines is
+The script is batch.sh beside this file. `@name@` is a placeholder in it, and a placeholder for whole lines is
 the comment `# @name@`, so that the file is a shell script before anything is filled in.
 """
 
@@ -91,7 +91,7 @@ def job_id(answer: str) -> str:
         if match := re.fullmatch(r"\s*(\d+)(;\S+)?\s*", line):
             return match[1]
     said = " ".join(answer.split()) or "nothing"
-    raise UserError(f"sbatch tells no job id, but {said}: see `squeue --me` whether there is a job")
+    raise UserError(f"sbatch gave no job id, but {said}: see `squeue --me` whether there is a job")
 
 
 def check_limits(flags: Any) -> None:
@@ -119,7 +119,7 @@ def check_limits(flags: Any) -> None:
             raise UserError(f"--time={flags.time}: over the limit of {name} ({limits[name][0]}); {there}")
         if name and not flags.time and given[name][1] < flags.signal_s + SPARE_S:
             asked = f"at least {flags.signal_s + SPARE_S} seconds (--signal_s={flags.signal_s})"
-            raise UserError(f"--time: {name} gives {given[name][0]} to a job that does not ask; give {asked}")
+            raise UserError(f"--time: {name} gives {given[name][0]} to a job that sets none; give {asked}")
 
 
 def array_size() -> int:

@@ -1,7 +1,7 @@
 """The keys of a W&B sweep file: read strictly, each followed or refused in one line; nothing is ignored.
 
-`KEYS` says of every key of the format what becomes of it, by who runs the sweep. docs/sweeps.md shows it as
-a table (`python docs/sweep_keys.py`).
+For every key of the format, `KEYS` says how each launcher treats it. docs/sweeps.md shows it as a table
+(`python docs/sweep_keys.py`).
 """
 
 import functools
@@ -179,7 +179,7 @@ class StrictLoader(yaml.SafeLoader):
                 continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if isinstance(key, Hashable) and key in seen:
-                raise UserError(f"{key} stands twice, in lines {seen[key]} and {line}: give it once")
+                raise UserError(f"{key} appears twice, in lines {seen[key]} and {line}: give it once")
             if isinstance(key, Hashable):
                 seen[key] = line
         return super().construct_mapping(node, deep)
@@ -209,11 +209,11 @@ def _where(error: yaml.MarkedYAMLError, text: str) -> str:
     lines = text.split("\n")[begin : mark.line + 1]
     said = f"line {mark.line + 1}: {error.problem}"
     if any("\t" in line for line in lines):
-        return f"{said}; YAML takes no tabs: write blanks"
+        return f"{said}; YAML allows no tabs: use spaces"
     if any(re.search(r"[\[,]\s*\$\{", line) for line in lines):
         return f'{said}; inside [ ] write "${{args}}" with quotes'
     if any(":" not in line and re.fullmatch(r"\s*\w+ +\S.*", line) for line in lines):
-        return f"{said}; after a key stands a colon"
+        return f"{said}; a key is followed by a colon"
     return said
 
 
@@ -269,7 +269,7 @@ def _keys_refusal(where: str, given: dict[str, Any], online: bool) -> str | None
             part = f"a {where}" if where in ("sweep", "parameter") else where
             said = f"{before}{'null' if name is None else name}: not a key of {part}"
             if where == "parameter" and isinstance(name, (int, float)):
-                return f"{said}; a list stands in [ ], as in values: [0, 1]"
+                return f"{said}; a list is written in [ ], as in values: [0, 1]"
             others = [other for other, keys in KEYS.items() if any(key.name == name for key in keys)]
             place = (
                 f"; it is one of {'a parameter' if others[0] == 'parameter' else others[0]}" if others else ""
@@ -415,7 +415,7 @@ def _values_refusal(given: dict[str, Any]) -> str | None:
         if isinstance(value, float) and not math.isfinite(value):
             return f'{value}: write "{value}" in quotes'
         if value is not None and not isinstance(value, (str, bool, int, float)):
-            what = "must be one value" if isinstance(value, (list, dict)) else "YAML reads it as no text"
+            what = "must be one value" if isinstance(value, (list, dict)) else "YAML does not read it as text"
             if isinstance(value, list) and "value" in given:
                 what += f"; for several write values: {value}"
             return f"{value}: {what}{_in_quotes(value)}"

@@ -50,7 +50,7 @@ class Flags:
     until: float = 0
     """claim nothing from this moment on (seconds since 1970), but end with 75; 0: no limit"""
     linger_s: float = 0
-    """end when for so long every open trial has been in other workers' hands; 0: stay, should one die"""
+    """end when other workers have had every open trial for this long; 0: stay, in case one of them dies"""
 
 
 class Worker:
@@ -84,7 +84,7 @@ class Worker:
                 console.print("too little time is left to begin another trial")
                 break
             elif 0 < self.flags.linger_s < time.monotonic() - idle_since:
-                console.print(f"every open trial has had its worker for {self.flags.linger_s:.0f} s")
+                console.print(f"other workers have had every open trial for {self.flags.linger_s:.0f} s")
                 return 0
             else:  # others train all open trials, or make one: stay, in case one of them dies
                 time.sleep(pause)

@@ -1,7 +1,7 @@
 """Pages of HTML that show what a character model writes: beside the truth, over training, right and wrong.
 
-For research/charlm.py, which logs them while it trains, and its tasks. Every page stands by itself. Blanks
-that nobody would see are marked: ␣ a space beside another blank or at an end, ↵ the end of a line.
+For research/charlm.py, which logs them while it trains, and its tasks. Every page is self-contained. Blanks
+that would be invisible are marked: ␣ a space beside another blank or at an end, ↵ the end of a line.
 """
 
 import html

@@ -1,4 +1,4 @@
-"""Networks that judge pictures: trained once on a data set, kept beside it, frozen, known by their digest."""
+"""Networks that judge pictures: trained once on a data set, stored, frozen, identified by their digest."""
 
 import hashlib
 import tempfile

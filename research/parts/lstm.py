@@ -1,4 +1,4 @@
-"""LSTM layers that compute in the precision that was asked for."""
+"""LSTM layers that compute in the requested precision."""
 
 import torch
 from torch import Tensor, nn

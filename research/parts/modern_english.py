@@ -13,8 +13,8 @@ punctuation stay; a straight and a curly apostrophe (' and ’) are the same to 
 Sources E. A. Abbott, A Shakespearian Grammar (3rd ed. 1870), on the syntax of thou, of an for if, of verbs
         with be, of questions and negatives without do, and on shortened words; C. T. Onions, A Shakespeare
         Glossary (1911), for single words.
-Departs One meaning a word: haply is always "perhaps", whether it means that or "happily". The order of words
-        changes in short questions and negatives alone.
+Departs One meaning per word: haply is always "perhaps", whether it means that or "happily". The word order
+        changes only in short questions and negatives.
 """
 
 import re

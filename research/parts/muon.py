@@ -1,5 +1,5 @@
-"""Muon for convolutions too: momentum whose update is made orthogonal, so that a weight learns alike in all
-directions, rare ones as fast as common ones.
+"""Muon, for convolutions too: momentum whose update is made orthogonal, so that a weight learns equally
+fast in all directions, rare and common ones alike.
 
 Source  Jordan et al. 2024 (kellerjordan.github.io/posts/muon). torch.optim.Muon is the same for matrices,
         takes nothing else, and multiplies in bfloat16, which many processors only emulate.

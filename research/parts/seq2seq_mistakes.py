@@ -1,4 +1,4 @@
-"""Which answers are wrong, and how: exact match in parts, kinds of mistakes, maps of them.
+"""Which answers are wrong, and how: exact match by subset, kinds of mistakes, maps of them.
 
 For research/seq2seq_arith.py and its tasks. Answers are compared as text, kinds of mistakes as numbers.
 Shapes: N queries, A characters of an answer; ids as in data/arithmetic.py, never reversed.

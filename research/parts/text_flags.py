@@ -1,4 +1,4 @@
-"""How a text is read: the flags of every command that takes one, and the text that they ask for."""
+"""How a text is read: the flags of every command that takes a text, and the text that these flags select."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A text VAE's decoder as something that `charlm_sampling.generate` writes with: sentences that end.
+"""A text VAE's decoder as a model for `charlm_sampling.generate`, writing sentences that end.
 
 Shapes  B sentences, T tokens, D latents, V vocabulary. Codes and tokens lie on the model's device.
 """

@@ -1,4 +1,4 @@
-"""Views of a latent space of small pictures: the plane that is shown, its decoded map, a film of codes.
+"""Views of a latent space of small pictures: the plane that is shown, its decoded map, a film of latents.
 
 For research/vae_mnist.py, which logs them while it trains, and its tasks. `decode` takes codes (B, D) on the
 model's device to logits (B, 1, S, S). Every picture shows sigmoid(logits).

@@ -22,7 +22,7 @@ function compare(key, run, step) {
   const runChoice = choice([["", "nothing"], ...having.map(one => [one.id, one.label])], "", id => { otherRun = having.find(one => one.id === id) || null; draw(); });
   const mine = choice(stepsOf(key, [run]).map(one => [String(one), thousands(one)]), String(step), text => { step = Number(text); draw(); });
   const theirs = choice([[String(step), thousands(step)]], String(step), text => { otherStep = Number(text); draw(); });
-  const wipe = el("input", {type: "range", min: 0, max: 1, step: 0.01, value: share, "aria-label": "where the wipe stands"});
+  const wipe = el("input", {type: "range", min: 0, max: 1, step: 0.01, value: share, "aria-label": "position of the wipe"});
   const wiped = field("wipe", wipe);
   const save = el("button", {type: "button", className: "quiet", textContent: "Save"});
   const caption = el("p", {className: "note"});

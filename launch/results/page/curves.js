@@ -16,7 +16,7 @@ function makeCurves() {
   s.append(el("div", {className: "bar"}, choose, field("x", xChoice), tick("logx", "log x"), tick("logy", "log y"),
     flags().some(c => c.name === "seed") ? tick("band", "mean and band over seeds") : null, field("smoothing", smooth)));
   const place = el("div", {className: "charts"});
-  s.append(place, el("p", {className: "note", textContent: "A gap is a value that was not finite. A mean over seeds takes in every run that has come so far, finished or not. Click a curve to select its run."}));
+  s.append(place, el("p", {className: "note", textContent: "A gap is a value that was not finite. At each step, a mean over seeds includes every run that has reached it, finished or not. Click a curve to select its run."}));
 
   const xName = () => (xs.find(([name]) => name === state.x) || xs[0])[0];
   const xOf = (run, steps) => {

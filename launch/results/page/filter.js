@@ -10,7 +10,7 @@ function parseFilter(text, columns) {
     const m = token.exec(text);
     if (!m) break;  // blanks at the end
     const [, quoted, sign, number, word, odd] = m;
-    if (odd) throw new Error(`“${odd}” can't be read here; quote words that hold it: "…"`);
+    if (odd) throw new Error(`“${odd}” can't be read here; put words that contain it in quotes: "…"`);
     if (quoted) tokens.push({kind: quoted[0] === "`" ? "word" : "text", text: quoted.slice(1, -1)});
     else if (sign) tokens.push({kind: "sign", text: sign});
     else if (number) tokens.push({kind: "number", text: number});
@@ -49,9 +49,9 @@ function parseFilter(text, columns) {
     const get = run => value(run, names.get(name.text));
     const sign = peek().text.toLowerCase();
     if (peek().kind !== "text" && ["in", "contains"].includes(sign) || peek().kind === "sign" && /^[=<>!]/.test(sign)) at++;
-    else throw new Error(`after ${name.text} a comparison is missing: ==, !=, <, <=, >, >=, in or contains`);
+    else throw new Error(`a comparison is missing after ${name.text}: ==, !=, <, <=, >, >=, in or contains`);
     if (sign === "in") {
-      if (!take("[")) throw new Error(`in wants a list: ${name.text} in [1, 2]`);
+      if (!take("[")) throw new Error(`“in” needs a list: ${name.text} in [1, 2]`);
       const list = [];
       while (!is("]")) { list.push(literal()); if (!take(",") && !is("]")) throw new Error(`a “]” is missing before ${peek().text}`); }
       at++;
@@ -61,7 +61,7 @@ function parseFilter(text, columns) {
     if (sign === "contains") return run => shown(get(run), 12).toLowerCase().includes(String(wanted).toLowerCase());
     if (sign === "==" || sign === "=") return run => same(get(run), wanted);
     if (sign === "!=") return run => !same(get(run), wanted);
-    if (typeof wanted !== "number") throw new Error(`${sign} compares with a number; ${shown(wanted)} is none`);
+    if (typeof wanted !== "number") throw new Error(`${sign} needs a number; ${shown(wanted)} is not one`);
     const compare = {"<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b}[sign];
     return run => { const v = get(run); return isNumber(v) && compare(v, wanted); };
   }
@@ -75,7 +75,7 @@ function parseFilter(text, columns) {
     return t.text;
   }
   const found = either();
-  if (at < tokens.length) throw new Error(`before ${peek().text} an “and” or an “or” is missing`);
+  if (at < tokens.length) throw new Error(`an “and” or an “or” is missing before ${peek().text}`);
   return found;
 }
 

@@ -12,8 +12,8 @@ async function unpacked() {
 function makeAgain() {
   const s = section("again", "How to reproduce");
   const {text, command, file} = sweep.sweep;
-  if (command) s.append(el("p", {textContent: "The whole sweep; what is already there is skipped:"}), el("pre", {textContent: command}));
-  s.append(el("p", {textContent: "The command of one run stands on its page: click its name in the table of runs."}));
+  if (command) s.append(el("p", {textContent: "This command runs the whole sweep; it skips what is already there:"}), el("pre", {textContent: command}));
+  s.append(el("p", {textContent: "The command for a single run is on its own page: click the run's name in the table of runs."}));
   if (sweep.open.length) s.append(el("details", {}, el("summary", {textContent: `${counted(sweep.open.length, "trial")} not started`}), el("pre", {textContent: sweep.open.map(flags => Object.entries(flags).map(([name, v]) => `--${name}=${shown(v, 12)}`).join(" ")).join("\n")})));
   if (text) s.append(el("details", {}, el("summary", {textContent: file}), el("pre", {textContent: text})));
   s.append(el("p", {className: "note", textContent: `Written ${sweep.written} from ${sweep.name}.`}));

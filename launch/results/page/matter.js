@@ -20,13 +20,13 @@ function makeMatter() {
       cellOf(f.importance, f.low, f.high), cellOf(f.spearman, f.spearman_low, f.spearman_high), el("td", {textContent: f.verdict + (f.better ? `; ${f.better} is better` : "")})));
     s.append(el("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "importance of flags"}, el("table", {},
       el("thead", {}, el("tr", {}, ...["flag", "", "importance", "rank correlation", "verdict"].map(text => el("th", {scope: "col", textContent: text})))), el("tbody", {}, ...rows))),
-      el("p", {className: "note", textContent: `Of ${thousands(found.n_used)} finished runs, whatever is filtered above. Importance: the share of the figure's variation (of its ranks) that a random forest loses on runs that it has not seen when this flag's values are dealt anew; in brackets 95 % by the bootstrap. The seed stands there as a yardstick.`}));
+      el("p", {className: "note", textContent: `Computed from ${thousands(found.n_used)} finished runs, regardless of the filter above. Importance: the share of the variation in the figure's ranks that a random forest can no longer predict, on runs that it has not seen, when this flag's values are shuffled; in brackets a 95 % bootstrap interval. The seed is listed as a yardstick.`}));
   }
   const place = el("div", {className: "charts"});
   s.append(place);
   const plots = some.map(c => {
     let drawn = [];
-    const plot = chart({title: `${c.label} and the figure`, label: `the figure against ${c.label}, a dot a run`, height: () => innerWidth > 2200 ? 380 : 250, draw: (pen, w, h) => {
+    const plot = chart({title: `${c.label} and the figure`, label: `the figure against ${c.label}, one dot per run`, height: () => innerWidth > 2200 ? 380 : 250, draw: (pen, w, h) => {
       const name = figure(), colours = colourBy(), with_ = active.filter(run => isNumber(value(run, name)));
       drawn = [];
       if (!with_.length) { pen.text(w / 2, h / 2, "no value here", {align: "center", colour: colourOf("soft")}); return; }
@@ -56,7 +56,7 @@ function makeMatter() {
     place.append(plot.figure);
     return plot;
   });
-  s.append(el("p", {className: "note", textContent: "A dot is a run, a short line the mean of the runs with this value."}));
+  s.append(el("p", {className: "note", textContent: "Each dot is a run; each short line is the mean of the runs with this value."}));
   const draw = () => { pick.value = figure(); for (const plot of plots) plot.redraw(); };
   watch("filter brush sel", later(draw));
   watch("colour figure", draw);

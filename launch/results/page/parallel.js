@@ -8,7 +8,7 @@ function makeParallel() {
     axes: shown ? [...picked(), name] : picked().filter(other => other !== name),
     brush: Object.fromEntries(Object.entries(state.brush).filter(([other]) => other !== name)),
   }));
-  s.append(el("div", {className: "bar"}, choose, el("span", {className: "note", textContent: "Drag along an axis to brush, click it to let go. Dashed: diverged or failed; such a line ends below an axis on which it has no value."})));
+  s.append(el("div", {className: "bar"}, choose, el("span", {className: "note", textContent: "Drag along an axis to select a range; click the axis to remove the selection. Dashed lines are diverged or failed runs; such a line ends below an axis on which the run has no value."})));
 
   const geometry = {};
   const scales = new Map();

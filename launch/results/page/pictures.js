@@ -171,7 +171,7 @@ function makePictures() {
         }
       }
     }
-    if (!some.length) board.append(el("div", {className: "none", textContent: "No run that is left shows this."}));
+    if (!some.length) board.append(el("div", {className: "none", textContent: "None of the runs shown has this."}));
     rows.value = state.rows; across.value = state.across;
     update();
   };
@@ -205,7 +205,7 @@ function makePictures() {
     }
     png.disabled = false;
     try { sheet.toBlob(blob => blob && download(name, blob)); }
-    catch { at.textContent = "The browser does not give pictures that lie beside this page; save each of them."; }
+    catch { at.textContent = "The browser does not let this page read pictures that are kept beside it; save each of them on its own."; }
   }
   addEventListener("beforeprint", () => slots.forEach(fill));
   const rebuild = later(build);

@@ -7,7 +7,7 @@ function showRun() {
   const table = (object, digits = 6) => el("div", {className: "scroll"}, el("table", {}, el("tbody", {}, ...rows(object, digits))));
   const parts = [el("p", {}, el("i", {className: "swatch", style: `background:${STATES[run.state] || "#c01c28"}`}), run.state, run.reason ? `: ${run.reason}` : "")];
   if (run.url) parts.push(el("p", {}, el("a", {href: run.url, target: "_blank", rel: "noopener noreferrer", textContent: "This run in W&B"})));
-  if (detail.command) parts.push(el("h3", {textContent: "To make it again"}), el("pre", {textContent: detail.command}));
+  if (detail.command) parts.push(el("h3", {textContent: "How to reproduce it"}), el("pre", {textContent: detail.command}));
   if (detail.commit) parts.push(el("p", {className: "note", textContent: `Commit ${detail.commit}${detail.commit.endsWith("-dirty") ? `, with the changes in ${sweep.diff_file} of its folder` : ""}${detail.source ? `; source ${detail.source}` : ""}.`}));
   for (const text of detail.machines) parts.push(el("p", {className: "note", textContent: `On ${text}.`}));
   const own = Object.fromEntries(figures().map(c => [c.label, value(run, c.name)]).filter(([, v]) => v !== null));
@@ -25,7 +25,7 @@ function showRun() {
     tiles.append(el("figure", {className: "tile"}, shownBlob(name, `${key}, step ${last[0]}`), el("figcaption", {}, open, text ? "" : ` (${files.length} steps)`)));
   }
   if (tiles.children.length) parts.push(el("h3", {textContent: "Pictures and texts"}), tiles);
-  if (detail.log) parts.push(el("h3", {textContent: "End of its log"}), el("pre", {textContent: detail.log}));
+  if (detail.log) parts.push(el("h3", {textContent: "End of the log"}), el("pre", {textContent: detail.log}));
   const box = dialog(run.label, ...parts);
   box.addEventListener("close", () => { if (state.run === run.id) set({run: ""}); });
 }

@@ -57,8 +57,8 @@ function makeRuns() {
   s.append(el("div", {className: "bar"}, choose, hasSeeds ? field(group, "mean over seeds") : null, differ, csv));
   const place = el("div", {className: "scroll tall", tabIndex: 0, role: "region", "aria-label": "table of runs"}), more = el("p", {className: "note"});
   const note = el("p", {className: "note"});
-  const metric = sweep.metric ? `The sweep judges its runs by ${sweep.metric.name}, to ${sweep.metric.goal}. ` : "";
-  note.textContent = sweep.foreign ? `“best ${sweep.headline.name}” is the best value that a run has logged, to ${sweep.headline.goal}; the other figures are the last that it has logged, or that its summary has. Click a heading to sort; click a run's name for its own page; tick runs to look at these alone below.` : `${metric}“best ${sweep.headline.name}” is the running best, to ${sweep.headline.goal}. test/… is measured once, at the end, with the best weights; val/… is the last evaluation. Click a heading to sort; click a run's name for its own page; tick runs to look at these alone below.`;
+  const metric = sweep.metric ? `The runs are judged by ${sweep.metric.name} (goal: ${sweep.metric.goal}). ` : "";
+  note.textContent = sweep.foreign ? `“best ${sweep.headline.name}” is the best value that a run has logged (goal: ${sweep.headline.goal}). The other figures are the last values that a run has logged, or those of its summary. Click a heading to sort; click a run's name to open its own page; tick runs to show only these below.` : `${metric}“best ${sweep.headline.name}” is the running best (goal: ${sweep.headline.goal}). test/… is measured once, at the end, with the best weights; val/… is from the last evaluation. Click a heading to sort; click a run's name to open its own page; tick runs to show only these below.`;
   s.append(place, more, note);
   let limit = ROWS;
 
@@ -102,7 +102,7 @@ function makeRuns() {
         body.append(row);
       }
       note.hidden = false;
-      more.textContent = (found.length > limit ? `The first ${limit} of ${found.length} settings. ` : "") + "Mean ± sample standard deviation of finished runs; n: how many of the setting's runs have finished. " + (sweep.confirmed.length ? "A trial that further seeds confirm is left out: it was chosen for its value." : "");
+      more.textContent = (found.length > limit ? `Only the first ${limit} of ${found.length} settings are shown. ` : "") + "Mean ± sample standard deviation of finished runs; n is how many of the setting's runs have finished. " + (sweep.confirmed.length ? "A trial that further seeds confirm is left out, because it was chosen for its value." : "");
     } else {
       head.append(...shownColumns.map(c => heading(c, c.label)));
       const listed = order(passing);
@@ -149,7 +149,7 @@ function makeRuns() {
         ...different.map(name => el("tr", {}, el("th", {scope: "row", textContent: name}), ...all.map(values => el("td", {textContent: shown(values[name], 6)}))))));
     }
     diff.append(el("h3", {textContent: `What differs between ${some.length} runs`}), el("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "what differs"}, table));
-    if (state.sel.length > 12) diff.append(el("p", {className: "note", textContent: "The first twelve of the selected runs."}));
+    if (state.sel.length > 12) diff.append(el("p", {className: "note", textContent: "Only the first twelve selected runs are shown."}));
   };
   watch("diff sel", drawDiff);
   drawDiff();
