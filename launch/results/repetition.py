@@ -31,14 +31,15 @@ variable of 4 degrees of freedom, it is some 6 %. tests/test_reproduce.py measur
 have nothing in common with the committed ones; in practice they share the seeds, which makes it less.
 
 If two thirds of the figures of a run are equal to the last digit, nothing was magnified, and the spread over
-seeds is no excuse: a figure of this run differs if it is off by more than a thousandth of its size and
-of the spread s, or for a share of few by more than 0.8 %. Only figures that can hardly be equal by chance count
-for these two thirds: figures of 5 digits or more that are not near 0 or 1, as shares of few are.
+seeds is no excuse: a figure of this run differs if it is off by more than a thousandth of its size and of the
+spread s, or for a share of few by more than 0.8 %. Only figures that can hardly be equal by chance count for
+these two thirds: figures of 5 digits or more that are not near 0 or 1, as shares of few are.
 
 The verdict is `can't tell` if the setting has one seed; or nothing is left to estimate s from; or only test 1
 says that a figure differs; or |t| is above FAR but the seeds are too few for test 1; or test 2 says that it
-differs and all other seeds agree to the last digit, which does not show how rare another value is. All remaining figures are `within the seeds`. With few seeds per setting the test is weak: `allowed`
-says by how much a figure may differ before it is noticed.
+differs and all other seeds agree to the last digit, which does not show how rare another value is. All
+remaining figures are `within the seeds`. With few seeds per setting the test is weak: `allowed` says by how
+much a figure may differ before it is noticed.
 """
 
 import functools
