@@ -404,7 +404,7 @@ def _parse(content: bytes, item: tuple[int, ...]) -> np.ndarray:
         if start[:2] == b"\0\0":
             what = f"IDX of type 0x{start[2]:02x} with {start[3]} dimensions"
         need = f"unsigned bytes (0x08) with {n_dims} {'dimension' if n_dims == 1 else 'dimensions'}"
-        raise DataError(f"{what} (begins with {start.hex(' ')}); expected is IDX of {need}")
+        raise DataError(f"{what} (begins with {start.hex(' ')}); expected: IDX of {need}")
     head = stream.read(4 * n_dims)
     if len(start) < 4 or len(head) < 4 * n_dims:
         raise DataError(f"cut off within its header of {4 + 4 * n_dims} bytes")

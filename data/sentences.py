@@ -381,7 +381,7 @@ def _ptb(
         path = folder / file
         if not path.is_file():
             raise DataError(
-                f"{what} is a folder without {file}; expected is a text file, or {', '.join(PTB.values())}"
+                f"{what} is a folder without {file}; expected: a text file, or {', '.join(PTB.values())}"
             )
         try:
             content, about = read_whole(path, f"{what}: {file}", encoding)

@@ -219,9 +219,9 @@ def _find(dataset: str, data_dir: Path, named: Sequence[str] = NAMED_SETS) -> Pa
     if os.path.isfile(file):
         return Path(file)
     if os.path.isdir(file):
-        raise DataError(f"--dataset={dataset} is a folder; expected is one text file, or a .csv of lyrics")
+        raise DataError(f"--dataset={dataset} is a folder; expected: one text file, or a .csv of lyrics")
     if os.path.exists(file):
-        raise DataError(f"--dataset={dataset} is a pipe or a device; expected is a file: it is read twice")
+        raise DataError(f"--dataset={dataset} is a pipe or a device; expected: a file: it is read twice")
     parent, known = os.path.dirname(file), list(named)
     if os.path.isdir(parent or "."):  # a mistyped path: look among its neighbours too
         known += [os.path.join(parent, name) for name in os.listdir(parent or ".")]

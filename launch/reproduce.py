@@ -253,7 +253,7 @@ def since(commit: str, family: str) -> str:
         return f"{last or 'nothing'} is no commit"
     command = ["git", "-C", str(ROOT), "diff", "--name-only", last, "--", *names]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return "it is not known whether the files differ"
     if done.returncode:

@@ -264,10 +264,10 @@ def test_each_fault_is_named(tmp_path):
     assert refusal(TRAIN_Y, y[:7]) == "cut off within its header of 8 bytes"
     assert refusal(TRAIN_Y, b"") == "cut off within its header of 8 bytes"
     assert refusal(TRAIN_X, b"\x89PNG" + x[4:]).startswith(
-        "not IDX (begins with 89 50 4e 47); expected is IDX of"
+        "not IDX (begins with 89 50 4e 47); expected: IDX of"
     )
     assert refusal(TRAIN_X, y).startswith("IDX of type 0x08 with 1 dimensions")
-    assert refusal(TRAIN_Y, x).endswith("expected is IDX of unsigned bytes (0x08) with 1 dimension")
+    assert refusal(TRAIN_Y, x).endswith("expected: IDX of unsigned bytes (0x08) with 1 dimension")
     assert refusal(TRAIN_X, b"\0\0\x0d\x03" + x[4:]).startswith("IDX of type 0x0d with 3 dimensions")
     assert (
         refusal(TRAIN_X, idx(np.zeros((60, 32, 32), np.uint8)))

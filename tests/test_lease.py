@@ -448,7 +448,7 @@ class TestTraining:
 
         monkeypatch.setattr(start.time, "sleep", sleep)
         bvae_faces.train(cfg)
-        assert "is finished already" in capsys.readouterr().err and results(folder) == whole
+        assert "is already finished" in capsys.readouterr().err and results(folder) == whole
         assert read_json(folder / "lease.3")["released"] == "finished"
 
 

@@ -635,7 +635,7 @@ def test_divergence_is_a_result(config, capsys, learning_rate):
     )
     finite = [row["val/mse"] for row in rows if row.get("val/mse") is not None]
     assert status["headline"] == max(finite)
-    assert train(cfg) == metrics and "is diverged already" in capsys.readouterr().err  # not tried again
+    assert train(cfg) == metrics and "is already diverged" in capsys.readouterr().err  # not tried again
 
 
 @pytest.mark.parametrize("at", [4, 10, 30])

@@ -200,7 +200,7 @@ def test_ptb_keeps_its_parts_and_its_words(tmp_path):
         with pytest.raises(DataError, match=f"{said}: .*a folder with one sentence per line"):
             load(str(folder), "x", level="word", **flags)
     (folder / "ptb.test.txt").unlink()
-    with pytest.raises(DataError, match=r"is a folder without ptb.test.txt; needed is"):
+    with pytest.raises(DataError, match=r"is a folder without ptb.test.txt; expected"):
         load(str(folder), "x", level="word")
 
 

@@ -341,7 +341,7 @@ def test_what_is_no_text_is_refused(tmp_path):
     assert refusal("a.txt", "я" * 2000, scripts="latin").startswith("is too short: 0 usable characters")
     message = refusal("a.txt", "x" * 999 + "\nyz", cut="lines")
     assert message.endswith("has 2 filled lines; at least 3 are needed")
-    assert refused(tmp_path).endswith("is a folder; expected is one text file, or a .csv of lyrics")
+    assert refused(tmp_path).endswith("is a folder; expected: one text file, or a .csv of lyrics")
     assert refused("/dev/null").startswith("--dataset=/dev/null is a pipe or a device")
 
 
