@@ -28,6 +28,8 @@ function makeParallel() {
       const alpha = active.length > 300 ? 0.35 : active.length > 60 ? 0.6 : 0.9;
       for (const run of active) pen.line(path(run), {colour: colours.of(run), width: 1.6, alpha, dash: ["diverged", "failed", "unreadable"].includes(run.state) ? [4, 3] : []});
       if (hovered) pen.line(path(hovered), {colour: colourOf("ink"), width: 3});
+      const room = names.length > 1 ? (right - left) / (names.length - 1) : w;
+      const tight = names.some(name => column(name).label.length * 6.6 > 0.62 * room);  // then every other name stands higher
       names.forEach((name, i) => {
         const at = x(i), sc = scale(name), brush = state.brush[name];
         pen.line([[at, top], [at, bottom]], {colour: colourOf("soft"), width: 1.5});
@@ -45,9 +47,9 @@ function makeParallel() {
           const [a, b] = [bottom - clamp(high ?? 1, 0, 1) * (bottom - top), bottom - clamp(low ?? 0, 0, 1) * (bottom - top)];
           pen.rect(at - 7, a, 14, Math.max(2, b - a), {colour: colourOf("accent"), alpha: 0.3, edge: colourOf("accent")});
         } else if (brush) for (const word of brush.words) pen.rect(at - 7, y(name, word) - 7, 14, 14, {colour: colourOf("accent"), alpha: 0.3, edge: colourOf("accent")});
-        const label = column(name).label, room = names.length > 1 ? (right - left) / (names.length - 1) : w;
+        const label = column(name).label;
         const text = label.length * 6.6 > room - 8 ? label.slice(0, Math.max(4, Math.floor((room - 8) / 6.6) - 1)) + "…" : label;
-        pen.text(clamp(at, 4, w - 4), i % 2 && room < 110 ? 12 : 26, text, {align: i === 0 ? "left" : i === names.length - 1 ? "right" : "center", weight: "600", size: 12});
+        pen.text(clamp(at, 4, w - 4), i % 2 && tight ? 12 : 26, text, {align: i === 0 ? "left" : i === names.length - 1 ? "right" : "center", weight: "600", size: 12});
       });
     },
   });

@@ -162,10 +162,14 @@ function makePictures() {
       if (row && column) board.append(el("div"));
       if (column) board.append(...over.map(text => el("div", {className: "column", textContent: `${column}=${text}`})));
       const has = (run, name, text) => !name || word(value(run, name)) === text;
-      for (const r of down) {
+      const cells = down.map(r => over.map(c => some.filter(run => has(run, column, c) && has(run, row, r))));
+      const most = Math.max(...cells.flat().map(cell => cell.length)), room = state.size * (over.length < 3 ? 1.6 : 1.2);
+      const beside = clamp(Math.floor(room / 100), 1, most);  // pictures of a cell that stand side by side
+      for (const [i, r] of down.entries()) {
         if (row) board.append(el("div", {className: "row", textContent: `${row}=${r}`}));
-        for (const c of over) {
-          const stack = el("div", {className: "stack"}, ...some.filter(run => has(run, column, c) && has(run, row, r)).map(add));
+        for (const cell of cells[i]) {
+          const stack = el("div", {className: "stack"}, ...cell.map(add));
+          if (column && !text) stack.style.gridTemplateColumns = `repeat(${beside}, minmax(0, 1fr))`;
           if (!column) stack.style.gridTemplateColumns = `repeat(auto-fill, minmax(min(${least}px, 100%), ${least * 1.2}px))`;
           board.append(stack);
         }
