@@ -72,11 +72,12 @@ def asked(line: str, run: str) -> list[str]:
     words = shlex.split(line)
     script, words = words[1], [word for word in words[2:] if word != "--open"]
     if script == "launch/report.py":
-        words = ["runs", *(word for word in words if not word.startswith("runs/"))]
+        # all families' runs together are longer than one sweep
+        words = ["runs", *(word for word in words if not word.startswith(("runs/", "--max_pages=")))]
         return [str(ROOT / script), *words]
     words = [re.sub(r"runs/(?:\w+/)?<\w+>$", f"runs/{run}", word) for word in words]
     words = [re.sub(r"path/to/(\S+)$", lambda m: OWN[m[1]], word) for word in words]
-    common = ("wandb", "device", "threads", "data_dir")
+    common = ("data_dir",) if "--task=explore" in words else ("wandb", "device", "threads", "data_dir")
     return [str(ROOT / script), *words, *(f"--{name}={QUICK[name]}" for name in common)]
 
 
