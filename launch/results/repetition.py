@@ -331,9 +331,9 @@ def _rounding_allows(row: Row, a: float, b: float, seeds: Seeds) -> float:
 
 def _status(row: Row, run: Again) -> Compared:
     """Two runs of which one finished and the other did not, or that ended otherwise."""
-    told = run.status in ENDED and run.status != "stopped"
-    why = run.reason if told else f"it was {run.status}{f': {run.reason}' if run.reason else ''}"
-    return Compared(row, STATUS, row.status, run.status, DIFFERS if told else UNTOLD, why=why)
+    ended = run.status in ENDED and run.status != "stopped"
+    why = run.reason if ended else f"it was {run.status}{f': {run.reason}' if run.reason else ''}"
+    return Compared(row, STATUS, row.status, run.status, DIFFERS if ended else UNTOLD, why=why)
 
 
 def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bool) -> Compared:
