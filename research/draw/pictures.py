@@ -211,7 +211,7 @@ def write_gif(path, frames, fps: float = 20, upscale: int = 1, resample: str = "
     50 fps is the most.
     """
     images = _enlarge(frames, upscale, resample)
-    # One palette for all frames: with one for each, areas at rest would flicker, and to find them takes seconds
+    # One palette for all frames: with one for each, areas at rest flicker, and finding it takes seconds.
     palette = _palette(np.concatenate([np.asarray(image) for image in images[:: 1 + len(images) // 16]]))
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     options = {"loop": 0, "duration": max(20, round(100 / fps) * 10)}
