@@ -116,8 +116,8 @@ class Job:
         if there.rows > self.rows:
             kind = Failed if self.status in ENDED else Nothing  # a run that continues logs its cut rows again
             raise kind(f"W&B has {there.rows} rows of it and the folder {self.rows}: left alone")
-        # A run that may continue is not synced, because the trainer would have to give it another id. A run that
-        # moves to another project is not either, because the client would leave its artifacts in the first.
+        # A run that may continue is not synced, since the trainer would have to give it another id. Nor is a
+        # run that moves to another project, because the client would leave its artifacts in the first.
         before, own = self.run.place, (None, self.project)
         stays = before == (self.entity, self.project) or (before == own and self.entity == own_entity())
         if there.rows == 0 and self.segment and self.status in ENDED and stays:

@@ -1092,9 +1092,7 @@ def _clitic(match: re.Match[str]) -> str:
     return _cased(match[0], made)
 
 
-ITS_N = _words(
-    "in upon open done seen then when on an been even"
-)  # after other words, n't is short for "not"
+ITS_N = _words("in upon open done seen then when on an been even")  # elsewhere n't is short for "not"
 
 
 def _it(match: re.Match[str]) -> str | None:

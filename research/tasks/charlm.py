@@ -39,10 +39,7 @@ from research.parts import charlm_pages as pages
 from research.parts.charlm_sampling import Decoding, generate, refuse_unread, statistics, writer
 from research.parts.text_flags import load_text
 
-N_LINES, LINE_PROMPT = (
-    12,
-    16,
-)  # number of held-out lines shown; number of their characters that are given
+N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown; characters of each that are given
 LINE_LIMIT = 200  # characters of a line that are shown: some texts have a whole chapter in one line
 ROOT = Path(__file__).resolve().parents[2]
 
