@@ -83,9 +83,7 @@ class Config:
     encoding: str | None = None
     """encoding of a text file, such as cp1251; default: UTF-8, or what its byte order mark says"""
     columns: str | None = None
-    """names of the columns of a CSV of lyrics: artist=Band,song=Titel,lyrics=Text; default:
-    the usual names
-    """
+    """columns of a CSV of lyrics: artist=Band,song=Titel,lyrics=Text; default: the usual names"""
 
 
 def _say(line: str) -> None:
