@@ -727,7 +727,7 @@ def test_since_a_commit():
         assert "not" in reproduce.since("0" * 10, "vae_mnist")
         return
     assert reproduce.since("0" * 10, "vae_mnist") == "that commit is not in this clone"
-    assert reproduce.since("--output=x", "vae_mnist") == "--output=x is no commit"
+    assert reproduce.since("--output=x", "vae_mnist") == "--output=x is not a commit"
     assert "changes that were not committed" in reproduce.since(f"{found.stdout.strip()}-dirty", "vae_mnist")
     assert re.fullmatch(
         r"(\d+ of )?the \d+ files behind vae_mnist (are the same|have changed since)",
