@@ -174,7 +174,7 @@ def test_any_text_is_twisted(tmp_path, capsys, monkeypatch):
     tasks.run(script.Config(task="twist", twist="slang"))
     assert capsys.readouterr().out == modernise("Thou art here.", "slang")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Thou \xff art here."), "utf-8"))
-    with pytest.raises(UserError, match=r"standard input is no text \(.*0xff.*--encoding"):
+    with pytest.raises(UserError, match=r"standard input is not text \(.*0xff.*--encoding"):
         tasks.run(script.Config(task="twist", twist="slang"))
 
 

@@ -160,7 +160,7 @@ def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         key = str(run.config.get("key", ""))
         if not re.fullmatch(r"[0-9a-f]{6,64}", key):
-            raise UserError(f"{project}: run {run.id} has the key {key or None}: it is no run of ours")
+            raise UserError(f"{project}: run {run.id} has the key {key or None}: it is not a run of ours")
         into = folder / key
         if (into / STATUS).is_file():
             return

@@ -20,7 +20,7 @@ def show(value: Any, digits: int | None = None) -> str:
 
 def sort_key(value: Any) -> tuple[int, float, str]:
     """A key that sorts numbers before words before None and NaN, so that a flag with 4 and None sorts too."""
-    if isinstance(value, numbers.Real) and not math.isnan(value):  # numpy's integers are no int
+    if isinstance(value, numbers.Real) and not math.isnan(value):  # numpy's integers are not instances of int
         return 0, float(value), ""
     text = show(value)
     empty = text in ("None", "")

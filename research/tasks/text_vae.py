@@ -257,7 +257,7 @@ def twist(cfg: script.Config) -> dict[str, Any]:
             whole = sys.stdin.buffer.read().decode(cfg.encoding or "utf-8")
         except (UnicodeDecodeError, LookupError) as error:
             raise UserError(
-                f"standard input is no text ({error}); --encoding says which encoding it has"
+                f"standard input is not text ({error}); --encoding says which encoding it has"
             ) from None
     pieces = re.split(r"(\n[ \t]*\n)", whole)  # paragraphs, and the blank lines between them
     counts: Counter[str] = Counter()
