@@ -127,7 +127,9 @@ def test_figures_of_the_test_part(place, run):
 
 
 def test_the_direction_is_that_of_the_means(place, monkeypatch):
-    """A model whose code is whether a line is archaic, and which writes a modern line where it is told so."""
+    """A model whose code says whether a line is archaic, and which writes a modern line if
+    the code says so.
+    """
     import torch
 
     def code(model, lines, vocabulary, device):
