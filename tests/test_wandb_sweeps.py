@@ -93,7 +93,7 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
 
 
 def begin(run: Any) -> None:
-    """What a script does at its end, where W&B starts here."""
+    """Start the loop, as a script does next; this is where W&B starts."""
     model = torch.nn.Linear(1, 1)
     next(run.loop(model, torch.optim.SGD(model.parameters(), 0.1)))
 
