@@ -2,10 +2,11 @@
 
     python benchmarks/bvae_faces.py --peer path/to/Beta-VAE --threads 1
 
---peer is a checkout of github.com/1Konny/Beta-VAE; its `model.BetaVAE_H` (the same layers: four convolutions,
-256 units, z of 10) is trained with the loss and optimiser of its solver.py on pictures that already lie in
-memory, which is kinder than its own loader. Ours takes its batch by index from uint8 pictures as in training.
-Blocks of both alternate (benchmarks/race.py). Without --peer only ours is timed.
+--peer is a checkout of github.com/1Konny/Beta-VAE. Its `model.BetaVAE_H` has the same layers: four
+convolutions, 256 units, 10 latents. It is trained with the loss and optimiser of its solver.py on pictures
+that are already in memory, which is faster than its own loader. Our script takes its batches by index from
+uint8 pictures, as in training. Blocks of both alternate (benchmarks/race.py). Without --peer only our script
+is timed.
 """
 
 import sys
@@ -43,7 +44,7 @@ class Flags:
 
 
 def ours(flags: Flags, precision: str) -> Callable[[], None]:
-    """One training step of ours at the peer's sizes."""
+    """A function that makes one training step of ours at the peer's sizes."""
     layers = {"arch": "conv", "width": 32, "depth": 4, "hidden_dim": 256, "latent_dim": 10}
     cfg = bvae_faces.Config(**layers, batch_size=flags.batch_size, precision=precision)
     device = torch.device(flags.device)
@@ -66,7 +67,9 @@ def ours(flags: Flags, precision: str) -> Callable[[], None]:
 
 
 def peer(flags: Flags) -> Callable[[], None]:
-    """One training step of the peer: its model; loss and optimiser as in its solver.py (H, β = 4)."""
+    """A function that makes one training step of the peer's model, with loss and optimiser as in its
+    solver.py (H, β = 4).
+    """
     module = race.module_of(Path(flags.peer, "model.py"))
     device = torch.device(flags.device)
     model = module.BetaVAE_H(10, 3).to(device)
@@ -90,7 +93,7 @@ def peer(flags: Flags) -> Callable[[], None]:
 
 
 def block(flags: Flags, step: Callable[[], None]) -> Callable[[], None]:
-    """A block of steps, until the device is done with them."""
+    """Run a block of steps, until the device has finished them."""
 
     def work() -> None:
         for _ in range(flags.steps):

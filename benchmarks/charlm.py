@@ -1,26 +1,26 @@
-"""Characters per second of charlm in generation, and its time to a loss against nanoGPT.
+"""Characters per second that charlm generates; its training time and loss beside those of nanoGPT.
 
     python benchmarks/charlm.py --threads 1
     python benchmarks/charlm.py --race --peer path/to/nanoGPT --data_dir data/store --threads 2
 
-Generation, with untrained weights, which cost as much as trained ones, in fp32: `generate`, which keeps what
-it has read in a cache, against a loop that reads the last full window anew for each character and draws from
-the last logits, as nanoGPT's does (the logits of the other positions are 1 % of its work). Both begin behind
-a full window, the reading of which counts. Rounds of both alternate (benchmarks/race.py). Their texts differ:
-the cache lets each layer attend to a window, so that a character depends on more of the text than the loop
-has read.
+Generation, in fp32, with untrained weights, which cost as much as trained ones: `generate`, which keeps what
+it has read in a cache, is compared with a loop that reads the last full window again for each character and
+draws from the last logits, as nanoGPT's does (the logits of the other positions are 1 % of its work). Both
+begin after a full window, and the time to read it counts. Rounds of both alternate (benchmarks/race.py).
+Their texts differ: with the cache each layer attends to a window, so a character depends on more text than
+the loop has read.
 
-With --race both train, one after the other, each in a process of its own, with so many threads: ours with
-the default recipe for --race_steps, nanoGPT (--peer, a checkout of github.com/karpathy/nanoGPT) with the CPU
-setting of its README, from which the sizes of both are. Its loader reads our tinyshakespeare. Both are scored
-with their last weights by charlm's `evaluate`: the last 10 % of the text, in windows that follow one another,
-each character once. nanoGPT trains on the 90 % before it, ours on these without the last 10,000 characters.
-Without --peer only ours is trained.
+With --race both train, one after the other, each in a process of its own with --threads threads. Our model
+uses the default recipe for --race_steps; nanoGPT (--peer, a checkout of github.com/karpathy/nanoGPT) uses the
+CPU setting of its README, from which the sizes of both are taken. Its loader reads our tinyshakespeare. Both
+are scored with their last weights by charlm's `evaluate`, on the last 10 % of the text, in consecutive
+windows, each character once. nanoGPT trains on the 90 % before that, our model on the same without its last
+10,000 characters. Without --peer only our model is trained.
 
-Only the seconds of the updates are counted, not reading the data, building the model and evaluating.
-nanoGPT evaluates before its first update, and saves only where it evaluates, so that it has to after the last
-one. Of its own lines, one an update, the one after the first evaluation begins the time and the one of the
-last update before the second ends it.
+Only the seconds of the updates count, without reading the data, building the model and evaluating. nanoGPT
+evaluates before its first update. It saves only when it evaluates, so it must evaluate after the last update,
+too. It prints a line for each update: the time begins at the line after the first evaluation, and ends at the
+line of the last update before the second evaluation.
 """
 
 import multiprocessing
@@ -109,7 +109,9 @@ def config(flags: Flags) -> charlm.Config:
 
 
 def ours(flags: Flags) -> tuple[float, float]:
-    """Seconds of training and test loss in nats: the loop of `charlm.train` without its log."""
+    """Seconds of training, and test loss in nats, of our model, by the loop of `charlm.train` without its
+    log.
+    """
     torch.set_num_threads(flags.threads)
     cfg = config(flags)
     data = charlm.load_data(cfg)
@@ -133,12 +135,14 @@ def ours(flags: Flags) -> tuple[float, float]:
 
 
 def peer(flags: Flags) -> tuple[float, float]:
-    """The same of nanoGPT, in a copy of the checkout: its prepare.py downloads unless the text lies there."""
+    """The same for nanoGPT, in a copy of its checkout, since its prepare.py downloads the text if it is
+    missing.
+    """
     cfg = config(flags)
     data = charlm.load_data(cfg)
     with tempfile.TemporaryDirectory() as tmp:
         tree = Path(tmp, "nanoGPT")
-        left_out = shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl")  # what it wrote may be large
+        left_out = shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl")  # its output, which may be large
         shutil.copytree(flags.peer, tree, ignore=left_out)
         folder = tree / "data/shakespeare_char"
         shutil.copy(text.place(Path(flags.data_dir)), folder / "input.txt")
@@ -149,20 +153,20 @@ def peer(flags: Flags) -> tuple[float, float]:
         took = train_peer(flags, cfg, tree)
         model = peer_model(tree, flags.peer_steps)
 
-    def logits(tokens: Tensor, _: None) -> Tensor:  # without targets it gives those of the last position only
+    def logits(tokens: Tensor, _: None) -> Tensor:  # without targets it returns only the last position
         return model(tokens, tokens.contiguous())[0]
 
     return took, charlm.evaluate(logits, data.parts["test"], "test", cfg, CPU)["test/loss"]
 
 
 def train_peer(flags: Flags, cfg: charlm.Config, tree: Path) -> float:
-    """Seconds of the updates of nanoGPT's train.py, without its evaluations."""
+    """Run nanoGPT's train.py; returns the seconds of its updates, without its evaluations."""
     n = flags.peer_steps
     command = [sys.executable, "-u", "train.py", "config/train_shakespeare_char.py", "--device=cpu"]
     command += ["--compile=False", "--eval_iters=20", "--log_interval=1", f"--block_size={cfg.seq_len}"]
     command += [f"--batch_size={cfg.batch_size}", f"--n_layer={cfg.n_layers}", f"--n_head={cfg.n_heads}"]
     command += [f"--n_embd={cfg.embed_dim}", f"--max_iters={n}", f"--lr_decay_iters={n}", "--dropout=0.0"]
-    # Not in its README: to be evaluated only before the first update and after the last, and saved there
+    # Unlike its README, it evaluates only before the first update and after the last one, and saves then
     command += [f"--eval_interval={n}", "--always_save_checkpoint=True", "--out_dir=out"]
     threads = {"OMP_NUM_THREADS": str(flags.threads), "MKL_NUM_THREADS": str(flags.threads)}
     env = os.environ | threads | {"PYTHONWARNINGS": "ignore"}
@@ -172,11 +176,11 @@ def train_peer(flags: Flags, cfg: charlm.Config, tree: Path) -> float:
             at[line.partition(":")[0]] = time.perf_counter()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return at[f"iter {n - 1}"] - at["step 0"]  # it counts from 0; the one update after saving is left out
+    return at[f"iter {n - 1}"] - at["step 0"]  # it counts from 0; the update after saving is left out
 
 
 def peer_model(tree: Path, steps: int) -> nn.Module:
-    """What nanoGPT has saved, in its own model."""
+    """nanoGPT's own model with the weights that it has saved."""
     module = race.module_of(tree / "model.py")
     saved = torch.load(tree / "out/ckpt.pt", map_location=CPU, weights_only=True)
     assert saved["iter_num"] == steps, f"saved after {saved['iter_num']} updates, not {steps}"
@@ -186,7 +190,7 @@ def peer_model(tree: Path, steps: int) -> nn.Module:
 
 
 def train_both(flags: Flags) -> None:
-    """Print seconds of training and test loss of ours and of nanoGPT."""
+    """Print seconds of training and test loss of our model and of nanoGPT."""
     cfg = config(flags)
     sizes = f"{cfg.n_layers} x {cfg.embed_dim}, window {cfg.seq_len}, batch {cfg.batch_size}"
     race.begin(flags.threads, sizes, "tinyshakespeare")
@@ -217,7 +221,7 @@ def uncached(model: nn.Module, prompt: Tensor, n_chars: int, rng: torch.Generato
 
 
 def generation(flags: Flags) -> None:
-    """Print characters per second, of all texts together, with the cache and without."""
+    """Print characters per second, for all texts together, with the cache and without it."""
     race.begin(flags.threads, "fp32", "untrained weights")
     alphabet = "".join(map(chr, range(32, 32 + VOCAB_SIZE)))
     for n_layers, width, n_heads, seq_len, batch in SIZES:

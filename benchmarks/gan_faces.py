@@ -2,11 +2,11 @@
 
     python benchmarks/gan_faces.py --threads 1
 
-The plain loop is written as introductions write it (pytorch/examples, dcgan/main.py): a DataLoader that hands
-out one picture after the other as float, gradients of the discriminator's weights also where the generator
-learns, `loss.item()` at each step, float32, memory as it comes. It has no penalties; with --penalty it has R1
-and R2 at each step, ours at every eighth, both as in their papers. Ours is what `train` does, `update` of
-research/gan_faces.py, averaging included. Blocks of all alternate (benchmarks/race.py).
+The plain loop is written as in introductions (pytorch/examples, dcgan/main.py): a DataLoader that returns one
+picture after the other as float, gradients of the discriminator's weights even when the generator learns,
+`loss.item()` at each step, float32, the default memory layout. It has no penalties. With --penalty, it has R1
+and R2 at each step, and our loop has them at every eighth step, as in their papers. Our loop is what `train`
+does, `update` of research/gan_faces.py, including averaging. Blocks of all alternate (benchmarks/race.py).
 """
 
 import sys
@@ -47,7 +47,7 @@ class Flags:
 
 
 class Pictures(Dataset):
-    """Pictures, uint8 (N, S, S, 3), one at a time as float (3, S, S)."""
+    """Pictures, uint8 (N, S, S, 3), which it returns one at a time as float (3, S, S)."""
 
     def __init__(self, data: Tensor):
         self.data = data
@@ -70,7 +70,7 @@ def adam(network: torch.nn.Module, **options: bool) -> torch.optim.Adam:
 
 
 def ours(flags: Flags, data: Tensor, precision: str) -> Callable[[], None]:
-    """A block of our training steps."""
+    """A function that runs a block of our training steps."""
     cfg, device = config(flags, precision), torch.device(flags.device)
     model = gan_faces.build(cfg, device)
     forward = (model.generator, model.discriminator)
@@ -93,7 +93,7 @@ def ours(flags: Flags, data: Tensor, precision: str) -> Callable[[], None]:
 
 
 def plain(flags: Flags, data: Tensor) -> Callable[[], None]:
-    """A block of steps of the plain loop."""
+    """A function that runs a block of steps of the plain loop."""
     cfg, device = config(flags, "fp32"), torch.device(flags.device)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,11 +1,11 @@
-"""What it costs to plan a grid, against asking W&B's engine for one point after the other.
+"""The time that it takes to plan a grid, compared with asking W&B's engine for one point after the other.
 
     python benchmarks/planning.py                     # 1,000, 10,000 and 100,000 points
     python benchmarks/planning.py --peer 1000         # the engine for so many points (quadratic: 34 s)
 
-Planned means: read, each point checked by the rules of research/vae_mnist.py, its different runs counted, and
-the sweep's folder begun with its first 1,000 trial files and a copy of the code. CPU-seconds of this process
-after the script has been imported.
+To plan a grid means to read it, to check each point by the rules of research/vae_mnist.py, to count its
+different runs, and to begin the sweep's folder with its first 1,000 trial files and a copy of the code. The
+figures are CPU-seconds of this process after the script has been imported.
 """
 
 import sys
@@ -49,7 +49,9 @@ def content(n: int) -> dict:
 
 
 def engine_s(n: int) -> float:
-    """CPU-seconds in which W&B's engine gives n points, each with those before it as runs."""
+    """CPU-seconds in which W&B's engine gives n points; for each of them, the points before
+    it are its runs.
+    """
     from sweeps import RunState, SweepRun, next_run
 
     config, runs, start = content(n), [], time.process_time()
@@ -71,12 +73,12 @@ def ours_s(n: int, folder: Path) -> float:
 
 
 def run(flags: Flags) -> None:
-    warnings.simplefilter("ignore")  # the engine is written for an older pydantic, and says so
+    warnings.simplefilter("ignore")  # the engine is written for an older pydantic and warns of it
     from launch.sweep import points
     from research import vae_mnist
 
     vae_mnist.load_data(vae_mnist.Config(dataset="digits"))
-    list(points.Points(content(100)))  # both have the engine imported
+    list(points.Points(content(100)))  # so that the engine is imported for both
     print("| points | planned, CPU-s | a point, ms |\n|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for n in SIZES:

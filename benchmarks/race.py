@@ -1,9 +1,9 @@
 """What the benchmarks share: contenders that are measured in turn, and how their figures are printed.
 
 A contender is a function that does one round of work and returns its figure, such as pictures per second.
-Rounds of all contenders alternate, and a ratio is always taken between two figures of the same round, so that
-it holds while the machine's speed drifts. The first round, in which caches fill and compilers work, is not
-counted.
+Rounds of all contenders alternate, and a ratio is always that of two figures of the same round, so that it is
+right even if the machine's speed drifts. The first round, in which caches fill and compilers work, does not
+count.
 """
 
 import importlib.metadata
@@ -38,7 +38,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of_ratios(cls, figures: Sequence[float], others: Sequence[float]) -> "Spread":
-        """The spread of figure / other, both of the same round."""
+        """The spread of the ratio figure / other, each of two figures of the same round."""
         return cls.of([a / b for a, b in zip(figures, others, strict=True)])
 
 
@@ -46,19 +46,19 @@ class Spread(NamedTuple):
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes by the clock on the wall."""
+    """How long `work` takes, in seconds of wall time."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """The contender whose figure is how many seconds `work` takes."""
+    """The contender whose figure is the number of seconds that `work` takes."""
     return lambda: seconds(work)
 
 
 def speed_of(work: Callable[[], object], amount: float) -> Callable[[], float]:
-    """The contender whose figure is `amount`, what `work` gets done, per second."""
+    """The contender whose figure is `amount` per second, where `amount` is what `work` gets done."""
     return lambda: amount / seconds(work)
 
 
@@ -85,7 +85,7 @@ def alternate(
 
 
 def header(*about: str) -> None:
-    """Print what the figures below were measured on, and with what."""
+    """Print the machine and the versions with which the figures below were measured."""
     print(", ".join([f"{cpu()} ({os.cpu_count()} cores)", f"torch {torch_version()}", *about]), flush=True)
 
 
@@ -98,7 +98,7 @@ def begin(threads: int, *about: str, device: str = "cpu") -> None:
 
 
 def cpu() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system reveals it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -108,13 +108,13 @@ def cpu() -> str:
 
 
 def torch_version() -> str:
-    """The version of torch, which need not be imported for it."""
+    """The version of torch, found without importing it."""
     loaded = sys.modules.get("torch")
     return loaded.__version__ if loaded else importlib.metadata.version("torch")
 
 
 def report(figures: Mapping[str, Sequence[float]], unit: str, peer: str | None = None) -> None:
-    """Print a line for each contender: its figures, and their ratio to those of `peer` where that was run."""
+    """Print a line for each contender: its figures, and their ratio to those of `peer` if that was run."""
     width = max(map(len, figures))
     for name, values in figures.items():
         of_all = Spread.of(values)
@@ -126,7 +126,7 @@ def report(figures: Mapping[str, Sequence[float]], unit: str, peer: str | None =
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:
-    """Print `rows` as a Markdown table; the first row is its heading, and only the first column is text."""
+    """Print `rows` as a Markdown table. The first row is the heading; only the first column is text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     for row in [rows[0], rule, *rows[1:]]:
@@ -139,7 +139,7 @@ def table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def module_of(path: Path) -> ModuleType:
-    """The Python file of a peer, imported under a name of its own; it cannot print."""
+    """The Python file of a peer, imported under a name of its own, with `print` disabled."""
     spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     module.print = lambda *_, **__: None

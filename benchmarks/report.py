@@ -1,12 +1,12 @@
-"""What a report of many runs costs: to build it, to open it, and to answer a brush.
+"""How long it takes to build a report of many runs, to open it, and to redraw it after a brush.
 
     python benchmarks/report.py                       # 500 runs × 2,000 rows × 20 pictures
     python benchmarks/report.py --runs=5000 --rows=200 --pictures=2
 
-The runs are made up: three flags, five logged figures, pictures of 64 × 64 pixels. Built means what
-`launch/report.py` does, from reading the folder on. Opened: from the address to the first drawing, in a
-headless Chromium. A brush: from its change to the next drawing of its own chart, and until all other parts
-have followed, medians of nine. Memory is that of the page's JavaScript.
+The runs are made up: three flags, five logged figures, pictures of 64 × 64 pixels. Building is what
+`launch/report.py` does, including reading the folder. Opening goes from the address to the first drawing, in
+a headless Chromium. A brush is timed from its change until its own chart is drawn, and until all other parts
+have followed; both are medians of nine. Memory is that of the page's JavaScript.
 """
 
 import json
@@ -55,7 +55,7 @@ class Flags:
 
 
 def make(folder: Path, flags: Flags) -> None:
-    """Run folders as the scripts write them."""
+    """Make run folders like those that the scripts write."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     yaml = "# Question  How large may a sweep be?\nprogram: research/bvae_faces.py\nmethod: random\n"
@@ -96,7 +96,7 @@ def make(folder: Path, flags: Flags) -> None:
 
 
 def looked_at(page: Path) -> dict[str, float]:
-    """Open the page in a browser: seconds until it is drawn, milliseconds of a brush, memory."""
+    """Open the page in a browser; returns seconds until it is drawn, milliseconds of a brush, and memory."""
     from tests.browser import Page, browser
 
     with browser() as found:

@@ -2,13 +2,13 @@
 
     KERAS_BACKEND=torch uv run --with keras python benchmarks/seq2seq_arith.py
 
-Both learn sums of two three-digit numbers with an encoder and a decoder LSTM of 128 units: Keras's example
-(keras.io/examples/nlp/addition_rnn) by `fit` with its model, its reversed queries left aside, which cost
-nothing; ours by the real functions of the script, in a loop without its log. Rounds of both alternate
-(benchmarks/race.py). Ours is fed the true character before each, Keras's the encoder's last state at each
-character, so that ours has one input product more. Ours is timed in both precisions, Keras's in its default,
-float32. How long each takes to make its training set is printed too: Keras's 50,000 sums, ours every query
-that there is. Without Keras only ours is timed.
+Both learn sums of two three-digit numbers with an encoder and a decoder LSTM of 128 units. Keras's example
+(keras.io/examples/nlp/addition_rnn) trains its model by `fit`, without reversing queries, which takes no
+time. Our model is trained by the real functions of the script, in a loop without its log. Rounds of both
+alternate (benchmarks/race.py). The input of our decoder is the true previous character, that of Keras's is
+the encoder's last state at each character, so ours has one input product more. Our model is timed in both
+precisions, Keras's in its default, float32. The time that each takes to make its training set is printed,
+too: Keras makes 50,000 sums, our script all queries that exist. Without Keras only our model is timed.
 """
 
 import itertools
@@ -56,7 +56,9 @@ class Flags:
 def ours(
     flags: Flags, splits: arithmetic.ArithmeticSplits, batch_size: int, precision: str
 ) -> Callable[[], None]:
-    """A round of our training steps: the loop of `seq2seq_arith.train` without its log."""
+    """A function that runs a round of our training steps: the loop of `seq2seq_arith.train`
+    without its log.
+    """
     cfg = script.Config(digits=DIGITS, ops="+", batch_size=batch_size, hidden_dim=WIDTH, precision=precision)
     model, alphabet, step = script.build(cfg, splits.alphabet, CPU), splits.alphabet, itertools.count()
     optimizer = script.optimizer_of(model, cfg)
@@ -80,7 +82,9 @@ def ours(
 
 
 def sums() -> tuple[np.ndarray, np.ndarray]:
-    """N_SUMS different sums as one-hot arrays (N, 7, 12) and (N, 4, 12), one after the other in Python."""
+    """N_SUMS different sums as one-hot arrays (N, 7, 12) and (N, 4, 12), made one after the
+    other in Python.
+    """
     seen, made = set(), ([], [])
     draw = lambda: random.randrange(10 ** random.randint(1, DIGITS))  # noqa: E731
     while len(seen) < N_SUMS:
@@ -97,7 +101,7 @@ def sums() -> tuple[np.ndarray, np.ndarray]:
 
 
 def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], None]:
-    """A round of `fit` of the example's model on some of its sums."""
+    """A function that runs a round of `fit` of the example's model on some of its sums."""
     import keras
 
     layers = keras.layers
@@ -120,7 +124,7 @@ def run(flags: Flags) -> None:
     race.begin(flags.threads, f"LSTM {WIDTH}", f"{DIGITS}-digit sums")
     try:
         import keras
-    except ImportError as error:  # its backend's too
+    except ImportError as error:  # Keras or its backend
         keras = None
         print(f"no Keras ({error}): only ours is timed")
     began = time.perf_counter()

@@ -1,12 +1,12 @@
-"""A spike: K runs of vae_mnist trained as one stacked model. Do members learn what their solo runs do?
+"""An experiment: K runs of vae_mnist trained as one stacked model. Do members learn the same as solo runs?
 
     python benchmarks/stacked_vae.py --threads 1
 
-Every member has its own seed, β and learning rate. One step of all is one `torch.func.vmap` of the gradient
-over stacked weights and an Adam written out with a learning rate per member. Compared are the weights after
---check_steps steps with those of K solo loops; the control is a solo loop whose Adam is not the fused one,
-which rounds differently and is the same otherwise. Then member-steps per second, in blocks that alternate
-with the solo loop (benchmarks/race.py).
+Every member has its own seed, β and learning rate. One step of all members is one `torch.func.vmap` of the
+gradient over stacked weights, and one step of an Adam that is written out with a learning rate per member.
+After --check_steps steps, the weights are compared with those of K solo loops. The control is a solo loop
+whose Adam is not the fused one: it rounds differently and is otherwise the same. Then member-steps per second
+are measured, in blocks that alternate with the solo loop (benchmarks/race.py).
 """
 
 import copy
@@ -67,7 +67,7 @@ def members(flags: Flags, k: int) -> list[Config]:
 
 
 def rows(cfg: Config, step: int, n: int) -> Tensor:
-    """Row numbers of the member's batch, a function of its seed and the step."""
+    """The indices of the pictures in the member's batch, which depend only on its seed and the step."""
     return torch.randint(n, (cfg.batch_size,), generator=make_rng(cfg.seed, step, "order"))
 
 
@@ -133,7 +133,9 @@ class Stacked:
 
 
 def furthest(flags: Flags, images: Tensor) -> dict[int, tuple[float, float]]:
-    """step -> largest difference of a weight from solo, over its tensor's largest: stacked, control."""
+    """step -> the largest difference of a weight from that of its solo run, divided by the largest weight of
+    its tensor: for the stacked model, and for the control.
+    """
     cfgs, found = members(flags, 4), {}
     stacked = Stacked(cfgs, images)
     solos, controls = ([Solo(cfg, images, fused) for cfg in cfgs] for fused in (True, False))
@@ -153,7 +155,7 @@ def furthest(flags: Flags, images: Tensor) -> dict[int, tuple[float, float]]:
 
 
 def rate(one: Solo | Stacked, count: int, seconds: float) -> float:
-    """Member-steps per second over about `seconds`."""
+    """Member-steps per second, measured for about `seconds`."""
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds or not done:
         one.step()

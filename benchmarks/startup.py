@@ -1,16 +1,17 @@
-"""What `--help` of each command costs, against `import torch` in the same round.
+"""How long `--help` of each command takes, compared with `import torch` in the same round.
 
     python benchmarks/startup.py                                   # this tree
     python benchmarks/startup.py --tree path/to/before --tree .    # two trees, measured in turn
 
-`--help` is what a command has to import before it can begin: a launcher before it makes its first trial, a
-script before it reads its data. In each round and for every command `python -c "import torch"` is timed, and
-right after it `--help` in every tree, each in a process of its own; a ratio is that of these neighbours. The
-goals: a launcher takes less than a third of the time of `import torch`, a script at most 1.2 times as long.
+`--help` imports what a command has to import before it can begin: a launcher before it makes its first trial,
+a script before it reads its data. In each round and for every command, `python -c "import torch"` is timed,
+and right after it `--help` in every tree, each in a process of its own; a ratio is that of these neighbours.
+The goals: a launcher takes less than a third of the time of `import torch`, a script at most 1.2 times as
+long.
 
-The commands are the .py files directly in research/ and launch/ of the tree that this file lies in. All trees
-run in the environment of the Python that runs this. Nobody's own settings reach the commands, nor W&B's and
-SLURM's variables.
+The commands are the .py files directly in research/ and launch/ of the tree in which this file lies. All
+trees run in the environment of the Python that runs this file. The commands get neither the user's own
+settings nor the variables of W&B and SLURM.
 """
 
 import os
@@ -33,7 +34,7 @@ from research.common.flags import require
 
 GOALS = {"launch": 1 / 3, "research": 1.2}  # times `import torch`
 TORCH = "import torch"
-SETTINGS = ("WANDB", "SLURM", "SBATCH", "PYTHON")  # variables that begin so are not handed on
+SETTINGS = ("WANDB", "SLURM", "SBATCH", "PYTHON")  # variables that begin so are not passed on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,13 @@ class Flags:
 
 
 def commands() -> list[str]:
-    """The commands of this tree, launchers first, as paths in it."""
+    """The commands of this tree as paths in it, launchers first."""
     paths = [path for folder in GOALS for path in sorted((ROOT / folder).glob("*.py"))]
     return [path.relative_to(ROOT).as_posix() for path in paths if path.stem != "__init__"]
 
 
 def process(arguments: list[str], tree: Path, config_home: str) -> Callable[[], float]:
-    """The contender that is a process of its own: Python with these arguments, in the folder `tree`."""
+    """The contender that starts a process: Python with these arguments, in the folder `tree`."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     env["XDG_CONFIG_HOME"] = config_home
     command = [sys.executable, *arguments]
@@ -87,7 +88,7 @@ def run(flags: Flags) -> None:
 
 
 def cell(took: list[float] | None, beside: list[float]) -> str:
-    """The figures of one command in one tree; beside: of `import torch` just before it."""
+    """The figures of one command in one tree; beside: those of `import torch` just before it."""
     if took is None:
         return "not there"
     ratio = race.Spread.of_ratios(took, beside)

@@ -1,17 +1,17 @@
-"""The queue of a sweep alone, without training: its speed and its file-system operations per trial.
+"""The queue of a sweep without training: its speed, and its file-system operations per trial.
 
     python benchmarks/sweep_queue.py --trials=100,300,1000 --workers=16
     python benchmarks/sweep_queue.py --folder=/shared/scratch/queue     # on the file system in question
 
-Every worker is a process that runs the loop of launch/sweep/worker.py; in place of starting a training
-process it waits for `train_ms`, writes status.json as a finished run would, and gives the lease back. So
+Every worker is a process that runs the loop of launch/sweep/worker.py. Instead of starting a training
+process, it waits for `train_ms`, writes status.json as a finished run would, and gives the lease back. So
 everything that a training process does itself is left out: adopting the lease, metrics, checkpoints.
 
-Operations on files below the sweep folder are counted inside the workers, in a round of its own that is not
-timed: most of them by Python's audit events; stat and fsync, which have none, by wrapping os.stat and
-os.fsync. Those that fail count too. Not seen are read, write, close, and the fstat with which Python follows
-an open. A listing is one operation here, but on a network as many requests as its length takes: the names
-that listings of trials/ returned are counted apart.
+Operations on files below the sweep folder are counted inside the workers, in an extra round that is not
+timed. Most are counted by Python's audit events; stat and fsync, which have none, by wrapping os.stat and
+os.fsync. Failed operations count, too. Not counted are read, write, close, and the fstat that Python makes
+after an open. A listing counts as one operation, but on a network a long one takes several requests; so the
+names that listings of trials/ return are counted separately.
 """
 
 import functools
@@ -103,7 +103,7 @@ class Operations:
             self.counts[kind, self._what(Path(text[len(self.root) :]))] += n
 
     def _what(self, path: Path) -> str:
-        """What a path inside the sweep folder is to the queue."""
+        """The role of a path inside the sweep folder."""
         if path.parts[0] == "trials":
             return "trials/NNNN.json" if len(path.parts) > 1 else "trials/"
         if len(path.parts) == 1:
@@ -112,14 +112,14 @@ class Operations:
 
 
 class Worker(worker.Worker):
-    """A worker whose trials train in its own process, which is to say not at all."""
+    """A worker that does not train: it only waits, in its own process."""
 
     def __init__(self, flags: worker.Flags, train_ms: float):
         super().__init__(flags)
         self.train_s, self.trained, self.last = train_ms / 1000, [], 0.0
 
     def train(self, trial: Trial, lease: Lease) -> None:
-        self.queue.varied()  # as for the environment of a training process
+        self.queue.varied()  # a real worker calls it for the environment of a training process
         time.sleep(self.train_s)
         status = {
             "status": "finished",
@@ -138,7 +138,7 @@ class Worker(worker.Worker):
 
 @dataclass(frozen=True)
 class Life:
-    """What a worker did in a round; moments on the clock that all processes of a machine share."""
+    """What a worker did in a round. Times are on the clock that all processes of a machine share."""
 
     began: float
     last: float
@@ -154,7 +154,7 @@ def _start(barrier: Any) -> None:
 
 
 def work(folder: Path, train_ms: float, count: bool) -> Life:
-    """A worker's life."""
+    """Run a worker from its start to its end."""
     operations = Operations(folder) if count else None
     one = Worker(worker.Flags(sweep=str(folder), program=""), train_ms)
     BARRIER.wait(60)
@@ -166,7 +166,9 @@ def work(folder: Path, train_ms: float, count: bool) -> Life:
 
 
 def sweep_round(flags: Flags, n: int, count: bool) -> tuple[list[Life], float]:
-    """One sweep of n trials, from its making to its end: the workers' lives, and the seconds of adding."""
+    """Run a sweep of n trials from beginning to end; returns what each worker did, and the seconds that it
+    took to add the trials.
+    """
     with tempfile.TemporaryDirectory(prefix="queue-", dir=flags.folder) as tmp:
         queue, began = Queue(Path(tmp)), time.perf_counter()
         keys = [f"{i:012x}" for i in range(n)]
@@ -211,7 +213,7 @@ def kinds_row(n: int, counts: Counts) -> list[str]:
 
 
 def print_profile(n: int, counts: Counts) -> None:
-    """Operations per trial by what they were done to, most frequent first."""
+    """Operations per trial by their kind of file, the most frequent first."""
     by_what: dict[str, Counter[str]] = {}
     for (kind, what), count in counts.items():
         if kind != "listed":

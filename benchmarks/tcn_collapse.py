@@ -1,18 +1,19 @@
-"""Why a TCN as published breaks down late in training, and why what it writes ends in newlines.
+"""Why a TCN as published breaks down late in training, and why the text that it writes ends in newlines.
 
     python benchmarks/tcn_collapse.py --dataset FILE          # about 5 minutes on a free core
 
-An exercise: the block of Bai et al. 2018 (norm="none": weight norm, ReLU, no normalisation), whole lines as
-sequences, padded to the longest by newlines that count in the loss, Adam with its defaults but for a constant
-rate. Each of SETTINGS trains the same small TCN on the same lines. Printed every --every epochs:
+The starting point is an exercise: the block of Bai et al. 2018 (norm="none": weight norm, ReLU, no
+normalisation); whole lines as sequences, padded to the longest by newlines, which count in the loss; Adam
+with its defaults and a constant learning rate. Each of SETTINGS trains the same small TCN on the same lines.
+Every --every epochs it prints:
 
-loss     nats per character of the lines themselves, padding not counted
-peak     largest loss of a batch since the row above, as it is trained
-tail     share of newlines among the characters 101 … 200 of what is drawn behind a newline
-dead     share of units behind a ReLU that are 0 at every position; layer norm: no ReLU, none
-size     root mean square of what the last block puts out
-update   largest root mean square since the row above of an update / learning rate, m / (√v + ε)
-root v   median over the weights of Adam's √v, the size of gradient that it expects
+loss     nats per character of the lines themselves, without padding
+peak     largest training loss of a batch since the row above
+tail     share of newlines among the characters 101 … 200 of samples that begin after a newline
+dead     share of units after a ReLU that are 0 at every position; with layer norm there is no ReLU: none
+size     root mean square of the last block's output
+update   largest root mean square of an update / learning rate, m / (√v + ε), since the row above
+root v   median over the weights of Adam's √v, the size of gradients that it expects
 """
 
 import itertools
@@ -73,7 +74,9 @@ class Flags:
 
 
 def rows(flags: Flags) -> tuple[Tensor, Tensor, int, int]:
-    """Targets (N, T), whether they belong to a line rather than to its padding, V, the newline's number."""
+    """Targets (N, T), whether each belongs to a line and not to its padding (N, T), V, and
+    the newline's id.
+    """
     splits = text.load(flags.dataset, "data/store", cut="lines")
     newline, starts = splits.alphabet.index("\n"), splits.train_starts[: flags.lines + 1].tolist()
     lines = [splits.train[a:b].long() for a, b in itertools.pairwise(starts)]
@@ -83,14 +86,14 @@ def rows(flags: Flags) -> tuple[Tensor, Tensor, int, int]:
 
 
 def nats(model: TCN, y: Tensor, counted: Tensor, newline: int) -> Tensor:
-    """Mean over the positions `counted` (N, T) of −log p(character | a newline and the line so far)."""
+    """The mean of −log p(character | a newline and the line so far) over the positions `counted` (N, T)."""
     x = F.pad(y, (1, 0), value=newline)[:, :-1]
     return F.cross_entropy(model(x)[counted], y[counted])
 
 
 @torch.no_grad()
 def look(model: TCN, y: Tensor, own: Tensor, newline: int) -> dict[str, float]:
-    """Loss, newlines in the tail of samples, dead units and size of activations."""
+    """Loss, share of newlines in the tail of samples, share of dead units, and size of activations."""
     outs, sizes = [], []
     hooks = [c.register_forward_hook(lambda *a: outs.append(a[2])) for b in model.blocks for c in b.convs]
     hooks.append(model.blocks[-1].register_forward_hook(lambda *a: sizes.append(a[2])))
@@ -110,7 +113,7 @@ def look(model: TCN, y: Tensor, own: Tensor, newline: int) -> dict[str, float]:
 
 
 def train(name: str, flags: Flags, norm="none", masked=False, clip=math.inf) -> list[Step]:
-    """Train one setting, print its table and return all of its steps."""
+    """Train one setting and print its table; returns all of its steps."""
     y, own, vocab_size, newline = rows(flags)
     torch.manual_seed(flags.seed)
     model = TCN(vocab_size, CHANNELS, CHANNELS, BLOCKS, KERNEL, norm=norm)
@@ -149,7 +152,7 @@ def train(name: str, flags: Flags, norm="none", masked=False, clip=math.inf) -> 
 
 
 def draw(runs: dict[str, list[Step]], path: str) -> None:
-    """Loss and size of updates over epochs, one above the other."""
+    """A picture of loss and size of updates over epochs, one above the other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 7), dpi=100, layout="constrained")

@@ -2,11 +2,11 @@
 
     python benchmarks/text_vae.py --threads 1 --dataset=shakespeare
 
-The plain loop is written as introductions write it (timbmg/Sentence-VAE, train.py): a DataLoader that hands
-out one sentence after the other, padded to the longest of the data set, in random order; log_softmax and a
-loss over all places, of which those beyond a sentence are ignored; `loss.item()` at each step; float32. Ours
-is what `train` does: sentences of like length in a batch, as long as the longest of them. Blocks of all
-alternate (benchmarks/race.py).
+The plain loop is written as in introductions (timbmg/Sentence-VAE, train.py): a DataLoader that returns one
+sentence after the other in random order, padded to the longest of the data set; log_softmax and a loss over
+all positions, in which those after the end of a sentence are ignored; `loss.item()` at each step; float32.
+Our loop is what `train` does: a batch has sentences of similar length and is as long as the longest of them.
+Blocks of all alternate (benchmarks/race.py).
 """
 
 import sys
@@ -53,7 +53,9 @@ class Flags:
 
 
 class Padded(Dataset):
-    """Sentences, one at a time: ids (T,) filled up with PAD to the longest of all, and its length."""
+    """Sentences, which it returns one at a time: ids (T,), padded with PAD to the longest of all; their
+    number.
+    """
 
     def __init__(self, part: sentences.Part):
         self.part, self.longest = part, int(part.lengths.max())
@@ -74,7 +76,7 @@ def config(flags: Flags, precision: str = "fp32") -> text_vae.Config:
 
 
 def ours(flags: Flags, data: sentences.SentenceSplits, precision: str) -> Callable[[], None]:
-    """A block of our training steps."""
+    """A function that runs a block of our training steps."""
     cfg, device = config(flags, precision), torch.device(flags.device)
     model = text_vae.build(cfg, data.vocabulary, device)
     optimizer = torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=True)
@@ -99,7 +101,7 @@ def ours(flags: Flags, data: sentences.SentenceSplits, precision: str) -> Callab
 
 
 def plain(flags: Flags, data: sentences.SentenceSplits) -> Callable[[], None]:
-    """A block of steps of the plain loop."""
+    """A function that runs a block of steps of the plain loop."""
     cfg, device = config(flags), torch.device(flags.device)
     model = text_vae.build(cfg, data.vocabulary, device)
     optimizer = torch.optim.Adam(model.parameters(), cfg.learning_rate)

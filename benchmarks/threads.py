@@ -1,17 +1,17 @@
-"""How long a training step takes with one thread and with several, alone and beside others who use the cores.
+"""How long a training step takes with one thread and with several, by itself and beside other busy processes.
 
     python benchmarks/threads.py                        # every family, embedded data
     python benchmarks/threads.py --only=charlm_lstm --strangers=3 --seconds=10
 
-For each family, number of threads and way of waiting, one real training process runs, without evaluations
-after the first; beside it run 0, 1, 2 … strangers, each a process that keeps one core busy. The figure is
-milliseconds a step over --seconds of each. OpenMP's threads wait for one another at the end of every
-operation: by default they spin, so that one of them that has lost its core holds up all others; with
+For each family, number of threads and way of waiting, a real training process runs, with only one evaluation,
+at its beginning. Beside it run 0, 1, 2 … strangers, each of which is a process that keeps one core busy. The
+figure is milliseconds per step, measured for --seconds. OpenMP's threads wait for one another at the end of
+every operation. By default they spin, so a thread that has lost its core delays all others. With
 OMP_WAIT_POLICY=passive they sleep, which costs time when nobody disturbs them. "as chosen" is without
---threads: research/common/threads.py chooses, and its figure is taken once it has had time for it.
+--threads: research/common/threads.py chooses, and the figure is measured after it has had time to do so.
 
-Fair is what a step would take if the system gave everybody an equal part of the cores: with c cores, s
-strangers and t threads, max(1, (s + t) / c) times what it takes alone.
+Fair is the time of a step if the system gave all threads an equal share of the cores: with c cores, s
+strangers and t threads, max(1, (s + t) / c) times the time that it takes by itself.
 """
 
 import json
@@ -74,26 +74,26 @@ class Flags:
 
 
 def last_step(times: Path) -> int:
-    """The step of the last whole row; -1 before there is one."""
+    """The step of the last whole row; -1 if there is none."""
     lines = times.read_text(encoding="utf-8").splitlines() if times.exists() else []
     return json.loads(lines[-1])["step"] if lines else -1
 
 
 def step_ms(times: Path, limit_s: float) -> float:
-    """Milliseconds a step between the first and the last row that are written within `limit_s`."""
+    """Milliseconds per step between the first and the last row that are written within `limit_s`."""
     end, rows = time.perf_counter() + limit_s, []
     while (now := time.perf_counter()) < end or (len(rows) < 2 and now < end + 3 * limit_s):
         step = last_step(times)
         if not rows or step > rows[-1][0]:
             rows.append((step, now))
         time.sleep(0.005)
-    if len(rows) < 3:  # of the first row it is not known when it was written
+    if len(rows) < 3:  # nobody knows when the first row was written
         return float("inf")
     return 1000 * (rows[-1][1] - rows[1][1]) / (rows[-1][0] - rows[1][0])
 
 
 def measure(case: str, threads: int | None, waiting: dict[str, str], flags: Flags) -> list[float]:
-    """Milliseconds a step beside 0, 1, 2 … strangers."""
+    """Milliseconds per step beside 0, 1, 2 … strangers."""
     script, *its_flags = CASES[case]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))} | waiting
     with tempfile.TemporaryDirectory() as folder:

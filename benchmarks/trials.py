@@ -1,11 +1,11 @@
-"""How many one-step trials a minute a sweep gets done: what starting a trial costs.
+"""How many one-step trials a sweep completes per minute, which shows what it costs to start a trial.
 
     python benchmarks/trials.py
     python benchmarks/trials.py --peer path/to/another/checkout --rounds 3
 
-Each round is a whole `launch/local.py` on a grid of seeds of a family's embedded data, one step each, without
-W&B, from the start of the command to its end. With --peer the same is done with another checkout of this
-project, in turn, and the ratio is that of rounds of the same number.
+Each round is a whole `launch/local.py` on a grid of seeds, with a family's embedded data, one step per trial
+and without W&B. It is timed from the start of the command to its end. With --peer, rounds alternate with
+those of another checkout of this project, and ratios are those of rounds with the same number.
 """
 
 import os
@@ -51,7 +51,7 @@ class Flags:
 
 
 def sweep(root: Path, flags: Flags) -> None:
-    """One sweep with the code in `root`, in a folder of its own."""
+    """Run one sweep with the code in `root`, in a folder of its own."""
     content = {
         "program": f"research/{flags.family}.py",
         "method": "grid",

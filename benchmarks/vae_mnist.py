@@ -3,13 +3,14 @@
     python benchmarks/vae_mnist.py --peer path/to/examples/vae --data_dir data/store --threads 1
     python benchmarks/vae_mnist.py --peer path/to/examples/vae --race_steps 1000
 
---peer is the folder `vae` of github.com/pytorch/examples, with its main.py as it is: the model (784-400-20),
-loss and optimiser, and its loader, which decodes every picture on its own; only its printing and its look for
-a GPU are off. Ours is the same model at the same batch size, with pictures taken by index from uint8 as in
-training. Blocks of both alternate (benchmarks/race.py). Without --peer only ours is timed.
+--peer is the folder `vae` of github.com/pytorch/examples, with its main.py unchanged: model (784-400-20),
+loss, optimiser, and its loader, which decodes every picture by itself; only its printing and its search for a
+GPU are turned off. Our script uses the same model and batch size, and takes pictures by index from uint8
+ones, as in training. Blocks of both alternate (benchmarks/race.py). Without --peer only our script is timed.
 
-With --race_steps both train to an end with two latents: the example for its ten epochs, our default model
-for so many steps. The seconds of training are printed, without those of reading the data, and test −ELBO.
+With --race_steps both are trained to the end with two latents: the example for its ten epochs, our default
+model for this number of steps. It prints the seconds of training, without reading the data, and the test
+−ELBO.
 """
 
 import dataclasses
@@ -57,7 +58,7 @@ class Flags:
 def ours(
     flags: Flags, data: digits.DigitSplits, cfg: vae_mnist.Config, model: vae_mnist.VAE
 ) -> Callable[[], None]:
-    """A block of our training steps: the loop of `vae_mnist.train` without its log."""
+    """A function that runs a block of our training steps: the loop of `vae_mnist.train` without its log."""
     device = torch.device("cpu")
     optimizer = torch.optim.Adam(model.parameters(), cfg.learning_rate, betas=(0.9, 0.99), fused=True)
     order, step = torch.randperm(len(data.train), generator=make_rng(0, 0, "order")), itertools.count()
@@ -78,11 +79,11 @@ def ours(
 
 
 def peer_module(flags: Flags) -> ModuleType:
-    """The example's main.py, imported; its loaders read our files. It cannot print."""
+    """The example's main.py as a module whose loaders read our files, with `print` disabled."""
     from torchvision import datasets
 
     real, arguments = datasets.MNIST, ["main.py", f"--batch-size={flags.batch_size}", "--no-accel"]
-    with tempfile.TemporaryDirectory() as root:  # torchvision wants its files unpacked, or would download
+    with tempfile.TemporaryDirectory() as root:  # torchvision needs unpacked files, or it would download
         (raw := Path(root, "MNIST/raw")).mkdir(parents=True)
         for file in digits.FILES:
             packed = digits.place("mnist", Path(flags.data_dir)) / f"{file}.gz"
@@ -93,12 +94,12 @@ def peer_module(flags: Flags) -> ModuleType:
 
 
 def peer(flags: Flags) -> Callable[[], None]:
-    """A block of the example's own `train`, on batches of its own loader."""
+    """A function that runs a block of the example's own `train`, on batches from its own loader."""
     module = peer_module(flags)
     whole = module.train_loader
 
     class Some:
-        """The next `steps` batches of the example's loader, which begins anew when it is through."""
+        """The next `steps` batches of the example's loader, which starts again at its end."""
 
         dataset = whole.dataset
         batches = itertools.chain.from_iterable(itertools.repeat(whole))
@@ -114,7 +115,7 @@ def peer(flags: Flags) -> Callable[[], None]:
 
 
 def train_both(flags: Flags, data: digits.DigitSplits) -> None:
-    """Print seconds of training and test −ELBO of ours and of the example, both with two latents."""
+    """Print seconds of training and test −ELBO of our model and of the example, both with two latents."""
     cfg, device = vae_mnist.Config(batch_size=flags.batch_size, steps=flags.race_steps), torch.device("cpu")
     model = vae_mnist.build(cfg, device)
     took = race.seconds(ours(dataclasses.replace(flags, steps=cfg.steps), data, cfg, model))

@@ -1,13 +1,13 @@
-"""What W&B and logging cost a run, online, with a server that takes its time to answer.
+"""What W&B and logging cost a run that is online, with a server that answers slowly.
 
     python benchmarks/wandb_overhead.py --steps=1500 --delay_ms=200
 
-Trains the default β-VAE twice, each in a process of its own: with `--wandb=disabled`, and online against the
-loopback server of the tests, which answers every request after `delay_ms`. Counted against the whole run:
-seconds of the training loop spent in logging (`time/logging_s`), CPU seconds of the thread that speaks to W&B
-(`time/wandb_s`), of making pictures (`time/media_s`, with W&B or without) and of wandb-core. What follows the
-last step (the rest of the upload) is given apart. Two runs on one machine differ by noise: it is the seconds
-that count.
+It trains the default β-VAE twice, each time in a process of its own: with `--wandb=disabled`, and online with
+the loopback server of the tests, which answers every request after `delay_ms`. As shares of the whole run it
+prints the seconds that the training loop spends on logging (`time/logging_s`), and the CPU seconds of the
+thread that talks to W&B (`time/wandb_s`), of making pictures (`time/media_s`, with or without W&B) and of
+wandb-core. The time after the last step, for the rest of the upload, is given separately. Two runs on one
+machine differ by noise, so look at the seconds.
 """
 
 import json
@@ -41,7 +41,9 @@ class Flags:
 
 
 def train(flags: Flags, home: Path, env: dict[str, str]) -> dict[str, Any]:
-    """Seconds and CPU seconds of one run in a process of its own, and what it logged of itself."""
+    """Run once in a process of its own; returns its seconds, its CPU seconds, and what it logged about
+    itself.
+    """
     command = [sys.executable, "research/bvae_faces.py", f"--steps={flags.steps}", f"--out={home}"]
     command += [f"--threads={flags.threads}", "--wandb=online" if env else "--wandb=disabled"]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()

@@ -5,9 +5,9 @@
     decode(splits.train.src[0], splits.alphabet)        # '81+24'
 
 The split is by unordered pairs of operands: all queries of a and b, in either order and with every operator,
-are in the same part, so that no test query can be answered because b+a was learned as a+b.
+are in the same part. So no test query can be answered only because a+b was learned and b+a is asked.
 torch is imported where it is used.
-Shapes: N queries, Q = 2 · digits + 1 characters of a query, A of an answer, V = len(alphabet).
+Shapes: N queries, Q = 2 · digits + 1 characters of a query, A characters of an answer, V = len(alphabet).
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ PARTS = ("train", "val", "test")
 PIPELINE = 1  # part of every content hash: raise it when the text or the split changes
 OPERATORS = "+-*"
 BLANK = " "
-TYPED = {  # what people type or paste for an operator
+TYPED = {  # other characters that people type or paste for an operator
     "+": "\uff0b\ufe62\u2795",
     "-": "\u2212\u2010\u2011\u2012\u2013\u2014\u2015\ufe63\uff0d\u2796",  # the minus sign, dashes, wide ones
     "*": "\u00d7\u2217\u22c5\u00b7\uff0a\u2715\u2716",
 }
-MOST_DIGITS = 3  # with 4 there are 100 million ordered pairs, which nobody enumerates
-MOST_VAL = 1000  # pairs of operands in val: enough to choose by
+MOST_DIGITS = 3  # with 4 there are 100 million ordered pairs, too many to enumerate
+MOST_VAL = 1000  # pairs of operands in val, at most: enough to choose by
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries and their answers: as numbers, int64 (N,), and as ids of characters, uint8, blanks behind."""
+    """Queries and their answers: as numbers, int64 (N,), and as ids of characters, uint8,
+    padded with blanks.
+    """
 
     a: torch.Tensor
     b: torch.Tensor
-    op: torch.Tensor  # place in `OPERATORS`
+    op: torch.Tensor  # index in `OPERATORS`
     answer: torch.Tensor
     src: torch.Tensor  # (N, Q)
     tgt: torch.Tensor  # (N, A)
@@ -57,19 +59,19 @@ class ArithmeticSplits:
     """All queries in three parts, each in random order."""
 
     name: str  # short, for titles ('2-digit +-')
-    content_hash: str  # 16 hex digits: the queries of each part
-    alphabet: str  # digits, operators, blank; a character's id is its place
+    content_hash: str  # 16 hex digits, from the queries of each part
+    alphabet: str  # digits, operators, blank; a character's id is its index
     train: Queries
     val: Queries
     test: Queries
 
 
 def load(ops: str, digits: int, train_fraction: float, columns: bool = False) -> ArithmeticSplits:
-    """All queries a∘b with a, b of at most `digits` digits and ∘ in `ops`; always the same parts.
+    """All queries a∘b with a, b of at most `digits` digits and ∘ in `ops`; the parts are always the same.
 
-    train_fraction: share of the unordered pairs {a, b} in train and val; val is a 20th of it, at least one
-    pair and at most MOST_VAL. columns: as in `write_queries`. Raises DataError for other operators, too many
-    digits, or a part without any.
+    train_fraction: share of the unordered pairs {a, b} in train and val together; val is a 20th of these, at
+    least one pair and at most MOST_VAL. columns: as in `write_queries`. Raises DataError for other operators,
+    too many digits, or an empty part.
     """
     import torch
 
@@ -88,7 +90,7 @@ def load(ops: str, digits: int, train_fraction: float, columns: bool = False) ->
 def load_arrays(
     ops: str, digits: int, train_fraction: float
 ) -> tuple[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """As `load`, without torch: alphabet, part → operands and operators, int64 (N,)."""
+    """Like `load`, without torch. Returns the alphabet, and part → (a, b, operator), each int64 (N,)."""
     if not ops or len(set(ops)) < len(ops) or set(ops) - set(OPERATORS):
         raise DataError(f"--ops={ops}: must be some of {OPERATORS}, each once")
     if not 1 <= digits <= MOST_DIGITS:
@@ -96,7 +98,7 @@ def load_arrays(
     if not 0 < train_fraction < 1:
         raise DataError(f"--train_fraction={train_fraction}: must lie between 0 and 1")
     first, second = np.triu_indices(10**digits)  # every pair once, the smaller before the larger
-    # RandomState: numpy keeps its stream for ever
+    # RandomState, because numpy promises never to change its stream
     shuffled = np.random.RandomState(0).permutation(len(first))
     n_train = round(train_fraction * len(first))
     n_val = min(max(1, n_train // 20), MOST_VAL)
@@ -119,12 +121,12 @@ def load_arrays(
 
 
 def alphabet_of(ops: str) -> str:
-    """The characters of queries and answers with these operators: digits, operators, blank."""
+    """The alphabet of queries and answers with these operators: digits, operators, blank."""
     return "0123456789" + "".join(op for op in OPERATORS if op in ops) + BLANK
 
 
 def compute(a: np.ndarray, b: np.ndarray, op: np.ndarray) -> np.ndarray:
-    """The answers (N,) of a∘b, where op (N,) is the operator's place in OPERATORS."""
+    """The answers (N,) of a∘b, where op (N,) is the operator's index in OPERATORS."""
     return np.choose(op, (a + b, a - b, a * b))
 
 
@@ -132,24 +134,24 @@ def compute(a: np.ndarray, b: np.ndarray, op: np.ndarray) -> np.ndarray:
 
 
 def query_width(digits: int) -> int:
-    """Characters Q of the longest query."""
+    """The number of characters of the longest query, Q."""
     return 2 * digits + 1
 
 
 def answer_width(ops: str, digits: int) -> int:
-    """Characters A of the longest answer: 198 or -99 with two digits, 9801 where they are multiplied."""
+    """The number of characters of the longest answer, A: with two digits 198 or -99, with products 9801."""
     return max(2 * digits if op == "*" else digits + 1 for op in ops)
 
 
 def write_queries(
     a: np.ndarray, b: np.ndarray, op: np.ndarray, digits: int, alphabet: str, columns: bool = False
 ) -> np.ndarray:
-    """Ids (N, Q) of 'a∘b', blanks behind: '1+24 '. columns: blanks before each operand, ' 1+24', so that the
-    operator and every power of ten stand where they always do.
+    """Ids (N, Q) of 'a∘b', followed by blanks: '1+24 '. columns: blanks come before each operand instead,
+    ' 1+24', so that the operator and every power of ten always have the same place.
     """
     out = np.full((len(a), query_width(digits)), alphabet.index(BLANK), np.uint8)
     powers = 10 ** np.arange(1, digits)
-    if columns:  # as many blanks as a number is short of digits
+    if columns:  # as many blanks as a number has fewer digits than `digits`
         blanks_a, blanks_b = ((v[:, None] < powers).sum(1) for v in (a, b))
     else:
         blanks_a = blanks_b = np.zeros(len(a), np.int64)
@@ -161,7 +163,7 @@ def write_queries(
 
 
 def write_answers(answer: np.ndarray, ops: str, digits: int, alphabet: str) -> np.ndarray:
-    """Ids (N, A) of numbers, with '-' before those below 0, blanks behind."""
+    """Ids (N, A) of numbers, with '-' before negative ones, followed by blanks."""
     out = np.full((len(answer), answer_width(ops, digits)), alphabet.index(BLANK), np.uint8)
     negative = answer < 0
     if negative.any():
@@ -171,7 +173,9 @@ def write_answers(answer: np.ndarray, ops: str, digits: int, alphabet: str) -> n
 
 
 def _write(out: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Write numbers ≥ 0 (N,) into rows of `out` from column `at` (N,) on; returns where they end."""
+    """Write numbers ≥ 0 (N,) into the rows of `out` (N, T) from column `at` (N,) on; returns the columns
+    after them, (N,).
+    """
     tens = 10 ** np.arange(1, out.shape[1] + 1)
     n = 1 + (values[:, None] >= tens).sum(1)  # digits of each
     rows = np.arange(len(out))
@@ -182,7 +186,7 @@ def _write(out: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def encode(text: str, alphabet: str) -> list[int]:
-    """Ids of `text`'s characters. Raises DataError naming one that the alphabet lacks."""
+    """Ids of the characters of `text`. Raises DataError, which names a character that the alphabet lacks."""
     for char in text:
         if char not in alphabet:
             raise DataError(f"{char!r} is not in {alphabet!r}")
@@ -190,34 +194,35 @@ def encode(text: str, alphabet: str) -> list[int]:
 
 
 def decode(ids: torch.Tensor, alphabet: str) -> str:
-    """Text of ids (T,), without the blanks behind it."""
+    """The text of ids (T,), without trailing blanks."""
     return "".join(alphabet[i] for i in ids.tolist()).rstrip(BLANK)
 
 
 def reverse(ids: torch.Tensor, alphabet: str) -> torch.Tensor:
-    """ids (N, A) with the characters of each row from the last to the first, blanks behind as before.
+    """ids (N, A) with the characters of each row in reverse order; trailing blanks stay at the end.
 
-    '105' ↔ '501', '-48' ↔ '84-'; twice is as once not. Blanks within stay within; a row
-    that begins with one is no answer, and stays as it is.
+    '105' ↔ '501', '-48' ↔ '84-'; reversing twice changes nothing. Blanks between other characters are
+    reversed with them. A row that begins with a blank is not an answer, and stays as it is.
     """
     return ids.gather(1, reversed_places(ids, alphabet))
 
 
 def reversed_places(ids: torch.Tensor, alphabet: str) -> torch.Tensor:
-    """Where each character of `reverse` comes from: places (N, A), int64."""
+    """The places, int64 (N, A), from which `reverse` takes each character."""
     import torch
 
     place = torch.arange(ids.shape[1], device=ids.device)
     filled = ids != alphabet.index(BLANK)
-    n = torch.where(filled, place + 1, 0).amax(1, keepdim=True)  # up to the last that is no blank
+    n = torch.where(filled, place + 1, 0).amax(1, keepdim=True)  # length without trailing blanks
     n = torch.where(filled[:, :1], n, 0)
     return torch.where(place < n, n - 1 - place, place)
 
 
 def values_of(ids: torch.Tensor, alphabet: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers (N,) int64 that rows of ids (N, A) are, and which rows are one, bool (N,).
+    """The numbers, int64 (N,), that the rows of ids (N, A) spell, and which rows spell one, bool (N,).
 
-    One is: an optional '-', digits without a leading zero (0 alone is one, -0 is not), then blanks.
+    A number is an optional '-', then digits without a leading zero (0 itself is a number, -0 is not), then
+    blanks.
     """
     import torch
 
@@ -236,8 +241,8 @@ def values_of(ids: torch.Tensor, alphabet: str) -> tuple[torch.Tensor, torch.Ten
 
 
 def parse(query: str, ops: str, digits: int) -> tuple[int, str, int]:
-    """The operands and the operator of a query, which may be any character of TYPED. Raises DataError that
-    says what is allowed.
+    """The operands and the operator of a query; the operator may be any character of TYPED. Raises DataError,
+    which says what is allowed.
     """
     plain = query.translate({ord(char): op for op, chars in TYPED.items() for char in chars})
     found = re.fullmatch(rf"(\d{{1,{digits}}})([{re.escape(ops)}])(\d{{1,{digits}}})", plain, re.ASCII)

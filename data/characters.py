@@ -1,4 +1,4 @@
-"""Characters as ids, and the changes that flags make to a text before that.
+"""Turns characters into ids; before that, changes a text as flags say.
 
 torch is imported where it is used. Shapes: T characters, V = len(alphabet).
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-SCRIPTS = (  # the ones proposed; any with which Unicode names letters will do
+SCRIPTS = (  # suggested in messages; any script that begins Unicode's name of a letter is allowed
     "latin",
     "greek",
     "cyrillic",
@@ -47,31 +47,33 @@ SCRIPTS = (  # the ones proposed; any with which Unicode names letters will do
 
 
 def encode(text: str, alphabet: str) -> torch.Tensor:
-    """Ids of the characters: (T,), uint8 or int32 as in TextSplits. Raises DataError for unknown ones."""
+    """The ids of a text's characters, (T,), uint8 or int32 as in TextSplits. Raises DataError for unknown
+    ones.
+    """
     import torch
 
     return torch.from_numpy(_checked_ids(text, alphabet).astype(dtype_of(alphabet)))
 
 
 def decode(ids: torch.Tensor | np.ndarray | list[int], alphabet: str) -> str:
-    """The text of ids (T,), which may be on any device."""
+    """The text that ids (T,), on any device, stand for."""
     places = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids, np.int64)
     return _codes(alphabet)[places].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def unknown(text: str, alphabet: str) -> list[str]:
-    """The different characters of a text that the alphabet lacks, in code point order."""
+    """Those characters of a text that the alphabet lacks, each once, in code point order."""
     return sorted(set(text) - set(alphabet))
 
 
 def char_to_one_hot(char: str, alphabet: str) -> np.ndarray:
-    """Of one character: uint8 (V,), 1 at its place and 0 elsewhere. Raises DataError where it is unknown."""
+    """The one-hot code of a character, uint8 (V,): 1 at its id and 0 elsewhere. DataError: it is unknown."""
     assert len(char) == 1, f"one character is wanted, not {len(char)}"
     return one_hot(char, alphabet)[0]
 
 
 def one_hot(text: str, alphabet: str) -> np.ndarray:
-    """The rows char_to_one_hot of each character: uint8 (T, V). Raises DataError for unknown ones."""
+    """The one-hot codes of the characters of a text, uint8 (T, V). Raises DataError for unknown ones."""
     ids = _checked_ids(text, alphabet)
     rows = np.zeros((len(ids), len(alphabet)), np.uint8)
     rows[np.arange(len(ids)), ids] = 1
@@ -79,7 +81,7 @@ def one_hot(text: str, alphabet: str) -> np.ndarray:
 
 
 def shown(char: str) -> str:
-    """A character that may be invisible, for messages: 'é' U+00E9."""
+    """A character for messages, where it might be invisible: 'é' U+00E9."""
     return f"{char!r} U+{ord(char):04X}"
 
 
@@ -95,7 +97,7 @@ def _checked_ids(text: str, alphabet: str) -> np.ndarray:
 
 
 def ids_of(text: str, alphabet: str) -> np.ndarray:
-    """Places in the alphabet: int64 (T,), -1 for characters that it lacks."""
+    """The index in the alphabet of each character, int64 (T,); -1 for characters that it lacks."""
     codes = _codes(alphabet)
     table = np.full(int(codes.max(initial=0)) + 2, -1)
     table[codes] = np.arange(len(codes))
@@ -103,12 +105,12 @@ def ids_of(text: str, alphabet: str) -> np.ndarray:
 
 
 def _codes(text: str) -> np.ndarray:
-    # surrogatepass: what the command line could not decode comes as surrogates, and is then unknown
+    # surrogatepass: bytes that the command line could not decode are surrogates, and thus unknown
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def dtype_of(alphabet: str) -> str:
-    """What ids are kept as."""
+    """The dtype of ids: uint8 if it is large enough, else int32."""
     return "|u1" if len(alphabet) <= 256 else "<i4"
 
 
@@ -116,7 +118,9 @@ def dtype_of(alphabet: str) -> str:
 
 
 def whole(chunks: Iterable[str], ends: str, last: str) -> Iterator[str]:
-    """The same text in pieces that end with one of `ends`, if any; the last one, too, by adding `last`."""
+    """The text of `chunks` in pieces that each end with one of the characters `ends`. `last` is added to the
+    last piece if it does not end so. Without `ends`, the chunks are returned as they are.
+    """
     held: list[str] = []
     for chunk in chunks:
         end = max((chunk.rfind(char) for char in ends), default=len(chunk) - 1) + 1
@@ -133,11 +137,13 @@ def whole(chunks: Iterable[str], ends: str, last: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """The flags that change a text, in the order in which they do. Raises DataError for impossible ones."""
+    """The flags that change a text, in the order in which they act. Raises DataError for
+    impossible values.
+    """
 
-    normalize: str | None = None  # a Unicode form, of FORMS
-    lower: bool = False  # lower case only
-    scripts: str | None = None  # 'latin,greek': letters of other scripts are removed; what is no letter stays
+    normalize: str | None = None  # a Unicode form, one of FORMS
+    lower: bool = False  # whether to turn the text into lower case
+    scripts: str | None = None  # 'latin,greek': letters of other scripts are removed; other characters stay
     min_count: int = 1  # characters rarer than this are removed
 
     def __post_init__(self) -> None:
@@ -150,7 +156,7 @@ class Cleaning:
 
     @property
     def steps(self) -> dict[str, Callable[[str], str]]:
-        """Flag -> how it rewrites a text, for those that need its characters in context."""
+        """Flag -> the function by which it rewrites a text, for flags that need characters in context."""
         steps: dict[str, Callable[[str], str]] = {}
         if self.normalize:
             steps[f"--normalize={self.normalize}"] = partial(unicodedata.normalize, self.normalize)
@@ -159,15 +165,17 @@ class Cleaning:
         return steps
 
     def rewrite(self, text: str) -> str:
-        """The text after those steps; what else is removed is what the alphabet lacks."""
+        """The text after those steps. The other flags remove characters, which the alphabet then lacks."""
         for step in self.steps.values():
             text = step(text)
         return text
 
     def survey(self, pieces: Iterable[str], what: str, mark: str) -> tuple[str, list[str]]:
-        """Count the characters of a text not yet rewritten; returns the alphabet that stays, and a report.
+        """Count the characters of a text that is not rewritten yet; returns the alphabet that remains, and a
+        report.
 
-        `mark`, which ends sequences, stays however rare it is; it may be ''.
+        what: the text's name in messages. mark: the character that ends sequences, or ''; it always remains,
+        however rare it is. Raises DataError if nothing remains.
         """
         steps, report = self.steps, []
         tallies = [np.zeros(sys.maxunicode + 1, np.int64) for _ in range(len(steps) + 1)]
@@ -220,10 +228,11 @@ def _in_words(gone: np.ndarray, verb: str) -> str:
 
 
 def _letters_of(scripts: str) -> Callable[[str], bool]:
-    """Whether a character is no letter (nor a sign that goes with one), or one of these scripts.
+    """A function that says whether a character stays: if it is not a letter (or a mark on one), or if it is a
+    letter of these scripts.
 
     Unicode's names of letters begin with their script. Compatibility forms count as what they stand for: µ is
-    Greek. Raises DataError where no letter's name begins so.
+    Greek. Raises DataError for a script with which no letter's name begins.
     """
     names = [name.strip().upper().replace("_", " ") for name in scripts.split(",")]
     for name in names:
@@ -248,10 +257,10 @@ def _letters_of(scripts: str) -> Callable[[str], bool]:
 
 # ---- words ---------------------------------------------------------------------------------------------
 
-MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0e4f"  # accents and vowel signs, which \w lacks
+MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0e4f"  # accents and vowel signs, not part of \w
 WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}]|'(?=[^\W_]))*")
 
 
 def words_of(text: str) -> list[str]:
-    """Words in lower case: runs of letters and digits, with the apostrophes within."""
+    """The words of a text in lower case: runs of letters and digits, which may have apostrophes inside."""
     return WORD.findall(text.lower().replace("\u2019", "'"))

@@ -1,13 +1,13 @@
-"""Small grey pictures with classes: handwritten digits, MNIST, Fashion-MNIST or any set laid out like them.
+"""Small grey pictures with classes: handwritten digits, MNIST, Fashion-MNIST, or any set of the same form.
 
-`digits`, the default, is scikit-learn's 1,797 digits of 8×8 pixels brought to 28×28; it needs no download.
-The others are four IDX files, gzipped or not, or tables of pixels (.csv), read where they lie; nothing is
-written beside them.
+`digits`, the default, is scikit-learn's 1,797 digits of 8×8 pixels, enlarged to 28×28; it needs no download.
+The others are four IDX files, gzipped or not, or tables of pixels (.csv). They are read where they are, and
+nothing is written beside them.
 
     splits = load("mnist", "data/store")
     splits.train, splits.train_labels                   # uint8 (55000, 28, 28), int64 (55000,)
 
-Classes are the labels that occur, whatever they begin with: those of EMNIST's letters are 1 to 26.
+Classes are the labels that occur, which need not begin with 0: those of EMNIST's letters are 1 to 26.
 torch is imported where it is used: reading and checking need none.
 Shapes: N pictures.
 """
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 SIZE = 28
 PARTS = ("train", "val", "test")
 PIPELINE = 1  # part of every content hash: raise it when the embedded digits or the split change
-MIN_IMAGES = 32  # to train on; of fewer, val would be one or two
+MIN_IMAGES = 32  # to train on; with fewer, val would have only one or two
 NAMED_SETS = ("digits", "mnist", "fashion")
 IMAGES, LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 FILES = tuple(part + kind for part in ("train", "t10k") for kind in (IMAGES, LABELS))
-# FILES, and as others spell them: train-images.idx3-ubyte, emnist-letters-test-images-idx3-ubyte.gz
+# FILES, and other spellings: train-images.idx3-ubyte, emnist-letters-test-images-idx3-ubyte.gz
 SPELLED = re.compile(r"(.*?)(train|t10k|test)-(?:images[-.]idx3|labels[-.]idx1)-ubyte(?:\.gz)?")
-SUBFOLDERS = ("raw", "", "gzip", "raw/gzip")  # in which a set's files may lie, below its own folder
-LABEL_COLUMNS = ("label", "class", "target")  # what tables of pixels call it
-FOLDERS = {"mnist": "MNIST/raw", "fashion": "FashionMNIST/raw"}  # under --data_dir: torchvision's own places
+SUBFOLDERS = ("raw", "", "gzip", "raw/gzip")  # subfolders of a set's folder in which its files may be
+LABEL_COLUMNS = ("label", "class", "target")  # names of the label's column in tables of pixels
+FOLDERS = {"mnist": "MNIST/raw", "fashion": "FashionMNIST/raw"}  # under --data_dir, as in torchvision
 LAYOUTS = {name: f"in {folder}/ {'.gz, '.join(FILES)}.gz" for name, folder in FOLDERS.items()}
-# name -> file -> checksums of the .gz and of what is in it, where known: 32 hex digits md5, 64 sha256
+# name -> file -> checksums of the .gz and of its content, if known; 32 hex digits are md5, 64 are sha256
 CHECKSUMS: dict[str, dict[str, tuple[str, str | None]]] = {
     "mnist": {
         "train-images-idx3-ubyte": (
@@ -100,21 +100,22 @@ GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class DigitSplits:
-    """A data set in its three parts: white on black, as stored; rows in the order of the files."""
+    """A data set in its three parts: white on black, as in the files; rows in the order of the files."""
 
     name: str  # short, for titles ('digits', 'mnist')
-    content_hash: str  # 16 hex digits: what the pictures, their classes and the split are
+    content_hash: str  # 16 hex digits, from the pictures, their classes and the split
     train: torch.Tensor  # uint8 (N, 28, 28), CPU
     val: torch.Tensor
     test: torch.Tensor
     train_labels: torch.Tensor  # int64 (N,), from 0 to len(class_names) - 1
     val_labels: torch.Tensor
     test_labels: torch.Tensor
-    class_names: tuple[str, ...]  # the labels of the files, those that occur; of Fashion-MNIST words
+    class_names: tuple[str, ...]  # the labels that occur in the files; words for Fashion-MNIST
 
 
 def load(dataset: str, data_dir: str, transpose: bool = False) -> DigitSplits:
-    """Load a named set, IDX files or a table of pixels. Raises DataError where missing, damaged or unusable.
+    """Load a named set, IDX files or a table of pixels. Raises DataError if it is missing, damaged or
+    unusable.
 
     transpose: exchange the rows and columns of every picture.
     """
@@ -130,7 +131,7 @@ def load(dataset: str, data_dir: str, transpose: bool = False) -> DigitSplits:
 def load_arrays(
     dataset: str, data_dir: str | Path, transpose: bool = False
 ) -> tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
-    """As `load`, without torch: name, content hash, part -> (images, labels), class names."""
+    """Like `load`, without torch. Returns name, content hash, part -> (images, labels), and class names."""
     if dataset == "digits":
         name, (images, labels, *test) = dataset, embedded()
     elif dataset in FOLDERS:
@@ -158,7 +159,7 @@ def load_arrays(
 
 
 def holds(dataset: str) -> bool:
-    """Whether this is a set for `load`: one of its names, IDX files or a table of pixels.
+    """Whether `load` can load this: one of its names, IDX files or a table of pixels.
 
     Raises DataError for a folder of several sets.
     """
@@ -166,8 +167,8 @@ def holds(dataset: str) -> bool:
 
 
 def draw(labels: np.ndarray, n: int) -> np.ndarray:
-    """n row numbers in rising order, arbitrary but always the same, each class with its share of them ± 1."""
-    # RandomState: numpy keeps its stream for ever, default_rng's may change
+    """n row numbers in rising order, random but always the same; each class has its share of them ± 1."""
+    # RandomState, because numpy promises never to change its stream; that of default_rng may change
     shuffled = np.random.RandomState(0).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     return np.sort(by_class[(2 * np.arange(n) + 1) * len(labels) // (2 * n)])  # evenly spaced
@@ -175,7 +176,7 @@ def draw(labels: np.ndarray, n: int) -> np.ndarray:
 
 def _digest(parts: dict[str, tuple[np.ndarray, np.ndarray]], labels: np.ndarray) -> str:
     sha = hashlib.sha256(str(PIPELINE).encode())
-    if labels[-1] != len(labels) - 1:  # not 0, 1, 2 …: what the classes are called
+    if labels[-1] != len(labels) - 1:  # if they are not 0, 1, 2 …, the names of the classes count
         sha.update(f"\n{labels.tolist()}".encode())
     for part, (images, labels) in parts.items():
         sha.update(f"\n{part} {len(labels)}\n".encode())
@@ -188,11 +189,12 @@ def _digest(parts: dict[str, tuple[np.ndarray, np.ndarray]], labels: np.ndarray)
 
 
 def embedded() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits drawn as MNIST's are: uint8 (1797, 28, 28) and labels (1797,).
+    """scikit-learn's digits in the style of MNIST's: uint8 (1797, 28, 28) and labels (1797,).
 
-    Cubic interpolation (Keys 1981, a = -1/2) from 8×8 to 20×20, contrast doubled around half-grey, because
-    counts of ink in 4×4 cells are flat where MNIST has strokes with edges; placed with the centre of mass in
-    the middle. All in integers: no machine rounds differently.
+    Cubic interpolation (Keys 1981, a = -1/2) enlarges them from 8×8 to 20×20 pixels. Contrast is doubled
+    around half-grey, because the originals count ink in 4×4 cells and are flat where MNIST's strokes have
+    edges. The centre of mass is put in the middle. Everything is computed in integers, so that all machines
+    round alike.
     """
     x, labels = _eight_by_eight()
     n = np.abs(4 * np.arange(20)[:, None] - 3 - 10 * np.arange(8))  # tenths of an input pixel: 20×8 distances
@@ -202,7 +204,7 @@ def embedded() -> tuple[np.ndarray, np.ndarray]:
     large = np.clip(2 * (weights @ x @ weights.T) - full // 2, 0, full)
     large = ((255 * large + full // 2) // full).astype(np.uint8)
     mass = x.sum((1, 2))
-    # Where the 20×20 square begins: 14 - 2.5 (centre + 1/2), rounded
+    # The first row and column of the 20×20 square: 14 - 2.5 (centre + 1/2), rounded
     top, left = (
         np.clip((53 * mass - 10 * (x.sum(other) @ np.arange(8))) // (4 * mass), 0, SIZE - 20)
         for other in (2, 1)
@@ -238,13 +240,17 @@ def _named(name: str, data_dir: Path) -> list[np.ndarray]:
 
 
 def place(name: str, data_dir: Path) -> Path | None:
-    """The folder where `load` finds the files of `mnist` or `fashion`, which may not be all there."""
+    """The folder in which `load` finds files of `mnist` or `fashion`; some may be missing. None: there are
+    none.
+    """
     places = (data_dir / FOLDERS[name], data_dir)
     return next((folder for folder in places if "" in _beginnings(folder)), None)
 
 
 def _own(dataset: str) -> tuple[str, list[np.ndarray]]:
-    """Short name of the user's own set, its pictures and labels, and those to test with, if any."""
+    """The short name of the user's own set, its pictures and labels, and those to test with, if there are
+    any.
+    """
     path, idx = Path(os.path.expanduser(dataset)), _find_idx(dataset)
     tables = _find_tables(dataset) if idx is None else None
     try:
@@ -261,7 +267,7 @@ def _own(dataset: str) -> tuple[str, list[np.ndarray]]:
 
 
 def _why_not(dataset: str) -> str:
-    """What a path that is no set is, and what was meant, perhaps."""
+    """The end of a sentence that says what a path is that is not a set, and what was perhaps meant."""
     path = Path(os.path.expanduser(dataset))
     if dataset and path.is_dir():
         below = sorted(p for deep in ("*", "*/raw", "*/gzip") for p in path.glob(deep) if _beginnings(p))
@@ -303,9 +309,10 @@ def _say(line: str) -> None:
 
 
 def _find_idx(dataset: str) -> tuple[Path, str] | None:
-    """The folder of a set's IDX files and what their names begin with ('emnist-letters-'), if any.
+    """The folder of a set's IDX files and the beginning of their names, such as 'emnist-letters-'; None if
+    there are none.
 
-    dataset: a folder or, in a folder of several sets, what the names of one begin with.
+    dataset: a folder or, if that has several sets, a path in it that is the beginning of one set's names.
     """
     path = Path(os.path.expanduser(dataset))
     for folder in (path / sub for sub in SUBFOLDERS):
@@ -325,7 +332,7 @@ def _find_idx(dataset: str) -> tuple[Path, str] | None:
 
 
 def _beginnings(folder: Path) -> list[str]:
-    """What stands before the usual names of IDX files in a folder: '' or, for example, 'emnist-letters-'."""
+    """What comes before the usual names of IDX files in a folder: '' or, for example, 'emnist-letters-'."""
     try:
         with os.scandir(folder) as entries:
             spelled = [SPELLED.fullmatch(entry.name) for entry in entries if entry.is_file()]
@@ -335,7 +342,7 @@ def _beginnings(folder: Path) -> list[str]:
 
 
 def _spellings(file: str) -> list[str]:
-    """Every name under which one of FILES is read."""
+    """Every name under which one of FILES may be stored."""
     part, kind, ending = file.split("-", 2)
     parts = (part, "test") if part == "t10k" else (part,)
     names = [f"{part}-{kind}{mark}{ending}" for part in parts for mark in "-."]
@@ -343,7 +350,7 @@ def _spellings(file: str) -> list[str]:
 
 
 def _read_set(folder: Path, beginning: str, checksums: dict[str, tuple[str, str | None]]) -> list[np.ndarray]:
-    """Train images, train labels, test images, test labels; they fit together."""
+    """Train images, train labels, test images, test labels. Raises DataError if they do not fit together."""
     arrays = [read_file(folder, file, checksums.get(file), beginning) for file in FILES]
     files = [beginning + file for file in FILES]
     for i, least in ((0, MIN_IMAGES), (2, 1)):
@@ -367,10 +374,10 @@ def _check_labels(train: np.ndarray, test: np.ndarray, train_file: str, test_fil
 def read_file(
     folder: Path, file: str, checksums: tuple[str, str | None] | None = None, beginning: str = ""
 ) -> np.ndarray:
-    """Read one of FILES, its .gz if that is there, and compare the checksum, where one is known.
+    """Read one of FILES, or its .gz if that exists, and compare the checksum if one is known.
 
-    beginning: what stands before the file's name.
-    Returns uint8 (N, 28, 28) or (N,). Raises DataError, naming the file.
+    beginning: what comes before the file's name.
+    Returns uint8 (N, 28, 28) or (N,). Raises DataError, which names the file.
     """
     names = (folder / (beginning + name) for name in _spellings(file))
     path = next((p for p in names if os.path.isfile(p)), None)
@@ -379,7 +386,7 @@ def read_file(
     try:
         content = path.read_bytes()
         array = _parse(content, (SIZE, SIZE) if file.endswith(IMAGES) else ())
-    except (EOFError, zlib.error, OSError, DataError) as e:  # gzip raises any of the first three
+    except (EOFError, zlib.error, OSError, DataError) as e:  # gzip may raise any of the first three
         why = getattr(e, "strerror", None) or e
         if isinstance(e, EOFError):
             why = "cut off within its gzip stream"
@@ -394,7 +401,9 @@ def read_file(
 
 
 def _parse(content: bytes, item: tuple[int, ...]) -> np.ndarray:
-    """IDX: two zero bytes, type, number of dimensions, each as big-endian uint32, then the values."""
+    """The array in an IDX file: two zero bytes, type, number of dimensions, the size of each dimension as a
+    big-endian uint32, then the values. item: the shape of one item. Raises DataError.
+    """
     stream = io.BytesIO(content)
     if content.startswith(GZIP):
         stream = gzip.GzipFile(fileobj=stream)
@@ -412,7 +421,8 @@ def _parse(content: bytes, item: tuple[int, ...]) -> np.ndarray:
     if tuple(shape) != item:
         raise DataError(f"images of {shape[0]}×{shape[1]} pixels; expected are 28×28")
     size, values = count * int(np.prod(item, dtype=np.int64)), bytearray()
-    # In pieces: a wrong count must not reserve its memory. One byte more: past the end gzip checks its sum.
+    # In pieces, so that a wrong count does not reserve memory. One more byte, because gzip checks its sum
+    # only past the end.
     while chunk := stream.read(min(1 << 20, size + 1 - len(values))):
         values += chunk
     if len(values) != size:
@@ -429,9 +439,10 @@ def _is_csv(path: Path) -> bool:
 
 
 def _find_tables(dataset: str) -> tuple[Path, Path | None] | None:
-    """The table to train on, and the one to test with, which has 'test' in place of 'train' in its name.
+    """The table to train on, and the one to test with, whose name has 'test' instead of 'train'; None if
+    there is no table.
 
-    dataset: the first one, or a folder that holds it and no other.
+    dataset: the first table, or a folder that contains no other one.
     """
     path = Path(os.path.expanduser(dataset))
     if dataset and path.is_dir():
@@ -450,9 +461,8 @@ def _find_tables(dataset: str) -> tuple[Path, Path | None] | None:
 
 
 def _columns(path: Path) -> tuple[int | None, bool] | None:
-    """Of a table of pixels: which column is the label (None: it has none); whether its first line is names.
-
-    None of anything else.
+    """For a table of pixels: the index of the label's column (None: it has none), and whether its first line
+    has names. None for any other file.
     """
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
@@ -471,7 +481,7 @@ def _columns(path: Path) -> tuple[int | None, bool] | None:
 
 
 def _read_tables(name: str, path: Path, test: Path | None) -> list[np.ndarray]:
-    """Pictures and labels of a table and, where there is one with labels, of its test table."""
+    """Pictures and labels of a table, and of its test table if that exists and has labels."""
     images, labels = _read_table(path)
     if len(labels) < MIN_IMAGES:
         raise DataError(f"{path}: {len(labels)} pictures; at least {MIN_IMAGES} are needed")
@@ -508,7 +518,7 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 rows.append(values.astype(np.uint8))
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zlib.error) as e:  # pandas raises kinds of ValueError
+    except (ValueError, OSError, EOFError, zlib.error) as e:  # pandas raises subclasses of ValueError
         raise DataError(f"{path}: {reason(e)}") from None
     table = np.concatenate(rows)
     return np.delete(table, column, axis=1).reshape(-1, SIZE, SIZE), table[:, column]
@@ -517,16 +527,17 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
 # ---- which way up --------------------------------------------------------------------------------------
 
 
-N_LOOKED_AT = 3000  # pictures
+N_LOOKED_AT = 3000  # pictures, at most
 
 
 def look_transposed(images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], name: str) -> bool:
     """Whether the rows and columns of pictures (N, 28, 28) seem to be exchanged, as in EMNIST's files.
 
-    Of the ten digits the mean pictures are compared with those of the embedded ones, both ways. Those of
-    MNIST are more alike by 0.36 (in correlation) the right way, and by 0.2 already for 32 of its pictures.
-    Other sets of ten classes can be more alike transposed, but not most classes each to its own digit.
-    Classes that are not digits are looked at where the name says EMNIST alone: letters are taller than wide.
+    If the classes are the ten digits, their mean pictures are compared with those of the embedded digits,
+    both ways. For MNIST, the correlation is higher by 0.36 the right way round, and by 0.2 even for 32 of its
+    pictures. In other sets of ten classes it may be higher when transposed, but then most classes are not
+    most similar to their own digit. Other classes are examined only if the name says EMNIST: letters are
+    taller than wide.
     """
     images, labels, is_emnist = images[:N_LOOKED_AT], labels[:N_LOOKED_AT], "emnist" in name.lower()
     ten = [class_names.index(digit) for digit in "0123456789" if digit in class_names]
@@ -540,7 +551,9 @@ def look_transposed(images: np.ndarray, labels: np.ndarray, class_names: tuple[s
 
 
 def _like_embedded(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations (10, 10) of means (10, 28, 28) with those of the embedded digits; of transposed ones."""
+    """Correlations (10, 10) of mean pictures (10, 28, 28) with those of the embedded digits; and the same
+    after transposing.
+    """
     images, labels = embedded()
     known = np.stack([images[labels == k].mean(0) for k in range(10)]).reshape(10, -1)
     upright, turned = (np.corrcoef(x.reshape(10, -1), known)[:10, 10:] for x in (means, means.swapaxes(1, 2)))
@@ -548,7 +561,9 @@ def _like_embedded(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spread(images: np.ndarray) -> list[float]:
-    """How far ink lies from its centre, as mean variances over pictures: sideways, and up and down."""
+    """The spread of the ink sideways, and up and down: its variance about its centre,
+    averaged over pictures.
+    """
     ink, at, spread = images.astype(np.float64), np.arange(SIZE), []
     for axis in (1, 2):
         along = ink.sum(axis) / np.maximum(ink.sum((1, 2)), 1)[:, None]  # (N, 28)

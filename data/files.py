@@ -1,4 +1,6 @@
-"""Files that exist whole or not at all, and the reason why one could not be read or written."""
+"""Writes files so that they exist as a whole or not at all; says in words why one can't be
+read or written.
+"""
 
 import contextlib
 import os
@@ -12,12 +14,13 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def becoming(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
-    """A name beside `path`, not there yet; the file that the block writes to it is synced and becomes `path`.
+    """A `with` block that gets a new name beside `path`. The file that it writes under this name is synced
+    and becomes `path`.
 
-    Whatever fails, nothing is left of it. Two processes at once do no harm, the last one wins. suffix: of the
-    name, for writers that tell the format by it.
+    If the block fails, nothing is left. Two processes may do this at once; the last one wins. suffix: the end
+    of the name, by which some writers choose the format.
     """
-    # not mkstemp: its files are closed to others who share the folder
+    # not mkstemp, because other users of the folder could not read its files
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{suffix}")
     try:
         yield temporary
@@ -30,13 +33,15 @@ def becoming(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], T]) -> T:
-    """Have `write` fill a file that is there whole or not at all; returns what it returns."""
+    """Write a file by calling `write` on it, so that it exists as a whole or not at all; returns the result
+    of `write`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with becoming(path) as temporary, open(temporary, "xb") as file:
         return write(file)
 
 
 def reason(error: BaseException) -> str:
-    """An error as one short line, without the path that the system puts into it."""
+    """An error as one short line, without the path that the operating system adds."""
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return text.splitlines()[0][:120]

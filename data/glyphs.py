@@ -3,8 +3,8 @@
     glyphs = Glyphs(load("digits", "data/store"), "train", device)
     x = glyphs.draw(ids, "0123456789+- ", rng)          # (B, T) → float32 (B, T, 28, 28) in [0, 1]
 
-Every call draws anew, on the device: for each digit a random picture from one part of the data alone, and for
-each operator strokes of random place, slant, length, thickness and brightness.
+Every call draws new pictures, on the device: for each digit a random picture from one part of the data, and
+for each operator strokes of random place, slant, length, thickness and brightness.
 Shapes: B queries, T characters.
 """
 
@@ -19,13 +19,13 @@ from data.digits import SIZE, DigitSplits
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1  # part of the content hash of whatever trains on drawn operators
+VERSION = 1  # part of the content hash of everything that trains on drawn operators
 SLANTS = {"+": (0.0, math.pi / 2), "-": (0.0,), "*": (math.pi / 6, math.pi / 2, 5 * math.pi / 6)}
 N_DIGITS = 10
 
 
 def load(dataset: str, data_dir: str, transpose: bool = False) -> DigitSplits:
-    """As digits.load. Raises DataError too where the classes are not the ten digits, or a part lacks one."""
+    """Like digits.load. Also raises DataError if the classes are not the ten digits, or a part lacks one."""
     data = digits.load(dataset, data_dir, transpose)
     for part in digits.PARTS:
         there = set(getattr(data, f"{part}_labels").tolist())
@@ -36,10 +36,10 @@ def load(dataset: str, data_dir: str, transpose: bool = False) -> DigitSplits:
 
 
 class Glyphs:
-    """Pictures of the ten digits of one part of a set, on `device`, ready to be drawn from."""
+    """The pictures of the ten digits in one part of a set, on `device`, from which to draw."""
 
     def __init__(self, data: DigitSplits, part: str, device: torch.device | str, vary: bool = False):
-        """vary: every picture is turned, scaled and moved a little each time that it is drawn."""
+        """vary: whether a picture is turned, scaled and moved a little each time that it is drawn."""
         import torch
 
         labels = getattr(data, f"{part}_labels")
@@ -50,12 +50,14 @@ class Glyphs:
         self.counts, self.first = counts.to(device), (counts.cumsum(0) - counts).to(device)
 
     def draw(self, ids: torch.Tensor, alphabet: str, rng: torch.Generator) -> torch.Tensor:
-        """ids (B, T) of characters → float32 (B, T, 28, 28), white on black, on the device of rng."""
+        """ids (B, T) of characters → pictures, float32 (B, T, 28, 28), white on black, on
+        the device of rng.
+        """
         import torch
 
         device = rng.device
         ids = ids.to(device).long()
-        digit = ids.clamp(max=N_DIGITS - 1)  # a digit's id is itself
+        digit = ids.clamp(max=N_DIGITS - 1)  # the id of a digit is the digit itself
         where = torch.rand(ids.shape, generator=rng, device=device)
         chosen = self.first[digit] + (where * self.counts[digit]).long()
         x = self.images[chosen].float().div_(255) * (ids < N_DIGITS)[..., None, None]
@@ -73,7 +75,7 @@ def varied(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     turn, scale, shear, from_right, from_below = torch.randn(5, len(x), generator=rng, device=rng.device)
     turn, scale = turn * math.radians(8), 1 + 0.08 * scale
     cos, sin = turn.cos() * scale, turn.sin() * scale
-    pixel = 2 / SIZE  # the picture is from -1 to 1
+    pixel = 2 / SIZE  # in coordinates that go from -1 to 1 over the picture
     rows = (cos, 0.1 * shear - sin, from_right * pixel, sin, cos, from_below * pixel)
     theta = torch.stack(rows, 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [len(x), 1, SIZE, SIZE], align_corners=False)
@@ -81,7 +83,7 @@ def varied(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def strokes(n: int, slants: tuple[float, ...], rng: torch.Generator) -> torch.Tensor:
-    """n pictures (n, 28, 28) of strokes through one point that lean by `slants`, rad."""
+    """n pictures (n, 28, 28) of strokes through one point with the slants `slants`, in radians."""
     import torch
 
     def normal(*shape: int) -> torch.Tensor:
@@ -104,8 +106,8 @@ def strokes(n: int, slants: tuple[float, ...], rng: torch.Generator) -> torch.Te
 
 
 def classes(data: DigitSplits, alphabet: str) -> DigitSplits:
-    """A set whose classes are the characters of `alphabet`, for a classifier that is to read pictures: the
-    digits of `data`, for every operator and the blank as many as of one digit.
+    """A set whose classes are the characters of `alphabet`, for a classifier that reads pictures. It has the
+    digits of `data`; of every operator and of the blank it has as many pictures as of one digit.
     """
     import dataclasses
     import hashlib

@@ -1,10 +1,11 @@
-"""Image files as people have them: found in folders, hashed by content, decoded to one shape.
+"""Finds people's image files in folders, hashes their content, and decodes them to one shape.
 
-A bad file does not stop anything: it is returned with the reason. Nothing is written beside the files.
+A bad file stops nothing: it is returned with the reason. Nothing is written beside the files.
 
-Most pictures have 8 bits per channel. For *deep* ones, with 16 or 32 bits or floats, the file does not say
-which value is white: cameras of 12 bits and arrays of 0 to 255 are kept in 16 bits too. It is inferred from
-the largest value of a whole folder, so that a darker picture stays darker than its neighbours.
+Most pictures have 8 bits per channel. In *deep* ones, with 16 or 32 bits or floats, the file does not say
+which value is white: pictures of cameras with 12 bits and arrays of 0 to 255 are stored with 16 bits, too. So
+white is inferred from the largest value in the whole folder, and a darker picture stays darker than the
+others.
 """
 
 import functools
@@ -28,10 +29,10 @@ from rich.progress import Progress
 from data.files import reason as reason_of_any
 from data.files import write_whole
 
-# Left out of all that Pillow opens: vector formats (EPS would run Ghostscript on a user's file) and stubs
+# Formats that Pillow opens and we don't: vector formats (EPS would run Ghostscript on a file) and stubs
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 EXIF_ORIENTATION = 0x0112
-UPRIGHT = {  # what undoes each orientation
+UPRIGHT = {  # orientation -> the operation that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,21 +41,21 @@ UPRIGHT = {  # what undoes each orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BIG = 16e6  # pixels; larger ones are decoded one at a time: eight scans of 100 megapixels would take 5 GB
+BIG = 16e6  # pixels; larger pictures are decoded one at a time: eight of 100 megapixels would take 5 GB
 _one_big = threading.Lock()
-WHITES = {  # of deep pictures: the values that are usually white; integers of 1, 8, 10, 12, 14 and 16 bits
+WHITES = {  # the values that are usually white in deep pictures: integers of 1, 8, 10, 12, 14 and 16 bits
     "integer": (1, 255, 1023, 4095, 16383, 65535),
     "float": (1, 255, 65535),
 }
 FULL = (0.0, 65535.0)  # black and white of integers that use all 16 bits
 
-Depth = tuple[str, float, float]  # of a deep picture: 'integer' or 'float', least and largest value
-Spans = Mapping[str, tuple[float, float]]  # for each kind the values that become black and white
+Depth = tuple[str, float, float]  # of a deep picture: 'integer' or 'float', its least and its largest value
+Spans = Mapping[str, tuple[float, float]]  # kind -> the values that become black and white
 
 
 @functools.cache
 def formats() -> tuple[list[str], set[str]]:
-    """Pillow's names of the formats that are read, and their file endings ('.png')."""
+    """Pillow's names of the formats that we read, and their file endings ('.png')."""
     Image.init()
     names = sorted(set(Image.OPEN) - NOT_READ)
     return names, {ending for ending, name in Image.registered_extensions().items() if name in names}
@@ -66,16 +67,16 @@ def formats() -> tuple[list[str], set[str]]:
 def find(
     folder: Path, memory_dir: Path
 ) -> tuple[dict[str, str], dict[str, Depth], list[tuple[str, str]], int]:
-    """Look for images in a folder and below, by their ending; hidden files and folders are passed over.
+    """Find images in a folder and below, by their ending; hidden files and folders are skipped.
 
-    Returns relative path -> sha256 of the bytes; relative path -> depth, of the deep ones alone; (path,
-    reason) of what cannot be read; how many other files. Hashes and depths are remembered in memory_dir by
-    path, size and modification time: a second look only lists files.
+    Returns relative path -> sha256 of the bytes; relative path -> depth, only for deep pictures; (path,
+    reason) of each file that cannot be read; and the number of other files. Hashes and depths are remembered
+    in memory_dir by path, size and modification time, so a second look only lists files.
     """
     found, broken, others = _walk(folder)
     place = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
     memory, known = memory_dir / f"files_{place}.json", {}
-    # missing, damaged, or of a version that remembered hashes alone: look again
+    # if the memory is missing or damaged, or an older version without depths, all files are read again
     with suppress(OSError, ValueError, TypeError, AttributeError):
         remembered = json.loads(memory.read_text(encoding="utf-8"))
         known = {stamp: (digest, depth) for stamp, (digest, depth) in remembered.items()}
@@ -88,7 +89,7 @@ def find(
         except OSError as e:
             return "", None, reason(e)
         depth = None
-        with suppress(Exception):  # a damaged image: decoding will tell why
+        with suppress(Exception):  # a damaged image; decoding will report why
             depth = depth_of(folder / file)
         return digest, depth, ""
 
@@ -102,7 +103,7 @@ def find(
     current = {file: known[stamp] for file, stamp in found.items() if stamp in known}
     if new and current:
         content = json.dumps({found[file]: entry for file, entry in current.items()})
-        with suppress(OSError):  # a read-only place costs only the time to look again
+        with suppress(OSError):  # if it can't be written, the files are only read again next time
             write_whole(memory, lambda f: f.write(content.encode()))
     hashes = {file: digest for file, (digest, _) in current.items()}
     depths = {file: tuple(depth) for file, (_, depth) in current.items() if depth is not None}
@@ -110,7 +111,9 @@ def find(
 
 
 def _walk(folder: Path) -> tuple[dict[str, str], list[tuple[str, str]], int]:
-    """Relative path -> 'path|size|mtime' of image files; (path, reason) of unreadable ones; other files."""
+    """Relative path -> 'path|size|mtime' of image files; (path, reason) of unreadable ones; the number of
+    other files.
+    """
     found, broken, others, seen = {}, [], 0, set()
 
     def unreadable(e: OSError) -> None:
@@ -118,7 +121,7 @@ def _walk(folder: Path) -> tuple[dict[str, str], list[tuple[str, str]], int]:
 
     for where, subfolders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = os.stat(where)
-        if (here.st_dev, here.st_ino) in seen:  # a second link to one folder, or a loop
+        if (here.st_dev, here.st_ino) in seen:  # a second link to the same folder, or a loop
             subfolders.clear()
             continue
         seen.add((here.st_dev, here.st_ino))
@@ -146,17 +149,17 @@ def _walk(folder: Path) -> tuple[dict[str, str], list[tuple[str, str]], int]:
 def decode(file: str | Path, image_size: int, spans: Spans | None = None) -> np.ndarray:
     """Read an image of any size, mode and format as uint8 (S, S, 3): upright, on white, the centre square.
 
-    Of an animation the first frame. Antialiased. spans: what is black and white in deep pictures, `spans_of`
-    the folder; a kind that is not in it is measured on this file alone.
+    It is antialiased. An animation gives its first frame. spans: black and white of deep pictures, from
+    `spans_of` the whole folder; for a kind that is missing there, they are measured on this file.
     """
-    with Image.open(file, formats=formats()[0]) as image:  # refuses what unpacks to over 179 megapixels
+    with Image.open(file, formats=formats()[0]) as image:  # refuses images of over 179 megapixels
         kind = _kind(image)
         # JPEG: decode at 1/2, 1/4, 1/8 where that is enough
         image.draft(None, (3 * image_size, 3 * image_size))
         with _taking_turns(image):
             rgb = _rgb(image) if kind is None else _rgb_of_deep(image, file, kind, (spans or {}).get(kind))
             orientation = None
-            with suppress(Exception):  # whatever a damaged EXIF block raises, the pixels are fine
+            with suppress(Exception):  # a damaged EXIF block may raise anything, but the pixels are fine
                 orientation = image.getexif().get(EXIF_ORIENTATION)
             if orientation in UPRIGHT:
                 rgb = rgb.transpose(UPRIGHT[orientation])
@@ -184,23 +187,23 @@ def _rgb(image: Image.Image) -> Image.Image:
 def decode_all(
     folder: Path, files: list[str], image_size: int, spans: Spans | None = None
 ) -> Iterator[np.ndarray | str]:
-    """Yield each file's image (S, S, 3) in order or, where it cannot be read, the reason; as `decode`."""
+    """Yield each file's image (S, S, 3) in order, as from `decode`; or the reason why it cannot be read."""
 
     def one(file: str) -> np.ndarray | str:
         try:
             return decode(folder / file, image_size, spans)
-        except Exception as e:  # Pillow's readers raise nearly any type on damaged bytes
+        except Exception as e:  # on damaged bytes, Pillow's readers raise exceptions of nearly any type
             return reason(e)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata, large sizes; what cannot be read is reported instead
+        warnings.simplefilter("ignore")  # odd metadata, large sizes; unreadable files are reported instead
         yield from in_order(one, files, "decoding")
 
 
 # ---- more than 8 bits a channel ------------------------------------------------------------------------
 
-# Of colours with 16 bits Pillow keeps the high bytes; unpacked in the other byte order, these are the low.
-_OTHER = "B" if sys.byteorder == "little" else "L"  # than the machine's own, which libtiff returns ('N')
+# Of colours with 16 bits Pillow keeps only the high bytes; unpacked in the other byte order, only the low.
+_OTHER = "B" if sys.byteorder == "little" else "L"  # not the order of the machine and libtiff
 LOW_BYTES = {
     f"{bands};16{order}": f"{bands};16{other}"
     for bands in ("RGB", "RGBA")
@@ -209,7 +212,7 @@ LOW_BYTES = {
 
 
 def depth_of(file: str | Path) -> Depth | None:
-    """Kind, least and largest value of a deep picture, alpha aside; None where it has 8 bits a channel."""
+    """Kind, least and largest value of a deep picture, without alpha; None if it has 8 bits per channel."""
     with Image.open(file, formats=formats()[0]) as image:
         kind = _kind(image)
         if kind is None:
@@ -219,9 +222,8 @@ def depth_of(file: str | Path) -> Depth | None:
 
 
 def span_of(kind: str, low: float, high: float) -> tuple[float, float]:
-    """Black and white of values from low to high: 0 and the least usual white that none exceeds.
-
-    Their own ends where some are negative, or larger than any usual white.
+    """Black and white for values from low to high: 0 and the smallest usual white that is not exceeded. If
+    some values are negative or larger than any usual white, low and high themselves.
     """
     white = next((white for white in WHITES[kind] if low >= 0 and high <= white), None)
     if white is not None:
@@ -230,7 +232,7 @@ def span_of(kind: str, low: float, high: float) -> tuple[float, float]:
 
 
 def spans_of(depths: Collection[Depth]) -> dict[str, tuple[float, float]]:
-    """For each kind the black and white of all these pictures together."""
+    """For each kind, the black and white of all these pictures together."""
     spans = {}
     for kind in WHITES:
         ends = [(low, high) for k, low, high in depths if k == kind]
@@ -240,7 +242,7 @@ def spans_of(depths: Collection[Depth]) -> dict[str, tuple[float, float]]:
 
 
 def _kind(image: Image.Image) -> str | None:
-    """'integer' or 'float', of an image that is deep; not loaded yet."""
+    """'integer' or 'float' if an image, not loaded yet, is deep; else None."""
     if image.mode == "F":
         return "float"
     deep = image.mode == "I" or image.mode.startswith("I;16") or _layout(image) in LOW_BYTES
@@ -248,13 +250,17 @@ def _kind(image: Image.Image) -> str | None:
 
 
 def _layout(image: Image.Image) -> str:
-    """How an image's pixels lie in its file, in Pillow's words ('RGB;16B'); '' where it does not say."""
+    """The layout of an image's pixels in its file, in Pillow's words ('RGB;16B'); '' if
+    Pillow does not say.
+    """
     args = image.tile[0][3] if image.tile else None
     return str(args[0] if isinstance(args, tuple) and args else args or "")
 
 
 def _values(image: Image.Image, file: str | Path) -> np.ndarray:
-    """All bits of a deep image, not loaded yet: float32 (H, W), in colour (H, W, 3), with alpha (H, W, 4)."""
+    """All bits of a deep image, not loaded yet, as float32: grey (H, W), colour (H, W, 3), with alpha (H, W,
+    4).
+    """
     other = LOW_BYTES.get(_layout(image))
     image.load()
     high = np.asarray(image).astype(np.float32)
@@ -292,7 +298,9 @@ def _rgb_of_deep(
 
 
 def in_order(work: Callable, items: list, label: str, batch: int = 256) -> Iterator:
-    """Yield work(item) for all items in their order, from threads; at most `batch` results wait in memory."""
+    """Yield work(item) for all items in order, computed in threads; at most `batch` results
+    wait in memory.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
@@ -305,7 +313,7 @@ def in_order(work: Callable, items: list, label: str, batch: int = 256) -> Itera
 
 
 def reason(error: BaseException) -> str:
-    """As in `files`, also for what Pillow raises."""
+    """Like `reason` in data/files.py, but also for errors by Pillow."""
     if isinstance(error, UnidentifiedImageError):
         return "empty, or not an image that Pillow knows"
     return reason_of_any(error)

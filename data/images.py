@@ -1,7 +1,7 @@
-"""Images for the VAE and GAN families: rendered, CelebA, LFW or any folder of the user's own.
+"""Images for the VAE and GAN families: rendered faces, CelebA, LFW or any folder of the user's own.
 
-Every set becomes one uint8 array (N, S, S, 3) in `<data_dir>/cache/<content_hash>_<S>.npy`, its rows ordered
-train, val, test, which training maps into memory.
+Every set becomes one uint8 array (N, S, S, 3) in `<data_dir>/cache/<content_hash>_<S>.npy`, with its rows in
+the order train, val, test. Training maps it into memory.
 
     splits = load("synthetic", "data/store", image_size=64)
     splits.train                                        # uint8 (17000, 64, 64, 3)
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     import torch
 
 PARTS = ("train", "val", "test")
-MIN_IMAGES = 32  # different ones; with fewer, val and test would hold one or two
+MIN_IMAGES = 32  # different images; with fewer, val and test would have only one or two
 PIPELINE = 1  # part of every content hash: raise it when decoding, cropping or splitting changes
-LAYOUTS = {  # where a set's files lie under --data_dir: torchvision's own places
+LAYOUTS = {  # where a set's files are under --data_dir, as in torchvision
     "celeba": "celeba/img_align_celeba/000001.jpg … 202599.jpg and, in celeba/, list_eval_partition.txt, "
     "list_attr_celeba.txt, identity_CelebA.txt, list_bbox_celeba.txt, list_landmarks_align_celeba.txt",
     "lfw": "lfw-py/lfw_funneled/<Person_Name>/<Person_Name>_0001.jpg … (13,233 images of 5,749 people)",
 }
-NOUNS = {"face": "faces", "emoji": "emoji", "photo": "photos"}  # what pictures are called, one and many
-NEARLY_BLACK = 16  # of 255: pictures without a brighter value were not meant to be seen so
+NOUNS = {"face": "faces", "emoji": "emoji", "photo": "photos"}  # names of pictures, singular and plural
+NEARLY_BLACK = 16  # of 255; if no value is larger, the pictures were probably read in a wrong way
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,22 @@ class ImageSplits:
     """A data set in its three parts, as copy-on-write maps of the cache: writing to them stays private."""
 
     name: str  # short, for titles ('synthetic', 'faces')
-    content_hash: str  # 16 hex digits: what the images and their split are (not image_size, not paths)
+    content_hash: str  # 16 hex digits, from the images and their split (not from image_size or paths)
     train: torch.Tensor  # uint8 (N, S, S, 3), channels last, CPU
     val: torch.Tensor
     test: torch.Tensor
     factor_names: tuple[str, ...] = ()
-    factors: dict[str, np.ndarray] | None = None  # part -> float32 (N, F), where the truth is known
-    spans: Spans = field(default_factory=dict)  # what is black and white in pictures of more than 8 bits
+    factors: dict[str, np.ndarray] | None = None  # part -> float32 (N, F), if the truth is known
+    spans: Spans = field(default_factory=dict)  # black and white of pictures with more than 8 bits
 
     @property
     def noun(self) -> str:
-        """What one of the pictures is called in titles: 'face', 'emoji', 'photo', else 'picture'."""
+        """What one picture is called in titles: 'face', 'emoji', 'photo', or else 'picture'."""
         return noun_of(self.name)[0]
 
     @property
     def nouns(self) -> str:
-        """What many of them are called."""
+        """What several pictures are called in titles."""
         return noun_of(self.name)[1]
 
 
@@ -80,13 +80,15 @@ class ImageSplits:
 class _Source:
     name: str
     content_hash: str
-    # fill(image_size, write) hands all rows in order to `write`; returns how many are train, val, test
+    # fill(image_size, write) passes all rows in order to `write`; returns the numbers of train, val and test
     fill: Callable[[int, Callable[[np.ndarray], Any]], list[int]]
     spans: Spans = field(default_factory=dict)
 
 
 def noun_of(name: str) -> tuple[str, str]:
-    """What the pictures of the set `name` are called, one and many: what its name says, else pictures."""
+    """What pictures of the set `name` are called, singular and plural: as its name says, or
+    else picture(s).
+    """
     if name in NAMED_SETS:
         return "face", "faces"
     for word in re.findall("[a-z]+", name.lower()):
@@ -97,14 +99,14 @@ def noun_of(name: str) -> tuple[str, str]:
 
 
 def fingerprint(dataset: str, data_dir: str) -> str:
-    """Content hash of a set without decoding it. Raises DataError where it is missing or holds no images."""
+    """Content hash of a set, without decoding it. Raises DataError if it is missing or has no images."""
     return _resolve(dataset, Path(data_dir)).content_hash
 
 
 def load(dataset: str, data_dir: str, image_size: int) -> ImageSplits:
     """Load a named set or a folder as square images; the first call decodes, later ones map the cache.
 
-    Raises DataError for what is missing, unusable or cannot be cached.
+    Raises DataError if the set is missing or unusable, or can't be cached.
     """
     import torch
 
@@ -122,7 +124,9 @@ def load(dataset: str, data_dir: str, image_size: int) -> ImageSplits:
 
 
 def load_arrays(dataset: str, data_dir: str, image_size: int) -> tuple[str, str, dict[str, np.ndarray], Path]:
-    """As `load`, without torch: name, content hash, part -> uint8 (N, S, S, 3), path of the cache file."""
+    """Like `load`, without torch. Returns name, content hash, part -> uint8 (N, S, S, 3),
+    and the cache file.
+    """
     source, parts, path = _load(dataset, data_dir, image_size)
     return source.name, source.content_hash, parts, path
 
@@ -207,7 +211,7 @@ def _celeba(data_dir: Path) -> _Source:
 
 
 def _lfw(data_dir: Path) -> _Source:
-    # Only torchvision's layout: its LFWPeople insists on people.txt and lfw-names.txt, whose server is gone.
+    # Only the layout is that of torchvision: its LFWPeople needs files whose server is gone.
     folder = data_dir / "lfw-py" / "lfw_funneled"
     hashes, _, broken, _ = find(folder, data_dir / "cache")
     hashes = {file: digest for file, digest in sorted(hashes.items()) if len(Path(file).parts) == 2}
@@ -217,7 +221,7 @@ def _lfw(data_dir: Path) -> _Source:
         raise _missing("lfw", data_dir, f"cannot be read ({_printable(broken[0][0])}: {broken[0][1]})")
     people = Counter(Path(file).parts[0] for file in hashes)
     part_of, before = {}, 0
-    # People in an arbitrary, fixed order; all of a person's images go where the first one falls.
+    # People in a random but fixed order. All images of a person go to the part of the first one.
     for person in sorted(people, key=lambda name: hashlib.sha256(os.fsencode(name)).digest()):
         part_of[person] = bisect.bisect([0.8 * len(hashes), 0.9 * len(hashes)], before)
         before += people[person]
@@ -232,7 +236,7 @@ def _lfw(data_dir: Path) -> _Source:
 
 
 def _folder(folder: Path, data_dir: Path) -> _Source:
-    """The user's own images. Order and split follow from the files' bytes: renaming changes nothing."""
+    """The user's own images. Order and split depend only on the files' bytes, so renaming changes nothing."""
     hashes, depths, unreadable, others = find(folder, data_dir / "cache")
     if not hashes:
         raise DataError(
@@ -262,7 +266,7 @@ def _folder(folder: Path, data_dir: Path) -> _Source:
                 f"--dataset={folder}: {len(files) + len(unreadable)} images found, {len(broken)} broken, "
                 f"{len(different)} different usable images left; at least {MIN_IMAGES} are needed"
             )
-        tenth = len(different) // 10  # cut between different images: exact copies stay together
+        tenth = len(different) // 10  # parts are cut between different images, so exact copies stay together
         ends = [bisect.bisect_left(kept, different[-2 * tenth]), bisect.bisect_left(kept, different[-tenth])]
         return [ends[0], ends[1] - ends[0], len(kept) - ends[1]]
 
@@ -271,9 +275,8 @@ def _folder(folder: Path, data_dir: Path) -> _Source:
 
 
 def _marks(depths: list[Depth], spans: Spans) -> list[str]:
-    """What tells a set from the one that earlier versions made of the same files.
-
-    They took all integers for 16 bits, and read every float picture by itself.
+    """What distinguishes a set from the one that earlier versions made of the same files. They assumed 16
+    bits for all integers, and read every float picture by itself.
     """
     marks = [f"integer {spans['integer']}"] if spans.get("integer", FULL) != FULL else []
     if any(span_of(*depth) != spans["float"] for depth in depths if depth[0] == "float"):
@@ -282,7 +285,7 @@ def _marks(depths: list[Depth], spans: Spans) -> list[str]:
 
 
 def _about_spans(depths: list[Depth], spans: Spans) -> list[str]:
-    """What was taken for black and white in deep pictures, and why: a line for each kind."""
+    """A line for each kind of deep pictures that says which values were read as black and white, and why."""
     lines = []
     for kind, span in spans.items():
         lows, highs = zip(*(ends for of_kind, *ends in depths if of_kind == kind))
@@ -302,7 +305,7 @@ NAMED_SETS: dict[str, Callable[[Path], _Source]] = {"synthetic": _synthetic, "ce
 def _fill_parts(
     name: str, data_dir: Path, folder: Path, parts: list[list[str]], image_size: int, write: Callable
 ) -> list[int]:
-    """Decode a published set. With a hole in it, it would be another set: a broken file is an error."""
+    """Decode a published set. A broken file is an error, because without it this would be another set."""
     files = [file for part in parts for file in part]
     with closing(decode_all(folder, files, image_size)) as images:
         for file, image in zip(files, images):
@@ -326,7 +329,7 @@ def _title(folder: Path) -> str:
 
 
 def _printable(file: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in file)  # names may hold line breaks and stray bytes
+    return "".join(c if c.isprintable() else "?" for c in file)  # names may have line breaks and stray bytes
 
 
 def _tell(name: str, broken: list[tuple[str, str]], others: int, copies: int, notes: list[str]) -> None:
@@ -344,7 +347,9 @@ def _tell(name: str, broken: list[tuple[str, str]], others: int, copies: int, no
 
 
 def _open_cache(path: Path, image_size: int) -> tuple[np.ndarray, list[int]] | None:
-    """Map the cache: rows (N, S, S, 3) and how many are train, val, test. None where missing or damaged."""
+    """Map the cache: rows (N, S, S, 3), and how many are train, val and test. None if it is missing or
+    damaged.
+    """
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         shape = (sum(about["counts"]), image_size, image_size, 3)
@@ -360,13 +365,13 @@ def _open_cache(path: Path, image_size: int) -> tuple[np.ndarray, list[int]] | N
 
 def _build_cache(path: Path, image_size: int, fill: Callable) -> None:
     def write(f: io.BufferedWriter) -> dict[str, Any]:
-        # Rows go through write(), not a writable map: a map on a full disk dies of SIGBUS, without an error.
+        # Rows are written with write(), not to a map: a map on a full disk ends in SIGBUS, not in an error.
         f.write(_header((0, image_size, image_size, 3)))
         start = f.tell()
         counts = fill(image_size, f.write)
         shape = (sum(counts), image_size, image_size, 3)
         f.seek(0)
-        f.write(_header(shape))  # numpy pads it: its length does not depend on N
+        f.write(_header(shape))  # numpy pads it, so its length does not depend on N
         assert f.tell() == start, f"the header is {f.tell()} bytes long, not {start}"
         f.flush()
         return {"counts": counts, "crc32": _checksum(np.memmap(f.name, np.uint8, "r", start, shape))}
@@ -387,7 +392,9 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _checksum(rows: np.ndarray) -> int:
-    """crc32 of up to 1,024 rows spread over the file: finds holes and mix-ups without reading all."""
+    """crc32 of up to 1,024 rows spread over the file. It finds holes and mix-ups without
+    reading everything.
+    """
     crc = 0
     for i in np.linspace(0, len(rows) - 1, min(len(rows), 1024)).astype(int):
         crc = zlib.crc32(rows[i], crc)

@@ -1,4 +1,4 @@
-"""A CSV of songs, as people have them: columns in any order and under many names, quoted line breaks.
+"""Reads people's CSVs of songs: columns in any order and with many names, line breaks within quotes.
 
 pandas is imported where it is used.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 ENDINGS = (".csv", ".tsv")  # of a file's name
-COLUMNS = {  # their names, without blanks and signs and in lower case; the first that is there is taken
+COLUMNS = {  # possible names, in lower case, without blanks and punctuation; the first that occurs is taken
     "artist": (
         *("artist", "artists", "artistname", "trackartist", "band", "bandname"),
         *("singer", "singername", "performer", "interpret"),
@@ -27,7 +27,7 @@ COLUMNS = {  # their names, without blanks and signs and in lower case; the firs
     "song": ("song", "songname", "songtitle", "title", "track", "trackname", "tracktitle", "sname"),
     "lyrics": ("lyrics", "lyric", "text", "songlyrics", "songtext", "lyricstext", "tracklyrics", "seq"),
 }
-NO_LYRICS = frozenset(  # how programs write that a value is missing
+NO_LYRICS = frozenset(  # what programs write for a missing value
     ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", "none")
 )
 
@@ -35,10 +35,11 @@ NO_LYRICS = frozenset(  # how programs write that a value is missing
 def read(
     path: Path, what: str, encoding: str | None = None, columns: str | None = None
 ) -> tuple[pandas.DataFrame, list[str]]:
-    """Read the songs: str columns artist, song, lyrics, one row a song that has lyrics; and a report.
+    """Read the songs: a table with the columns artist, song and lyrics, and a row for each song that has
+    lyrics; and a report.
 
-    columns: 'artist=Band,song=Titel,lyrics=Text' names those that are called otherwise than COLUMNS has it.
-    Raises DataError, which begins with `what` or a flag.
+    columns: 'artist=Band,song=Titel,lyrics=Text' gives the names of columns that are not in COLUMNS.
+    Raises DataError, whose message begins with `what` or a flag.
     """
     import pandas as pd
 
@@ -75,9 +76,10 @@ def read(
 def clean(
     songs: pandas.DataFrame, what: str, cleaning: Cleaning, song_end: str, mark: str
 ) -> tuple[pandas.DataFrame, list[str]]:
-    """Lyrics as cleaned and without song_end; what has then no lyrics of its own is dropped. With a report.
+    """The songs with cleaned lyrics, without the character song_end; and a report. Songs whose lyrics are
+    then empty, or copies of others, are dropped.
 
-    `mark`, which ends sequences, stays however rare it is.
+    mark: the character that ends sequences; it stays, however rare it is.
     """
     texts, report = [text.replace(song_end, "") for text in songs["lyrics"]], []
     if n := sum(map(len, songs["lyrics"])) - sum(map(len, texts)):
@@ -97,7 +99,7 @@ def clean(
 
 
 def _named(columns: str) -> dict[str, str]:
-    """The names in --columns by what they hold. Raises DataError where it says nothing of the kind."""
+    """The column names in --columns, by role (artist, song, lyrics). Raises DataError for any other form."""
     pairs = [part.partition("=")[::2] for part in columns.split(",")]
     named = {role.strip().lower(): name.strip() for role, name in pairs}
     if len(named) < len(pairs) or not set(named) <= set(COLUMNS) or not all(named.values()):
@@ -112,7 +114,7 @@ def _plain(name: str) -> str:
 
 
 def _places(header: list[str], named: dict[str, str]) -> dict[str, int]:
-    """Where the columns are that can be told."""
+    """The indices of the columns that are found, by role."""
     places, exact, plain = {}, [name.strip() for name in header], [_plain(name) for name in header]
     for role, known in COLUMNS.items():
         if role not in named:
@@ -129,7 +131,7 @@ def _places(header: list[str], named: dict[str, str]) -> dict[str, int]:
 def _lacking(
     header: list[str], places: dict[str, int], what: str, columns: str | None, named: dict[str, str]
 ) -> str:
-    """What to say of a file without one of the columns."""
+    """The message about a file in which one of the columns is missing."""
     those = ", ".join(printable(name.strip()[:40]) for name in header[:8])
     those += ", …" if len(header) > 8 else ""
     lacking = [role for role in COLUMNS if role not in places]
@@ -144,7 +146,7 @@ def _lacking(
 
 
 def _about(table: tables.Table, places: dict[str, int]) -> list[str]:
-    """Lines of the report on how the table was understood, where that is not plain."""
+    """Lines of the report that say how the table was understood, if that is not obvious."""
     report = []
     if table.separator != ",":
         report.append(f"values are separated by {tables.name_of(table.separator)}s")
@@ -164,14 +166,14 @@ def _in_lines(lines: list[int]) -> str:
 
 
 def _joined_rows(table: tables.Table, places: dict[str, int], what: str) -> list[str]:
-    """A line of the report on values that may hold another row: a quote in one that is not doubled, and one
-    in a later row, read like a value in quotes. Verses have a blank behind their commas, which rows have not.
-    Raises DataError where it is certain: a row of an artist that is known, or several rows.
+    """A line of the report about values that may contain another row. This happens if a quote is not doubled:
+    with a quote in a later row it looks like a value in quotes. Unlike rows, verses have a blank after their
+    commas. Raises DataError if it is certain: the row has a known artist, or there are several rows.
     """
     artists, doubtful = {values[places["artist"]].strip() for _, values in table.rows}, []
 
     def artist_of(verse: str) -> str:
-        """Of a verse that looks like a row of songs; else ''."""
+        """The artist in a verse that looks like a row of songs; else ''."""
         parts = verse.split(table.separator)
         if len(parts) == len(table.header) + 1 and parts[0].isdigit():  # the row's number
             parts = parts[1:]

@@ -1,4 +1,4 @@
-"""Names of data sets that do not exist here: which one may be meant, and how to get it."""
+"""For names that do not exist: which one may be meant; and how to get a data set that is not here."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from data import DataError
 
 
 def closest(known: Iterable[str], *spellings: str) -> str | None:
-    """The known name that is near the first of these spellings that is near any; None where none is."""
+    """The known name closest to the first of these spellings that is close to any; None if there is none."""
     names = list(known)
     for spelling in spellings:
         for name in difflib.get_close_matches(spelling, names, n=1):
@@ -17,7 +17,7 @@ def closest(known: Iterable[str], *spellings: str) -> str | None:
 
 
 def did_you_mean(name: str | Path | None) -> str:
-    """The end of a message that suggests `name`; empty where there is nothing to suggest."""
+    """The end of a message that suggests `name`; empty if `name` is None."""
     return "" if name is None else f"; did you mean {name}?"
 
 

@@ -1,7 +1,7 @@
 """Lines of archaic English, written for this project; none is a quotation.
 
-Each has 20 to 60 characters and at least one form that research/parts/modern_english.py knows, and together
-they hold every kind of them.
+Each has 20 to 60 characters and at least one form that research/parts/modern_english.py knows; together they
+have every kind of such forms.
 """
 
 LINES: tuple[str, ...] = (

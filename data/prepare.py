@@ -44,22 +44,22 @@ from data.names import closest
 from data.terminal import replace_unwritable
 from data.text_files import read_whole, unpacked_name
 
-# scikit-learn's copy of the archive that torchvision expects; the university's own server is gone
+# scikit-learn's copy of the archive that torchvision expects; the university's own server no longer exists
 LFW_URL = "https://ndownloader.figshare.com/files/5976015"
 LFW_MD5 = "1b42dfed7d15c9b2dd63d5e5840c86ad"
 LFW_IMAGES = 13_233
 CELEBA_URL = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (files on Google Drive)"
 CELEBA_IMAGES = 202_599
-MIRRORS = {  # torchvision's, tried in this order
+MIRRORS = {  # those of torchvision, tried in this order
     "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
     "fashion": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
 }
-ARCHIVES = {  # what may be placed by hand instead of the unpacked images
+ARCHIVES = {  # archives that may be placed by hand instead of the unpacked images
     "celeba": "celeba/img_align_celeba.zip",
     "lfw": f"lfw-py/lfw-funneled.tgz, md5 {LFW_MD5}",
 }
 LAYOUTS = images.LAYOUTS | digits.LAYOUTS | text.LAYOUTS
-TIMEOUT = 60  # seconds without a byte; without it a firewall that drops packets would hang the download
+TIMEOUT = 60  # seconds without a byte; without a limit, a firewall that drops packets would hang the download
 
 
 @dataclass
@@ -71,19 +71,19 @@ class Config:
     file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None
     """after onehot: a text file; each line that is not blank becomes one array"""
     data_dir: Path = ROOT / "data" / "store"
-    """where sets and their cache lie"""
+    """folder of the data sets and their cache"""
     image_size: int | None = None
-    """pixels a side of the cached square images, 64 unless told; digits, mnist and fashion always have 28"""
+    """edge of the cached square images in pixels; default: 64; digits, mnist and fashion always have 28"""
     transpose: bool = False
-    """of sets with 28: exchange rows and columns, as EMNIST's files need"""
+    """for sets with 28×28 pixels: exchange rows and columns, as EMNIST's files need it"""
     contact_sheet: Path | None = None
     """also draw 100 of the training images, as a model will see them, into this PNG file"""
     onehot_dir: Path | None = None
-    """of onehot: the folder to write, new or empty; <FILE without its ending>_onehot here unless told"""
+    """for onehot: the folder to write, new or empty; default: <FILE without its ending>_onehot"""
     encoding: str | None = None
-    """of a text file, such as cp1251; UTF-8, or what its byte order mark says, unless told"""
+    """encoding of a text file, such as cp1251; default: UTF-8, or what its byte order mark says"""
     columns: str | None = None
-    """of a CSV of lyrics: artist=Band,song=Titel,lyrics=Text, where its names are not the usual ones"""
+    """columns of a CSV of lyrics: artist=Band,song=Titel,lyrics=Text; default: the usual names"""
 
 
 def _say(line: str) -> None:
@@ -94,11 +94,11 @@ class FetchError(Exception):
     """A set could not be fetched; the message says what, from where, and how to place it by hand."""
 
 
-# ---- fetching: one function per set that is not made here ------------------------------------------------
+# ---- fetching: a function for each set that must be downloaded -------------------------------------------
 
 
 def fetch_celeba(data_dir: Path) -> None:
-    """Bring celeba/ into torchvision's layout; what already lies there and is right is kept."""
+    """Download celeba/ into torchvision's layout; files that are already there and right are kept."""
     from torchvision.datasets import CelebA
     from torchvision.datasets.utils import check_integrity, download_file_from_google_drive, extract_archive
 
@@ -114,12 +114,12 @@ def fetch_celeba(data_dir: Path) -> None:
             os.replace(staging / name, base / name)
         if not have_images:
             extract_archive(base / "img_align_celeba.zip", staging)
-            shutil.rmtree(images, ignore_errors=True)  # a half-unpacked folder would pass for a whole one
+            shutil.rmtree(images, ignore_errors=True)  # a half-unpacked folder would look like a whole one
             os.replace(staging / "img_align_celeba", images)
 
 
 def fetch_lfw(data_dir: Path) -> None:
-    """Bring lfw-py/lfw_funneled/ into torchvision's layout, from the archive there or from the network."""
+    """Unpack lfw-py/lfw_funneled/ into torchvision's layout, from the archive there or from the network."""
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
     base = data_dir / "lfw-py"
@@ -137,7 +137,9 @@ def fetch_lfw(data_dir: Path) -> None:
 
 
 def fetch_idx(name: str, data_dir: Path) -> None:
-    """Bring the four files of `mnist` or `fashion` into torchvision's layout; each that is right is kept."""
+    """Download the four files of `mnist` or `fashion` into torchvision's layout; those that are right are
+    kept.
+    """
     sums, raw = digits.CHECKSUMS[name], data_dir / digits.FOLDERS[name]
     place = digits.place(name, data_dir)
     if place and all(_intact(place, file, sums[file]) for file in digits.FILES):
@@ -155,7 +157,7 @@ def fetch_idx(name: str, data_dir: Path) -> None:
 
 
 def fetch_shakespeare(data_dir: Path) -> None:
-    """Bring shakespeare/input.txt, unless it is there and right."""
+    """Download shakespeare/input.txt, unless it is there and right."""
     with suppress(DataError, OSError):
         if (place := text.place(data_dir)) is not None:
             text.check_shakespeare(place)
@@ -181,7 +183,7 @@ def _intact(folder: Path, file: str, sums: tuple[str, str | None]) -> bool:
 
 
 def _download(mirrors: tuple[str, ...], staging: Path, file: str, sums: tuple[str, str | None]) -> Path:
-    """Fetch a .gz from the first mirror that gives the official one. Raises OSError with all reasons."""
+    """Fetch a .gz from the first mirror that has the official one. Raises OSError with all reasons."""
     archive, reasons = staging / f"{file}.gz", []
     for mirror in mirrors:
         try:
@@ -207,7 +209,10 @@ FETCH: dict[str, Callable[[Path], None]] = {
 
 @contextmanager
 def _staging(name: str, data_dir: Path, url: str):
-    """A folder beside the final place from which only whole, checked files are moved; gone at the end."""
+    """A `with` block with a temporary folder, from which only whole, checked files are moved to their place.
+
+    Raises FetchError if anything in the block fails.
+    """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -215,7 +220,7 @@ def _staging(name: str, data_dir: Path, url: str):
     try:
         with tempfile.TemporaryDirectory(prefix=f".{name}_", dir=data_dir) as staging:
             yield Path(staging)
-    except Exception as e:  # gdown, zipfile, tarfile and urllib share no base class
+    except Exception as e:  # the exceptions of gdown, zipfile, tarfile and urllib have no common base class
         why = " ".join(str(e).split()).rstrip(".")[:600] or type(e).__name__
         by_hand = f"place in {data_dir} {LAYOUTS[name]}"
         if name in ARCHIVES:
@@ -229,12 +234,12 @@ def _staging(name: str, data_dir: Path, url: str):
 
 
 def contact_sheet(images: np.ndarray, file: Path) -> None:
-    """Write 10×10 images, evenly taken from (N, S, S, 3) or (N, S, S), as a PNG."""
+    """Write a PNG with 10×10 images, evenly chosen from images (N, S, S, 3) or (N, S, S)."""
     from PIL import Image
 
     n, size, _, *channels = images.shape
     sheet = np.full((100, size, size, *channels), 255, np.uint8)
-    chosen = np.unique(np.linspace(0, n - 1, 100).astype(int))  # fewer than 100 images leave white places
+    chosen = np.unique(np.linspace(0, n - 1, 100).astype(int))  # below 100 images, some places stay white
     sheet[: len(chosen)] = images[chosen]
     rows = sheet.reshape(10, 10, size, size, *channels).swapaxes(1, 2)
     sheet = rows.reshape(10 * size, 10 * size, *channels)
@@ -246,7 +251,7 @@ def contact_sheet(images: np.ndarray, file: Path) -> None:
 
 
 def prepare(cfg: Config) -> None:
-    """Fetch what is to be fetched, fill the cache where there is one, and print counts, size and hash."""
+    """Fetch a set if necessary, fill its cache if it has one, and print counts, size and hash."""
     if cfg.dataset == "onehot":
         write_one_hot(cfg)
         return
@@ -302,7 +307,7 @@ def _prepare_text(cfg: Config) -> None:
     _say(f"alphabet of {len(alphabet):,}: {alphabet[:200]!r}{more}")
     for line in report:
         _say(f"  {line}")
-    cache = getattr(parts["train"][0], "filename", None)  # of a memory map
+    cache = getattr(parts["train"][0], "filename", None)  # only a memory map has one
     _say(f"content hash {content_hash}; {f'ids mapped from {cache}' if cache else 'no cache is needed'}")
     flags = {
         "dataset": cfg.dataset,
@@ -315,7 +320,7 @@ def _prepare_text(cfg: Config) -> None:
 
 
 def write_one_hot(cfg: Config) -> None:
-    """Write alphabet.npy, (V,) of one character each, and sample_NNNN.npy, uint8 (T, V), for each line."""
+    """Write alphabet.npy, V single characters, and for each line a sample_NNNN.npy, one-hot, uint8 (T, V)."""
     if cfg.file is None:
         raise DataError("onehot needs the FILE whose lines are to be written: `onehot FILE`")
     if cfg.columns is not None:
@@ -350,7 +355,7 @@ def write_one_hot(cfg: Config) -> None:
 
 
 def _source(dataset: str) -> ModuleType:
-    """The module that answers for it; a mistyped name goes to the one whose name it is near to."""
+    """The module that loads this set; for a mistyped name, the one that has a similar name."""
     if digits.holds(dataset):
         return digits
     if text.holds(dataset) or dataset.lower().removesuffix(".gz").endswith((".txt", *ENDINGS)):

@@ -1,6 +1,6 @@
-r"""Lines or sentences of a text as ids of characters, words or pieces of words: what a text VAE learns from.
+r"""Lines or sentences of a text as ids of characters, words or pieces of words, from which a text VAE learns.
 
-`verses`, the default, needs no download: archaic lines of our own beside lines of Python's manual.
+`verses`, the default, needs no download: it mixes archaic lines of our own with lines of Python's manual.
 
     data = load("shakespeare", "data/store", level="word")
     data.train.ids(0)                            # int32 (T,)
@@ -11,8 +11,8 @@ A folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (Penn Treebank as T.
 sentence per line, words between spaces, `<unk>` for rare ones) keeps its own parts and words.
 
 Sources Bowman et al. 2016 (arXiv:1511.06349) for text by sentences; Sennrich et al. 2016 (arXiv:1508.07909)
-        for pieces of words, by the library `tokenizers`.
-Shapes  S sentences, T tokens of one, V vocabulary.
+        for pieces of words, computed by the library `tokenizers`.
+Shapes  S sentences, T tokens of a sentence, V vocabulary.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ PIPELINE = 1  # part of every content hash: raise it when cleaning, tokens or th
 NAMED_SETS = ("verses", *text.NAMED_SETS)
 LEVELS = ("char", "word", "bpe")
 UNITS = ("lines", "sentences")
-MAX_LENGTH = {"char": 60, "word": 20, "bpe": 30}  # tokens of a sentence, unless a flag says otherwise
+MAX_LENGTH = {"char": 60, "word": 20, "bpe": 30}  # tokens of a sentence, by default
 MIN_LENGTH = {"char": 8, "word": 2, "bpe": 2}
 SPECIAL = (
     "<pad>",
     "<bos>",
     "<eos>",
     "<unk>",
-)  # ids 0 to 3: filling, begin, end, what is not in the vocabulary
+)  # ids 0 to 3: padding, begin, end, tokens that are not in the vocabulary
 PAD, BOS, EOS, UNK = range(4)
-MIN_SENTENCES = 60  # of fewer, val would hold two
+MIN_SENTENCES = 60  # with fewer, val would have only two
 PTB = {"train": "ptb.train.txt", "val": "ptb.valid.txt", "test": "ptb.test.txt"}
-NOBODY = ""  # whose lines have no speaker
-SPACE = "▁"  # what stands for the space before a piece of a word
+NOBODY = ""  # the speaker of lines that have none
+SPACE = "▁"  # represents the space before a piece of a word
 
-# a word with its apostrophes and hyphens ('tis, know't, well-a-day), a number, or one mark
+# a word with its apostrophes and hyphens ('tis, know't, well-a-day), a number, or a punctuation mark
 _WORD = re.compile(
     r"'(?:tis|twas|twere|twill|gainst|twixt)\b|[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|[^\w\s]|_", re.I
 )
@@ -73,15 +73,16 @@ _NO_SPACE_AFTER = frozenset("([{$")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens that a model knows, and how a sentence becomes their ids and comes back.
+    """The tokens that a model knows. It turns sentences into ids, and ids into sentences.
 
-    tokens: V of them, the first four are SPECIAL; pieces: of level bpe what `tokenizers` needs, JSON.
+    tokens: V of them, of which the first four are SPECIAL; pieces: for level bpe, what `tokenizers` needs, in
+    JSON.
     """
 
     level: str
     tokens: tuple[str, ...]
     pieces: str | None = None
-    spaced: bool = False  # words are what stands between spaces, as in PTB's files
+    spaced: bool = False  # whether words are separated by spaces only, as in PTB's files
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -99,13 +100,13 @@ class Vocabulary:
     def split(self, sentence: str) -> list[str]:
         """Tokens of a sentence, whether the vocabulary has them or not."""
         if self.level == "bpe":
-            return self._bpe.encode(sentence).tokens  # "<eos>" in a text is a text, too
+            return self._bpe.encode(sentence).tokens  # "<eos>" in a text counts as text
         return split(sentence, self.level, self.spaced)
 
     def read(self, sentence: str) -> np.ndarray:
-        """Ids of a sentence, int32 (T,); UNK where the vocabulary lacks a token."""
+        """Ids of a sentence, int32 (T,), with UNK for tokens that the vocabulary lacks."""
         ids = np.array([self._places.get(token, UNK) for token in self.split(sentence)], np.int32)
-        return np.maximum(ids, UNK)  # a text that spells a special token does not end a sentence by that
+        return np.maximum(ids, UNK)  # a special token in the text itself must not end the sentence
 
     def write(self, ids: Iterable[int]) -> str:
         """The sentence of ids up to the first EOS; PAD and BOS are left out."""
@@ -118,25 +119,29 @@ class Vocabulary:
         return join(kept, self.level)
 
     def pack(self) -> bytes:
-        """All of it as bytes, which a checkpoint can hold."""
+        """The vocabulary as bytes, for a checkpoint."""
         return json.dumps([self.level, self.tokens, self.pieces, self.spaced]).encode()
 
     @classmethod
     def unpack(cls, packed: bytes) -> Vocabulary:
-        """The vocabulary that `pack` made these bytes of. Raises ValueError where it did not."""
+        """The vocabulary from which `pack` made these bytes. Raises ValueError for other bytes."""
         level, tokens, pieces, spaced = json.loads(packed)
         return cls(level, tuple(tokens), pieces, spaced)
 
 
 def split(sentence: str, level: str, spaced: bool = False) -> list[str]:
-    """Characters of a sentence, or its words, numbers and marks: "Know'st thou?" → "Know'st", "thou", "?"."""
+    """The characters of a sentence, or its words, numbers and punctuation: "Know'st thou?" → "Know'st",
+    "thou", "?". spaced: words are separated by spaces only.
+    """
     if level == "char":
         return list(sentence)
     return sentence.split() if spaced else _WORD.findall(sentence)
 
 
 def join(tokens: Sequence[str], level: str) -> str:
-    """The sentence of tokens. Words get spaces between them, but none before a full stop, for example."""
+    """The sentence made of these tokens. Words get spaces between them, but there is none before a full stop,
+    for example.
+    """
     if level == "char":
         return "".join("\N{REPLACEMENT CHARACTER}" if token == SPECIAL[UNK] else token for token in tokens)
     if level == "bpe":
@@ -149,7 +154,9 @@ def join(tokens: Sequence[str], level: str) -> str:
 
 
 def _tokenizers() -> Any:
-    """The library, told not to use threads: a trial of a sweep is forked, and it would warn and lock up."""
+    """The library, set not to use threads, because in a sweep's trial, which is forked, it would warn and
+    hang.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import tokenizers
 
@@ -159,7 +166,9 @@ def _tokenizers() -> Any:
 def _learned(
     sentences: Sequence[str], level: str, min_count: int, vocab_size: int, spaced: bool
 ) -> Vocabulary:
-    """The vocabulary of training sentences: all characters or words that are frequent enough, or pieces."""
+    """The vocabulary of training sentences: all characters or words that are frequent enough, or pieces of
+    words.
+    """
     if level == "bpe":
         lib = _tokenizers()
         bpe = lib.Tokenizer(lib.models.BPE(unk_token=SPECIAL[UNK]))
@@ -180,19 +189,21 @@ def _learned(
 
 @dataclass(frozen=True)
 class Part:
-    """Sentences one after the other: sentence s is tokens[starts[s] : starts[s + 1]], without BOS and EOS."""
+    """Sentences, one after the other: sentence s is tokens[starts[s] : starts[s + 1]],
+    without BOS and EOS.
+    """
 
     tokens: np.ndarray  # int32 (N,)
     starts: np.ndarray  # int64 (S + 1,)
-    speakers: np.ndarray  # int32 (S,), places in SentenceSplits.speakers
-    positions: np.ndarray  # float32 (S,), where in the text a sentence stands, from 0 to 1
+    speakers: np.ndarray  # int32 (S,), indices in SentenceSplits.speakers
+    positions: np.ndarray  # float32 (S,), the place of a sentence in the text, from 0 to 1
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sentence, int64 (S,)."""
+        """The number of tokens of each sentence, int64 (S,)."""
         return np.diff(self.starts)
 
     def ids(self, s: int) -> np.ndarray:
@@ -202,10 +213,10 @@ class Part:
 
 @dataclass(frozen=True)
 class SentenceSplits:
-    """A text as sentences in three parts by their place in it: val and test are its end."""
+    """A text as sentences, in three parts by their place in it: val and test are its end."""
 
     name: str  # short, for titles
-    content_hash: str  # 16 hex digits: the vocabulary, the ids and their parts
+    content_hash: str  # 16 hex digits, from the vocabulary, the ids and the parts
     vocabulary: Vocabulary
     train: Part
     val: Part
@@ -239,10 +250,11 @@ def load(
 ) -> SentenceSplits:
     """Load a named text, a file, a CSV of lyrics or a folder in PTB's form.
 
-    unit: 'lines', or 'sentences', which may run over lines. clean: leave out names of speakers, stage
-    directions and what stands in square brackets. min_count: words that are rarer in the training part are
-    UNK (level word); vocab_size: how many pieces (level bpe). Sentences of fewer than min_length tokens or
-    more than max_length are left out (None: by level). Raises DataError where the text can't be used.
+    unit: 'lines', or 'sentences', which may extend over several lines. clean: leave out names of speakers,
+    stage directions and notes in square brackets. min_count (level word): words that are rarer in the
+    training part become UNK; vocab_size (level bpe): the number of pieces. Sentences with fewer than
+    min_length tokens or more than max_length are left out (None: a default for each level). Raises DataError
+    if the text can't be used.
     """
     what = f"--dataset={dataset}"
     least, most = min_length or MIN_LENGTH[level], max_length or MAX_LENGTH[level]
@@ -286,7 +298,7 @@ def load(
 def _read(
     dataset: str, data_dir: str, unit: str, clean: bool, encoding: str | None, columns: str | None
 ) -> tuple[str, list[_Sentence], list[str]]:
-    """Name, sentences in their order, and report of what is no folder."""
+    """The name, the sentences in order, and the report of a text that is not a folder."""
     what, report = f"--dataset={dataset}", []
     own = dataset not in NAMED_SETS
     is_table = own and unpacked_name(Path(dataset)).suffix.lower() in lyrics.ENDINGS
@@ -294,7 +306,7 @@ def _read(
         raise DataError(f"--encoding={encoding}: {dataset} has its own; the flag is for your own files")
     if columns is not None and not is_table:
         raise DataError(f"--columns={columns}: {what} has none; the flag is for a .csv or .tsv file")
-    if dataset == "verses":  # one after the other, so that val and test have both kinds
+    if dataset == "verses":  # the two kinds are mixed evenly, so that val and test have both
         manual = [
             s for s in _sentences(text.read("pydoc", data_dir)[0], unit, clean, Counter()) if s.text.strip()
         ]
@@ -325,17 +337,18 @@ def _read(
 
 
 def _about(removed: Counter) -> list[str]:
-    """Lines of the report on what `_sentences` has removed."""
+    """Lines of the report about what `_sentences` has removed."""
     named = {"speaker": "names of speakers", "stage": "stage directions", "aside": "notes in square brackets"}
     return [f"{removed[kind]:,} {words} removed" for kind, words in named.items() if removed[kind]]
 
 
 def _sentences(whole: str, unit: str, clean: bool, removed: Counter, play: bool = True) -> list[_Sentence]:
-    """Lines or sentences of a text in their order, blank ones left out, with who speaks them.
+    """Lines or sentences of a text in order, without blank ones, with their speakers.
 
-    play: it may have speakers and stage directions; in a song "Enter night" is a line like others.
+    removed: counts what is removed; play: whether the text may have speakers and stage directions (in a song,
+    "Enter night" is a line like any other).
     """
-    blocks: list[tuple[str, float, list[str]]] = [(NOBODY, 0.0, [])]  # what one speaks without a pause
+    blocks: list[tuple[str, float, list[str]]] = [(NOBODY, 0.0, [])]  # (speaker, place, their lines)
     lines = whole.splitlines()
     for i, line in enumerate(lines):
         bare = " ".join(line.split())
@@ -363,7 +376,7 @@ def _sentences(whole: str, unit: str, clean: bool, removed: Counter, play: bool 
 
 
 def _ended(text: str) -> list[str]:
-    """The sentences of a text: one ends where a mark and white space come before an upper-case letter."""
+    """The sentences of a text. A sentence ends at a mark that white space and an upper-case letter follow."""
     parts, begin = [], 0
     for match in _MAYBE_END.finditer(text):
         if match[2].isupper():
@@ -375,7 +388,7 @@ def _ended(text: str) -> list[str]:
 def _ptb(
     folder: Path, what: str, encoding: str | None, lower: bool
 ) -> tuple[str, dict[str, list[_Sentence]], list[str]]:
-    """Name, parts and report of a folder with the three files."""
+    """The name, the parts and the report of a folder with PTB's three files."""
     parts, report = {}, []
     for part, file in PTB.items():
         path = folder / file
@@ -396,7 +409,7 @@ def _ptb(
 
 
 def _split(found: list[_Sentence], what: str) -> dict[str, list[_Sentence]]:
-    """Test is the last tenth, val the twentieth before it."""
+    """The parts of a text: test is the last tenth, val the twentieth before it."""
     n = len(found)
     if n < MIN_SENTENCES:
         raise DataError(f"{what} is too short: {n} sentences; at least {MIN_SENTENCES} are needed")
@@ -412,7 +425,9 @@ def _encoded(
     most: int,
     counts: Counter,
 ) -> Part:
-    """Sentences of `least` to `most` tokens as ids; counts: how many were too short and too long."""
+    """Sentences of `least` to `most` tokens as ids. counts: gets the numbers of sentences that are too short
+    and too long.
+    """
     place, rows, who, where = {s: i for i, s in enumerate(speakers)}, [], [], []
     for sentence in some:
         ids = vocabulary.read(sentence.text)
@@ -428,7 +443,9 @@ def _encoded(
 
 
 def _statistics(parts: dict[str, Part], vocabulary: Vocabulary, unit: str) -> str:
-    """One line: how many sentences, how long, and what share of tokens is unknown."""
+    """A line of the report: how many sentences there are, how long they are, and the share
+    of unknown tokens.
+    """
     lengths = np.concatenate([part.lengths for part in parts.values()])
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     unknown = ", ".join(f"{(part.tokens == UNK).mean():.2%} of {name}" for name, part in parts.items())

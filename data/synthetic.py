@@ -2,14 +2,15 @@
 
 Image i of seed s is a pure function of (s, i): `render(sample_factors(s, np.array([i])))`. Nothing is stored.
 
-How: orthographic ray casting against ellipsoids, some cut by planes (hair, hat); the closest hit wins. Eyes,
-brows and mouth are painted in head coordinates on the surface that was hit, so they move and foreshorten as
-the head turns. 2x2 samples per pixel. Per sample only + - * / sqrt min max and comparisons are used: they
-round alike in scalar and vector code, so an image has the same bytes alone, in any batch, on any threads.
-NumPy on Python threads, not torch, whose threads wait for each other at every operation.
+How: rays are cast orthographically against ellipsoids, some of which are cut by planes (hair, hat); the
+closest hit wins. Eyes, brows and mouth are painted in head coordinates on the surface that was hit, so they
+move and foreshorten as the head turns. There are 2x2 samples per pixel. For each sample only + - * / sqrt min
+max and comparisons are used: they round alike in scalar and vector code, so an image has the same bytes by
+itself, in any batch, and on any threads. It uses NumPy on Python threads, because torch's threads would wait
+for each other at every operation.
 
-Space: x right, y up, z towards the viewer; the picture spans -1 .. 1.
-Shapes: N images, F factors, K parts, P samples that hit, S pixels and W = 2 S samples a side.
+Space: x to the right, y up, z towards the viewer; the picture spans -1 .. 1.
+Shapes: N images, F factors, K parts, P samples that hit; S pixels and W = 2 S samples along each side.
 """
 
 import os
@@ -31,10 +32,10 @@ class Factor:
     name: str
     kind: str  # 'continuous' or 'categorical'
     low: float
-    high: float  # of a categorical factor: its last value
-    default: float  # a pleasant value, for pictures in which another factor varies
+    high: float  # for a categorical factor: its last value
+    default: float  # a value that looks good, for pictures in which another factor varies
     doc: str
-    labels: tuple[str, ...] = ()  # of the categories
+    labels: tuple[str, ...] = ()  # names of the categories
 
 
 FACTORS = (
@@ -72,7 +73,7 @@ N_PAINTED = 2  # the first parts, skull and jaw, carry the painted face
 def sample_factors(seed: int, indices: np.ndarray) -> np.ndarray:
     """Factors of the images `indices` (N,) under `seed`: float32 (N, F), uniform and independent.
 
-    Counter-based (splitmix64 of seed, index, factor): a row does not depend on which others are asked for.
+    It is counter-based (splitmix64 of seed, index, factor), so a row does not depend on the other indices.
     """
 
     def mix(x):
@@ -81,7 +82,7 @@ def sample_factors(seed: int, indices: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
     step = np.uint64(0x9E3779B97F4A7C15)
-    key = mix(np.array([seed % 2**64], np.uint64) + step)  # arrays, not scalars: those warn of overflow
+    key = mix(np.array([seed % 2**64], np.uint64) + step)  # an array, because a scalar would warn of overflow
     key = mix(key + (np.asarray(indices).astype(np.uint64)[:, None] + np.uint64(1)) * step)
     bits = mix(key + np.arange(1, len(FACTORS) + 1, dtype=np.uint64) * step)  # (N, F)
     u = (bits >> np.uint64(40)).astype(np.float64) / 2**24  # [0, 1)
@@ -98,20 +99,23 @@ def _palette(colours, t: np.ndarray) -> np.ndarray:
 
 
 def _rotation(yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:
-    """Rotation (N, 3, 3) that nods by `pitch`, then turns about the vertical by `yaw`; degrees (N,)."""
+    """Rotations (N, 3, 3) that nod by `pitch`, then turn about the vertical by `yaw`; both
+    (N,), in degrees.
+    """
     (cy, sy), (cp, sp) = ((np.cos(np.radians(a)), np.sin(np.radians(a))) for a in (yaw, pitch))
     rows = [cy, -sy * sp, sy * cp, 0 * cy, cp, sp, -sy, -cy * sp, cy * cp]
     return np.stack(rows, axis=1).reshape(-1, 3, 3)
 
 
 class _Scene:
-    """What N heads look like: float32 tables (K, N, ...) of their parts. At u, v from its centre, a
-    part's surface is z = centre_z - lean . (u, v) +- sqrt(disc . (1, -u^2, -2 u v, -v^2))."""
+    """The parts of N heads, as float32 tables (K, N, ...). At u, v from its centre, the surface of a part is
+    z = centre_z - lean . (u, v) +- sqrt(disc . (1, -u^2, -2 u v, -v^2)).
+    """
 
     def __init__(self, factors: np.ndarray):
         f = dict(zip(FACTOR_NAMES, np.ascontiguousarray(factors.T, np.float64), strict=True))
         self.head = _rotation(f["yaw"], f["pitch"])  # head to view
-        # of each part: centre, lean, disc; centre and matrix of its normals, colour; low and high x, y
+        # for each part: centre, lean, disc; centre and matrix of its normals, colour; low and high x, y
         self.shape, self.shade, self.box = [], [], []
         self.cuts = {}  # part -> [(2, N, 3)]: upper and lower bounds a + b x + c y of its z
         skin, hair = _palette(SKIN, f["skin_tone"]), _palette(HAIR, f["hair_colour"])
@@ -121,7 +125,7 @@ class _Scene:
         bulk = 0.99 + 0.02 * stubble + 0.10 * length
 
         skull = self._add((0, 0.11, -0.06), (0.47 * w, 0.50, 0.54), skin)
-        # skull and jaw share the skull's normals, or a crease would cross the cheeks
+        # skull and jaw share the skull's normals, because otherwise a crease would cross the cheeks
         self._add((0, -0.13, 0.08), (0.40 * w, 0.51, 0.42), skin, normals=skull)
         self._add((0, -0.13, 0.50), (0.08, 0.08, 0.14), skin)  # the nose: tip, bridge
         self._add((0, -0.02, 0.46), (0.05, 0.17, 0.07), skin, pitch=14)
@@ -138,7 +142,7 @@ class _Scene:
                 length > 0,
                 cuts=[(-0.28 * side, -0.76, 0.58, 0.02)],
             )
-        # what falls behind and beside the neck
+        # the hair behind and beside the neck
         self._add(
             (0, -0.40, -0.14),
             ((0.47 + 0.07 * length) * w, 1, 0.47 + 0.02 * length),
@@ -164,9 +168,11 @@ class _Scene:
         self.look, self.shape, self.shade = (np.array(x, np.float32) for x in (look, self.shape, self.shade))
 
     def _add(self, centre, radii, colour, shown=True, body=False, yaw=0, pitch=0, cuts=(), normals=None):
-        """Adds an ellipsoid at `centre` of the head (or of the body, which does not turn), rotated by yaw and
-        pitch, where `shown` (N,), cut to normal . p < offset for each (*normal, offset) in its own frame.
-        Returns what its normals are computed from, for parts that share them."""
+        """Add an ellipsoid with the centre `centre` in the head's frame (or in that of the body, which does
+        not turn), rotated by yaw and pitch. Heads have it where `shown` (N,) is true. For each (*normal,
+        offset) in `cuts` it is cut to normal . p < offset, in its own frame. Returns the values from which
+        its normals are computed, for parts that share them.
+        """
         n = len(self.head)
         centre, radii, colour = (  # (N, 3)
             np.column_stack([np.broadcast_to(x, n) for x in xs]) if isinstance(xs, tuple) else xs
@@ -196,12 +202,14 @@ class _Scene:
 
 
 def _closest_hit(scene: _Scene, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and 1 + part (0: none) of the closest surface at every sample: two (N, W, W)."""
+    """The closest surface at every sample: its depth (N, W, W), and 1 + the index of its part, or 0 (N, W,
+    W).
+    """
     side = len(grid)
     depth = np.full((len(scene.head), side, side), -1e3, np.float32)
     part = np.zeros(depth.shape, np.uint8)
     for k, (low, high) in enumerate(scene.box):
-        if not len(low):  # nobody has it
+        if not len(low):  # none of the heads has this part
             continue
         # the columns and rows in which some head can be hit; row 0 is the top
         x0, y0 = np.clip((low.min(axis=0) + 1) * side / 2 - 1, 0, side).astype(int)
@@ -212,7 +220,7 @@ def _closest_hit(scene: _Scene, grid: np.ndarray) -> tuple[np.ndarray, np.ndarra
         u, v = x - cx, y - cy  # (N, 1, columns), (N, rows, 1)
         disc = (d0 - d1 * u * u) - v * (2 * d2 * u + d3 * v)  # (N, rows, columns)
         hit = disc > 0
-        root = np.sqrt(np.abs(disc, out=disc), out=disc)  # of the absolute value: not-a-number is slow
+        root = np.sqrt(np.abs(disc, out=disc), out=disc)  # the absolute value, because NaN would be slow
         middle = (cz - p * u) - q * v
         z = middle + root
         for bounds in scene.cuts.get(k, ()):
@@ -220,7 +228,7 @@ def _closest_hit(scene: _Scene, grid: np.ndarray) -> tuple[np.ndarray, np.ndarra
             upper, lower = (a + b * x) + c * y
             z, root = np.minimum(z, upper), np.minimum(root, middle - lower)
         if k in scene.cuts:
-            hit &= z >= middle - root  # where the solid that the planes leave is not empty
+            hit &= z >= middle - root  # only where the planes leave something of the solid
         near = depth[:, rows, columns]
         hit &= z > near
         np.copyto(near, z, where=hit)
@@ -229,17 +237,21 @@ def _closest_hit(scene: _Scene, grid: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _ramp(inside: np.ndarray, size: int) -> np.ndarray:
-    """Coverage 0 .. 1 at a painted edge from the distance to it (positive inside): one sample wide."""
+    """Coverage, 0 .. 1, from the distance to a painted edge (positive inside); the edge is
+    one sample wide.
+    """
     return np.minimum(np.maximum(inside * size + 0.5, 0), 1)
 
 
 def _mix(rgb: list, coverage: np.ndarray, colour) -> list:
-    """Paints `colour` (three numbers or arrays) over the channels `rgb`."""
+    """Paint `colour` (three numbers or arrays) over the channels `rgb`; returns the new channels."""
     return [channel + coverage * (c - channel) for channel, c in zip(rgb, colour, strict=True)]
 
 
 def _paint_face(rgb: list, x, y, z, mouth, brows, w, size: int) -> list:
-    """Cheeks, eyes, brows and mouth over the channels `rgb` of P samples at head coordinates x, y, z."""
+    """Paint cheeks, eyes, brows and mouth over the channels `rgb` of P samples at head
+    coordinates x, y, z.
+    """
     front, side = z > 0.05, np.abs(x)
     dx, dy = side - 0.26 * w, y + 0.20
     rgb = _mix(rgb, front * np.maximum(0.30 - dx * dx * 19 - dy * dy * 24, 0), (0.90, 0.36, 0.36))
@@ -266,7 +278,9 @@ def _paint_face(rgb: list, x, y, z, mouth, brows, w, size: int) -> list:
 
 
 def _paint_glasses(rgb: list, depth: np.ndarray, kind, w, pose, grid: np.ndarray, size: int) -> list:
-    """Lenses and their rims: a plane before the eyes, painted over the picture where nothing is closer."""
+    """Paint lenses and their rims, which lie in a plane before the eyes, over the picture where nothing is
+    closer.
+    """
     xx, xy, xz, yx, yy, yz, zx, zy, zz = pose  # head to view, so its columns take the view to the head
     px, py = grid[None, None, :], -grid[None, :, None] - HEAD_Y
     z = (0.50 - xz * px - yz * py) * (1 / zz)  # where the head's z is 0.50
@@ -281,7 +295,7 @@ def _paint_glasses(rgb: list, depth: np.ndarray, kind, w, pose, grid: np.ndarray
 
 
 def _render_chunk(factors: np.ndarray, size: int) -> np.ndarray:
-    """Pictures (N, S, S, 3) uint8 of a few heads, all samples at once."""
+    """Pictures (N, S, S, 3) uint8 of a few heads, with all samples computed at once."""
     scene, side = _Scene(factors), 2 * size
     grid = ((2 * np.arange(side) + 1 - side) / side).astype(np.float32)  # symmetric about 0
     depth, part = _closest_hit(scene, grid)
@@ -317,7 +331,9 @@ def _render_chunk(factors: np.ndarray, size: int) -> np.ndarray:
 
 
 def render(factors: np.ndarray, image_size: int = 64) -> np.ndarray:
-    """RGB pictures (N, S, S, 3) uint8 of `factors` (N, F); S = image_size: 32, 64, 128, or a ValueError."""
+    """RGB pictures (N, S, S, 3) uint8 of `factors` (N, F). S = image_size is 32, 64 or 128,
+    else ValueError.
+    """
     factors = np.asarray(factors)
     if factors.ndim != 2 or factors.shape[1] != len(FACTORS):
         raise ValueError(f"factors must be (N, {len(FACTORS)}), the FACTOR_NAMES; got {factors.shape}")
@@ -335,7 +351,9 @@ def render(factors: np.ndarray, image_size: int = 64) -> np.ndarray:
 
 
 def contact_sheet(image_size: int = 64, columns: int = 9) -> np.ndarray:
-    """A picture (F S, columns S, 3) uint8: row j varies factor j from low to high, the others at default."""
+    """A picture (F S, columns S, 3) uint8: in row j, factor j goes from low to high, the others are at
+    default.
+    """
     factors = np.tile(np.array([f.default for f in FACTORS]), (len(FACTORS), columns, 1))
     for j, f in enumerate(FACTORS):
         values = np.linspace(f.low, f.high, columns)

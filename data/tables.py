@@ -1,6 +1,7 @@
-"""A CSV, read strictly: every row as it is in the file, or a refusal that names the lines of damaged rows.
+"""Reads a CSV strictly: every row as it is in the file, or an error that names the lines of damaged rows.
 
-Otherwise a quote that is not closed or not doubled would join rows, and a comma in a value shift columns.
+Otherwise, a quote that is not closed or not doubled would join rows, and a comma in a value would shift
+columns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from data import DataError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-MOST = 3  # damaged rows that are named
+MOST = 3  # damaged rows that a message names, at most
 RULE = (
     "a value with separators, quotes or line breaks is written in double quotes, each quote in it doubled "
     '("")'
@@ -23,24 +24,24 @@ RULE = (
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a CSV, each with its line in the file, counted from 1, and as many values as the header has
-    names; none where the header does not fit.
+    """The rows of a CSV: (line in the file, counted from 1; as many values as the header has names). There
+    are none if the header does not fit.
     """
 
     separator: str
     header: list[str]
     rows: list[tuple[int, list[str]]]
-    repeated: list[int]  # lines that are the header once more, and no rows
+    repeated: list[int]  # lines that repeat the header, and are not rows
 
 
 def read(text: str, what: str, fits: Callable[[list[str]], bool]) -> Table:
-    r"""Read a text that is not blank, with line ends \n. The separator is the first with which the header
-    `fits`. Raises DataError, which begins with `what`.
+    r"""Read a text that is not blank, with line ends \n. The separator is the first one with which the header
+    `fits`. Raises DataError, whose message begins with `what`.
     """
-    lines = list(io.StringIO(text))  # unlike splitlines at nothing but \n
+    lines = list(io.StringIO(text))  # unlike splitlines, this splits only at \n
     begin = next(i for i, line in enumerate(lines) if line.strip())
     separators = "".join(SEPARATORS)
-    if told := re.fullmatch(r'"?sep=([^"\n])"?\n', lines[begin], re.IGNORECASE):  # as Excel has it
+    if told := re.fullmatch(r'"?sep=([^"\n])"?\n', lines[begin], re.IGNORECASE):  # Excel writes it
         separators, begin = told[1], begin + 1
     limit = csv.field_size_limit(len(text) + 1)
     try:
@@ -67,7 +68,9 @@ def name_of(separator: str) -> str:
 
 
 def _row(lines: list[str], at: int, separator: str) -> tuple[list[str], int, str]:
-    """The values of the row that begins with lines[at], the index behind it, and what is wrong with it."""
+    """The values of the row that begins with lines[at], the index after the row, and what
+    is wrong with it.
+    """
     rest = (lines[i] for i in range(at, len(lines)))
     reader = csv.reader(rest, delimiter=separator, strict=True)
     try:
@@ -81,7 +84,7 @@ def _row(lines: list[str], at: int, separator: str) -> tuple[list[str], int, str
             fault = f"a quote that is closed {where}and followed by text"
         return [], end, fault + _backslash(lines[at])
     end = at + reader.line_num
-    # Without one of its quotes a file may still look like rows; but then the quotes of one row are odd
+    # If a quote is missing, a file may still look like rows, but one row then has an odd number of quotes
     odd = sum(line.count('"') for line in lines[at:end]) % 2
     return values, end, f"a quote without a second one{_backslash(lines[at])}" if odd else ""
 
@@ -93,10 +96,12 @@ def _backslash(line: str) -> str:
 def _rows(
     lines: list[str], at: int, separator: str, header: list[str]
 ) -> tuple[Table, list[tuple[int, str]]]:
-    """The rows from lines[at] on; and of the first that are damaged (more than MOST) line and fault."""
+    """The rows from lines[at] on, and (line, fault) of damaged ones. It stops when more than MOST are
+    damaged.
+    """
     table, faults = Table(separator, header, [], []), []
     names = [_plain(name) for name in header]
-    numbers = None  # 1: rows begin with a number of their own, for which the header has no name
+    numbers = None  # 1 if rows begin with their number, for which the header has no name; else 0
     while at < len(lines) and len(faults) <= MOST:
         begin = at
         values, at, fault = _row(lines, begin, separator)
@@ -117,7 +122,7 @@ def _rows(
             table.rows.append((begin + 1, values[numbers or 0 :]))
             continue
         faults.append((begin + 1, fault))
-        if not values:  # where a row ends is not known: go on with the next line that is one
+        if not values:  # the end of the row is unknown: continue with the next line that is a whole row
             whole = (i for i in range(begin + 1, len(lines)) if _is_row(lines[i], separator, wanted))
             at = next(whole, len(lines))
     return table, faults

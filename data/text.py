@@ -1,7 +1,7 @@
 r"""Text for character models: Python's own manual, tinyshakespeare, any text file or a CSV of song lyrics.
 
-`pydoc`, the default, is the English of Python's help pages; it needs no download. Nothing is changed in a
-text unless a flag asks for it, and `report` says what was.
+`pydoc`, the default, is the English of Python's help pages; it needs no download. A text is changed only if a
+flag says so, and `report` says what was changed.
 
     splits = load("pydoc", "data/store")
     splits.train, splits.alphabet                       # uint8 (408543,), '\n !"#$%&…'
@@ -72,11 +72,11 @@ PIPELINE = 1  # part of every content hash: raise it when encoding or the split 
 NAMED_SETS = ("pydoc", "shakespeare")
 CUTS = ("stream", "lines")
 SONG_END = "\f"  # a character of its own, so that a model learns where songs end
-MIN_CHARACTERS = 1000  # of fewer, val would be a line
-# characters of val: enough to choose by, and what stands just before test is worth training on
+MIN_CHARACTERS = 1000  # with fewer, val would be a single line
+# characters of val, at most: enough to choose by, and more is better used for training
 MOST_VAL = 10_000
-LARGE = 64 << 20  # bytes of a file; above, its ids are mapped from the cache and it is never whole in memory
-BLOCK = 4 << 20  # ids of a map looked at together
+LARGE = 64 << 20  # bytes; a larger file is never in memory as a whole: its ids are mapped from the cache
+BLOCK = 4 << 20  # ids of a map that are searched at a time
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PLACES = ("shakespeare/input.txt", "tinyshakespeare/input.txt", "input.txt")  # under --data_dir
@@ -86,11 +86,13 @@ Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # part -> ids (N,), starts (S+
 
 @dataclass(frozen=True)
 class TextSplits:
-    """A text in its three parts, as ids of characters; where these are mapped, writing to them is private."""
+    """A text in its three parts, as ids of characters. If these are mapped, writing to them does not change
+    the file.
+    """
 
     name: str  # short, for titles ('pydoc', 'lyrics')
-    content_hash: str  # 16 hex digits: the text after cleaning, how it is cut, and its split
-    alphabet: str  # all characters, in code point order; a character's id is its place
+    content_hash: str  # 16 hex digits, from the text after cleaning, its cut, and its split
+    alphabet: str  # all characters, in code point order; a character's id is its index
     train: torch.Tensor  # uint8 (N,), int32 where V > 256; CPU
     val: torch.Tensor
     test: torch.Tensor
@@ -98,7 +100,7 @@ class TextSplits:
     val_starts: torch.Tensor
     test_starts: torch.Tensor
     songs: pandas.DataFrame | None  # artist, song, lyrics as cleaned, part; in the order of the file
-    report: list[str]  # encoding, rows left out, what cleaning removed; one line each
+    report: list[str]  # encoding, rows left out, what cleaning removed; a line each
 
 
 def load(
@@ -113,11 +115,13 @@ def load(
     encoding: str | None = None,
     columns: str | None = None,
 ) -> TextSplits:
-    """Load a named text, a file or a CSV of songs; Cleaning tells what `normalize` to `lower` do.
+    """Load a named text, a file or a CSV of songs. For `normalize`, `min_count`, `scripts` and `lower` see
+    Cleaning.
 
-    cut: 'stream' makes a file one sequence in each part, a CSV one for each song, which SONG_END ends;
-    'lines' one of each line that is not blank, with its newline. encoding: of the file (None: UTF-8, or what
-    its byte order mark says). columns: of a CSV, as in lyrics.read. Raises DataError where it can't be used.
+    cut: with 'stream' each part of a file is one sequence, and each song of a CSV is one, which ends with
+    SONG_END; with 'lines' each line that is not blank is one, with its newline. encoding: that of the file
+    (None: UTF-8, or what its byte order mark says). columns: for a CSV, as in lyrics.read. Raises DataError
+    if the text can't be used.
     """
     import torch
 
@@ -139,7 +143,7 @@ def load_arrays(
     encoding: str | None = None,
     columns: str | None = None,
 ) -> tuple[str, str, str, Parts, pandas.DataFrame | None, list[str]]:
-    """As `load`, without torch: name, content hash, alphabet, parts, songs, report."""
+    """Like `load`, without torch. Returns name, content hash, alphabet, parts, songs, report."""
     if cut not in CUTS:
         raise DataError(f"--cut={cut}: must be {' or '.join(CUTS)}")
     cleaning = cleaning or Cleaning()
@@ -170,8 +174,10 @@ def load_arrays(
 def read(
     dataset: str, data_dir: str | Path, encoding: str | None = None, named: Sequence[str] = NAMED_SETS
 ) -> tuple[str, str, list[str]]:
-    """All of a named text or of a text file, as it is; its name; a report. Raises DataError as `load`; named:
-    the sets that its message offers.
+    """The whole of a named text or of a text file, unchanged; its name; a report. Raises DataError like
+    `load`.
+
+    named: the named sets that the message suggests.
     """
     path, what = _find(dataset, Path(data_dir), named), f"--dataset={dataset}"
     if path is None:
@@ -185,7 +191,7 @@ def read(
 
 
 def holds(dataset: str) -> bool:
-    """Whether this is a set for `load`: one of its names, or a file."""
+    """Whether `load` can load this: one of its names, or a file."""
     return dataset in NAMED_SETS or os.path.isfile(os.path.expanduser(dataset))
 
 
@@ -193,18 +199,20 @@ def holds(dataset: str) -> bool:
 
 
 def place(data_dir: Path) -> Path | None:
-    """The file that `load` takes for tinyshakespeare, which may not be the true one."""
+    """The file that `load` uses as tinyshakespeare, without a check whether it is the
+    official one; or None.
+    """
     return next((data_dir / file for file in PLACES if (data_dir / file).is_file()), None)
 
 
 def check_shakespeare(path: Path) -> None:
-    """Raises DataError, naming the file, unless it is the official one."""
+    """Raise DataError, which names the file, unless it is the official one."""
     if (found := _sha256(path)) != SHAKESPEARE_SHA256:
         raise DataError(f"{path}: sha256 {found}, but the official file has {SHAKESPEARE_SHA256}")
 
 
 def _find(dataset: str, data_dir: Path, named: Sequence[str] = NAMED_SETS) -> Path | None:
-    """The file to read; None for pydoc."""
+    """The file to read; None for pydoc. Raises DataError if there is no such file."""
     if dataset == "pydoc":
         return None
     if dataset == "shakespeare":
@@ -234,7 +242,7 @@ def _find(dataset: str, data_dir: Path, named: Sequence[str] = NAMED_SETS) -> Pa
 def _pydoc() -> Iterator[str]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some systems package Python without it
+    except ImportError:  # some systems' packages of Python lack it
         raise DataError(
             "--dataset=pydoc: this Python has no pydoc_data; use shakespeare or a file of your own"
         ) from None
@@ -252,11 +260,11 @@ def _sha256(path: Path) -> str:
 def _encoding(
     chunks: Callable[[], Iterable[str]], what: str, cut: str, cleaning: Cleaning
 ) -> tuple[str, Callable[[], Iterator[np.ndarray]], list[str]]:
-    """Alphabet, what yields the ids piece by piece, and report of a text that `chunks` yields each time anew.
+    """The alphabet of a text, a function that yields its ids piece by piece, and a report.
 
-    Nothing depends on where the chunks end.
+    chunks: yields the text each time that it is called. The result does not depend on where the chunks end.
     """
-    # Neither a Unicode form nor the lower case of a letter (Σ at the end of a word) looks past a space
+    # Neither Unicode forms nor the lower case of a letter (Σ at a word's end) depend on text past a space
     ends = "\n" if cut == "lines" else "\n " if cleaning.steps else ""
     mark = "\n" if cut == "lines" else ""
 
@@ -277,12 +285,14 @@ def _encoding(
             raise DataError(f"--cut=lines: {what} has only blank lines")
         if n_blank := n_lines - used[alphabet.index("\n")]:
             report.append(f"{n_blank:,} of {n_lines:,} lines left out: they are blank")
-        alphabet = "".join(char for char, n in zip(alphabet, used) if n)  # some may be in blank lines only
+        alphabet = "".join(char for char, n in zip(alphabet, used) if n)  # some may be only in blank lines
     return alphabet, encoded, report
 
 
 def _filled_lines(ids: np.ndarray, newline: int, blank: np.ndarray) -> np.ndarray:
-    """Leave out lines of white space: ids (T,) end with a newline, blank (V,) says which ids are white."""
+    """The ids (T,) without lines that are only white space. ids end with a newline; blank (V,) says which ids
+    are white space.
+    """
     ends = np.flatnonzero(ids == newline) + 1
     starts = np.concatenate(([0], ends[:-1]))
     filled = np.logical_or.reduceat(~blank[ids], starts)
@@ -293,7 +303,9 @@ def _filled_lines(ids: np.ndarray, newline: int, blank: np.ndarray) -> np.ndarra
 
 
 def _split(ids: np.ndarray, alphabet: str, what: str, cut: str) -> Parts:
-    """Test is the last 10 %, val at most the 5 % before it, train the rest; lines stay whole."""
+    """Test is the last 10 %, val at most the 5 % before it, train the rest; with cut 'lines', lines stay
+    whole.
+    """
     _check_length(len(ids), what)
     if cut == "stream":
         n = len(ids)
@@ -313,13 +325,17 @@ def _check_length(n: int, what: str) -> None:
 
 
 def _starts(ids: np.ndarray, mark: int) -> np.ndarray:
-    """Int64 (S+1,): where sequences begin that each end with `mark`, and the end of all."""
+    """Int64 (S+1,): the beginnings of S sequences, each of which ends with `mark`, and the
+    end of the last.
+    """
     ends = [i + np.flatnonzero(ids[i : i + BLOCK] == mark) + 1 for i in range(0, len(ids), BLOCK)]
     return np.concatenate([[0], *ends])
 
 
 def _borders(starts: np.ndarray) -> list[int]:
-    """Of S sequences the first of train, of val, of test, and S: as near to where `_split` cuts as can be."""
+    """The first sequence of train, of val and of test, and S, for S sequences: as close as possible to the
+    places where `_split` cuts.
+    """
     n, length = len(starts) - 1, starts[-1]
     cuts = max(0.85 * length, 0.9 * length - MOST_VAL), 0.9 * length
     val, test = (int(np.abs(starts - cut).argmin()) for cut in cuts)
@@ -350,7 +366,7 @@ def _digest(alphabet: str, parts: Parts) -> str:
 def _songs(
     path: Path, what: str, cut: str, cleaning: Cleaning, encoding: str | None, columns: str | None
 ) -> tuple[str, Parts, pandas.DataFrame, list[str]]:
-    """Alphabet, parts, table and report of a CSV. Which song goes where is arbitrary, but always the same."""
+    """Alphabet, parts, table and report of a CSV. Songs go to random parts, but always to the same."""
     mark = SONG_END if cut == "stream" else "\n"
     songs, report = lyrics.read(path, what, encoding, columns)
     songs, cleaned = lyrics.clean(songs, what, cleaning, SONG_END, mark)
@@ -358,7 +374,7 @@ def _songs(
         raise DataError(f"{what} has {len(songs)} usable songs; at least {len(PARTS)} are needed")
     texts = [_marked(text, cut) for text in songs["lyrics"]]
     lengths = np.array([len(text) for text in texts])
-    # Shuffled, since files are sorted by artist. RandomState: numpy keeps its stream for ever
+    # Shuffled, because files are sorted by artist; by RandomState, because numpy never changes its stream
     shuffled = np.random.RandomState(0).permutation(len(texts))
     borders = _borders(np.cumsum([0, *lengths[shuffled]]))
     rows_of = {part: np.sort(shuffled[i:j]) for part, (i, j) in zip(PARTS, pairwise(borders))}
@@ -366,14 +382,14 @@ def _songs(
         songs.loc[rows, "part"] = part
     whole = "".join(texts[i] for rows in rows_of.values() for i in rows)
     _check_length(len(whole), what)
-    alphabet = "".join(sorted(set(whole)))  # some characters may be in dropped songs only
+    alphabet = "".join(sorted(set(whole)))  # some characters may be only in dropped songs
     ids = ids_of(whole, alphabet).astype(dtype_of(alphabet))
     ends = np.cumsum([0, *(lengths[rows].sum() for rows in rows_of.values())])
     return alphabet, _parts(ids, _starts(ids, alphabet.index(mark)), ends), songs, report + cleaned
 
 
 def _marked(text: str, cut: str) -> str:
-    """A song's sequences, each with the mark of its end."""
+    """A song as one sequence or as its lines, each with the mark at its end."""
     if cut == "stream":
         return text + SONG_END
     return "".join(f"{line}\n" for line in text.split("\n") if line.strip())
@@ -385,7 +401,7 @@ def _marked(text: str, cut: str) -> str:
 def _mapped(
     path: Path, what: str, cut: str, cleaning: Cleaning, encoding: str | None, cache: Path
 ) -> tuple[str, str, Parts, None, list[str]]:
-    """As load_arrays, but for the name; the ids of a large file are written to `cache` once, and mapped."""
+    """Like load_arrays, without the name. The ids of a large file are written to `cache` once, and mapped."""
     before = path.stat().st_mtime_ns
     request = PIPELINE, unicodedata.unidata_version, _sha256(path), cut, *astuple(cleaning)
     request += (encoding,) if encoding else ()
@@ -403,7 +419,7 @@ def _mapped(
             f.seek(0)
             if path.stat().st_mtime_ns != before:
                 raise DataError(f"{what} was changed while it was read; start again")
-            f.write(_header(n, alphabet))  # numpy pads it: its length does not depend on N
+            f.write(_header(n, alphabet))  # numpy pads it, so its length does not depend on N
             assert f.tell() == start, f"the header is {f.tell()} bytes long, not {start}"
 
         try:
@@ -423,7 +439,7 @@ def _mapped(
 
 
 def _open_cache(file: Path, what: str, cut: str) -> tuple[str, str, Parts, None, list[str]] | None:
-    """None where it is missing or damaged: the content hash, taken again, tells."""
+    """What is in the cache; None if it is missing or damaged, which the content hash reveals."""
     try:
         about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         alphabet, n = about["alphabet"], about["n"]

@@ -1,7 +1,7 @@
-"""Text files, packed with gzip or not: which characters their bytes are.
+"""Decodes text files, packed with gzip or not.
 
-They are UTF-8, or what their byte order mark or --encoding says. Nothing is read on a guess: a likely
-encoding is only suggested, in the message that refuses the file, with a line as it would then read.
+They are UTF-8, or what their byte order mark or --encoding says. No file is read by a guess: a likely
+encoding is only suggested, in the message that refuses the file, together with a line as it would then read.
 charset_normalizer is imported only for such a guess.
 """
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from charset_normalizer import CharsetMatch
 
 CHUNK = 4 << 20  # bytes read at a time
-HEAD = 1 << 16  # bytes by which a file's kind is known
+HEAD = 1 << 16  # bytes from which a file's kind is found
 GZIP = b"\x1f\x8b"
-MARKS = {  # in this order: UTF-32's begins with UTF-16's
+MARKS = {  # in this order, because UTF-32's mark begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
 UNPACK, SAVE = "unpack it first", "save what it holds as a text file or a CSV in UTF-8"
-KINDS = {  # how files begin that are often taken for text
+KINDS = {  # the first bytes of files that people often mistake for text
     b"PK\3\4": ("a zip archive, as .docx, .xlsx, .odt and .epub are", f"{UNPACK}, or {SAVE}"),
     b"%PDF-": ("a PDF", SAVE),
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an Office file (.doc, .xls)", SAVE),
@@ -52,34 +52,36 @@ KINDS = {  # how files begin that are often taken for text
     b"7z\xbc\xaf'\x1c": ("a 7z archive", UNPACK),
     b"Rar!\x1a\x07": ("a rar archive", UNPACK),
 }
-# bytes that are quotation marks, dashes, an ellipsis or a hard space, in each of Windows' code pages
+# bytes that are quotation marks, dashes, an ellipsis or a no-break space in every Windows code page
 TYPOGRAPHIC = frozenset(b"\x82\x84\x85\x91\x92\x93\x94\x95\x96\x97\xa0")
-# what is tried for a guess, and by how much the rarer ones must fit better
+# encodings that are tried for a guess, and by how much rarer ones must fit better
 LATIN = {"cp1252": 0, "cp1250": 0.02, "cp1254": 0.02, "iso8859_2": 0.04, "mac_roman": 0.04, "cp1257": 0.08}
 CYRILLIC = ("cp1251", "koi8_r", "cp866", "iso8859_5", "mac_cyrillic")
 OTHERS = (*CYRILLIC, "cp1253", "cp1255", "cp1256", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp874")
-MIXED = "utf-8+cp1252"  # UTF-8, and cp1252 where it is not
-SAMPLE = 1 << 15  # bytes of lines that are not ASCII, by which an encoding is guessed
+MIXED = "utf-8+cp1252"  # UTF-8, with cp1252 for bytes that are not UTF-8
+SAMPLE = 1 << 15  # bytes of lines that are not ASCII, from which an encoding is guessed
 WORD = re.compile(rb"[A-Za-z\x80-\xff]{2,}")
-BESIDE = 30  # characters that are shown on each side of a wrong byte
-LINE = 4000  # bytes that are read for them
+BESIDE = 30  # characters that a message shows on each side of a wrong byte
+LINE = 4000  # bytes that are read on each side of it
 
 
 def read_chunks(path: Path, what: str, encoding: str | None = None) -> Iterator[str]:
-    """Read a file piece by piece, all of it as it is. Raises DataError, beginning with `what` or a flag."""
+    """Read a whole file piece by piece, unchanged. Raises DataError, whose message begins with `what` or a
+    flag.
+    """
     codec, _ = codec_of(path, what, encoding)
     decoder, end = _decoder(codec), 0
     wide = codecs.lookup(codec.partition("+")[0]).name.startswith(("utf-16", "utf-32"))
     for block in _blocks(path, what):
         if not wide and (nul := block.find(b"\0")) >= 0:
             raise DataError(f"{what} is binary, not text: it has a NUL byte at offset {end + nul:,}")
-        held = len(decoder.getstate()[0])  # bytes of a character that began in the block before
+        held = len(decoder.getstate()[0])  # bytes of a character that began in the previous block
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as e:
             byte, offset = e.object[e.start], end - held + e.start
             raise DataError(_refusal(path, what, codec, byte, offset)) from None
-        except UnicodeError as e:  # of codecs that tell no place
+        except UnicodeError as e:  # some codecs don't say where the error is
             raise DataError(f"--encoding={codec}: {what} can't be read in it: {e}") from None
         if wide and "\0" in text:
             raise DataError(f"{what} is binary, not text: read as {codec}, it has a NUL character")
@@ -88,13 +90,13 @@ def read_chunks(path: Path, what: str, encoding: str | None = None) -> Iterator[
 
 
 def read_whole(path: Path, what: str, encoding: str | None = None) -> tuple[str, list[str]]:
-    """The text of a file, and a line for a report where it is not plain UTF-8."""
+    """The text of a file, and a line for a report if it is not plain UTF-8."""
     return "".join(read_chunks(path, what, encoding)), codec_of(path, what, encoding)[1]
 
 
 def codec_of(path: Path, what: str, encoding: str | None) -> tuple[str, list[str]]:
-    """What `read_chunks` decodes a file with, and a line for a report where neither --encoding nor UTF-8 says
-    it. Raises DataError for an --encoding that does not exist and for what is no text file.
+    """The codec with which `read_chunks` decodes a file, and a line for a report if that is not what one
+    would expect. Raises DataError for an --encoding that does not exist, and for a file that is not text.
     """
     head = _head(path, what)
     kinds = (kind for begin, kind in KINDS.items() if head.startswith(begin))
@@ -116,7 +118,7 @@ def codec_of(path: Path, what: str, encoding: str | None) -> tuple[str, list[str
             return codec, [f"read as {codec}: it begins with its byte order mark"]
     for codec, low, high in (("utf-16-le", head[::2], head[1::2]), ("utf-16-be", head[1::2], head[::2])):
         if 0 in high and (text := _plain(head, codec)):
-            if high.count(0) > len(high) // 2:  # Latin letters have a zero byte each
+            if high.count(0) > len(high) // 2:  # each Latin letter has a zero byte
                 return codec, [f"read as {codec}: every other byte is zero"]
             few_ascii = sum(32 <= byte < 127 or byte in b"\t\n\r" for byte in head) < 0.8 * len(head)
             if 0 not in low and few_ascii:
@@ -129,7 +131,7 @@ def codec_of(path: Path, what: str, encoding: str | None) -> tuple[str, list[str
 
 
 def printable(text: str) -> str:
-    """For a message: what would break its line, or is not seen, is escaped."""
+    """A text for a message: characters that are invisible or would break the line are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -137,7 +139,7 @@ def printable(text: str) -> str:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is gzipped, whatever its name."""
+    """Whether a file is gzipped, whatever its name is."""
     with open(path, "rb") as f:
         return f.read(len(GZIP)) == GZIP
 
@@ -152,7 +154,9 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _blocks(path: Path, what: str) -> Iterator[bytes]:
-    """The content of a file, unpacked; the last block is empty."""
+    """The content of a file in blocks, unpacked; the last block is empty. Raises DataError
+    for a damaged .gz.
+    """
     with _open(path) as f:
         block = b"-"
         while block:
@@ -173,7 +177,7 @@ def _head(path: Path, what: str) -> bytes:
 
 
 def _plain(head: bytes, codec: str) -> str:
-    """The begin of a file decoded, if nearly all of it are characters that a text has; else ''."""
+    """The decoded beginning of a file if nearly all its characters are those of a text; else ''."""
     try:
         text = codecs.getincrementaldecoder(codec)().decode(head)
     except UnicodeDecodeError:
@@ -186,7 +190,7 @@ def _plain(head: bytes, codec: str) -> str:
 
 
 def _of_text(name: str) -> bool:
-    """Whether Python has this encoding, and it is one of text: base64, for example, is one of bytes."""
+    """Whether Python has this encoding, and it encodes text; base64, for example, encodes bytes."""
     try:
         codecs.lookup(name)
         bytes(4).decode(name)
@@ -196,7 +200,9 @@ def _of_text(name: str) -> bool:
 
 
 def _check(encoding: str) -> None:
-    """Raises DataError unless Python knows the encoding; 'utf-8+cp1252' is UTF-8 but for its wrong bytes."""
+    """Raise DataError unless Python knows the encoding; 'utf-8+cp1252' is UTF-8 with cp1252
+    for wrong bytes.
+    """
     first, plus, rest = encoding.partition("+")
     for name in [first, rest] if plus else [first]:
         if not _of_text(name):
@@ -209,7 +215,7 @@ def _check(encoding: str) -> None:
 
 
 def _decoder(codec: str, errors: str = "strict") -> codecs.IncrementalDecoder:
-    """For 'utf-8+cp1252' what reads each byte that is not UTF-8 as cp1252."""
+    """The decoder of an encoding; that of 'utf-8+cp1252' reads each byte that is not UTF-8 as cp1252."""
     first, plus, rest = codec.partition("+")
     if not plus:
         return codecs.getincrementaldecoder(codec)(errors)
@@ -218,14 +224,16 @@ def _decoder(codec: str, errors: str = "strict") -> codecs.IncrementalDecoder:
         try:
             return error.object[error.start : error.end].decode(rest, errors), error.end
         except UnicodeDecodeError:
-            raise error from None  # which knows its place
+            raise error from None  # the first error, which knows where it is
 
     codecs.register_error(f"{rest} {errors}", single)
     return codecs.getincrementaldecoder(first)(f"{rest} {errors}")
 
 
 def _doubt(head: bytes, encoding: str) -> list[str]:
-    """A line for a report where --encoding is hardly right: nothing else looks like UTF-8 by accident."""
+    """A line for a report if --encoding is probably wrong, because the file looks like UTF-8, which does not
+    happen by accident.
+    """
     if codecs.lookup(encoding.partition("+")[0]).name.startswith("utf"):
         return []
     try:
@@ -241,12 +249,12 @@ def _doubt(head: bytes, encoding: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Tally:
-    """What a file holds beside ASCII, seen as UTF-8."""
+    """What a file contains besides ASCII when it is read as UTF-8."""
 
-    right: int  # characters
-    wrong: int  # bytes
-    kinds: bytes  # the different wrong ones
-    sample: bytes  # of the lines with any of them
+    right: int  # number of characters
+    wrong: int  # number of bytes that are not UTF-8
+    kinds: bytes  # these bytes, each once
+    sample: bytes  # the first lines that are not ASCII
 
 
 def _tally(path: Path, what: str) -> _Tally:
@@ -265,7 +273,9 @@ def _tally(path: Path, what: str) -> _Tally:
 
 
 def _place(path: Path, what: str, offset: int) -> tuple[int, bytes, bytes]:
-    """Where a byte stands: its line, counted from 1, and what of the line is before it, and from it on."""
+    """The place of a byte: its line, counted from 1; the part of the line before it; and
+    the part from it on.
+    """
     done, newlines, returns, before, behind = 0, 0, 0, b"", b""
     for block in _blocks(path, what):
         cut = min(max(offset - done, 0), len(block))
@@ -280,7 +290,7 @@ def _place(path: Path, what: str, offset: int) -> tuple[int, bytes, bytes]:
 
 
 def _refusal(path: Path, what: str, codec: str, byte: int, offset: int) -> str:
-    """Why a file cannot be read with `codec`, and with which --encoding it could."""
+    """The message that a file cannot be read with `codec`, with an --encoding that works, if one is found."""
     line, before, behind = _place(path, what, offset)
     where = f"byte 0x{byte:02x} at offset {offset:,}, in line {line:,}"
     utf_8 = "+" not in codec and codecs.lookup(codec).name == "utf-8"
@@ -288,7 +298,7 @@ def _refusal(path: Path, what: str, codec: str, byte: int, offset: int) -> str:
     tally = _tally(path, what)
     if not tally.wrong:
         return f"{refused}, but it is UTF-8: leave --encoding out"
-    if utf_8 and tally.right > tally.wrong:  # as a rule they come from Windows
+    if utf_8 and tally.right > tally.wrong:  # the wrong bytes usually come from Windows
         some = "one byte is wrong" if tally.wrong == 1 else f"{tally.wrong:,} bytes are wrong, the first"
         refused = f"{what} is UTF-8, but {some} ({where})"
         offer, guess = MIXED if _legible(tally.kinds) else None, ""
@@ -304,7 +314,7 @@ def _refusal(path: Path, what: str, codec: str, byte: int, offset: int) -> str:
 
 
 def _legible(kinds: bytes) -> bool:
-    """Whether all these bytes are signs or letters in cp1252."""
+    """Whether all these bytes are printable characters in cp1252."""
     try:
         return all(c.isprintable() or c.isspace() for c in kinds.decode("cp1252"))
     except UnicodeDecodeError:
@@ -312,7 +322,7 @@ def _legible(kinds: bytes) -> bool:
 
 
 def _reads(path: Path, what: str, encoding: str) -> bool:
-    """Whether all of a file can be read so."""
+    """Whether the whole file can be read with this encoding."""
     decoder = _decoder(encoding)
     try:
         for block in _blocks(path, what):
@@ -323,21 +333,21 @@ def _reads(path: Path, what: str, encoding: str) -> bool:
 
 
 def _guesses(tally: _Tally) -> list[str]:
-    """Encodings by how well they fit the lines that are not ASCII, the best first."""
+    """Encodings that fit the lines that are not ASCII, the best first."""
     from charset_normalizer import from_bytes
 
     if TYPOGRAPHIC.issuperset(tally.kinds):
         return ["cp1252"]
     words = [word for word in WORD.findall(tally.sample) if not word.isascii()]
     n_high = sum(byte > 127 for word in words for byte in word)
-    latin = n_high < 0.7 * sum(map(len, words))  # their words have a few accents each
+    latin = n_high < 0.7 * sum(map(len, words))  # words in Latin letters have only a few accents
     tried = LATIN if latin else {name: i / 1000 for i, name in enumerate(OTHERS)}
     matches = list(from_bytes(tally.sample, threshold=0.5, cp_isolation=list(tried), enable_fallback=False))
     fits = [(match, name) for match in matches for name in match.could_be_from_charset if name in tried]
 
     def rank(fit: tuple[CharsetMatch, str]) -> tuple[bool, float]:
         match, name = fit
-        in_pairs = match.multi_byte_usage > 0.3 and match.chaos < 0.05  # no bytes are so by accident
+        in_pairs = match.multi_byte_usage > 0.3 and match.chaos < 0.05  # this does not happen by accident
         return not in_pairs, match.chaos - match.coherence / 4 + tried[name]
 
     return [name.replace("_", "-") for _, name in sorted(fits, key=rank)]

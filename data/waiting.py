@@ -13,7 +13,9 @@ quiet = False  # set by --quiet
 
 
 def announced(what: str) -> Callable[[F], F]:
-    """A decorator: a call that takes over a second says so, then and at its end. {} is its first argument."""
+    """A decorator: if a call takes more than a second, it prints a line then, and another at its end. {} in
+    `what` is the call's first argument.
+    """
 
     def decorate(function: F) -> F:
         @functools.wraps(function)

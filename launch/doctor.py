@@ -5,13 +5,13 @@
     python launch/doctor.py --json | jq -r '.[] | select(.state == "fail") | .check + ": " + .mend'
 
 Exit code 0: nothing fails (there may be warnings); 1: something fails; 2: a flag is wrong.
-Files that it makes to test a disk are removed again. No group of checks may take longer than a minute.
+It removes the files that it makes to test a disk. No group of checks may take longer than a minute.
 """
 
 import sys
 from importlib.util import find_spec
 
-if sys.version_info < (3, 11) or find_spec("rich") is None:  # before what only the right Python imports
+if sys.version_info < (3, 11) or find_spec("rich") is None:  # before imports that need the right Python
     which = f"{sys.executable} (Python {sys.version_info[0]}.{sys.version_info[1]})"
     sys.exit(f"error: {which} has no packages of this project: make install, then source .venv/bin/activate")
 
@@ -65,7 +65,7 @@ class Flags:
 
 
 def versions(flags: Flags) -> Iterator[Line]:
-    """Python and the packages against what pyproject.toml asks for."""
+    """Checks the versions of Python and of packages against pyproject.toml."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
@@ -87,7 +87,7 @@ def versions(flags: Flags) -> Iterator[Line]:
 
 
 def installed(name: str) -> str | None:
-    """The version of a package, or of Python; None where it is not installed."""
+    """The version of a package, or of Python; None if it is not installed."""
     if name == "python":
         return "{}.{}.{}".format(*sys.version_info)
     try:
@@ -97,7 +97,9 @@ def installed(name: str) -> str | None:
 
 
 def wandb_account(flags: Flags) -> Iterator[Line]:
-    """The mode that scripts would choose (as research/common/wandb_client.py does), the key, the server."""
+    """Checks W&B: the mode that scripts would choose (in research/common/wandb_client.py), the key, the
+    server.
+    """
     mode = flags.wandb or os.environ.get("WANDB_MODE", "").replace("dryrun", "offline") or None
     reason = "--wandb" if flags.wandb else "WANDB_MODE"
     if mode == "disabled":
@@ -111,7 +113,7 @@ def wandb_account(flags: Flags) -> Iterator[Line]:
         settings = wandb_setup.singleton().settings
         host = wbauth.HostUrl(settings.base_url)
         auth = wbauth.authenticate_session(host=host, source="doctor", prompt=False, update_session=False)
-    except (ValueError, wandb.Error) as error:  # an address or a key of impossible form
+    except (ValueError, wandb.Error) as error:  # an address or a key of an invalid form
         mend = "correct that WANDB_ variable, ~/.netrc or ~/.config/wandb/settings"
         yield Line("settings", "fail", "W&B refuses them: " + " ".join(str(error).split())[:200], mend)
         return
@@ -139,7 +141,9 @@ def wandb_account(flags: Flags) -> Iterator[Line]:
 
 
 def server(url: str, key: str | None, bad: State, verify: bool = True) -> Iterator[Line]:
-    """Ask the W&B server who the key's owner is; `bad` is the state of what goes wrong. Compare clocks."""
+    """Ask the W&B server for the owner of the key, and compare clocks. bad: the state of a line if something
+    is wrong.
+    """
     import requests
 
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
@@ -154,7 +158,7 @@ def server(url: str, key: str | None, bad: State, verify: bool = True) -> Iterat
             allow_redirects=False,
             verify=verify and bundle,
         )
-    except OSError as error:  # what requests raises is one, too
+    except OSError as error:  # the exceptions of requests are OSErrors, too
         found, mend = unreachable(error, url)
         yield Line("server", bad, f"{url}: {found}", mend + away)
         yield Line("clock vs W&B", "skipped", "no answer to compare with")
@@ -185,7 +189,7 @@ def server(url: str, key: str | None, bad: State, verify: bool = True) -> Iterat
 
 
 def unreachable(error: BaseException, url: str) -> tuple[str, str]:
-    """What kept a request from its server, and how to mend it."""
+    """Why a request did not reach its server, and what to do about it."""
     from requests import exceptions
 
     chain = [error]
@@ -205,14 +209,16 @@ def unreachable(error: BaseException, url: str) -> tuple[str, str]:
 
 
 def data_sets(flags: Flags) -> Iterator[Line]:
-    """Each named set: there, whole as far as is recorded, and its decoded copies."""
+    """Checks each named data set: whether it is there, whether its checksums are right, and its decoded
+    copies.
+    """
     from data import DataError, digits, images, text
 
     store = Path(flags.data_dir).absolute()
     caches = sorted(p for p in store.glob("cache/*.npy") if re.fullmatch(r"[0-9a-f]{16}_\d+", p.stem))
     for name in images.NAMED_SETS:
         get = f"python data/prepare.py {name} --data_dir={flags.data_dir}"
-        with tempfile.TemporaryDirectory() as mirror:  # looking writes file hashes down: there, not here
+        with tempfile.TemporaryDirectory() as mirror:  # file hashes are stored while looking: there, not here
             Path(mirror, "cache").mkdir()
             for path in {*store.glob("*"), *store.glob("cache/files_*.json")} - {store / "cache"}:
                 Path(mirror, path.relative_to(store)).symlink_to(path)
@@ -228,7 +234,7 @@ def data_sets(flags: Flags) -> Iterator[Line]:
         sizes = ", ".join(p.stem[17:] for p in caches if p.stem[:16] == content_hash)
         decoded = f"decoded at {sizes} pixels" if sizes else "decoded at first use"
         yield Line(name, "ok", f"content hash {content_hash}; {decoded}")
-    for kind in (digits, text):  # read whole and compared with their checksums
+    for kind in (digits, text):  # they are read completely and compared with their checksums
         for name in kind.NAMED_SETS:
             get = f"python data/prepare.py {name} --data_dir={flags.data_dir}"
             try:
@@ -246,11 +252,13 @@ def missing(name: str, error: Exception, get: str) -> Line:
 
 
 def checksums(name: str, store: Path) -> dict[Path, str]:
-    """File -> md5 of what of a named set is there and data/prepare.py would check before using it."""
+    """File -> its right md5, for those files of a named set that are there and that data/prepare.py would
+    check.
+    """
     from data import prepare
 
     known = {"lfw-py/lfw-funneled.tgz": prepare.LFW_MD5} if name == "lfw" else {}
-    if name == "celeba":  # but not its zip of 1.4 GB, which is unpacked already
+    if name == "celeba":  # without its zip of 1.4 GB, which is already unpacked
         from torchvision.datasets import CelebA
 
         known = {f"celeba/{file}": md5 for _, md5, file in CelebA.file_list if not file.endswith(".zip")}
@@ -277,13 +285,15 @@ GROUPS: dict[str, Callable[[Flags], Iterator[Line]]] = {
 
 
 def look(title: str, flags: Flags) -> list[Line]:
-    """The lines of a group; one that breaks or hangs (a dead file server) ends in a line that says so."""
+    """The lines of a group of checks. If it breaks or hangs (because of a dead file server), the last line
+    says so.
+    """
     lines: list[Line] = []
 
     def work() -> None:
         try:
             for line in GROUPS[title](flags):
-                lines.append(line)  # one by one: those before a break count
+                lines.append(line)  # one by one, so that lines before a failure are kept
         except TimeoutError as error:
             lines.append(Line(title, "fail", str(error), "run it by hand: it gets no answer"))
         except Exception as error:  # whatever breaks a check must not hide the others
@@ -310,13 +320,13 @@ def show(console: Console, title: str, lines: list[Line]) -> None:
 
 
 def run(flags: Flags) -> None:
-    """Look at everything, print it, and exit with 1 when something fails."""
+    """Check everything, print the result, and exit with 1 if something fails."""
     console, lines = Console(highlight=False), []
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 110  # a log has no edge
+        console.width = 110  # a log has no right edge
     try:
         for title in GROUPS:
-            with contextlib.redirect_stdout(sys.stderr):  # of libraries: only the result belongs there
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is only for the result
                 found = look(title, flags)
             lines += found
             if not flags.json:

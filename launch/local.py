@@ -41,7 +41,7 @@ def run(flags: Flags) -> None:
     )
     local.run()
     results = read.read_sweep(folder)
-    wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no edge
+    wide = console if console.is_terminal else Console(stderr=True, width=110)  # a log has no right edge
     read.print_table(read.table(results), wide, wide.width)
     page = html.write_report(results, planned=begin.planned(folder, results))
     console.print(f"report: {escape(str(page))}")
@@ -55,7 +55,7 @@ def run(flags: Flags) -> None:
         console.print(escape(reason))
     failed = [row for row in local.progress.rows() if row.status == "failed"]
     for row in failed:
-        if row.trial.key in local.failed_before:  # its line came at an earlier call
+        if row.trial.key in local.failed_before:  # its line was printed by an earlier call
             console.print(f"{row.trial.index:04d}  {escape(f'{row.label}  failed: {row.reason}')}")
     if failed:
         console.print("some trials failed; --retry runs them again")

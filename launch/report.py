@@ -72,9 +72,10 @@ class Flags:
 
 
 def read_one(path: Path, flags: Flags) -> read.Sweep:
-    """What lies at `path`: a sweep's folder, a run's, a results CSV, or W&B's own. Raises UserError.
+    """The sweep at `path`: a sweep's folder, a run's folder, a results CSV, or W&B's own folder. Raises
+    UserError.
 
-    Each is read once: a large folder on a network file system takes its time.
+    Each is read only once, because a large folder on a network file system takes long.
     """
     if path.is_dir():
         return read_folder(path, flags)
@@ -89,7 +90,9 @@ def read_one(path: Path, flags: Flags) -> read.Sweep:
 
 
 def read_folder(path: Path, flags: Flags) -> read.Sweep:
-    """The runs in a folder: ours, else those that W&B's client kept of any script. Raises UserError."""
+    """The runs in a folder: ours, or else those of any script that W&B's client has kept.
+    Raises UserError.
+    """
     sweep = read.read_sweep(path)
     place = None if is_ours(sweep) else wandb_files.place_of(path)
     if place is None:
@@ -111,13 +114,15 @@ def read_folder(path: Path, flags: Flags) -> read.Sweep:
 
 
 def is_ours(sweep: read.Sweep) -> bool:
-    """Whether scripts of ours made these runs: other projects may have a config.json or a sweep.yaml."""
+    """Whether our scripts made these runs; folders of other projects may have a config.json or a sweep.yaml,
+    too.
+    """
     begun = any((run.folder / name).exists() for run in sweep.runs for name in (STATUS, METRICS))
     return begun or bool(sweep.open_trials) or any("family" in run.config for run in sweep.runs)
 
 
 def write(flags: Flags) -> None:
-    """Write all that is asked for, and print where it is."""
+    """Write everything that the flags request, and print where it is."""
     if not flags.folder:
         raise UserError("--folder is required (see report.py --help)")
     for i, path in enumerate(flags.folder):
@@ -173,7 +178,7 @@ def run(flags: Flags) -> None:
         sys.exit(1)
     except OSError as error:  # --out, --csv
         if error.errno in (*NO_SPACE, *NO_RIGHT):
-            raise  # `main` tells what mends it
+            raise  # `main` says what to do
         raise UserError(str(error)) from None
 
 

@@ -102,7 +102,7 @@ class Flags:
                     raise UserError(f"{given}: must be left out with --compare, which runs nothing")
 
     def of_sweep(self, sweep: plan.Sweep) -> LocalFlags:
-        """The flags under which launch/local.py would run it."""
+        """The flags with which launch/local.py would run the repetition."""
         own = {**sweep.content["parameters"], **sweep.command.literals}
         return LocalFlags(
             sweep=self.sweep,
@@ -122,7 +122,7 @@ class Flags:
 
 
 def chosen_rows(flags: Flags, table: rows.Table) -> list[int]:
-    """The rows that are run again, by their number from 0: those asked for. Raises UserError."""
+    """The indices of the rows that --runs requests. Raises UserError."""
     repeatable = table.repeatable()
     if not repeatable:
         raise UserError(f"{table.path}: no row finished or diverged: there is nothing to run again")
@@ -139,7 +139,7 @@ def with_those_begun(table: rows.Table, chosen: list[int], folder: Path) -> list
 
 
 def words_of(flags: Flags) -> list[str]:
-    """The command that goes on with the repetition, after `python`, for the repository's root."""
+    """The command that continues the repetition, after `python`, for the repository's root."""
     words = ["launch/reproduce.py", from_root(Path(flags.sweep))]
     given = {"runs": flags.runs, "name": flags.name}
     given |= {"csv": flags.csv and from_root(flags.csv)}
@@ -148,7 +148,7 @@ def words_of(flags: Flags) -> list[str]:
 
 
 def train(flags: Flags, table: rows.Table) -> tuple[Path, list[int]]:
-    """Run rows again, or go on with that; the folder, and which rows it holds."""
+    """Run rows again, or continue to do so; returns the folder, and the indices of the rows in it."""
     asked = chosen_rows(flags, table)
     own = flags.of_sweep(table.sweep)
     folder = begin.folder_of(own, table.sweep)
@@ -175,15 +175,16 @@ def train(flags: Flags, table: rows.Table) -> tuple[Path, list[int]]:
 
 
 def time_line(text: str) -> str:
-    """What a YAML's header says behind Time, on one line; '' where it says nothing."""
+    """What a YAML's header says after Time, on one line; '' if it says nothing."""
     found = re.search(r"^# Time +(.*\n(?:#  .*\n)*)", text, re.M)
     return " ".join(found[1].replace("\n#", " ").split()) if found else ""
 
 
 def likely_minutes(line: str, n_runs: int, n_workers: int) -> str:
-    """How long so many runs will take, where a Time line tells minutes of one run; else ''.
+    """A sentence that says how long n_runs runs will take, if the Time line gives the minutes of one run;
+    else ''.
 
-    As many runs as there are workers are taken to go on side by side.
+    It assumes that each worker always has a run.
     """
     each = r"(\d+)(?: to (\d+))? min(?:utes?)?(?: a run(?! that)| of a core each)"
     found = re.search(each, line)
@@ -200,7 +201,7 @@ def likely_minutes(line: str, n_runs: int, n_workers: int) -> str:
 
 
 def found_in(folder: Path, table: rows.Table) -> dict[int, read.Run]:
-    """The run of each row in a folder, by the row's number from 0. Raises UserError."""
+    """The run of each row in a folder, by the row's index. Raises UserError if there is none."""
     try:
         sweep = read.read_sweep(folder)
     except FileNotFoundError:
@@ -216,7 +217,7 @@ def found_in(folder: Path, table: rows.Table) -> dict[int, read.Run]:
 
 
 def again_of(table: rows.Table, runs: dict[int, read.Run]) -> dict[int, Again]:
-    """Runs that have come to an end, as they are compared, by the line of their row."""
+    """The runs that have ended, in the form in which they are compared, by the line of their row."""
     metric = metric_of(table.sweep.content)
     found = {}
     for i, run in runs.items():
@@ -232,7 +233,9 @@ def again_of(table: rows.Table, runs: dict[int, read.Run]) -> dict[int, Again]:
 
 
 def of_code(table: rows.Table) -> list[str]:
-    """What is known of the code that made the committed results and of the code here, a line a commit."""
+    """What is known about the code of the committed results and about the code here, a line
+    for each commit.
+    """
     commits = Counter(row.commit for row in table.rows if row.commit)
     if not commits:
         return ["the CSV does not say which code made it"]
@@ -246,11 +249,11 @@ def of_code(table: rows.Table) -> list[str]:
 
 
 def since(commit: str, family: str) -> str:
-    """In words, whether the files behind a family's numbers are those of a commit."""
+    """Whether the files behind a family's numbers are the same as in a commit, in words."""
     names = [path.relative_to(ROOT).as_posix() for path in source_files(family)]
     last = commit.removesuffix("-dirty").split(",")[-1]
-    if not re.fullmatch(r"[0-9a-f]{7,40}", last):  # a table may be somebody else's
-        return f"{last or 'nothing'} is no commit"
+    if not re.fullmatch(r"[0-9a-f]{7,40}", last):  # somebody else may have made the table
+        return f"{last or 'nothing'} is not a commit"
     command = ["git", "-C", str(ROOT), "diff", "--name-only", last, "--", *names]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=30)
@@ -267,7 +270,7 @@ def since(commit: str, family: str) -> str:
 
 
 def of_machine(runs: Iterable[read.Run]) -> list[str]:
-    """Torch, device and threads of the new runs, and this machine's processor where they ran on it."""
+    """Torch, device and threads of the new runs, and this machine's processor if they ran here."""
     seen: Counter[str] = Counter()
     hosts = set()
     for run in runs:
@@ -285,7 +288,7 @@ def of_machine(runs: Iterable[read.Run]) -> list[str]:
 
 
 def processor() -> str:
-    """This machine's processor, as far as the system tells its name."""
+    """The name of this machine's processor, if the system reveals it."""
     with contextlib.suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -297,7 +300,9 @@ def processor() -> str:
 
 
 def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> int:
-    """Print what was found, write --json; the exit code. wanted: the rows whose runs should be there."""
+    """Print the result and write --json; returns the exit code. wanted: indices of the rows that should be
+    there.
+    """
     runs = found_in(folder, table) if flags.compare else _runs(folder, table)
     runs = {i: run for i, run in runs.items() if i in wanted}
     again = again_of(table, runs)
@@ -348,7 +353,7 @@ def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> 
 
 
 def _runs(folder: Path, table: rows.Table) -> dict[int, read.Run]:
-    """The run of each row in the repetition's own folder; by its key, as the trials have it."""
+    """The run of each row in the repetition's own folder, by the row's index; found by the trials' keys."""
     sweep = read.read_sweep(folder)
     by_key = {run.folder.name: run for run in sweep.runs}
     points = {json.dumps(table.sweep.flags(point), sort_keys=True): i for i, point in enumerate(table.points)}

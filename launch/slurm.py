@@ -62,7 +62,7 @@ STATES = (
     "failed",
     "unreadable",
 )
-UNUSUAL = ("interrupted", "unreadable")  # only mentioned where there are some
+UNUSUAL = ("interrupted", "unreadable")  # only mentioned if there are any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def defaults_file() -> Path:
 
 
 def read_defaults(path: Path) -> dict[str, Any]:
-    """The flags in the user's TOML file; none where there is no such file. Raises UserError."""
+    """The flags in the user's TOML file; none if there is no such file. Raises UserError."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -150,9 +150,9 @@ def read_defaults(path: Path) -> dict[str, Any]:
 
 
 def with_defaults(flags: Flags) -> Flags:
-    """`flags` with what the user's TOML file says of those that were not given. Raises UserError.
+    """`flags`, where flags that were not given come from the user's TOML file. Raises UserError.
 
-    A list that is given takes the place of the file's whole list, and that is said.
+    A list that is given replaces the file's whole list, and a line says so.
     """
     path = defaults_file()
     more = {}
@@ -179,14 +179,16 @@ def jobs_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def in_queue(folder: Path) -> list[dict[str, str]]:
-    """The sweep's tasks that SLURM knows: id (array_task), raw (the job's own), state, reason, used."""
+    """The sweep's tasks that SLURM knows: id (array_task), raw (the job's own id), state, reason, used
+    (time).
+    """
     ids = [job["id"] for job in jobs_of(folder)]
     if not ids:
         return []
     try:
         answer = sbatch.ask("squeue", "-h", "-r", "-j", ",".join(ids), "-o", "%i|%A|%T|%r|%M")
     except UserError as error:
-        if "Invalid job id" in str(error):  # the only array asked for was forgotten already
+        if "Invalid job id" in str(error):  # SLURM has already forgotten the only array
             return []
         raise
     fields = ("id", "raw", "state", "reason", "used")
@@ -210,7 +212,7 @@ def submit(flags: Flags) -> None:
     there = [t for t in in_queue(folder) if t["state"] in ALIVE] if checked else []
     held = [t for t in there if t["state"] == "PENDING" and "held" in t["reason"].lower()]
     there = [t for t in there if t not in held]
-    for task in held:  # after a failed launch SLURM waits for somebody to look: it may never start
+    for task in held:  # after a failed launch SLURM waits for somebody to release it, so it may never start
         console.print(f"not counted: {task['id']} is held ({task['reason']}): scontrol release {task['id']}")
     if flags.fresh and (there or held):
         raise UserError(
@@ -260,15 +262,16 @@ def submit(flags: Flags) -> None:
 
 
 def queue_of(flags: Flags) -> tuple[Path, Queue, int]:
-    """The folder of a sweep that exists, its trials, and how many it means to have."""
+    """The folder of an existing sweep, its trials, and how many there will be."""
     folder, _, queue, planned = look_at(flags)
     return folder, queue, planned
 
 
 def look_at(flags: Flags) -> tuple[Path, dict[str, Any], Queue, int]:
-    """The folder of a sweep that exists, its frozen YAML, its trials, and how many it means to have.
+    """The folder of an existing sweep, its frozen YAML, its trials, and how many there will be.
 
-    Raises UserError. What can't be read of its trials and runs ends nothing.
+    UserError: there is no such sweep, or its YAML can't be read. Unreadable trials and runs are no reason to
+    stop.
     """
     folder = Path(flags.sweep)
     if not folder.is_dir():
@@ -303,14 +306,14 @@ def show_status(flags: Flags) -> None:
     progress = Progress(queue, spec["parameters"])
     rows = progress.rows(running)
 
-    # how many are in which state, those that are yet to be made included
+    # how many are in each state, including trials that are not made yet
     counts = Counter(state_of(row) for row in rows)
     counts["pending"] += max(0, planned - len(rows) - len(queue.problems))
     counts["unreadable"] += len(queue.problems)
     words = [f"{counts[state]} {state}" for state in STATES if counts[state] or state not in UNUSUAL]
     print(f"{folder}: {', '.join(words)}; {planned} expected")
 
-    # a line for each trial; below them what is known of those that failed or can't be read
+    # a line for each trial; below them, more about those that failed or can't be read
     lines = [cells_of(row, progress.metric) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
@@ -327,12 +330,12 @@ def show_status(flags: Flags) -> None:
     logs = [f"{folder}/<key>/output.log", *dict.fromkeys(job["logs"] for job in jobs_of(folder))]
     print(f"logs: {', '.join(logs)}; the key of trial 0002 is in trials/0002.json")
 
-    # what the sweep's search, or --confirm, has come to
+    # the state of the sweep's search and of --confirm
     search = Proposer(queue, spec)
     if not isinstance(queue, agent.Runs):
         try:
             found = [search.exhausted or search.blind(), search.unconfirmed()]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # damage, told above
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # damage, reported above
             found = [f"the state of the search can't be read ({read.why(error)})"]
         for line in filter(None, found):
             print(line)
@@ -351,15 +354,15 @@ def show_status(flags: Flags) -> None:
 
 
 def state_of(row: Row) -> str:
-    """A trial's state as the queue sees it: it runs from the moment that a worker has it."""
+    """A trial's state as the queue sees it: it is running as soon as a worker has it."""
     if row.held:
         return "running"
     return "pending" if row.state == "open" else row.state
 
 
 def cells_of(row: Row, metric: Metric | None) -> list[str]:
-    """A trial's line of --status: index, varied flags, state, step, headline, machine and job. Where the
-    sweep's metric is another than the headline it stands before that, both with their names.
+    """A trial's line of --status: index, varied flags, state, step, headline, machine and job. If the sweep's
+    metric is not the headline, it comes before the headline, and both have their names.
     """
     step = f"{row.step}/{row.steps}" if row.steps else "-"
     headline = "-" if row.headline is None else f"{row.headline:.5g}"
@@ -372,10 +375,10 @@ def cells_of(row: Row, metric: Metric | None) -> list[str]:
 
 
 def cancel(flags: Flags) -> None:
-    """Waiting tasks leave the queue, running ones are asked to save, and what is left then is cancelled.
+    """Remove waiting tasks from the queue, ask running ones to save, and then cancel those that are left.
 
-    A plain `scancel` leaves only the cluster's KillWait to save in. Waiting tasks go first, else SLURM would
-    start them in the place of those that have saved.
+    After a plain `scancel` tasks would have only the cluster's KillWait to save. Waiting tasks are removed
+    first, because otherwise SLURM would start them in place of those that have saved.
     """
     folder, _, _ = queue_of(flags)
     tasks = [task for task in in_queue(folder) if task["state"] in ALIVE]
@@ -387,7 +390,7 @@ def cancel(flags: Flags) -> None:
     running = [task["id"] for task in in_queue(folder) if task["state"] == "RUNNING"]
     if running:
         console.print(f"saving {counted(len(running), 'running task')}, for up to {flags.signal_s} s")
-        with contextlib.suppress(UserError):  # scancel retries for long where a task ends at this very moment
+        with contextlib.suppress(UserError):  # scancel retries for long if a task ends at this very moment
             sbatch.ask("scancel", "--signal=TERM", "--full", *running, within_s=20)
     deadline = time.monotonic() + flags.signal_s
     while time.monotonic() < deadline and any(t["state"] == "RUNNING" for t in in_queue(folder)):

@@ -33,7 +33,7 @@ from research.common.commandline import EXIT_PREEMPTED, main
 from research.common.folder import CONFIG, METRICS, SWEEP, UPLOADED, WANDB_SWEEP, read_json, write_json
 from research.common.messages import UserError, console, escape
 
-SETTLE_S = 15.0  # W&B may count rows some seconds after it took them
+SETTLE_S = 15.0  # W&B may count rows some seconds after it has received them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +55,18 @@ class Held(Exception):
 
 
 class Upload:
-    """Brings the runs of a folder one after the other."""
+    """Uploads the runs of a folder one after the other."""
 
     def __init__(self, flags: Flags, sweep: Sweep):
         self.flags, self.sweep, self.watch = flags, sweep, leases.Watch()
         self.counts: Counter[str] = Counter()
-        self.up: list[Job] = []  # those of which W&B has everything
+        self.up: list[Job] = []  # the runs of which W&B has everything
 
     def place(self, job: Job) -> tuple[str, str]:
         return job.entity or wandb_runs.own_entity(), job.project
 
     def job(self, run: Run) -> Job:
-        """The run as it is now; raises Unreadable or Nothing."""
+        """The run as it is now. Raises Unreadable, or Nothing if there is nothing to upload."""
         now = read.read_run(run.folder)
         if f"{CONFIG} is missing" in (now.problem or "") and not now.rows:
             raise Nothing("has not begun")
@@ -84,7 +84,7 @@ class Upload:
         return job
 
     def there(self, job: Job, wait: bool = False) -> There:
-        """What W&B has of the run; `wait`: until that is every row, or for SETTLE_S."""
+        """What W&B has of the run. wait: wait until that is every row, but at most SETTLE_S."""
         until = time.monotonic() + (SETTLE_S if wait else 0)
         while True:
             found = wandb_runs.ask(*self.place(job), [job.id]).get(job.id, There())
@@ -93,7 +93,9 @@ class Upload:
             time.sleep(SETTLE_S / 8)
 
     def bring(self, run: Run) -> str:
-        """Bring a run and its tasks under its lease; says what was done, nothing when it was up to date."""
+        """Upload a run and its tasks while holding its lease; returns what was done, in words, or '' if it
+        was up to date. Raises Held if another process has the lease.
+        """
         job = self.job(run)
         if job.up_to_date and not job.tasks:
             self.up.append(job)
@@ -101,9 +103,9 @@ class Upload:
         if (lease := leases.acquire(job.folder, self.watch)) is None:
             raise Held
         try:
-            lease.update(start_step=-1)  # should we be killed, that is no attempt at training that died
+            lease.update(start_step=-1)  # if we are killed, this is not an attempt to train that died
             lease.start_beating()
-            job = self.job(run)  # it may have moved on until the lease was ours
+            job = self.job(run)  # it may have changed before the lease was ours
             done = [] if job.up_to_date else self._bring(job)
             done += [self._bring_task(job, segment) for segment in job.tasks]
         finally:
@@ -114,7 +116,7 @@ class Upload:
     def _bring(self, job: Job) -> list[str]:
         done, output, there = [], "", self.there(job)
         if there.rows < job.rows and (there.state or (job.segment and wandb_runs.synced(job.segment))):
-            there = self.there(job, wait=True)  # on a late count we would send rows twice
+            there = self.there(job, wait=True)  # if W&B counted late, we would send rows twice
         todo = job.todo(there)
         if todo == "sync":
             output = wandb_runs.sync(job.segment)
@@ -146,7 +148,9 @@ class Upload:
         return [f"{', '.join(done) or 'was there'}: {there.url}"]
 
     def _bring_task(self, job: Job, segment: Path) -> str:
-        """Sync a task's segment, once. Where W&B has its row already, a sync was killed: only files lack."""
+        """Sync a task's segment, once. If W&B already has its row, a sync was killed, and only files are
+        missing.
+        """
         (file,), (entity, project) = segment.glob("*.wandb"), self.place(job)
         task, wandb_id = segment.parents[1].name, segment.name.rpartition("-")[2]
         output, mark = "", file.with_name(f"{file.name}.synced")
@@ -165,7 +169,7 @@ class Upload:
         return f"task {task} synced"
 
     def each(self, runs: list[Run]) -> list[Run]:
-        """Bring these runs, with a line for each; returns those that are being trained."""
+        """Upload these runs, with a line for each; returns those that another process holds."""
         held = []
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task("", total=len(runs))
@@ -184,7 +188,7 @@ class Upload:
                     kind = "unreadable" if isinstance(error, Unreadable) else "failed"
                     message = f"{kind}: {str(error).strip()}"
                 except OSError as error:
-                    if error.filename is None:  # no file of the run: our output, or a connection
+                    if error.filename is None:  # not about a file of the run, but our output or a connection
                         raise
                     kind, message = "failed", f"failed: {of_file(error)}"
                 except Stop:
@@ -197,7 +201,9 @@ class Upload:
         return held
 
     def abandoned(self, held: list[Run]) -> list[Run]:
-        """Those whose holder, on another machine, turns out to be gone; a line for each of the others."""
+        """The runs whose holder, on another machine, turns out to be gone. Prints a line for each of the
+        others.
+        """
         began, gone = time.monotonic(), []
         while held:
             for run in list(held):
@@ -215,7 +221,7 @@ class Upload:
         return gone
 
     def preview(self) -> None:
-        """A table of what would be done; asks W&B, and changes nothing."""
+        """Print a table of what would be done; this asks W&B, but changes nothing."""
         table = Table("run", "would be", box=SIMPLE_HEAD, pad_edge=False)
         for run in self.sweep.runs:
             try:
@@ -247,7 +253,7 @@ class Upload:
         console.print(table)
 
     def run(self) -> None:
-        """Bring all runs, then make the sweep of them."""
+        """Upload all runs, then make the W&B sweep to which they belong."""
         self.each(self.abandoned(self.each(self.sweep.runs)))
         if self.sweep.problem:
             self.counts["unreadable"] += 1
@@ -260,14 +266,14 @@ class Upload:
             console.print(escape(url))
 
     def attach(self) -> None:
-        """One W&B sweep: the frozen YAML, with these runs as its prior runs; it takes in later ones."""
+        """Make a W&B sweep from the frozen YAML, with these runs as its prior runs, or add new runs to it."""
         path, ids = self.sweep.folder / WANDB_SWEEP, [job.id for job in self.up]
         kept = read_json(path) or {}
-        begun = bool(kept)  # without an id: and then killed
+        begun = bool(kept)  # if there is no id, an earlier upload was killed after it had begun
         new = [i for i in ids if i not in kept.setdefault("runs", [])]
         if not kept.get("id") and (self.counts["failed"] or self.counts["being trained"]):
             console.print("the W&B sweep is created once all runs are uploaded: run the same command again")
-            return  # W&B may refuse to take in runs later
+            return  # W&B may refuse to add runs later
         entity, project = self.place(self.up[0]) if new else (kept["entity"], kept["project"])
         name = self.sweep.spec.get("name") or self.sweep.name
         if not kept.get("id"):
@@ -285,7 +291,7 @@ class Upload:
 
 
 def of_file(error: Exception) -> str:
-    """An error about a file, in words: which, and why."""
+    """An error about a file in words: which file it is, and why."""
     name = getattr(error, "filename", None)
     return f"{os.fsdecode(name)}: {read.why(error)}" if name is not None else read.why(error)
 

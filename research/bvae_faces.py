@@ -322,7 +322,7 @@ def beta_at(step: int, cfg: Config) -> float:
 
 
 def optimizers(model: nn.Module, cfg: Config) -> list[torch.optim.Optimizer]:
-    """Adam on all parameters; or Muon on the weights and Adam on biases and norms, which are no matrices."""
+    """Adam on all parameters; or Muon on weights, and Adam on biases and norms, which are not matrices."""
     fused = next(model.parameters()).device.type != "mps"
     if cfg.optimizer == "adam":
         return [torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=fused)]

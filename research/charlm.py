@@ -50,7 +50,7 @@ KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then
 DATA_FLAGS = ("dataset", "data_dir", *TEXT_FLAGS)  # what load_data depends on
 TASKS = ("train", "generate", "evaluate")
 LEARNING_RATES = {"lstm": 0.008, "tcn": 0.002, "transformer": 0.002}  # why: sweeps/charlm_lr.yaml
-IGNORED = -1  # target of what is no character: the rest of a row whose sequence is shorter
+IGNORED = -1  # target in the rest of a row whose sequence is shorter, where there is no character
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
 COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are looked for
 

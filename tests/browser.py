@@ -1,4 +1,4 @@
-"""The system's Chromium, driven by Playwright: what tests of the report open pages with."""
+"""The system's Chromium, driven by Playwright, in which tests of the report open pages."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """A headless Chromium. Skips where the machine has none."""
+    """A headless Chromium. Skips if the machine has none."""
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, NAMES)), None)
@@ -26,7 +26,7 @@ def browser() -> Iterator[Any]:
 
 
 class Page:
-    """A page that was opened from a file, and all that it complained of or asked for."""
+    """A page that was opened from a file, with everything that it complained about or requested."""
 
     def __init__(self, found: Any, width: int = 1400, height: int = 900, scheme: str = "light"):
         self.context = found.new_context(
@@ -44,7 +44,7 @@ class Page:
         self.page.on("requestfailed", self._failed)
 
     def _failed(self, request: Any) -> None:
-        """What the page's policy forbids is announced as a request, and never sent."""
+        """Forget a request that the page's policy forbids: it is announced, but never sent."""
         if request.failure == "csp":
             self.requests.remove(request.url)
 
@@ -70,5 +70,5 @@ SETTLED = """async () => {
 
 
 def settle(page):
-    """Until all is drawn that the page's state asks for."""
+    """Wait until everything is drawn that the page's state requires."""
     page.evaluate(SETTLED)

@@ -1,4 +1,6 @@
-"""Fixtures that several test files share: a tiny data set, a tiny run, and a process left as it was found."""
+"""Fixtures that several test files share: a tiny data set, a tiny run, and a process that is restored after a
+test.
+"""
 
 import contextlib
 import os
@@ -43,7 +45,7 @@ FIRST = (
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its group and its place; within a file the order stays."""
+    """Give each test its group and its place; within a file the order stays the same."""
 
     def place(item: pytest.Item) -> int:
         keys = (item.name.partition("[")[0], GROUPS.get(item.path.name), item.path.name)
@@ -58,7 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a run changes in its process is put back; what agents, sweeps or SLURM say in it is unheard."""
+    """Restore what a run changes in its process, and hide the environment variables of agents, sweeps and
+    SLURM.
+    """
     for name in list(os.environ):
         if name.startswith(("WANDB_", "SLURM_", "RUN_", "QUICK_")):
             monkeypatch.delenv(name)
@@ -75,7 +79,7 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """torch computes in one thread, so that figures do not depend on the machine's cores."""
+    """Let torch compute in one thread, so that figures do not depend on the machine's cores."""
     import torch
 
     before = torch.get_num_threads()
@@ -97,7 +101,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(faces: Path) -> dict[str, Any]:
-    """Flags of a run of 30 steps, 6 of them an epoch, whose cadences do not meet."""
+    """Flags of a run of 30 steps, with 6 steps per epoch, whose intervals never coincide."""
     return {
         "dataset": str(faces),
         "data_dir": str(faces.parent / "store"),
@@ -135,7 +139,9 @@ def write_dot(path: Path) -> None:
 
 @pytest.fixture
 def dots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The family's pictures are replaced by black squares: drawing is seconds, and not what is tested."""
+    """Replace the family's pictures by black squares, because drawing takes seconds and is
+    not tested here.
+    """
     from research import bvae_faces
     from research.common.media import File
 
@@ -164,7 +170,7 @@ def abandon(run: Any) -> None:
 
 @contextlib.contextmanager
 def killed(method: str, step: int, after: bool = True) -> Iterator[None]:
-    """Train within this, and the process "dies" before or after Run.`method` (log or save) of `step`."""
+    """Train in this context, and the process "dies" before or after Run.`method` (log or save) of `step`."""
     from research.common.run import Run
 
     real = getattr(Run, method)
@@ -184,13 +190,13 @@ def killed(method: str, step: int, after: bool = True) -> Iterator[None]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What must be equal by bytes between a straight and an interrupted run: rows and checkpoints."""
+    """What a straight and an interrupted run must have in common, byte for byte: rows and checkpoints."""
     files = [folder / "metrics.jsonl", *(folder / "checkpoints").glob("*.pt")]
     return {path.name: path.read_bytes() for path in sorted(files)}
 
 
 def folder_of(runs: Any) -> Path:
-    """The only run folder under `runs`, a path or a Config with --out, but for those set aside."""
+    """The only run folder under `runs`, a path or a Config with --out, without those that were set aside."""
     out = Path(getattr(runs, "out", runs))
     (found,) = [p for p in out.iterdir() if ".old-" not in p.name]
     return found

@@ -29,7 +29,7 @@ def grey(level, size=8):
 
 
 def first():
-    """Steps of its own with a gap, values that are not finite, and every kind of media."""
+    """Logs steps of its own with a gap, values that are not finite, and every kind of media."""
     config = {"lr": 0.1, "model": {"depth": 2, "widths": [1, 2], "opt": {"name": "adam"}}, "text": NASTY}
     config |= {"seed": 0, "out_dir": "/scratch/one", "inf": math.inf}
     run = wandb.init(
@@ -75,7 +75,7 @@ def first():
 
 
 def second(start):
-    """One id, begun twice; W&B counts the steps. The second time it fails."""
+    """Starts one id twice; W&B counts the steps. The second start fails."""
     config = {"lr": 0.01, "model": {"depth": 3}, "seed": 0, "out_dir": "/scratch/two"}
     run = wandb.init(project="theirs", id="bbb", resume="allow", config=config)
     for i in range(3):

@@ -22,7 +22,7 @@ QUICK = "tests/quick_faces.py"  # the same run without charts: a third of a shor
 
 
 def flags(tiny: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The tiny run's flags for a command line, less those that say how W&B is used."""
+    """The tiny run's flags for a command line, without those that say how W&B is used."""
     return {k: v for k, v in tiny.items() if k != "wandb"} | more
 
 
@@ -31,7 +31,7 @@ def as_args(values: dict[str, Any]) -> list[str]:
 
 
 class Process(subprocess.Popen):
-    """A client process with a log; killed, with all that it started, when the `with` is left."""
+    """A client process with a log. When the `with` block ends, it is killed with all that it started."""
 
     def __init__(
         self, command: list[str], server: Server, home: Path, log: str, cwd: Path = ROOT, **env: str
@@ -60,7 +60,7 @@ class Process(subprocess.Popen):
         super().__exit__(*error)
 
     def ended(self, timeout_s: float = 120) -> int:
-        """Its exit code; fails with the log's end when it does not come in time."""
+        """Its exit code; fails with the log's end if the process does not end in time."""
         try:
             return self.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -97,7 +97,9 @@ cli(prog_name="wandb")
 
 
 def agent(server: Server, home: Path, sweep: str, log: str, usual: bool = False, **env: str) -> Process:
-    """A real `wandb agent --forward-signals`; usual: by the very command of the docs, with its own pace."""
+    """A real `wandb agent --forward-signals`. usual: start it by the exact command of the docs, at its own
+    pace.
+    """
     wandb = ["-m", "wandb"] if usual else ["-c", AGENT]
     command = [sys.executable, *wandb, "agent", "--forward-signals", sweep]
     return Process(command, server, home, log, **{"QUICK_STOP_POLL": "1"} | env)
@@ -136,7 +138,7 @@ def make_sweep(server: Server, content: dict[str, Any], project: str = "p") -> s
 def until(
     what: Callable[[], Any], process: Process | None = None, timeout_s: float = 90, every_s: float = 0.05
 ) -> Any:
-    """The first true value of `what()`; fails when the process ends before that, or time is up."""
+    """The first true value of `what()`; fails if the process ends before that, or time is up."""
     end = time.monotonic() + timeout_s
     while not (value := what()):
         if process and process.poll() is not None:
@@ -153,7 +155,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def lost_rows(run: Run, folder: Path) -> int:
-    """How many rows of metrics.jsonl the server lacks; fails where a row differs or comes twice."""
+    """How many rows of metrics.jsonl the server lacks; fails if a row differs or comes twice."""
     there = {row["_step"]: row for row in run.rows}
     assert [row["_step"] for row in run.rows] == sorted(there), "steps come twice or out of order"
     lost = 0

@@ -1,4 +1,4 @@
-"""The flags that make a run's key: adding, renaming or removing one changes what kept runs mean."""
+"""The flags that make a run's key. Adding, renaming or removing one changes what existing runs mean."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ def named(flags: dict) -> str:
 
 @pytest.fixture
 def short_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classifier that reads drawn answers learns for a moment; its own tests have more."""
+    """The classifier that reads drawn answers learns only for a moment; tests of its own train it longer."""
     monkeypatch.setattr(judge, "STEPS", 8)
 
 
@@ -50,13 +50,13 @@ def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch, no_charts: None) -> None:
-    """Neither samples nor charts: they are tested elsewhere."""
+    """Turn off samples and charts, which are tested elsewhere."""
     monkeypatch.setattr(script, "samples", lambda *_: {})
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A --data_dir for all of a file, so that each classifier is trained once."""
+    """A --data_dir for a whole test file, so that each classifier is trained only once."""
     return tmp_path_factory.mktemp("store")
 
 
@@ -65,7 +65,9 @@ def rows_of(folder: Path) -> list[dict]:
 
 
 def mixture_nats(net: torch.nn.Module, drawn: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """−log p(drawn) (B, A) of a mixture of Bernoulli pictures, in torch's own words and double precision."""
+    """−log p(drawn) (B, A) of a mixture of Bernoulli pictures, by torch.distributions and in double
+    precision.
+    """
     pixels = torch.distributions.Bernoulli(logits=net.pictures.double(), validate_args=False)
     chosen = torch.distributions.Categorical(logits=logits.double())
     mixture = torch.distributions.MixtureSameFamily(
@@ -75,7 +77,7 @@ def mixture_nats(net: torch.nn.Module, drawn: torch.Tensor, logits: torch.Tensor
 
 
 def scattered(net: torch.nn.Module, size: float = 1.0) -> torch.nn.Module:
-    """A model that draws, with pictures that are not alike; any other as it is."""
+    """A model that draws gets pictures that are not alike; any other model stays as it is."""
     if net.pictures is not None:
         net.pictures.data = size * torch.randn(N_PICTURES, 784, generator=torch.Generator().manual_seed(5))
     return net

@@ -83,7 +83,9 @@ def short(content: dict[str, Any], places: dict[str, Any], n_values: int = 2) ->
 
 
 def _capped(name: str, parameter: dict[str, Any]) -> list[Any]:
-    """The values of a parameter, at most its cap and without repetitions; of a distribution its lower end."""
+    """The values of a parameter, at most as many as its cap, without repetitions; for a distribution its
+    lower end.
+    """
     if "values" in parameter:
         values = parameter["values"]
     elif "value" in parameter:
@@ -97,5 +99,5 @@ def _capped(name: str, parameter: dict[str, Any]) -> list[Any]:
 
 
 def _ends(values: list[Any], n: int) -> list[Any]:
-    """`n` of the values: those from the start, and the last."""
+    """`n` of the values: the first ones, and the last."""
     return values if len(values) <= n else [*values[: n - 1], values[-1]]

@@ -38,7 +38,7 @@ KINDS = {"training": 0.6, "worker": 0.25, "local.py": 0.15}
 
 @dataclass
 class Storm:
-    """What is killed, and what came of it."""
+    """What was killed, and what happened then."""
 
     folder: Path
     seed: int
@@ -100,7 +100,7 @@ class Storm:
         return children(local.pid)
 
     def running(self, name: str) -> list[tuple[int, bool]]:
-        """(pid, whether it is past its start and its run's status is `running`) of each training process."""
+        """(pid, whether it has started up and its run's status is `running`) of each training process."""
         found = []
         for folder in (self.folder / "runs" / name).glob("*/lease.1"):
             _, info = leases.newest(folder.parent)
@@ -143,7 +143,9 @@ class Storm:
         return len(self.log) >= self.kills and sum(hit for _, hit in self.log) >= self.while_running
 
     def storm(self, run_s: float) -> None:
-        """Kill at moments drawn over the length of a run, until it is enough; then let the sweep end."""
+        """Kill at moments drawn over the length of a run, until there are enough kills; then let the sweep
+        end.
+        """
         local, more = self.start("storm"), ()
         due = time.monotonic() + self.rng.uniform(0, 0.5 * run_s)
         deadline = time.monotonic() + 1800
@@ -206,7 +208,7 @@ def run_folders(sweep: Path) -> list[Path]:
 
 
 def outcome(sweep: Path) -> dict[str, bytes]:
-    """What must be equal: the trials, and of each run the rows, the last checkpoint and the best one."""
+    """What must be equal: the trials, and for each run its rows, its last checkpoint and its best one."""
     files = list(sweep.glob("trials/*.json"))
     for folder in run_folders(sweep):
         steps = sorted((folder / "checkpoints").glob("step_*.pt"))

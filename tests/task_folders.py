@@ -1,4 +1,4 @@
-"""Where a task has written: its folder's name tells the flags that are not at their defaults."""
+"""Finds where a task has written: its folder's name contains the flags that are not at their defaults."""
 
 from pathlib import Path
 

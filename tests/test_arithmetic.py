@@ -1,4 +1,4 @@
-"""Arithmetic as text: all queries once, parts that share no pair, text and numbers that tell the same."""
+"""Arithmetic as text: every query once, parts that share no pair, text and numbers that agree."""
 
 import math
 import re
@@ -37,7 +37,7 @@ def ids_of(*texts: str, width: int, alphabet: str = ALPHABET) -> torch.Tensor:
 
 
 def texts_of(ids: torch.Tensor, alphabet: str = ALPHABET) -> list[str]:
-    """With the blanks behind, unlike `decode`."""
+    """The text of ids with their trailing blanks, unlike `decode`."""
     return ["".join(alphabet[i] for i in row) for row in ids.tolist()]
 
 
@@ -122,7 +122,9 @@ def test_reversed_known_values():
 @given(st.data(), st.integers(1, 7), st.sampled_from([ALPHABET, "0123456789* "]))
 @settings(max_examples=150, deadline=None)
 def test_reversed_twice_is_as_it_was(data, width, alphabet):
-    """Whatever a model writes: otherwise two answers, one of them wrong, would be read as the same."""
+    """This must hold for whatever a model writes: if two answers became the same, a wrong one could count as
+    right.
+    """
     row = st.lists(st.integers(0, len(alphabet) - 1), min_size=width, max_size=width)
     ids = torch.tensor(data.draw(st.lists(row, min_size=1, max_size=5)))
     once = reverse(ids, alphabet)
@@ -134,7 +136,7 @@ def test_reversed_twice_is_as_it_was(data, width, alphabet):
 
 @pytest.mark.parametrize("ops", ["+", "+-", "*", "+-*"])
 def test_what_is_a_number_of_all_texts(ops):
-    """Against a regular expression, for every text of three characters."""
+    """Compared with a regular expression, for every text of three characters."""
     alphabet = "0123456789" + ops + BLANK
     ids = torch.cartesian_prod(*3 * [torch.arange(len(alphabet), dtype=torch.uint8)])
     value, fine = values_of(ids, alphabet)
@@ -244,7 +246,7 @@ def test_every_query_is_in_one_part_and_no_pair_in_two(ops, digits, fraction):
 
 
 def test_parts_are_random_and_in_random_order():
-    """A part that had its operators or its pairs in blocks would give batches of one kind."""
+    """If a part had its operators or its pairs in blocks, batches would be of one kind."""
     splits = load("+-", 2, 0.5)
     for part in (splits.train, splits.val, splits.test):
         n = len(part)
@@ -256,7 +258,9 @@ def test_parts_are_random_and_in_random_order():
 
 
 def test_a_larger_share_has_the_same_val_and_test_pairs_no_more():
-    """The parts of two shares are cut from one order: what is learned from grows, test only loses."""
+    """The parts of two shares are cut from one order: with a larger share, training only gains and test only
+    loses.
+    """
     small, large = (load_arrays("+", 2, fraction)[1] for fraction in (0.25, 0.5))
 
     def pairs(parts, *names):

@@ -43,7 +43,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in puts its own tree first, as a script; here it is imported."""
+    """The stand-in puts its own tree first on sys.path, as a script must; here it is only imported."""
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -128,7 +128,9 @@ def test_a_search_gets_near_the_minimum():
 
 
 def test_runs_without_a_value_count_as_the_worst_or_not_at_all():
-    """Alone, the engine would take a failure for 0.0, which may be better than any real value."""
+    """If the engine got only trials without a value, it would take 0.0 for them, which may be better than any
+    real value.
+    """
     point = {"x": 0.4, "n": 1, "kind": "a", "steps": 5}
     lost = [(point, state, None) for state in ("failed", "diverged", "stopped")]
     assert bayes.propose(SPEC, 3, 0, lost) == bayes.propose(SPEC, 3, 0, [])
@@ -219,7 +221,9 @@ def test_a_killed_proposer_is_followed(folder):
 
 
 def test_a_proposer_that_was_overtaken_adds_nothing(folder, monkeypatch):
-    """It stood still for so long that another took the lease; its proposal saw one trial less."""
+    """A worker stood still for so long that another took the lease; its proposal was based
+    on one trial less.
+    """
     queue, real, taken = Queue(folder), bayes.propose, []
     monkeypatch.setattr(leases.Lease, "start_beating", lambda self: taken.append(self))
 
@@ -325,7 +329,7 @@ def test_failed_and_diverged_runs_do_not_stop_the_search(folder):
 
 
 def test_a_metric_that_is_never_logged_ends_the_search(folder):
-    """What stands below val/ is taken when the sweep is read; whether it is logged, only a run can tell."""
+    """Any name under val/ is accepted when the sweep is read; only a run can show whether it is logged."""
     spec = SPEC | {"metric": {"name": "val/sap", "goal": "maximize"}}
     queue, line = Queue(folder), "0000 logged no val/sap; it logs val/loss_best"
     search = Proposer(queue, spec)
@@ -423,7 +427,7 @@ def test_how_the_further_seeds_ended(folder):
 
 
 def test_an_overtaken_worker_confirms_nothing(tmp_path, monkeypatch):
-    """It stood still while another confirmed the trial that is the best by now."""
+    """A worker stood still while another confirmed the trial that is the best by now."""
     spec = SPEC | {"method": "grid"}
     queue, real = Queue(frozen(tmp_path, spec)), Proposer._key
     ended(queue, queue.add({"x": 0.5}, "key"), [0.3])
@@ -441,7 +445,9 @@ def test_an_overtaken_worker_confirms_nothing(tmp_path, monkeypatch):
 
 
 def test_a_trial_that_ends_while_a_worker_looks_is_still_confirmed(tmp_path, monkeypatch):
-    """The worker finds nothing wanted, as the best is not known; then that trial, in other hands, ends."""
+    """The worker finds that nothing is wanted, as the best is not known yet; then another worker's trial ends
+    and is the best.
+    """
     spec = SPEC | {"method": "grid", "parameters": {"x": {"values": [0.5]}}}
     queue = Queue(frozen(tmp_path, spec))
     trial = queue.add({"x": 0.5}, "key")

@@ -1,4 +1,6 @@
-"""The beginning of a sweep: which trials its folder gets, what it refuses, how many it means to have."""
+"""The beginning of a sweep: which trials its folder gets, what is refused, and how many
+trials are planned.
+"""
 
 from pathlib import Path
 
@@ -114,7 +116,9 @@ def test_each_data_set_is_loaded_once(tmp_path, monkeypatch):
 
 
 def test_a_snapshot_of_an_older_layout_goes_on(tmp_path, monkeypatch):
-    """Its workers lie directly in launch/; only --confirm is refused where they do not know it."""
+    """In an older snapshot, workers lie directly in launch/; only --confirm is refused if they do not know
+    it.
+    """
     monkeypatch.chdir(tmp_path)
     sweep = grid(tmp_path / "tiny.yaml", {"x": {"values": [0.1]}}, metric=METRIC)
     folder = Path("runs/tiny")

@@ -22,7 +22,7 @@ def test_the_picture_is_that_of_the_results(drawn, name):
 
 
 def test_the_picture_changes_with_the_results(drawn, monkeypatch):
-    """The comparison above would see one number that is off."""
+    """The comparison above would notice a single number that is wrong."""
     runs = beta_curve.tables()
     runs.loc[0, "test/mig"] += 0.2
     assert np.abs(beta_curve.curve(runs).astype(int) - drawn["beta_curve.png"]).mean() > 0.5

@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ended(place: Path) -> dict[str, Ended]:
-    """What local.py said, for one start after the other."""
+    """What local.py printed, for one start after the other."""
     (place / "mend.py").write_text(MEND, encoding="utf-8")
     broken = [place / "runs" / "broken" / trial.key for trial in Queue(place / "runs/broken").trials()[1:6]]
 
@@ -105,7 +105,7 @@ def ended(place: Path) -> dict[str, Ended]:
 
 
 def test_a_folder_that_cannot_be_used_is_one_failed_trial(place, ended) -> None:
-    """Whatever stands in its place, the other trials finish."""
+    """Whatever is in the folder's place, the other trials finish."""
     first, second = ended["first"].stderr, ended["second"].stderr
     a_file, unwritable, closed, a_link, no_log = (
         f"runs/broken/{trial.key}" for trial in Queue(place / "runs/broken").trials()[1:6]
@@ -149,14 +149,14 @@ def configs(folder: Path) -> list[dict]:
 
 
 def test_a_script_outside_of_research_runs_from_the_snapshot(place, ended) -> None:
-    """There its loss is 10 higher, since that copy was changed."""
+    """In that copy of the script the loss is 10 higher, so it shows which copy was run."""
     assert ended["placed"].returncode == 0, ended["placed"].stderr
     runs = read.read_sweep(place / "runs" / "placed").runs
     assert [run.status["headline"] > 10 for run in runs] == [True, True]
 
 
 def test_project_and_entity_arrive_as_they_are_given(place, ended) -> None:
-    """Those of the YAML reach each trial as one value, and those of the command line win."""
+    """The values of the YAML reach each trial, and those of the command line win."""
     assert ended["elsewhere"].returncode == 0, ended["elsewhere"].stderr
     for name, expected in (("placed", ("a project", "a team")), ("elsewhere", ("my project", "me"))):
         found = [(flags["project"], flags["entity"]) for flags in configs(place / "runs" / name)]

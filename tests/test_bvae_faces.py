@@ -387,7 +387,7 @@ def test_evaluate(beta, factors):
 
 def test_the_measures_of_a_code_that_is_the_truth():
     class Perfect(torch.nn.Module):
-        """Codes the colour's channels as they are, one a latent."""
+        """The codes are the colour's channels themselves, one for each latent."""
 
         def encode(self, x):
             mu = torch.cat([3 * x.mean((2, 3)), torch.zeros(len(x), 1)], 1)
@@ -513,7 +513,7 @@ def test_training_learns_and_logs_what_the_table_says(learn, beta, factors):
 
 
 def test_the_bar_is_missed_by_a_decoder_that_is_not_trained(learn, monkeypatch):
-    """What `test_training_learns` demands is more than an untrained part can give."""
+    """An untrained part can't reach what `test_training_learns` demands."""
 
     def frozen(cfg, device):
         model = build(cfg, device)

@@ -1,4 +1,6 @@
-"""Character models: rows that tell each character once, the objective, training that learns and resumes."""
+"""Character models: rows in which each character counts once, the objective, training that learns and
+resumes.
+"""
 
 import dataclasses
 import itertools
@@ -138,7 +140,7 @@ def test_an_untrained_model_guesses(rhyme, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_evaluation_is_the_mean_over_the_characters_told(rhyme, model):
-    """The same positions in every model: each character but the first, from its own window alone."""
+    """All models predict the same positions: each character but the first, from its own window only."""
     cfg = Config(dataset=str(rhyme), model=model, **SMALL)
     part = load_data(cfg).parts["val"]
     net = build(cfg, load_data(cfg).text.alphabet, CPU)
@@ -172,7 +174,9 @@ def test_learning_rate():
 
 
 def test_each_model_has_a_learning_rate_of_its_own():
-    """Where none is given; config.json and the key hold the number, and keys of runs that gave one stay."""
+    """The default number is filled in; config.json and the key contain it, and keys of runs that gave a
+    number stay the same.
+    """
 
     def key(*args: str) -> str:
         return run_key("charlm", charlm.KEY_VERSION, parse(Config, args), "0123456789abcdef")
@@ -409,7 +413,7 @@ def test_interrupted_equals_straight(learn, quiet, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_that_diverges_says_so(learn, model):
-    """Also where samples are due of weights that are not finite."""
+    """Training also survives when samples are due and the weights are not finite."""
     flags = {"steps": 9, "log_every": 5, "eval_every": 9, "sample_every": 2, "optimizer": "adamw"}
     _, folder = learn(model=model, **flags, learning_rate=1e38)
     status = json.loads((folder / "status.json").read_text())
@@ -478,7 +482,7 @@ def test_generate_several_and_from_nothing(trained):
 
 
 def test_draws_of_songs_have_streams_of_their_own():
-    """And those that runs have had from the beginning stay as they are."""
+    """The random streams that runs have had from the beginning stay the same."""
     assert make_rng(7, 3, "train").initial_seed() == 2549782288820600923
     assert make_rng(0, 0, "pictures").initial_seed() == 1381058055861593002
     of = [
@@ -499,7 +503,7 @@ def test_draws_of_songs_have_streams_of_their_own():
 
 
 def test_texts_behind_other_starts_have_other_draws(trained):
-    """A small model soon forgets its start: with equal draws it would then write the same."""
+    """A small model soon forgets its start: with equal draws it would then write the same text."""
     made = [
         tasks.LyricsGenerator(start, 300, trained / "lstm", "temperature") for start in ("one t", "si", "th")
     ]
@@ -550,7 +554,7 @@ def test_characters_the_model_never_saw_are_told_and_left_out(trained, capsys):
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(trained, monkeypatch, capfd):
-    """As `generate ... | head -c 20`: what is written is seen as it is written, and no traceback follows."""
+    """As in `generate ... | head -c 20`: text is shown while it is written, and no traceback follows."""
     read, write = os.pipe()
     seen = []
 

@@ -201,7 +201,7 @@ def test_compare_writes_three_songs_by_every_strategy(place, capsys):
 
 
 def test_songs_with_other_starts_are_other_songs(place, monkeypatch):
-    """With one stream of draws they were one text: a small model soon forgets what it began with."""
+    """With one stream of draws they would be one text: a small model soon forgets how it began."""
     monkeypatch.setattr(compare, "STRATEGIES", (*DRAWN, "greedy"))
     run = place / "runs/tiny"
     songs = compare.run(config(place, task="compare", checkpoint=str(run), chars=300, samples=2))["songs"]
@@ -299,7 +299,7 @@ def test_songs_that_loop_are_said_to_and_no_repeat_leads_out(place, monkeypatch,
 
 
 def test_lyrics_generator_finds_the_newest_model_of_songs(place, tmp_path, monkeypatch, capsys):
-    """As from a notebook, whose own folder is not the tree's."""
+    """As in a notebook, whose working directory is not the root of the repository."""
     made = LyricsGenerator("the moon", 30, out=str(place / "runs"), seed=3)
     assert made.startswith("the moon") and len(made) == 8 + 30
     assert f"the model of {place}/runs/tiny" in "".join(capsys.readouterr().err.split("\n"))
@@ -407,7 +407,7 @@ READ = {  # flags that only some tasks of these commands read, at another value 
     ("script", "task"), [(script, task) for script, tasks in READ.items() for task in tasks if task]
 )
 def test_a_flag_that_the_task_does_not_read_is_refused(script, task, monkeypatch):
-    """And the others are taken."""
+    """The other flags are accepted."""
     for reader, flags in READ[script].items():
         for name, value in flags.items():
             given = {"task": task, name: value} | (
@@ -423,7 +423,7 @@ def test_a_flag_that_the_task_does_not_read_is_refused(script, task, monkeypatch
 
 
 def test_compare_takes_no_flag_of_the_text_from_the_command_line(place, monkeypatch, capsys):
-    """Its model has learned the text as its run read it."""
+    """Its model has learned the text as its own run read it."""
     args = ["--task=compare", f"--checkpoint={place}/runs/tiny", "--lower=True", "--wandb=disabled"]
     monkeypatch.setattr(sys, "argv", ["charlm_corpus.py", *args])
     with pytest.raises(SystemExit, match="2"):
@@ -440,7 +440,7 @@ def test_quiet_says_only_what_was_asked_for(place, capsys):
 
 
 def test_the_page_tells_what_the_songs_figures_prove():
-    """Each row of the table is the mean over the songs of a strategy; so is what is said beside it."""
+    """Each row of the table is the mean over a strategy's songs; so are the figures in the text beside it."""
     songs = pd.read_csv(ROOT / "sweeps/results/charlm_songs.csv", keep_default_na=False)
     words = (ROOT / "docs/charlm.md").read_text().split("## A hundred epochs of songs")[1]
     for strategy in STRATEGIES:

@@ -1,4 +1,4 @@
-"""The character models: no one sees the future, cached equals uncached, dropout comes from its generator."""
+"""The character models: none sees the future, cached equals uncached, dropout uses only its own generator."""
 
 import math
 
@@ -146,7 +146,9 @@ def uncached(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(parts=st.lists(st.integers(0, 2 * W + 3), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_cached_equals_uncached(name, parts, seed):
-    """Whatever is read in one go or, for a 0, by three steps; beyond the window too."""
+    """It does not matter how a text is split into reads (a 0 stands for three steps), even
+    beyond the window.
+    """
     model, tokens = make(name), text(3, sum(n or 3 for n in parts), seed)
     with torch.inference_mode():
         expected, state, i = uncached(model, tokens), model.start(3, "cpu"), 0
@@ -173,7 +175,7 @@ def test_generating_far_beyond_the_window_in_float32(name):
 
 
 def test_a_single_row_by_large_matrices():
-    """Takes another path: the products of two halves."""
+    """A long row takes another path: the products of two halves."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Transformer(V, 384, 1, 6, W)
@@ -285,7 +287,7 @@ def test_rotation_is_precise_at_position_100_000():
 
 @pytest.mark.parametrize("name", ["rope", "none"])
 def test_a_state_may_begin_at_any_position(name):
-    """Only distances count: what follows 100,000 other characters is what follows none."""
+    """Only distances count: after 100,000 other characters, the logits are the same as after none."""
     model, tokens = make(name, dtype=torch.float32), text(2, 3 * W)
     with torch.no_grad():
         near, far = model.start(2, "cpu"), model.start(2, "cpu")

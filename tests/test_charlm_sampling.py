@@ -39,7 +39,7 @@ EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 
 
 def build(name: str, vocab_size: int = V) -> torch.nn.Module:
-    """A model of which every text differs; float64, so that no choice hangs on rounding."""
+    """A model whose texts all differ; in float64, so that no choice depends on rounding."""
     rng = torch.Generator().manual_seed(32)  # with most other seeds texts loop at once
     model = MODELS[name](vocab_size).double()
     for p in model.parameters():
@@ -249,7 +249,9 @@ def test_texts_of_a_batch_do_not_depend_on_each_other(name, strategy):
 
 @pytest.mark.parametrize("strategy", DRAWN)
 def test_texts_with_draws_of_their_own_do_not_depend_on_each_other(strategy):
-    """Nor on how many there are; with one generator for all, a text hangs on those before it."""
+    """Texts don't depend on how many there are either; with one generator for all, a text depends on those
+    before it.
+    """
     model, prompt, how = build("lstm"), ids(4, 3), Decoding(strategy=strategy, top_k=4)
     together = generate(model, prompt, 9, how, [rng(i) for i in range(4)])
     alone = [generate(model, prompt[i : i + 1], 9, how, [rng(i)]) for i in range(4)]
@@ -317,7 +319,7 @@ def test_nothing_is_written_twice_unless_nothing_else_is_possible(strategy, name
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_model_that_is_sure_of_its_circle_is_led_out_of_it(strategy):
-    """What it prefers is written as long as it is new; with no_repeat=0 the circle has no end."""
+    """The preferred character is written as long as it is new; with no_repeat=0 the circle never ends."""
     sure = Always(torch.tensor([9.0, 6.0, 3.0, 0.0]))
     if strategy == "contrastive":
         sure = build("lstm", 4)
@@ -351,7 +353,7 @@ def test_a_flag_that_the_strategy_does_not_look_at_is_refused():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_flags_act_with_the_strategies_that_are_said_to_look_at_them(strategy):
-    """A flag at another value changes what is written, or not: as ACTS_WITH tells."""
+    """A flag at another value changes what is written exactly if ACTS_WITH says so."""
     others = {"temperature": 9.0, "top_k": 2, "top_p": 0.1, "min_p": 0.9, "beam_width": 1, "alpha": 0.0}
     plain, prompt = build("lstm"), ids(3, 2)
     plain.head.weight.data *= 0.1  # so that nothing is certain
@@ -539,7 +541,7 @@ def test_statistics_equal_those_of_the_definition(text, training):
 @pytest.mark.parametrize("kind", ["lstm", "tcn", "transformer"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_model_of_lines_begins_anew_with_each(kind, strategy):
-    """What it writes behind a line's end is what it writes behind that end alone, whatever stood before."""
+    """After a line's end it writes what it would write after that end by itself, whatever came before."""
     model, newline = line_model(kind), 3
     pen = writer(model, "lines", "abc\ndefg")
     how = Decoding(strategy=strategy, top_k=3, beam_width=3)
@@ -556,7 +558,7 @@ def test_a_model_of_lines_begins_anew_with_each(kind, strategy):
 @pytest.mark.parametrize("kind", ["lstm", "tcn", "transformer"])
 @torch.no_grad()
 def test_lines_are_told_as_in_training(kind):
-    """Each character from those of its own line and the end of the line before, all read at once."""
+    """Each character depends on those of its own line and the end of the line before, all read at once."""
     model, newline = line_model(kind), 3
     pen, text = (
         writer(model, "lines", "abc\ndefg"),

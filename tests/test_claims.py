@@ -55,7 +55,7 @@ def minus(value: float, digits: int) -> str:
 
 
 def gain(runs: pd.DataFrame, flag: str, of: object, over: object, figure: str) -> pd.Series:
-    """`figure` at flag = of less that at flag = over, for each pair of runs that differ in `flag` alone."""
+    """`figure` at flag = of minus that at flag = over, for each pair of runs that differ only in `flag`."""
     same = [name for name in read.flag_columns(runs) if name != flag]
     a, b = (runs[runs[flag] == value].set_index(same)[figure] for value in (of, over))
     assert len(a) == len(b) and set(a.index) == set(b.index), "runs without a partner"
@@ -77,7 +77,7 @@ def span(values: pd.Series, digits: int) -> str:
 
 
 def by_seed(runs: pd.DataFrame, figure: str, of: str = "beta") -> pd.DataFrame:
-    """A row for each seed, a column for each value of `of`."""
+    """A row for each seed, and a column for each value of `of`."""
     return runs.pivot(index="seed", columns=of, values=figure)
 
 
@@ -99,7 +99,7 @@ def beta_buys_order() -> str:
 
 
 def sharper_than_before() -> str:
-    """Against the same sweep with the layers and the optimiser that were the defaults before."""
+    """Compared with the same sweep with the layers and the optimiser that were the defaults before."""
     now, before = (results(name).set_index(["beta", "seed"]).sort_index() for name in ("bvae", "bvae_adam"))
     assert list(now.index) == list(before.index) and len(now) == 9
     assert (now["test/mse"] < before["test/mse"]).all()
@@ -150,7 +150,9 @@ def mig_at_3_on_the_page() -> str:
 
 
 def gaps(latents: pd.DataFrame) -> pd.DataFrame:
-    """Of each run and factor what its best latent tells more than the next: MIG is their mean."""
+    """For each run and factor, how much more its best latent carries than the next one: MIG is the mean of
+    this.
+    """
     rows = {}
     for of, group in latents.groupby(["beta", "seed"]):
         told = np.sort(group[list(FACTOR_NAMES)].to_numpy(), axis=0)
@@ -226,7 +228,7 @@ def nothing_is_told() -> str:
 
 
 def confirmed(name: str) -> pd.DataFrame:
-    """The runs that confirm a search; with seed 0 it chose."""
+    """The runs that confirm a search, without the run with seed 0 that the search chose."""
     runs = results(name)
     return runs[runs["seed"] > 0]
 
@@ -542,7 +544,7 @@ def how_often_told() -> str:
 
 
 def sharper_photos() -> str:
-    """Against the layers and the optimiser that were the defaults before, as long."""
+    """Compared with the layers and the optimiser that were the defaults before, trained for as long."""
     now = where(results("bvae_sets"), dataset="photos", beta=0).set_index("seed")["test/mse"]
     before = results("bvae_photos_adam").set_index("seed")["test/mse"]
     assert len(now) == len(before) == 3 and (now < before).all()
@@ -575,7 +577,7 @@ def rate_gains() -> pd.Series:
 
 
 def means(pairs: pd.Series) -> pd.Series:
-    """Over the seeds, of which there are two."""
+    """Over the seeds, of which there are only two."""
     of = pairs.groupby([name for name in pairs.index.names if name != "seed"])
     assert (of.size() == 2).all()
     return of.mean()
@@ -918,7 +920,9 @@ ADDITIONS = {"columns": True, "attention": True, "reverse": True, "bidirectional
 
 
 def addition(name: str) -> tuple[float, int]:
-    """By what it multiplies the share of wrong answers, and in how many of its 16 pairs it is better."""
+    """The factor by which the share of wrong answers changes, and in how many of its 16
+    pairs it is better.
+    """
     runs = results("seq2seq_tricks")
     runs = runs.assign(log_wrong=np.log(1 - runs["test/exact_match"]))
     without = 0.01 if name == "weight_decay" else False
@@ -928,7 +932,7 @@ def addition(name: str) -> tuple[float, int]:
 
 
 def alone(name: str | None) -> float:
-    """Exact match of the plain LSTM with this addition only."""
+    """Exact match of the plain LSTM with only this addition."""
     flags = dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.01}
     if name:
         flags[name] = ADDITIONS[name]
@@ -1062,7 +1066,9 @@ def reading_costs() -> str:
 
 
 def behind(runs: pd.DataFrame, baseline: str) -> pd.Series:
-    """By how many percent runs are below the language model of the same seed in log-likelihood, by seed."""
+    """By how many per cent runs are below the language model of the same seed in log-likelihood, for each
+    seed.
+    """
     of_model = results(baseline).set_index("seed")["test/iw_nats"].sort_index()
     own = runs.set_index("seed")["test/iw_nats"].sort_index()
     assert list(own.index) == list(of_model.index) == [0, 1, 2]
@@ -1132,7 +1138,7 @@ def rising_adds_nothing_to_free_bits() -> str:
 
 
 def code_saves_and_costs() -> str:
-    """What the decoder saves by the code, and what the code costs."""
+    """How much the decoder saves by the code, and what the code costs."""
     runs = remedy(free_bits=6, anneal="none").set_index("seed").sort_index()
     model = results("text_vae_lm").set_index("seed").sort_index()
     saved, mutual = model["test/rec_nats"] - runs["test/rec_nats"], runs["test/mutual_information_nats"]
@@ -1744,7 +1750,7 @@ UNKEPT_TABLES = {  # first cells of the headers of tables whose runs were not ke
 
 
 def agrees(said: list[list[str]], rows: list[Row]) -> bool:
-    """Whether a page's table has these rows, but for the cells that are None."""
+    """Whether a page's table has these rows, except for the cells that are None."""
     if len(said) != len(rows):
         return False
     pairs = [(a, b) for got, row in zip(said, rows) for a, b in zip(got, row, strict=True)]
@@ -1783,7 +1789,7 @@ def finding(name: str) -> list[str]:
 
 
 def unsaid(sentences: list[str]) -> list[str]:
-    """Sentences with decimal figures that do not say of how few seeds."""
+    """Sentences with decimal figures from few seeds that do not say so."""
     said = r"(?i)one seed|two seeds|three seeds|\b3 new seeds|no CSV"
     return [s for s in sentences if re.search(r"\d\.\d", s) and not re.search(said, s)]
 
@@ -1804,7 +1810,7 @@ def test_the_rule_finds_a_lead_that_is_one_seed_s():
 
 
 def test_evidence_is_made_by_committed_code():
-    """But for what is listed above, every run's commit is the code that made it."""
+    """Except for those listed above, every run's commit is the code that made it."""
     dirty = set()
     for csv in RESULTS.glob("*.csv"):
         runs = pd.read_csv(csv, dtype=str)
@@ -1841,7 +1847,7 @@ def holds(file: str, claim: Callable[[], str]) -> bool:
 
 
 def negated(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison turned round, every figure another, none stopped early."""
+    """Every comparison is reversed, every figure is changed, and no run is stopped early."""
     flags = read.flag_columns(runs) if "status" in runs else ["beta", "seed", *FLAGS]
     if "status" in runs:
         runs = runs.assign(status=runs["status"].replace("stopped", "diverged"))

@@ -29,7 +29,7 @@ FAMILIES = tuple(FIXED)
 
 
 def own_data(place: Path) -> None:
-    """Pictures, songs and texts of one's own."""
+    """Pictures, songs and texts, as a user may have them."""
     from PIL import Image
 
     (place / "photos").mkdir()
@@ -68,7 +68,7 @@ def trained(line: str, name: str) -> list[str]:
 
 
 def asked(line: str, run: str) -> list[str]:
-    """A command on what was trained, with the folders that are there."""
+    """A command on what was trained, with the folders that exist here."""
     words = shlex.split(line)
     script, words = words[1], [word for word in words[2:] if word != "--open"]
     if script == "launch/report.py":

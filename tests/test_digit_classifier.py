@@ -1,4 +1,4 @@
-"""The classifier of digits: determinism, where it is kept; and the two scores that look through it."""
+"""The classifier of digits: determinism, where it is stored; and the two scores that use it."""
 
 import dataclasses
 import math

@@ -1,4 +1,6 @@
-"""Digits: the look of the embedded ones, splits, IDX files whole and damaged, how prepare.py gets them."""
+"""Digits: the look of the embedded ones, splits, IDX files whole and damaged, how
+prepare.py downloads them.
+"""
 
 import dataclasses
 import functools
@@ -96,7 +98,9 @@ def test_they_are_scikit_learns():
 
 
 def test_they_look_like_mnist(monkeypatch):
-    """Of MNIST's ink and place (mean 33, 19 % not black, 13 % above half-grey), and legible."""
+    """Their ink and place are as in MNIST (mean 33, 19 % not black, 13 % above half-grey), and they are
+    legible.
+    """
     images, labels = digits.embedded()
     assert 30 < images.mean() < 45
     assert 0.15 < (images > 0).mean() < 0.25
@@ -192,7 +196,7 @@ def test_a_draw_takes_every_class_its_share(labels, data):
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(0, 40), seed=st.integers(0, 99), packed=st.booleans(), named=st.booleans())
 def test_idx_round_trips(tmp_path_factory, n, seed, packed, named):
-    """Gzipped or not is seen in the bytes, whatever the file is called."""
+    """Whether a file is gzipped is found from its bytes, whatever its name is."""
     folder = tmp_path_factory.mktemp("idx")
     for file, shape in ((TRAIN_X, (n, 28, 28)), (TEST_Y, (n,))):
         values = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
@@ -230,7 +234,9 @@ def good(tmp_path_factory) -> tuple[Path, dict[str, bytes], dict[str, np.ndarray
 @example(file=TRAIN_Y, packed=True, where=0, new=b"", cut=10_000, more=b"")
 @example(file=TRAIN_Y, packed=True, where=0, new=b"", cut=0, more=b"\0\0")
 def test_corrupt_headers_load_equal_data_or_are_refused(good, file, packed, where, new, cut, more):
-    """Bytes overwritten in the header (of gzip or IDX), cut off or appended: never another exception."""
+    """Bytes are overwritten in the header (of gzip or IDX), cut off or appended: no other exception is
+    raised.
+    """
     folder, content, values = good
     whole = content[f"{file}{'.gz' * packed}"]
     at = where if packed else where % (16 if "images" in file else 8)
@@ -294,7 +300,7 @@ def test_each_fault_is_named(tmp_path):
 
 @pytest.fixture
 def official(monkeypatch) -> list[np.ndarray]:
-    """Small files pass for MNIST's: their checksums are recorded."""
+    """Let small files count as MNIST's: their checksums are recorded as the official ones."""
     values = arrays()
     sums = {
         file: tuple(hashlib.sha256(c).hexdigest() for c in (gzip.compress(idx(v), 1, mtime=0), idx(v)))
@@ -547,7 +553,7 @@ def test_transpose_exchanges_rows_and_columns(tmp_path, capsys):
 
 @pytest.mark.parametrize("family", ["vae_mnist", "seq2seq_arith"])
 def test_a_task_reads_the_data_as_its_run_did(tmp_path, family):
-    """But takes another data set as the user says."""
+    """For any other data set, only the user decides."""
     script = importlib.import_module(f"research.{family}")
     exchanged = str(lay(tmp_path / "by hand", part_of_digits(True)))
     mode = {"mode": "image_to_text"} if family == "seq2seq_arith" else {}
@@ -568,7 +574,7 @@ def test_arithmetic_transposes_no_text():
 
 
 def letters(transposed: bool, first_label: int) -> list[np.ndarray]:
-    """Upright letters of a font and, for classes that are no digits, EMNIST's kind of labels."""
+    """Upright letters of a font, and labels as in EMNIST for classes that are not digits."""
     from PIL import ImageDraw
 
     from research.draw.pictures import _font
@@ -591,7 +597,9 @@ def test_the_hint_is_given_for_letters_where_the_name_says_emnist(tmp_path, caps
 
 
 def test_the_hint_is_no_false_alarm(tmp_path, capsys):
-    """Not for few digits, digits with other labels, upside down or mirrored, nor for ten other classes."""
+    """There is no warning for few digits, for digits with other labels, upside down or mirrored, or for ten
+    other classes.
+    """
     images, labels, *_ = part_of_digits(False)
     sets = {"upright": (images, labels), "wrong labels": (images, np.roll(labels, 20))}
     sets |= {"mirrored": (images[:, :, ::-1], labels), "upside down": (images[:, ::-1], labels)}

@@ -21,7 +21,9 @@ def mixed_factors(n, n_uniform=4, seed=0):
 
 
 def aligned(factors, noise, n_more=0, seed=0):
-    """A latent per factor, of variance 1 and noise (a standard deviation), and n_more of noise only."""
+    """A latent for each factor, with variance 1 and noise (a standard deviation), and n_more latents of only
+    noise.
+    """
     rng = np.random.default_rng((seed, 2))
     z = (factors - factors.mean(0)) / factors.std(0) + noise * rng.normal(size=factors.shape)
     return np.hstack([z, rng.normal(size=(len(z), n_more))])
@@ -187,7 +189,9 @@ def test_sap_by_definition():
 
 
 def test_factor_vae_by_definition():
-    """With votes of whole bins only the draws of factor and example are left to chance: here, all of them."""
+    """If votes use whole bins, only the draws of factor and example are random: here, all
+    of them are tried.
+    """
     codes, factors = entangled(400)
     factors[:, 0] **= 4  # bins of unequal size: an example is drawn, not a bin
     bins, accuracy, share = discretize(factors, 20), 0.0, np.zeros((2, 6, 4))

@@ -37,11 +37,13 @@ def commands(path: Path) -> list[str]:
 
 
 class Parsed(BaseException):
-    """Leaves a program where it has read its command line, before it does anything."""
+    """Raised to leave a program when it has read its command line, before it does anything."""
 
 
 def parsed(program: str, args: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What `python program args` makes of its flags: the program itself is run as far as that, in here."""
+    """The flags that `python program args` reads: the program itself is run, in this process, up to that
+    point.
+    """
     real_cli, real_parse_args = tyro.cli, argparse.ArgumentParser.parse_args
 
     def cli(*args: Any, **options: Any) -> None:
@@ -66,7 +68,7 @@ def parsed(program: str, args: list[str], monkeypatch: pytest.MonkeyPatch) -> An
 
 
 def check(line: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Fails unless this line of a shell block can be typed; returns the flags that a program of ours read."""
+    """Fails unless this line of a shell block can be typed; returns the flags that our program has read."""
     words = shlex.split(line)
     for word in words:
         named = re.search(r"(?:^|=)((?:sweeps|docs|tests|benchmarks)/[\w./-]+\.\w+)$", word)
@@ -203,7 +205,9 @@ def test_every_logged_key_is_explained(tmp_path, monkeypatch):
 
 
 def test_tests_that_are_named_exist():
-    """In the Makefile, and where conftest.py says which tests come first and which go to any worker."""
+    """They are listed in the Makefile, and where conftest.py says which tests come first and which go to any
+    worker.
+    """
     files = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
     named = re.findall(r"tests/([\w.]+\.py)", (ROOT / "Makefile").read_text())
     assert len(named) > 8 and all((ROOT / "tests" / name).exists() for name in named), named

@@ -85,7 +85,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]
 
 
 def by_name(lines: Any) -> dict[str, Line]:
-    """The lines by their check; what is wrong says how to mend it, what is right does not."""
+    """The lines by their check. A line about a problem says how to solve it; the others don't."""
     lines = list(lines)
     for line in lines:
         assert line.state in machine.COLOURS
@@ -125,7 +125,7 @@ def test_versions(tmp_path, monkeypatch):
 
 
 def test_a_python_without_the_packages():
-    """One line, not the traceback of an import: as when .venv is not activated."""
+    """It prints one line instead of the traceback of an import, as happens when .venv is not activated."""
     command = [sys.executable, "-S", str(ROOT / "launch" / "doctor.py")]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (1, "")
@@ -138,7 +138,7 @@ def test_a_python_without_the_packages():
 
 
 class Server:
-    """What a W&B server answers to the question who one is, and what it was asked."""
+    """A W&B server's answer to the question who one is, and the requests that it got."""
 
     def __init__(self):
         self.code, self.body = 200, json.dumps({"data": {"viewer": {"entity": "a-team"}}})
@@ -207,7 +207,7 @@ def test_mode_and_login(account, flag, environment, mode, login):
 
 
 def test_wandb_offline_was_set(account, tmp_path):
-    """By `wandb offline`, in the client's settings."""
+    """If `wandb offline` has set this in the client's settings."""
     (tmp_path / "home" / ".config" / "wandb").mkdir(parents=True)
     (tmp_path / "home" / ".config" / "wandb" / "settings").write_text("[default]\nmode = offline\n")
     assert account(WANDB_API_KEY=KEY)["mode"].found.startswith("offline")
@@ -246,7 +246,7 @@ def test_the_key_is_shown_to_the_server_only(account, server, tmp_path, place):
     ],
 )
 def test_bad_answers(account, server, code, body, bad, named):
-    """They fail a run that was told to be online; offline they only warn."""
+    """They are failures for a run that must be online; for one that is offline they are only warnings."""
     server.code, server.body = code, body
     server.headers = {"Location": "https://login.example"} if code == 302 else {}
     found = account("online", WANDB_API_KEY=KEY)
@@ -263,7 +263,7 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("fault", ["refused", "timeout", "TLS", "proxy", "DNS"])
 def test_unreachable(account, server, monkeypatch, fault):
-    """Each fault is told from the others, without a proxy's password; the clock can't be compared."""
+    """Each fault has a message of its own, without a proxy's password; then clocks can't be compared."""
     monkeypatch.setattr(doctor, "SERVER_S", (1.0, 0.3))
     silent = socket.create_server(("127.0.0.1", 0))  # accepts, and never answers
     urls = {
@@ -300,7 +300,7 @@ def test_impossible_settings(account, server, environment):
     ("ahead", "state"), [(0, "ok"), (30, "ok"), (-100, "warn"), (100, "warn"), (7200, "fail")]
 )
 def test_clocks(account, server, tmp_path, monkeypatch, ahead, state):
-    """Against W&B's clock and the disk's, which is `ahead` of this machine's."""
+    """Compared with W&B's clock, and with the disk's, from which this machine's differs by `ahead`."""
     server.ahead = ahead
     with_server = account()["clock vs W&B"]
     real = time.time
@@ -315,7 +315,7 @@ def test_clocks(account, server, tmp_path, monkeypatch, ahead, state):
 
 
 def test_the_five_folders(tmp_path, monkeypatch, programs):
-    """Where the client would put them; on a cluster, those in the home folder are a risk."""
+    """They are where the client would put them; on a cluster, folders in the home folder are a risk."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "file" / "cache"))
@@ -443,7 +443,7 @@ def test_gpus_that_torch_does_not_see(programs, monkeypatch):
 
 
 def test_gpus_that_torch_sees(programs, monkeypatch):
-    """One is free, one is in use by somebody else, one is unknown to this build of torch."""
+    """One GPU is free, one is in use by somebody else, and one is unknown to this build of torch."""
     import torch
 
     def ones(n: int, device: str) -> Any:
@@ -464,7 +464,7 @@ def test_gpus_that_torch_sees(programs, monkeypatch):
 
 
 def test_absent_sets_and_new_ones(tmp_path, monkeypatch):
-    """What needs no download is there; a set that a later version adds is looked at, too."""
+    """Sets that need no download are there; a set that a later version adds is checked, too."""
 
     def emoji(data_dir: Path) -> Any:
         if not (data_dir / "emoji").exists():
@@ -515,7 +515,9 @@ def test_damaged_celeba(tmp_path, monkeypatch):
 
 
 def test_lfw_and_its_cache(tmp_path):
-    """A set that is hashed to be known: nothing is left beside it; its decoded copy is read back."""
+    """A set that must be hashed to be recognised: nothing is left beside it, and its decoded copy is read
+    back.
+    """
     for i in range(20):
         person = tmp_path / "lfw-py" / "lfw_funneled" / f"Person_{i}"
         person.mkdir(parents=True)
@@ -673,7 +675,9 @@ def breaks(_: Flags) -> Iterator[Line]:
 
 
 def test_a_check_that_breaks_or_hangs(monkeypatch):
-    """A dead file server hangs whoever looks at it: that ends in a line, and so does what nobody foresaw."""
+    """A dead file server hangs every process that looks at it: a line says so, as it does for any unforeseen
+    error.
+    """
     monkeypatch.setitem(doctor.GROUPS, "GPU", breaks)
     found = by_name(doctor.look("GPU", Flags()))
     assert states(found.values()) == {"first": "ok", "GPU": "fail"}

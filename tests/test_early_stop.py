@@ -29,7 +29,7 @@ numbers = st.floats(-5, 5).map(lambda value: round(value, 1))  # coarse: equal v
 
 
 def engine_says(spec: dict, histories: list[list]) -> dict[int, bool]:
-    """Which runs W&B's engine stops when it is asked about all at once, all running."""
+    """Which runs W&B's engine stops if it is asked about all of them at once, while all are running."""
     from sweeps.hyperband_stopping import hyperband_stop_runs
 
     from sweeps import RunState, SweepRun
@@ -69,7 +69,7 @@ def test_each_runs_decision_is_that_of_the_engine_on_all_runs(histories, rule, g
 
 
 def test_the_engines_defaults():
-    """Strict unless told otherwise, whatever W&B's pages say; an unknown goal would be minimized."""
+    """Strict by default, whatever W&B's pages say; an unknown goal would be minimized."""
     from sweeps.hyperband_stopping import hyperband_baseline_validate_and_fill
 
     filled = hyperband_baseline_validate_and_fill(
@@ -230,7 +230,7 @@ def test_a_stopped_run_that_was_killed_is_stopped_where_it_was(queue):
 
 
 def test_evaluations_that_nobody_saw_are_judged_in_their_order(queue):
-    """The worker was killed, its training process went on; another worker has the run now."""
+    """The worker was killed, and its training process continued; now another worker has the run."""
     for i, last in enumerate((0.1, 0.2, 0.3)):
         logged(queue, i, [1.0, last, last, last, last])
     one = watcher(queue, 3)
@@ -254,7 +254,7 @@ def test_a_torn_decision_is_taken_again(queue):
 
 
 def test_a_decision_whose_writing_failed_is_taken_again(queue, monkeypatch):
-    """The disk was full: part of a row is there, and the next must not be lost in it."""
+    """The disk was full: only part of a row was written, and the next row must not be lost in it."""
     logged(queue, 0, [1.0, 0.5, 0.4])
     one, real = watcher(queue, 0), early_stop.append_row
 
@@ -317,7 +317,7 @@ def test_who_loses_the_run_while_deciding_writes_nothing(queue, monkeypatch):
 
 
 def test_of_two_that_decide_at_once_the_first_counts_for_both(queue):
-    """Leases may overlap for a moment; the others' histories may have grown in between."""
+    """Leases may overlap for a moment, and the histories of the other runs may have grown in between."""
     for i, last in enumerate((0.1, 0.2, 0.3)):
         logged(queue, i, [1.0, last])
     logged(queue, 3, [1.0])

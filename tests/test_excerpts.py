@@ -1,4 +1,4 @@
-"""The beginnings of text samples that stand on paper."""
+"""The beginnings of text samples that are printed on paper."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The reader of faces: scaling, losses, determinism, where it is kept; and that it can read."""
+"""The reader of faces: scaling, losses, determinism, where it is stored; and whether it can read."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def data(tmp_path_factory):
 
 
 def outputs_of(factors):
-    """What a perfect reader would put out for factors (N, F)."""
+    """The output of a perfect reader for factors (N, F)."""
     columns = []
     for factor, column in zip(FACTORS, torch.from_numpy(factors).T, strict=True):
         if factor.labels:

@@ -184,7 +184,7 @@ def test_checkpoint_may_be_given_again():
 
 
 def test_scores_of_two_sweeps_become_a_table(place, tmp_path, monkeypatch):
-    """docs/three_models.py: a row for each data set, seed and model, what --task=compare says of it."""
+    """A row of docs/three_models.py for each data set, seed and model, from what --task=compare reports."""
     from docs import three_models
 
     for sweep, names in (("gan_sets", ["gan"]), ("bvae_sets", ["vae", "ae"])):

@@ -1,4 +1,4 @@
-"""Rotation, measured: on codes and a reader that are the truth the numbers are known."""
+"""The measurement of rotation: with codes and a reader that are the truth, the figures are known."""
 
 from types import SimpleNamespace
 
@@ -114,7 +114,9 @@ def test_spearman_is_scipys():
 
 
 def head_bench():
-    """Pictures of a head with two codes: how far it is turned (its eyes move), and the side of its light."""
+    """Pictures of a head with two codes: how far it is turned (its eyes move), and from which side the light
+    comes.
+    """
     bench = truth_bench(8)
     z = torch.tensor([[0.5, 1.0], [-1.0, 0.3], [0.2, -0.8]])
     bench.encode = lambda x: (z[: len(x)], torch.zeros_like(z[: len(x)]))
@@ -183,7 +185,9 @@ def test_a_turn_that_moves_nothing_says_so():
 
 
 def test_a_head_may_hardly_turn():
-    """As one does whose codes tell the yaw with an R² of 0.37: it covers 68° of 120; a share of 0.41."""
+    """Like a model whose codes predict the yaw with an R² of 0.37: the turn covers 68° of 120; a share of
+    0.41.
+    """
     numbers = {"change_between_ends": 0.2, "mirror_share": 0.59, "mirror_share_detail": 0.41}
     turn = along(0)
     assert rotation.what_is_wrong(turn, "face", numbers).startswith(

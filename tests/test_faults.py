@@ -34,7 +34,7 @@ def flags_of(cfg: bvae_faces.Config, **changes: Any) -> list[str]:
 
 
 class SmallDisk:
-    """A file system of two megabytes; where none may be mounted, writes that fail after so many bytes."""
+    """A file system of two megabytes; if none can be mounted, writes that fail after so many bytes."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
         self.folder, self.left = folder, None
@@ -61,7 +61,7 @@ class SmallDisk:
         return f
 
     def fill(self, left: int) -> None:
-        """All but `left` bytes are taken."""
+        """Fill the disk, up to `left` bytes."""
         self.left = left
         if self.mounted:
             with open(self.folder / "ballast", "wb", buffering=0) as f, contextlib.suppress(OSError):
@@ -169,7 +169,9 @@ def refused(error: OSError, out: Path, capsys: pytest.CaptureFixture) -> tuple[i
 
 
 def test_what_mends_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch):
-    """Each error has its own remedy; what trying again can't mend is refused: no sweep tries it again."""
+    """Each error has its own remedy. If trying again can't help, the run is refused, so that no sweep tries
+    it again.
+    """
     me = pwd.getpwuid(os.geteuid()).pw_name
     runs, file = tmp_path / "runs", tmp_path / "runs" / "a" / "status.json"
     file.parent.mkdir(parents=True)
@@ -238,7 +240,7 @@ def test_what_mends_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch)
 
 
 def test_a_folder_of_somebody_else_ends_a_training_at_once(config, dots, tmp_path, monkeypatch, capsys):
-    """Not "free some space", and with the exit code that keeps a sweep's worker from trying it again."""
+    """It does not say "free some space", and its exit code keeps a sweep's worker from trying it again."""
     cfg = config(out=str(tmp_path / "runs"))
     real = files.write_bytes
 
@@ -257,7 +259,7 @@ def test_a_folder_of_somebody_else_ends_a_training_at_once(config, dots, tmp_pat
 
 
 def test_a_crash_is_reported(config, dots, monkeypatch, capsys):
-    """A crash keeps its traceback; the folder says what happened, and the same command goes on."""
+    """A crash keeps its traceback; the folder says what happened, and the same command continues."""
     cfg = config()
     monkeypatch.setattr(sys, "argv", ["bvae_faces.py", *flags_of(cfg)])
     with monkeypatch.context() as patch:
@@ -318,7 +320,7 @@ def wandb_cli() -> str:
 
 
 def test_offline_run_after_kill_is_one_clean_run(config, tmp_path):
-    """What W&B's own file says equals the log of the run, although the process was killed in between."""
+    """W&B's own file has the same rows as the run's log, although the process was killed in between."""
     cfg = config(wandb="offline", steps=20, sample_every=10, threads=1)
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     env["WANDB_CACHE_DIR"] = str(tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""A forked trial is a process as if its script had been started; and what happens when one is killed."""
+"""A forked trial is a process as if its script had been started; what happens if one of them is killed."""
 
 import json
 import os

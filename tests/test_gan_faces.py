@@ -120,7 +120,9 @@ def test_losses_by_hand(loss, of_d, of_g):
 @settings(max_examples=12, deadline=None)
 @given(logits=st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=1, max_size=8))
 def test_what_each_side_wants(loss, logits):
-    """D: real pictures above generated ones. G: the reverse, and where they are compared the same game."""
+    """D: real pictures should score above generated ones. G: the reverse; the relativistic loss is the same
+    game for both.
+    """
     cfg = Config(loss=loss)
     real, fake = (torch.tensor(x, requires_grad=True) for x in zip(*logits, strict=True))
     of_d, of_g = discriminator_loss(real, fake, cfg), generator_loss(real, fake, cfg)
@@ -399,7 +401,7 @@ def test_to_float():
 
 
 def moved_model(**flags) -> GAN:
-    """A model whose generator has gone elsewhere since it was built, with batch norms that have seen it."""
+    """A model whose generator has changed since it was built, with batch norms that have seen it."""
     model = build(Config(**SMALL, **flags), CPU)
     with torch.no_grad():
         for p in model.generator.parameters():
@@ -487,7 +489,7 @@ def test_noise_is_the_same_at_every_call():
 
 
 class Judge(nn.Module):
-    """Bright pictures are real."""
+    """A discriminator that takes bright pictures for real."""
 
     def __init__(self, shift: float = 0.0, scale: float = 1.0):
         super().__init__()
@@ -505,7 +507,9 @@ def flat(*values: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("shift", "scale"), [(0, 1), (100, 1), (-7, 0.01)])
 def test_judgement_of_a_discriminator_that_knows(shift, scale):
-    """Only differences between logits count: it takes all of them for real, or none, and still knows."""
+    """Only differences between logits count: it takes all pictures for real, or none, and still tells them
+    apart.
+    """
     model = types.SimpleNamespace(discriminator=Judge(shift, scale))
     real, fake = flat(*[250] * 60), flat(*[10] * 60)  # two parts each
     found = judge(model, real, flat(200, 250, 20, 30), fake, CPU)
@@ -520,7 +524,7 @@ def test_judgement_of_a_discriminator_that_knows(shift, scale):
 
 
 def test_judgement_by_batch_norm_is_that_of_training():
-    """Each kind of picture is a batch of its own, and the statistics that are kept stay as they were."""
+    """Each kind of picture is a batch of its own, and the stored statistics stay as they were."""
     model = build(Config(**SMALL, arch="dcgan"), CPU)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     real, fake = random_uint8(40, seed=0), random_uint8(40, seed=1)
@@ -584,12 +588,14 @@ TEST = VAL | {"kernel_distance_floor", "frechet_distance", "frechet_distance_flo
 
 @pytest.fixture
 def few_scored(monkeypatch):
-    """So many generated pictures are scored that a test takes no time."""
+    """Let few enough generated pictures be scored that a test takes no time."""
     monkeypatch.setattr(script, "N_SCORED", 24)
 
 
 def test_evaluate_knows_real_pictures(monkeypatch, few_scored):
-    """Of a generator that draws the held-out pictures themselves, and of one that draws only one of them."""
+    """For a generator that draws the held-out pictures themselves, and for one that draws
+    only one of them.
+    """
     data, cfg = halves(), Config(**SMALL)
     model = build(cfg, CPU)
     state = torch.random.get_rng_state()
@@ -636,7 +642,7 @@ def test_the_headline_is_the_distance_to_training_pictures(monkeypatch, few_scor
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What pictures are made of: arguments of each, instead of the picture."""
+    """Return the arguments from which a picture would be made, instead of the picture."""
     monkeypatch.setattr(script, "picture", lambda make, *args, **kwargs: [*args, *kwargs.values()])
 
 
@@ -667,7 +673,9 @@ def test_the_way_between_codes_tells_t_and_its_ends(drawn, monkeypatch):
 
 
 def test_generated_pictures_stand_above_the_nearest_training_pictures(drawn, monkeypatch):
-    """Of a generator that has copied training pictures; beyond the first N_NEAREST nothing is sought."""
+    """For a generator that has copied training pictures; pictures beyond the first N_NEAREST are not
+    searched.
+    """
     data, cfg = halves(), Config(**SMALL)
     order = [5, 3, 60, 0, 7, 7, 21, 40]
     monkeypatch.setattr(script, "generate", lambda generator, z, device: data.train[order][: len(z)])
@@ -837,7 +845,7 @@ def test_training_learns_and_logs_what_the_table_says(learn, monkeypatch):
 
 
 def test_the_bar_is_missed_without_a_generator_that_learns(learn, dots, monkeypatch):
-    """What `test_training_learns` demands is more than an untrained part can give."""
+    """An untrained part can't reach what `test_training_learns` demands."""
     monkeypatch.setattr(script, "generator_loss", lambda real, fake, cfg: 0 * fake.sum())
     rows, _ = learn(**LEARN | {"steps": 20}, penalty_every=4, eval_every=20, sample_every=1000)
     assert rows[-1]["val/kernel_distance"] > BAR * rows[0]["val/kernel_distance"]
@@ -922,7 +930,7 @@ RESUMED |= {"penalty_every": 2, "spectral_norm": True, "ema": 0.9, "r1": 1.0, "r
 
 
 def interrupt(monkeypatch, step: int, act) -> None:
-    """act(run) in the middle of `step`."""
+    """Call act(run) in the middle of `step`."""
     real, count = Run.update, [-1]
 
     def update(self, loss):

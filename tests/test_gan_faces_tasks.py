@@ -70,7 +70,7 @@ def do(place, task, **flags):
 
 
 def check_finite(value, where: str = "results.json") -> int:
-    """Number of figures in nested JSON values, all of which must be finite."""
+    """The number of figures in nested JSON values, all of which must be finite."""
     if isinstance(value, dict):
         return sum(check_finite(v, f"{where}: {k}") for k, v in value.items())
     if isinstance(value, list):
@@ -152,7 +152,7 @@ def test_numbers_are_of_the_best_weights_averaged(place):
 
 
 def test_the_nearest_training_pictures_are_found(place, monkeypatch):
-    """Of a generator that has copied training pictures; they are at distance 0."""
+    """For a generator that has copied training pictures, the nearest ones are at distance 0."""
     bench, model, _ = tasks.bench_of(config(place, "random_generation"))
     copied = bench.data.train[40:104].numpy()
     shown = []
@@ -248,7 +248,7 @@ def test_checkpoints_that_are_not_ours_are_refused(place, tmp_path):
 
 
 def test_floors_are_of_real_pictures(place):
-    """Both distances and shares of real pictures are those of training against test pictures."""
+    """The distances and shares of real pictures compare training with test pictures."""
     bench, _, _ = tasks.bench_of(config(place, "evaluate"))
     made = 255 - bench.data.test[:24]
     found = tasks.scores(made, bench.data, bench.cfg)["random"]

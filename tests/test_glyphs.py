@@ -1,4 +1,4 @@
-"""Characters as pictures: digits of one part alone, operators that are drawn anew, black blanks."""
+"""Characters as pictures: digits from one part only, operators that are drawn anew, black blanks."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ def test_digits_are_pictures_of_their_own_part_and_class(data, part):
 
 
 def test_characters_do_not_depend_on_their_place(data):
-    """Each of a row's characters is its own draw, and stands where its id stands."""
+    """Each character of a row is drawn by itself, and is at the place of its id."""
     glyphs = Glyphs(data, "train", "cpu")
     ids = torch.tensor([[3, PLUS, 3, BLANK, 7]]).repeat(50, 1)
     x = glyphs.draw(ids, ALPHABET, rng())
@@ -79,7 +79,7 @@ def test_the_same_generator_draws_the_same(data):
 
 
 def test_an_alphabet_without_an_operator(data):
-    """Ids are places in the alphabet: with '*' alone it is 10, and the blank 11."""
+    """Ids are indices in the alphabet: if '*' is the only operator its id is 10, and the blank's is 11."""
     x = Glyphs(data, "train", "cpu").draw(torch.tensor([[10, 11]]), "0123456789* ", rng())
     assert torch.equal(x[0, 0], strokes(1, SLANTS["*"], after(rng(), 2))[0]) and (x[0, 1] == 0).all()
 
@@ -103,7 +103,7 @@ def test_operators_differ_from_draw_to_draw(character):
 
 
 def extent(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Height and width (N,) of what is brighter than a third of the brightest."""
+    """Height and width, each (N,), of the area that is brighter than a third of the brightest pixel."""
     lit = x > x.amax((1, 2), keepdim=True) / 3
     return lit.any(2).sum(1), lit.any(1).sum(1)
 
@@ -136,7 +136,7 @@ def test_strokes_lean_both_ways():
 
 
 def chosen(monkeypatch, **values: float) -> None:
-    """Let `varied` draw these numbers, and 0 for all that are not named."""
+    """Let `varied` draw these numbers, and 0 for all others."""
     names = ("turn", "scale", "shear", "right", "down")
     assert set(values) <= set(names)
     columns = torch.tensor([[values.get(name, 0.0)] for name in names])
@@ -173,7 +173,9 @@ def sheared(x: torch.Tensor) -> torch.Tensor:
     ids=lambda v: "-".join(f"{k}={n:g}" for k, n in v.items()) or "nothing" if isinstance(v, dict) else "",
 )
 def test_known_variations(monkeypatch, drawn, expected):
-    """Each by exactly what was drawn for it, around the middle, with black from beyond the edge."""
+    """Each picture is changed by exactly the numbers drawn for it, about its middle; beyond the edge it is
+    black.
+    """
     x = noise()
     chosen(monkeypatch, **drawn)
     torch.testing.assert_close(varied(x, rng()), expected(x), atol=1e-4, rtol=0)
@@ -227,7 +229,7 @@ def test_classes_are_the_characters(data):
 
 
 def test_operators_of_two_parts_differ(data):
-    """Also of parts that are as large as one another."""
+    """This also holds for parts that have the same size."""
     known = classes(dataclasses.replace(data, val=data.test, val_labels=data.test_labels), "0123456789+ ")
     bags = [
         {p.numpy().tobytes() for p in getattr(known, part)[getattr(known, f"{part}_labels") == 10]}

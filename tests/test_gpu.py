@@ -42,7 +42,7 @@ def test_resume_is_bit_exact_on_cuda(tmp_path, monkeypatch, script):
 
 
 def test_lstm_keeps_small_gradients_under_autocast():
-    """In half precision, which torch takes for nn.LSTM whatever is asked for, a gradient of 1e-9 is 0."""
+    """In half precision, which torch uses for nn.LSTM whatever is requested, a gradient of 1e-9 is 0."""
     torch.manual_seed(0)
     layers, x = LSTMLayers(8, 16, batch_first=True).cuda(), torch.randn(4, 5, 8, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):

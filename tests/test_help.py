@@ -1,4 +1,4 @@
-"""--help: every flag of a command once, under a heading, with what the code says of it."""
+"""--help lists every flag of a command once, under a heading, with its docstring from the code."""
 
 import dataclasses
 import importlib

@@ -156,7 +156,7 @@ EVERY_DEEP = [(name, save, channels) for name, save in DEEP for channels in CHAN
 @pytest.mark.parametrize(("name", "save", "channels"), EVERY_DEEP)
 @pytest.mark.parametrize("white", [1, 255, 1023, 4095, 16383, 65535])
 def test_16_bits_are_read_in_the_span_of_their_largest_value(tmp_path, name, save, channels, white):
-    """Grey and colour. With 65,535 for white in all of them, 0 to 255 would be black."""
+    """Grey and colour pictures. If 65,535 were white in all of them, values of 0 to 255 would be black."""
     values = np.random.default_rng(white).integers(0, white + 1, (8, 8, channels)).astype(np.uint16)
     values[0, 0], values[0, 1] = 0, white
     if channels in (2, 4):
@@ -170,7 +170,7 @@ def test_16_bits_are_read_in_the_span_of_their_largest_value(tmp_path, name, sav
 
 @pytest.mark.parametrize(("stored", "seen"), [(0, 0), (128 * 257, 128), (32768, 128), (255, 1), (65535, 255)])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path, stored, seen):
-    """As part of a folder with a white pixel."""
+    """The picture is part of a folder that has a white pixel."""
     grey, spans = np.full((16, 16, 1), stored, np.uint16), {"integer": (0, 65535)}
     for name, save in DEEP:
         path = write_deep(tmp_path / name, grey, **save)
@@ -190,7 +190,7 @@ def deep_album(folder: Path, white: int, channels: int = 1, ending: str = "png")
     ("white", "channels", "ending"), [(255, 1, "png"), (4095, 3, "png"), (4095, 1, "tif")]
 )
 def test_deep_pictures_are_read_in_the_span_of_their_folder(tmp_path, capsys, white, channels, ending):
-    """So that a picture that is half as bright as another stays so; one line says what was inferred."""
+    """A picture that is half as bright as another stays so; one line says what was inferred."""
     plain = deep_album(tmp_path / "scans", white, channels, ending)
     splits = load(str(tmp_path / "scans"), str(tmp_path / "store"), 8)
     told = capsys.readouterr().err
@@ -222,7 +222,9 @@ def test_full_16_bits_stay_the_set_that_they_were_and_others_do_not_mix(tmp_path
 
 
 def test_floats_are_read_in_the_span_of_their_folder(tmp_path, capsys):
-    """Each by itself, the dark ones of a folder from 0 to 255 would be taken for pictures from 0 to 1."""
+    """If each were read by itself, dark pictures of a folder from 0 to 255 could be taken for pictures from 0
+    to 1.
+    """
     folder = tmp_path / "floats"
     folder.mkdir()
     for i in range(40):
@@ -245,7 +247,7 @@ def test_values_beyond_all_spans_go_from_black_to_white(tmp_path, capsys):
 
 
 def test_pictures_that_are_nearly_black_are_told(tmp_path, capsys):
-    """Class numbers or masks of 0 and 1: 8 bits are taken as they are, but not without a word."""
+    """Class numbers or masks of 0 and 1: 8 bits are read as they are, but a line says so."""
     for folder, factor in (("masks", 1), ("photos", 200)):
         (tmp_path / folder).mkdir()
         for i in range(40):
@@ -296,7 +298,7 @@ def test_first_frame_of_an_animation(tmp_path, ending):
 
 @pytest.mark.parametrize(("width", "height"), [(30, 10), (10, 30), (31, 10), (1000, 333), (333, 1000)])
 def test_the_centre_square_is_cut_out(tmp_path, width, height):
-    """A picture of three bands, the middle one red: only red is left."""
+    """A picture of three bands of which the middle one is red: only red is left."""
     bands = Image.new("RGB", (width, height), BLUE)
     side = min(width, height)
     bands.paste(RED, ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2))

@@ -32,7 +32,7 @@ FIGURE = "val/loss"
 
 
 def quick():
-    """A smaller forest, for what holds with any."""
+    """Use a smaller forest, for properties that hold with any forest."""
     return patch.multiple(importance, REPEATS=5, REPEATS_SHUFFLED=2, SHUFFLED=5, RESAMPLES=100)
 
 
@@ -69,7 +69,7 @@ def mattering(found):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_flag_that_decides_matters_and_no_other(seed):
-    """A random search: the figure is a function of one flag, in turn a number, a word or None, plus noise."""
+    """A random search: the figure depends on one flag, in turn a number, a word or None, plus noise."""
     rng = np.random.default_rng(seed)
     flags = search(rng, 40)
     effects = {
@@ -110,7 +110,7 @@ def test_a_word_alone_decides_among_few_configurations():
 
 
 def test_flags_that_only_matter_together():
-    """Exclusive or: neither flag changes the mean, and both decide."""
+    """Exclusive or: neither flag changes the mean, and both together decide."""
     rng = np.random.default_rng(0)
     flags = grid(a=[0, 1], b=["x", "y"], c=[0, 1], seed=range(6))
     figure = np.array(flags["a"]) ^ (np.array(flags["b"]) == "y")
@@ -136,7 +136,7 @@ def test_the_seed_is_a_row_and_may_matter():
 
 
 def test_importance_is_a_share_of_the_variance():
-    """Of y = 2 a + b, a and b independent, a explains 4/5 and b 1/5; the forest finds a bit less."""
+    """For y = 2 a + b with independent a and b, a explains 4/5 and b 1/5; the forest finds a bit less."""
     rng = np.random.default_rng(0)
     a, b, c = rng.normal(size=(3, 400))
     with patch.multiple(importance, SHUFFLED=1):
@@ -161,7 +161,7 @@ def test_a_monotone_figure_has_rank_correlation_one(sign):
 
 
 def noise_sweep(i):
-    """One of six designs with figures that no flag has a part in."""
+    """One of six designs with figures that do not depend on any flag."""
     rng = np.random.default_rng(i)
     designs = [
         grid(a=[0, 1], b=[0, 1], c=[0, 1], d=["x", "y"], e=[0, 1]),
@@ -177,7 +177,7 @@ def noise_sweep(i):
 
 
 def test_in_pure_noise_nothing_matters():
-    """In at least 19 of 20 sweeps. Of 300 (python -m tests.test_importance) a flag passed in 4."""
+    """In at least 19 of 20 sweeps. In 4 of 300 sweeps (python -m tests.test_importance) a flag passed."""
     found = [what_mattered(noise_sweep(i), FIGURE) for i in range(20)]
     assert sum(bool(mattering(one)) for one in found) <= 1
     assert any(one.verdict == NOISE and "no flag is told apart from noise" in one.why for one in found)
@@ -466,7 +466,9 @@ def test_committed_sweeps(name):
 
 
 def test_what_mattered_in_a_committed_sweep():
-    """Two latents instead of twenty cost most; rate and beta matter less, but surely; the seed does not."""
+    """Two latents instead of twenty cost most; rate and beta matter less, but certainly; the seed does not
+    matter.
+    """
     found = what_mattered(CSV["vae_mnist"], "val/elbo_nats_best", "maximize")
     assert [row.flag for row in found.flags] == ["latent_dim", "learning_rate", "beta", "seed"]
     assert mattering(found) == {"latent_dim", "learning_rate", "beta"}

@@ -75,7 +75,7 @@ class Machine:
         return [line for line in lines if line.startswith(f"{of} ") and "import " not in line]
 
     def refused(self, *arguments: str, **environment: str) -> str:
-        """The one line that an installation ends in which can't be."""
+        """The one line with which an installation that can't succeed ends."""
         done = self.install(*arguments, **environment)
         assert done.returncode == 1
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -109,7 +109,7 @@ def test_another_python_brings_uv_and_uv_brings_one_that_fits(machine, version):
 
 
 def test_a_python_that_fits_is_taken_and_nothing_is_fetched(machine):
-    """Also where python3 is another one: uv looks for it."""
+    """Even if python3 is another version, because uv looks for the right one."""
     machine.python(version="3.13")
     machine.python("python3.12", version="3.12")
     machine.uv(name="uv.kept", found=str(machine.stubs / "python3.12"))
@@ -184,7 +184,7 @@ def test_a_python_without_venv_and_pip(machine, programs, told):
     ],
 )
 def test_what_to_install(machine, programs, told):
-    """Where there is no Python at all, and where uv can't reach one: in the words of the system."""
+    """There is neither a Python nor uv: the line says how to install one on this system."""
     for name, body in programs.items():
         machine.program(name, body)
     line = machine.refused()
@@ -203,7 +203,7 @@ def test_no_network_for_uv(machine):
 
 @pytest.mark.parametrize(("version", "found"), [("3.13", "3.13"), ("", "does not run")])
 def test_a_python_that_was_named_and_does_not_fit(machine, version, found):
-    """It is not passed over for another."""
+    """A Python that was named but is unsuitable is refused, not silently replaced by another."""
     machine.uv()
     machine.python("other", version=version)
     assert machine.refused(PYTHON="other") == f"error: PYTHON=other: {found}; must be Python 3.11 or 3.12"
@@ -230,7 +230,7 @@ def test_a_venv_that_is_there_already(machine):
 
 @pytest.mark.parametrize("target", ["sweep", "test"])
 def test_readmes_commands_install_first(machine, target):
-    """On a machine with Python 3.13 alone; once more only when the Python of .venv has gone."""
+    """On a machine with only Python 3.13; a second download happens only if the Python of .venv is gone."""
     for name in ("make", "touch", "sh", "test"):
         (machine.stubs / name).symlink_to(shutil.which(name))
     machine.python()

@@ -36,7 +36,7 @@ POINTS = [{"log_every": 10, "n": n, "steps": 2, "x": x} for n in (2, 1) for x in
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What holds for a thousand trials, with five."""
+    """Use five trials instead of a thousand, so that tests are quick."""
     monkeypatch.setattr(begin, "FIRST", 5)
     monkeypatch.setattr(proposer, "BATCH", 3)
 
@@ -99,7 +99,7 @@ def test_what_is_said_at_its_beginning_counts_those_that_are_not_made_yet(tmp_pa
 
 
 def make_all(i: int, folder: Path) -> None:
-    """Make trials as a worker does that has none to train, until nothing is wanted."""
+    """Make trials like a worker that has none to train, until nothing is wanted."""
     queue, watch = Queue(folder), leases.Watch()
     search = Proposer(queue, SPEC)
     while search.wanted():
@@ -113,7 +113,7 @@ def test_two_workers_at_once_make_each_once(tmp_path):
 
 
 def killed_after(n: int, folder: Path) -> None:
-    """A worker that is killed when it has made n trials of a batch, and so holds the lease."""
+    """A worker that is killed after it has made n trials of a batch, and so still holds the lease."""
     real, made = Queue.add, []
 
     def add(self, *args):
@@ -139,7 +139,7 @@ def test_a_worker_that_is_killed_at_it_is_followed(tmp_path, n):
 
 
 def test_a_size_that_is_too_large_is_put_right(tmp_path):
-    """As another version of the code may have counted it; the sweep ends all the same."""
+    """Another version of the code may have counted another size; the sweep still ends."""
     folder = begun(tmp_path).folder
     proposer.keep_size(folder, 40)
     assert begin.planned(folder) == 40
@@ -148,7 +148,7 @@ def test_a_size_that_is_too_large_is_put_right(tmp_path):
 
 
 def test_a_grid_that_grows_while_a_worker_is_at_work_loses_nothing(tmp_path):
-    """That worker has read the smaller one; it must not take the size for a mistake."""
+    """That worker has read the smaller size, and must not take the larger one for a mistake."""
     small = SPEC | {"parameters": PARAMETERS | {"x": {"values": X[:3]}}}
     folder = begun(tmp_path, small).folder
     old = Proposer(Queue(folder), small)

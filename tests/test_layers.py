@@ -1,4 +1,4 @@
-"""The house: who may import whom. Every import counts, also one inside a function or for type checkers."""
+"""Who may import whom. Every import counts, even one inside a function or only for type checkers."""
 
 import ast
 from collections.abc import Iterator

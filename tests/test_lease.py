@@ -1,4 +1,4 @@
-"""Leases: when one is stale, who may take over, what an owner does that has lost its run."""
+"""Leases: when one is stale, who may take over, and what an owner does that has lost its run."""
 
 import json
 import multiprocessing
@@ -94,7 +94,7 @@ def test_pid_reused(tmp_path):
 
 @pytest.mark.parametrize("where", [ELSEWHERE, {"boot": "before the power cut"}])
 def test_another_boot_must_stand_still(tmp_path, clock, where):
-    """Elsewhere a pid says nothing: the counter is watched, on our own clock."""
+    """On another machine a pid says nothing, so the counter is watched by our own clock."""
     lay(tmp_path, **where, beats=5)
     watch = Watch()
     assert not is_stale(tmp_path, watch)
@@ -127,7 +127,7 @@ def test_new_lease_is_watched_anew(tmp_path, clock):
 
 
 def test_worker_has_more_patience(tmp_path, clock):
-    """It does not beat while its training process starts up."""
+    """A lease that does not beat while its training process starts up."""
     lay(tmp_path, role="worker", **ELSEWHERE)
     watch = Watch()
     is_stale(tmp_path, watch)
@@ -296,7 +296,9 @@ def test_beats(tmp_path, monkeypatch):
     ],
 )
 def test_deaths_without_progress(tmp_path, attempts, deaths):
-    """(start step, how it ended) of each attempt; the newest checkpoint is of step 5, or 0 without any."""
+    """(start step, how it ended) of each attempt. The newest checkpoint is of step 5, or of step 0 without
+    any.
+    """
     for n, (start_step, released) in enumerate(attempts, 1):
         lay(tmp_path, n, start_step=start_step, released=released)
     at = max((s or 0 for s, _ in attempts), default=0)
@@ -316,7 +318,9 @@ def fight(folder: Path, rounds: int, barrier: Any, answers: Any) -> None:
 
 @pytest.mark.parametrize("stale", ["gone", "none"])
 def test_one_owner_of_six(tmp_path, stale):
-    """Six processes want one run at once, 100 times: one gets it each time, by making lease N+1."""
+    """Six processes want one run at the same moment, 100 times: each time one gets it, by
+    making lease N+1.
+    """
     rounds, context = 100, multiprocessing.get_context("fork")
     for k in range(rounds):
         (tmp_path / str(k)).mkdir()
@@ -453,13 +457,13 @@ class TestTraining:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """All files but the leases, whose owners beat."""
+    """All files except the leases, whose counters change."""
     files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("lease.")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def test_a_living_holder_is_not_stale_because_slurm_lost_its_job(tmp_path, monkeypatch):
-    """Workers that outlive their batch shell must not take each other's runs for ever."""
+    """Workers that outlive their batch shell must not keep taking each other's runs."""
     monkeypatch.setattr(leases, "_slurm_has_lost", lambda job: True)
     monkeypatch.setenv("SLURM_JOB_ID", "14")
     first = leases.acquire(tmp_path, leases.Watch())

@@ -60,7 +60,7 @@ def write_sweep(path: Path, *, without: str = "", parameters: dict | None = None
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """All files below `folder`, less Python's own caches."""
+    """All files below `folder`, without Python's own caches."""
     paths = [p for p in folder.rglob("*") if "__pycache__" not in p.parts]
     return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else b"" for p in paths}
 
@@ -98,7 +98,7 @@ class Place:
         return {beta: len(list(folder.glob("lease.*"))) for beta, folder in self.trials().items()}
 
     def forked(self, *args: str) -> tuple[int, str]:
-        """local.py in a fork of this process: exit code, what it said."""
+        """Run local.py in a fork of this process; returns its exit code and what it printed."""
         err = self.folder.parent / f"{self.folder.name}.err"
         code = os.waitstatus_to_exitcode(os.waitpid(self.fork(err, *args), 0)[1])
         return code, err.read_text()
@@ -258,7 +258,7 @@ def test_slots_share_out_the_cores(monkeypatch):
     ],
 )
 def test_a_launcher_imports_nothing_that_takes_seconds(program):
-    """What is only needed to run a sweep, or to read one, is imported where it is."""
+    """Modules that are needed only to run a sweep, or only to read one, are imported where they are used."""
     heavy = ["torch", "torchvision", "pandas", "matplotlib.pyplot", "scipy", "sklearn", "wandb"]
     heavy += ["sweeps", "jsonschema", "jinja2", "numpy"]
     code = f"""if True:

@@ -1,4 +1,4 @@
-"""LSTM layers: nn.LSTM itself on a CPU; what they are for only a CUDA device can show (test_gpu.py)."""
+"""LSTM layers: on a CPU they are nn.LSTM itself; their purpose shows only on CUDA (test_gpu.py)."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_on_a_cpu_they_are_those_of_torch(bf16):
 
 
 def test_on_cuda_they_leave_autocast(monkeypatch):
-    """As if this tensor lay on a GPU: what nn.LSTM gets is float32, outside of autocast."""
+    """As if this tensor were on a GPU: nn.LSTM gets float32, outside of autocast."""
     seen = []
 
     class OnCuda(torch.Tensor):

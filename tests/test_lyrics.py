@@ -181,7 +181,7 @@ def test_names_that_look_like_missing_values_stay(tmp_path):
 
 
 def test_a_header_inside_is_no_song(tmp_path):
-    """As where files were joined, with the byte order mark of the second."""
+    """As if files had been joined, with the byte order mark of the second in the middle."""
     body = one_line(6)
     lines = [
         "artist,song,lyrics",
@@ -207,7 +207,9 @@ def test_blank_lines_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("second", ['"{}', '{}"', '"{}"x'])
 def test_a_quote_that_is_not_closed_joins_no_songs(tmp_path, second):
-    """Rows 50 and 120 of 754 have a single quote, wherever it stands: 684 songs were read, one of 70 rows."""
+    """Rows 50 and 120 of 754 have a single quote, wherever it is. Once 684 songs were read, one of them of 70
+    rows.
+    """
     lines = one_line(754)
     for row, form in ((50, '"{}'), (120, second)):
         artist, song, verse = lines[row - 1].split(",")

@@ -408,7 +408,7 @@ def test_any_join_of_old_words(text: str) -> None:
 @example("thou'")
 @example("'''t't'd'st")
 def test_any_text(text: str) -> None:
-    """What a model writes need not be words."""
+    """A model does not always write words."""
     new = modernise(text)
     assert lines_of(new) == lines_of(text)
     assert modernise(new) == new
@@ -442,7 +442,7 @@ def test_old_lines_are_not_shakespeares(shakespeare: str) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.soak)])
 def test_nothing_archaic_is_left_in_lines_of_tinyshakespeare(shakespeare: str, every: int) -> None:
-    """Line by line, as a model of lines writes."""
+    """Line by line, as a model of lines writes them."""
     old = shakespeare.split("\n")[::every]
     new = [modernise(line) for line in old]
     changed = sorted({after for before, after in zip(old, new, strict=True) if before != after})
@@ -453,7 +453,7 @@ def test_nothing_archaic_is_left_in_lines_of_tinyshakespeare(shakespeare: str, e
 
 @pytest.mark.shared
 def test_tinyshakespeare_in_one_piece(shakespeare: str) -> None:
-    """Sentences go over lines here, and speeches follow one another."""
+    """Here sentences extend over several lines, and speeches follow one another."""
     text = shakespeare[400_000:600_000]
     new = modernise(text)
     assert lines_of(new) == lines_of(text)

@@ -1,4 +1,4 @@
-"""Muon: its updates are orthogonal, and for matrices those of torch's own."""
+"""Muon: its updates are orthogonal, and for matrices they equal those of torch's own."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Tables at every width: columns go whole and in the stated order, and no cell is ever cut."""
+"""Tables at every width: columns are left out whole and in the stated order, and no cell is truncated."""
 
 import io
 import json

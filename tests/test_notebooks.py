@@ -90,7 +90,7 @@ def conclusion_of(made: nbformat.NotebookNode) -> int:
 
 
 def faults(made: nbformat.NotebookNode) -> list[str]:
-    """What a notebook that was executed must not have."""
+    """What an executed notebook must not contain."""
     found, counts = [], []
     for i, cell in enumerate(made.cells):
         if cell.cell_type != "code":
@@ -262,7 +262,7 @@ def played(name: str, place: Path) -> Iterator[tuple[NotebookClient, nbformat.No
 
 
 def said(client: NotebookClient, code: str, at: int) -> str:
-    """What a cell with this code displays as Markdown."""
+    """The Markdown that a cell with this code displays."""
     cell = nbformat.v4.new_code_cell(code)
     client.execute_cell(cell, at)
     return "\n".join(o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {}))
@@ -323,7 +323,7 @@ def test_without_its_runs_a_notebook_says_the_one_command(name: str, tmp_path: P
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What `runs_of` changes in a process is put back."""
+    """Restore what `runs_of` changes in a process."""
     monkeypatch.chdir(ROOT)
     yield
     hush(False)

@@ -1,4 +1,4 @@
-"""Features of pictures: fixed, of a picture alone, and such that distances between them grow with damage."""
+"""Features of pictures: they are fixed, depend only on the picture, and their distances grow with damage."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ N = 256
 
 @pytest.fixture(scope="module")
 def faces():
-    """2 N rendered faces of a size, each size once."""
+    """2 N rendered faces of a size; each size is rendered only once."""
     rendered = {}
 
     def of_size(size):

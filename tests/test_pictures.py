@@ -229,7 +229,7 @@ def far_apart(colors: np.ndarray) -> float:
 
 
 def test_classes_have_colours_that_are_told_apart():
-    """Of EMNIST's 62 too. Ten have matplotlib's own, which pages and legends have had."""
+    """This includes EMNIST's 62 classes. Ten classes have matplotlib's own colours, as on existing pages."""
     assert eight_bits(class_colors(10))[[0, 3]].tolist() == [[31, 119, 180], [214, 39, 40]]
     for n in (2, 10, 11, 26, 47, 62):
         colors = class_colors(n)
@@ -246,7 +246,7 @@ def of_classes(n: int, shift: float = 0.0) -> np.ndarray:
 
 @pytest.mark.parametrize("n", [10, 26, 62])
 def test_files_keep_the_classes_apart(tmp_path, n):
-    """In the legend of a PNG each class has its colour; in a film, which has 256 colours, nearly so."""
+    """Each class has its colour in the legend of a PNG; in a film, which has 256 colours, nearly so."""
     picture, wanted = of_classes(n), eight_bits(class_colors(n))
     for rim in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
         assert (rim == 255).all()  # no name is cut off
@@ -274,7 +274,7 @@ def test_no_curve_is_without_its_name():
 
 
 def test_committed_pictures_are_in_true_colour():
-    """With a palette, two digits of README's plane had one colour."""
+    """Saved with a palette, two digits on README's plane had the same colour."""
     committed = [
         p for folder in ("docs", "sweeps", "benchmarks") for p in sorted((ROOT / folder).rglob("*.png"))
     ]

@@ -65,7 +65,7 @@ def test_states(tmp_path, status, lease, state, in_queue):
 
 
 def test_a_lease_of_another_machine_that_beats_no_more(tmp_path):
-    """Its job may be said to run by SLURM, whose node is lost."""
+    """SLURM may still report its job as running although the node is lost."""
     queue = made(tmp_path, AWAY, status="running")
     old = time.time() - 1000
     os.utime(tmp_path / "key/lease.1", (old, old))
@@ -123,7 +123,7 @@ def test_last_lines(tmp_path):
 
 @pytest.fixture
 def watched(tmp_path: Path) -> pool.Local:
-    """A sweep of four: one runs, one was stopped early, one has failed, one is open."""
+    """A sweep of four trials: one runs, one was stopped early, one has failed, one is open."""
     queue = made(tmp_path, HERE, status="running", headline=1 / 3)
     (tmp_path / "key/time.jsonl").write_text('{"time/step_ms": 600, "time/examples_per_s": 80.4}\n')
     for i, (status, reason) in enumerate(

@@ -58,7 +58,7 @@ def queue_of(folder: Path, n: int) -> Queue:
 
 
 def in_processes(n: int, target, *args) -> list:
-    """What `target(i, *args)` returned in each of n processes that start together."""
+    """The results of `target(i, *args)` in each of n processes that start together."""
     results, barrier = FORK.SimpleQueue(), FORK.Barrier(n)
 
     def body(i: int) -> None:
@@ -184,7 +184,7 @@ def test_adding_from_several_processes(tmp_path):
 
 
 def claim_all(i: int, folder: Path) -> list[str]:
-    """Claim until nothing is to be had, a little work on each; the keys."""
+    """Claim trials until there are none, with a little work on each; returns their keys."""
     queue, watch, mine = Queue(folder), Watch(), []
     while claim := queue.claim(watch):
         trial, lease = claim
@@ -214,7 +214,7 @@ def test_a_held_trial_is_not_given_away(tmp_path):
 
 
 def test_what_others_hold_comes_last_and_is_tried_once(tmp_path, monkeypatch):
-    """With 40 of 100 trials in other hands, a worker does the other 60 and hardly meets the 40."""
+    """If others hold 40 of 100 trials, a worker does the other 60 and hardly meets the 40."""
     others, queue, watch = queue_of(tmp_path, 100), Queue(tmp_path), Watch()
     held = {trial.key: lease for trial, lease in (others.claim(watch) for _ in range(40))}
     tried, acquire = [], leases.acquire

@@ -186,7 +186,7 @@ def test_plain_folders_and_single_runs(sweep_folder, tmp_path):
 
 
 def test_what_counts_as_varied(tmp_path):
-    """Flags that numbers may depend on, as config.json lists them, and whatever the YAML names."""
+    """Flags on which numbers may depend, as config.json lists them, and flags that the YAML names."""
     for i, name in enumerate("ab"):
         folder = make_run(tmp_path / "s" / name, 4, 0, device=name, lr=i, dataset=name, log_every=i, page=i)
         config = json.loads((folder / "config.json").read_text())
@@ -200,7 +200,7 @@ def test_what_counts_as_varied(tmp_path):
 
 
 def test_what_counts_as_varied_in_old_folders(tmp_path):
-    """Without that list: all flags but the common ones that change no numbers."""
+    """Without that list: all flags, except common ones that don't change numbers."""
     for i, name in enumerate("ab"):
         make_run(tmp_path / "s" / name, 4, 0, device=name, lr=i, dataset=name, log_every=i, page=i)
     runs = read.read_sweep(tmp_path / "s").runs
@@ -209,7 +209,9 @@ def test_what_counts_as_varied_in_old_folders(tmp_path):
 
 
 def test_expected_runs(sweep_folder, tmp_path):
-    """The grid's size, at most the run_cap, at least those that are there; the report says so."""
+    """The grid's size, at most the run_cap, at least the number of runs that are there; the
+    report says so.
+    """
     sweep = read.read_sweep(sweep_folder)
     assert len(sweep.runs) + len(sweep.open_trials) == 5 and read.expected(sweep) == 5
     values = {"seed": {"values": [0, 1, 2]}, "beta": {"values": [0, 4]}, "steps": {"value": 200}}
@@ -242,7 +244,9 @@ def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
 
 
 def test_flags_named_like_columns(tmp_path):
-    """A sweep over --steps, in table, CSV, means and page; and over all that tables have a column for."""
+    """A sweep over --steps, in table, CSV, means and page; and over all flags with the name of a table's
+    column.
+    """
     flags = {name: (i, i + 1) for i, name in enumerate(read.COLUMNS)}
     for i, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
         chosen = {name: values[i] for name, values in flags.items()}
@@ -277,7 +281,7 @@ def test_means_over_seeds(tmp_path):
 
 
 def test_means_over_seeds_leave_out_the_trial_that_they_confirm(sweep_folder, tmp_path):
-    """It was chosen for its value: the luckiest of many."""
+    """It was chosen for its value, so it is the luckiest of many."""
     trial = sweep_folder / "trials" / "0002.json"
     trial.write_text(json.dumps(json.loads(trial.read_text()) | {"confirms": "key0"}))
     shutil.rmtree(sweep_folder / "key2")
@@ -340,7 +344,7 @@ def test_pictures_without_room_lie_beside_the_page(sweep_folder, tmp_path):
 
 
 def test_a_sweeps_table_alone(sweep_folder, tmp_path, monkeypatch):
-    """The committed CSV gives the same runs, flags and figures as the folder that it was made of."""
+    """The committed CSV gives the same runs, flags and figures as the folder from which it was made."""
     (tmp_path / "sweeps" / "results").mkdir(parents=True)
     csv_file = tmp_path / "sweeps" / "results" / "vae.csv"
     monkeypatch.chdir(tmp_path)
@@ -441,7 +445,9 @@ def test_two_tables_of_one_name(sweep_folder, tmp_path, monkeypatch):
 
 
 def test_where_w_and_b_is(tmp_path, monkeypatch):
-    """As its client finds it: the environment, then a file of settings, then the cloud."""
+    """It is found as W&B's client finds it: from the environment, then from a file of settings, else it is
+    the cloud.
+    """
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "none"))
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     assert read.wandb_address(tmp_path) == "https://wandb.ai"
@@ -463,7 +469,7 @@ def data_of(page):
 
 
 def texts_of(page):
-    """All texts that the page's code reads, and the page itself, a line each."""
+    """All texts that the page's code reads, and the page itself, line by line."""
 
     def inside(value):
         if isinstance(value, str):
@@ -476,12 +482,12 @@ def texts_of(page):
 
 
 def whole(sweep):
-    """What the page's code reads but the media."""
+    """Everything that the page's code reads, except the media."""
     return html.whole(sweep, read.table(sweep), None)
 
 
 class Loads(HTMLParser):
-    """Collects what a page would load: src and href, but for anchors within it."""
+    """Collects what a page would load: src and href, without anchors within the page."""
 
     def __init__(self):
         super().__init__()
@@ -535,7 +541,7 @@ def test_the_folder_may_stand_anywhere(args):
 
 
 def call(*args, command=report):
-    """The command in this process; returns its exit code."""
+    """Run the command in this process; returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["report.py", *map(str, args)])
         try:
@@ -574,7 +580,7 @@ def test_command_line(sweep_folder, tmp_path, capsys, monkeypatch):
 
 
 def test_a_folder_is_read_once(sweep_folder, tmp_path, monkeypatch):
-    """A plain folder too, whose number of runs only its runs can tell."""
+    """Also in a plain folder, where only the runs show how many there are."""
     (sweep_folder / "sweep.yaml").unlink()
     (sweep_folder / "trials").rename(tmp_path / "trials")
     reads, real = [], read.read_run
@@ -586,7 +592,7 @@ def test_a_folder_is_read_once(sweep_folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["vae", "my sweep's β"])
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_printed_commands_name_what_is_there(sweep_folder, tmp_path, monkeypatch, inside, name):
-    """Through a shell's eyes and the real parsers, in the repository's root."""
+    """The commands are read by a shell and by the real parsers, in the repository's root."""
     from launch import local
     from launch.sweep import begin, plan
     from research import vae_mnist
@@ -616,7 +622,7 @@ def test_the_printed_commands_name_what_is_there(sweep_folder, tmp_path, monkeyp
 
 @pytest.mark.parametrize("command", ["report", "upload", "doctor"])
 def test_help_imports_nothing_heavy(command, sweep_folder):
-    """Nor does counting a sweep's trials and reading its runs."""
+    """Counting a sweep's trials and reading its runs don't import torch either."""
     heavy = ["torch", "pandas", "sklearn", "jinja2", "wandb", "matplotlib"]
     script = str(ROOT / "launch" / f"{command}.py")
     code = f"""

@@ -82,7 +82,7 @@ def file(folder, tmp_path_factory):
 
 @pytest.fixture
 def opened(chromium, file):
-    """The page, opened; at the end nothing was asked for but the file itself, and nothing complained."""
+    """The opened page. At the end, nothing but the file itself was requested, and nothing complained."""
     tab = Page(chromium)
     yield tab.open(file)
     assert tab.complaints == []
@@ -204,7 +204,7 @@ def focused(page):
 
 
 def test_the_focus_stays_where_a_reader_has_put_it(opened):
-    """By keyboard alone: what is drawn anew does not send the focus back to the top of the page."""
+    """By keyboard only: redrawing does not send the focus back to the top of the page."""
     opened.get_by_label("select beta=4 · arch=conv · seed=0", exact=True).focus()
     opened.keyboard.press("Space")
     settle(opened)
@@ -409,7 +409,7 @@ def test_pictures_in_rows_and_columns_at_a_step(opened):
 
 
 def test_rows_without_columns(opened):
-    """What the reader asks for is obeyed, whatever the rest says."""
+    """The reader's choice is followed, whatever the other settings say."""
     down, across = (opened.locator("#pictures select").nth(i) for i in (0, 1))
     across.select_option("-")
     down.select_option("beta")
@@ -507,7 +507,7 @@ def test_an_address_that_changes_is_followed(opened):
 
 
 def test_numbers_beside_words_in_a_flag(chromium, tmp_path):
-    """A flag that takes numbers and words has one spelling of each, on its axis and in its cells."""
+    """A flag that takes numbers and words is written in the same way on its axis and in its cells."""
     for i, rate in enumerate((1e-05, 0.001, "auto")):
         make_run(tmp_path / "mixed" / f"key{i}", 4, 0, rate=rate)
     tab = Page(chromium)
@@ -559,7 +559,7 @@ def test_pictures_beside_the_page(chromium, folder, file, tmp_path):
 
 
 def test_nothing_of_a_run_is_executed_and_nothing_is_fetched(chromium, tmp_path):
-    """Names, flags, texts, pictures and logs that try to."""
+    """Names, flags, texts, pictures and logs try to run code."""
     folder = tmp_path / "runs" / "<img src=x onerror=alert(1)>"
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(f"# Question: {NASTY}\n" + YAML)

@@ -1,4 +1,4 @@
-"""`python launch/reproduce.py`: the test that tells figures apart, rows as trials, and the real command."""
+"""`python launch/reproduce.py`: the statistical test, rows as trials, and the real command."""
 
 import csv
 import dataclasses
@@ -38,7 +38,7 @@ LOSS = "test/loss"
 
 
 def table_of(settings: dict[str, list[float]], figure: str = LOSS) -> list[Row]:
-    """Committed rows: of each setting a run for each value."""
+    """Committed rows: for each setting, a run for each value."""
     found = []
     for setting, values in settings.items():
         for seed, value in enumerate(values):
@@ -115,7 +115,7 @@ def test_equal_to_the_last_digit():
 
 @pytest.mark.parametrize("factor", [1.2, 2, 100, -1])
 def test_a_wrong_value_does_not_excuse_itself(factor):
-    """The row's own value widens nothing, however wrong it is: of two seeds and of three."""
+    """The row's own value does not widen the spread, however wrong it is: with two seeds and with three."""
     rng = np.random.default_rng(0)
     for n in (2, 3):
         values = {str(s): list(10 + s + 0.01 * rng.normal(size=n)) for s in range(5)}
@@ -147,7 +147,7 @@ def test_what_can_not_be_told():
 
 
 def test_a_run_that_is_equal_but_for_a_figure():
-    """Where training took the same course, seeds are no excuse."""
+    """If training took the same course, the spread over seeds does not excuse a difference."""
     figures = [LOSS, "test/bpc", "test/kl", "test/share"]
     texts = {LOSS: "1.62474", "test/bpc": "2.34401", "test/kl": "20.5312", "test/share": "0.999889"}
     committed = [Row(2, "seed=0", (), "finished", texts), Row(3, "seed=1", (), "finished", texts)]
@@ -195,7 +195,9 @@ def test_states_and_missing_values():
     st.integers(0, 3),
 )
 def test_properties(values, new, scale, pick):
-    """Scale and order of rows play no part; the deviation is what it says; farther is never milder."""
+    """Scale and order of rows don't matter; the deviation is right; a larger one is never
+    judged more mildly.
+    """
     named = {str(i): [v / 8 for v in of] for i, of in enumerate(values)}
     rows_ = table_of(named)
     line = rows_[pick % len(rows_)].line
@@ -248,7 +250,9 @@ def test_false_alarms(k, n, n_figures, df, n_sweeps, most):
 
 
 def test_a_shift_of_all_runs_is_seen():
-    """Code that made every run worse by 30 standard deviations, with seeds as they were."""
+    """A change of the code made every run worse by 30 standard deviations; the seeds'
+    spread stayed the same.
+    """
     rng = np.random.default_rng(1)
     values = {str(s): list(rng.normal(s, 0.1, size=3)) for s in range(4)}
     committed = table_of(values)
@@ -606,7 +610,9 @@ def test_how_many_rows(tmp_path):
 
 
 def test_the_folder_of_a_repetition(tmp_path, monkeypatch):
-    """Its trials are the rows, it can grow, and a whole sweep can't go on in it, nor it in that of one."""
+    """Its trials are the rows, and it can grow. A whole sweep can't continue in its folder, nor can it in
+    that of a sweep.
+    """
     path = write(tmp_path)
     table = read_table(path)
     flags = flags_of(path, runs=2)
@@ -646,7 +652,7 @@ def test_the_folder_of_a_repetition(tmp_path, monkeypatch):
 
 
 def run_of(folder: Path, table: rows.Table, i: int, status: str = "finished", **changes) -> Path:
-    """A run folder as a script leaves it, with the figures of row i."""
+    """A run folder like one that a script leaves, with the figures of row i."""
     flags = json.loads(json.dumps(dataclasses.asdict(table.configs[i]), default=str))
     segment = {"host": "x", "torch": "2.9", "device": "cpu", "threads": 1}
     row = table.rows[i]
@@ -727,7 +733,7 @@ def test_since_a_commit():
         assert "not" in reproduce.since("0" * 10, "vae_mnist")
         return
     assert reproduce.since("0" * 10, "vae_mnist") == "that commit is not in this clone"
-    assert reproduce.since("--output=x", "vae_mnist") == "--output=x is no commit"
+    assert reproduce.since("--output=x", "vae_mnist") == "--output=x is not a commit"
     assert "changes that were not committed" in reproduce.since(f"{found.stdout.strip()}-dirty", "vae_mnist")
     assert re.fullmatch(
         r"(\d+ of )?the \d+ files behind vae_mnist (are the same|have changed since)",
@@ -777,7 +783,9 @@ def call(place: Path, script: str, *args: str) -> tuple[int, str, str]:
 
 
 def test_a_sweep_is_run_again(tmp_path):
-    """Run, committed, reproduced; interrupted and gone on with; and a figure that somebody changed."""
+    """A sweep is run, committed and reproduced; interrupted and continued; and then somebody changes a
+    figure.
+    """
     write(tmp_path)
     machine = ["--workers=1", "--threads=1"]
     code, _, err = call(tmp_path, "local.py", "tiny.yaml", *machine)

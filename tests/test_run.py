@@ -144,7 +144,9 @@ def test_best_weights_are_the_ones_tested(config, monkeypatch):
 
 
 def test_last_visit_is_in_the_last_checkpoint(config, monkeypatch):
-    """--save_every meets the last step, whose evaluation is the best: the last checkpoint must know it."""
+    """--save_every coincides with the last step, whose evaluation is the best: the last checkpoint must know
+    it.
+    """
     values = iter([4.0, 3.0, 2.0, 1.0])
 
     def evaluate(model, data, part, cfg, device, step):
@@ -198,7 +200,9 @@ def test_interrupted_again_and_again(config, straight):
 
 
 def test_state_is_really_restored(config, monkeypatch):
-    """The figures above could also be equal because a run always starts anew: look at what is restored."""
+    """The figures above could also be equal because a run always starts anew, so this looks at what is
+    restored.
+    """
     with killed("log", 16):
         train(config())
     saved = load_file(Checkpoints(folder_of(config()) / "checkpoints").steps()[-1][1])
@@ -224,7 +228,7 @@ def test_state_is_really_restored(config, monkeypatch):
 
 
 def test_best_value_survives_an_interruption(config, monkeypatch):
-    """The best was before the interruption: it must not be forgotten."""
+    """The best evaluation was before the interruption, and must not be forgotten."""
     real = bvae_faces.evaluate
 
     def rising(model, data, part, cfg, device, step):
@@ -373,7 +377,9 @@ def test_every_example_once_an_epoch(config, tmp_path):
 
 
 def test_golden_keys():
-    """These change only together with KEY_VERSION: otherwise old runs would be taken for other ones."""
+    """These may change only together with KEY_VERSION: otherwise old runs would be mistaken
+    for other ones.
+    """
     flags = [
         {},
         {"beta": 0.0, "seed": 3, "dataset": "lfw", "out": "elsewhere", "log_every": 7, "threads": 4},
@@ -387,7 +393,7 @@ def test_golden_keys():
 
 
 def test_golden_defaults():
-    """A changed default makes of old runs other ones, and needs a new KEY_VERSION; a new flag does not."""
+    """A changed default turns old runs into other ones and needs a new KEY_VERSION; a new flag does not."""
 
     def version_and_digest(module):
         flags = json.dumps(result_flags(module.Config()), sort_keys=True)
@@ -404,7 +410,9 @@ def test_golden_defaults():
 
 
 def test_the_source_of_a_run_is_all_that_its_script_imports(tmp_path):
-    """Found by Python itself, in processes of their own; what functions import comes on top, but no task."""
+    """They are found by Python itself, in separate processes; imports in functions are
+    added, but not tasks.
+    """
     families = [module.__name__.split(".")[-1] for module in FAMILIES]
     script = tmp_path / "imported.py"
     script.write_text(
@@ -590,7 +598,7 @@ def test_stop_file(config, straight, at_step):
 
 @pytest.mark.parametrize("stopped", [True, False])
 def test_sigterm_of_an_agent(config, at_step, monkeypatch, stopped):
-    """An agent's early stop and a preemption are the same signal; W&B's stop flag tells them apart."""
+    """An agent's early stop and a preemption send the same signal; W&B's stop flag distinguishes them."""
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "from-the-agent")
     waited = []
@@ -640,7 +648,7 @@ def test_divergence_is_a_result(config, capsys, learning_rate):
 
 @pytest.mark.parametrize("at", [4, 10, 30])
 def test_nan_found_anywhere(config, monkeypatch, tmp_path, at):
-    """NaN weights met by training, by an evaluation and by the last visit, with the real pictures and MIG."""
+    """Training, an evaluation and the last step meet NaN weights, with the real pictures and MIG."""
     dots = bvae_faces.training_pictures
     monkeypatch.undo()
     monkeypatch.setattr(synthetic, "N_IMAGES", 60)

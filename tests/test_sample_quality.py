@@ -1,4 +1,4 @@
-"""Figures of two sets of features: known values, planted differences, and what no figure may depend on."""
+"""Figures of two sets of features: known values, planted differences, and what must not matter."""
 
 import math
 

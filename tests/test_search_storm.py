@@ -63,7 +63,9 @@ FACES = SWEEP | {
 
 
 def kill_one(rng: random.Random, folder: Path, local: int) -> str | None:
-    """kill -9 for a training process, a worker or local.py; what it was, None while nothing is trained."""
+    """Send kill -9 to a training process, a worker or local.py; returns which, or None if nothing is being
+    trained.
+    """
     kind, workers = rng.choices(["training", "worker", "local.py"], [0.55, 0.35, 0.1])[0], children(local)
     held = (leases.newest(path.parent)[1] for path in folder.glob("*/lease.1"))
     training = [
@@ -85,7 +87,7 @@ def kill_one(rng: random.Random, folder: Path, local: int) -> str | None:
 
 
 def storm(at: Place, file: str, kills: int, every_s: float, seed: int) -> Counter:
-    """Run the sweep to its end by the same command, again and again, while its processes are killed."""
+    """Run the sweep to its end with the same command, again and again, while its processes are killed."""
     rng, folder, log = (
         random.Random(seed),
         at.folder / "runs" / Path(file).stem,
@@ -112,7 +114,7 @@ def storm(at: Place, file: str, kills: int, every_s: float, seed: int) -> Counte
 
 
 def check(folder: Path, spec: dict, cap: int, confirm: int) -> Counter:
-    """Nothing is lost, nothing counts twice, every proposal and every decision can be made again."""
+    """Nothing is lost, nothing counts twice, and every proposal and decision can be computed again."""
     queue, counts = Queue(folder), Counter()
     histories, trials = Histories(queue, spec), queue.trials()
     chosen = queue.chosen()
@@ -184,7 +186,7 @@ def test_a_search_that_is_killed_and_continued(place, capsys):
 
 
 def test_sweeps_that_had_no_end(place):
-    """A grid of fewer runs than points; a metric that is never logged."""
+    """A grid with fewer runs than points; a metric that is never logged."""
     shutil.copy(ROOT / "tests" / "stand_in.py", place.project / "research")
     parameters = {"x": {"values": [0.5, 0.5]}, "log_every": {"values": [10, 50]}, "steps": {"value": 6}}
     content = {"program": "research/stand_in.py", "method": "grid", "parameters": parameters}

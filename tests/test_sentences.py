@@ -1,4 +1,4 @@
-"""Lines and sentences as tokens: what is cleaned, what is left out, and that ids come back as text."""
+"""Lines and sentences as tokens: what is removed, what is left out, and ids that turn back into text."""
 
 import dataclasses
 from pathlib import Path

@@ -76,7 +76,7 @@ def learn(tmp_path, store):
 
 
 def test_batches(store):
-    """What the model gets in each mode: ids or pictures, the answer as it is written."""
+    """The model's inputs in each mode: ids or pictures, and the answer as it is written."""
     queries = [("81+24", "105", "501"), ("41-89", "-48", "84-"), ("7+0", "7", "7")]
     src, tgt, reverse = (
         torch.tensor([arithmetic.encode(t.ljust(n), ALPHABET) for t in texts])
@@ -169,7 +169,7 @@ def test_pictures_that_are_missing_are_refused(tmp_path):
     "flags", [{"reverse": True}, {"attention": True}, {"model": "transformer"}], ids=named
 )
 def test_evaluation_equals_a_recount(flags):
-    """More queries than are answered at once; greedy answers, and the loss of the true ones."""
+    """There are more queries than are answered at once; greedy answers, and the loss of the true ones."""
     cfg = Config(**SMALL | flags)
     data = load_data(cfg)
     net, part = build(cfg, ALPHABET, CPU), data.splits.test
@@ -257,7 +257,7 @@ def test_the_flags_that_make_the_key():
 
 
 def test_tasks_take_all_flags_of_the_model_from_the_run():
-    """And none of how the run was trained: seed, precision and the like are the task's own."""
+    """It has no flag that says how the run was trained: seed, precision and the like are the task's own."""
     trained = Config(
         mode="image_to_text", digits=1, ops="+", attention=True, hidden_dim=8, seed=3, precision="bf16"
     )
@@ -318,7 +318,9 @@ def test_refusals(args, message):
 
 
 def test_what_is_allowed():
-    """A transformer's heads do not bind an LSTM; operators come through the command line."""
+    """A transformer's number of heads does not restrict an LSTM; operators can be given on
+    the command line.
+    """
     assert parse(Config, ["--hidden_dim=10", "--n_heads=4"]).hidden_dim == 10
     assert parse(Config, ["--ops=-"]).ops == "-" and parse(Config, ["--ops=+*"]).ops == "+*"
     assert parse(Config, ["--task=ask", "--query=41-89", "--checkpoint=x"]).query == "41-89"
@@ -361,7 +363,9 @@ TRAINS = [
 
 @pytest.mark.parametrize("flags", TRAINS, ids=named)
 def test_one_step_changes_every_weight(learn, quiet, flags, store, monkeypatch):
-    """Without decay, so that only a gradient does; all but those that read characters before a picture."""
+    """Without weight decay, so that only a gradient moves a weight; all parameters except those that read
+    earlier characters of a drawn answer.
+    """
     batches, real = [], script.loss_fn
     monkeypatch.setattr(
         script, "loss_fn", lambda m, b, rng, cfg: (rng and batches.append(b)) or real(m, b, rng, cfg)
@@ -386,7 +390,7 @@ def test_one_step_changes_every_weight(learn, quiet, flags, store, monkeypatch):
 
 
 def told_nothing() -> float:
-    """Nats per character of the best guess at a + b of two digits that are not known."""
+    """Nats per character of the best guess at a + b for two unknown digits."""
     sums = Counter(a + b for a in range(10) for b in range(10))
     return -sum(n / 100 * math.log(n / 100) for n in sums.values()) / 2
 
@@ -397,7 +401,7 @@ def told_nothing() -> float:
     ids=named,
 )
 def test_training_learns(learn, quiet, flags):
-    """It knows the sums of its examples, which no model does that is not told the query."""
+    """It knows the sums of its examples, which a model that does not see the query can't know."""
     rows, folder = learn(**LEARN | flags)
     learned = [row["train/loss_epoch"] for row in rows if "train/loss_epoch" in row]
     assert learned[0] > 1.5 and learned[-1] < 0.6
@@ -418,8 +422,8 @@ def test_training_learns(learn, quiet, flags):
 
 
 def overfit(mode: str, model: dict, steps: int, store: Path):
-    """A model after some steps on four queries, each in several handwritings that are others at every step;
-    these, drawn once more.
+    """A model after some steps on four queries, with new handwriting at every step; and these queries, drawn
+    once more.
     """
     flags = {"mode": mode, "hidden_dim": 32, "data_dir": str(store), "digits": 1}
     cfg, alphabet = Config(**SMALL | model | flags), ALPHABET
@@ -444,14 +448,14 @@ def overfit(mode: str, model: dict, steps: int, store: Path):
 
 
 def test_it_learns_to_read(store):
-    """Which of four queries stands in pictures that it has not seen."""
+    """It says which of four queries is shown in pictures that it has not seen."""
     net, _, fresh = overfit("image_to_text", {"model": "transformer"}, 90, store)
     assert torch.equal(net.answer(fresh.src), fresh.tgt)
 
 
 @pytest.mark.parametrize("model", [{"attention": True}, {"model": "transformer"}], ids=named)
 def test_it_learns_to_draw(store, model):
-    """Each answer's characters are those asked for: of all characters' mean pictures theirs are nearest."""
+    """Each answer shows the right characters: of all characters' mean pictures, theirs are the nearest."""
     net, glyph, fresh = overfit("text_to_image", model, 80, store)
     drawn = torch.sigmoid(net.answer(fresh.src))
     means = [glyph.images[glyph.first[d] :][: glyph.counts[d]].float().mean(0) / 255 for d in range(10)]
@@ -464,7 +468,7 @@ def test_it_learns_to_draw(store, model):
 
 
 def test_the_gradient_is_clipped(learn, quiet):
-    """--clip bounds what a step does, and is not a decoration: without it plain steps differ."""
+    """--clip limits what a step does, and has an effect: without it, plain steps differ."""
     rows = {clip: learn(str(clip), steps=3, log_every=1, clip=clip)[0] for clip in (1e-12, 1.0)}
     assert rows[1e-12][0]["train/grad_norm"] == rows[1.0][0]["train/grad_norm"] > 1e-3
     assert rows[1e-12][2]["train/loss"] != rows[1.0][2]["train/loss"]
@@ -571,7 +575,7 @@ def test_samples_are_the_same_queries_at_every_step(learn, no_charts):
 
 @pytest.mark.parametrize("mode", ["image_to_text", "text_to_image"])
 def test_pictures_that_are_shown_are_those_that_were_read_or_drawn(store, monkeypatch, mode):
-    """The same handwriting at every step; each row's name tells the query and the answer."""
+    """The handwriting is the same at every step; each row's name has the query and the answer."""
     cfg = Config(**SMALL, mode=mode, data_dir=str(store))
     data = load_data(cfg)
     net, glyph = scattered(build(cfg, ALPHABET, CPU)), drawers(data, CPU)["val"]
@@ -620,7 +624,7 @@ def test_answers_that_are_drawn_in_reverse_are_shown_as_one_reads(store, monkeyp
 
 @pytest.mark.parametrize("flags", [{}, {"mode": "image_to_text", "model": "transformer"}], ids=named)
 def test_a_run_that_diverges_says_so(learn, no_charts, flags):
-    """Also where samples are due of weights that are not finite."""
+    """Training also survives when samples are due and the weights are not finite."""
     rows = {"steps": 9, "log_every": 5, "eval_every": 9, "sample_every": 2}
     _, folder = learn(**flags, **rows, learning_rate=1e38)
     status = json.loads((folder / "status.json").read_text())
@@ -629,7 +633,9 @@ def test_a_run_that_diverges_says_so(learn, no_charts, flags):
 
 @pytest.mark.parametrize("mode", ["text_to_text", "text_to_image"])
 def test_one_step_from_the_weights_of_another_run(learn, quiet, mode, monkeypatch):
-    """Its pictures too: a model that draws begins with real ones only where it begins anew."""
+    """This includes its pictures: a model that draws begins with real ones only when it starts from the
+    beginning.
+    """
     begun, real = [], seq2seq_models.Seq2Seq.begin_with
     monkeypatch.setattr(seq2seq_models.Seq2Seq, "begin_with", lambda net, x: begun.append(x) or real(net, x))
     _, folder = learn(steps=3, eval_every=3, mode=mode)

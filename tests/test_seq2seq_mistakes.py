@@ -1,4 +1,4 @@
-"""Kinds of mistakes by example, which one counts where several fit, carries, and maps of where they are."""
+"""Kinds of mistakes by example, which one counts if several fit, carries, and maps of where mistakes are."""
 
 import operator
 
@@ -111,7 +111,7 @@ def test_kinds(expected, query, answer):
     ],
 )
 def test_of_two_kinds_that_fit_the_first_counts(first, second, query, answer):
-    """`second` is what it would be without `first`."""
+    """`second` is the kind that it would have without `first`."""
     assert kind(query, answer) == first
     assert [*KINDS].index(first) < [*KINDS, "right"].index(second)
 
@@ -124,7 +124,7 @@ def test_kinds_of_many_at_once():
 
 
 def test_an_answer_is_right_where_its_number_is():
-    """Every text of two characters for one query: right is the one that spells it."""
+    """Every text of two characters for one query: only the one that spells the answer is right."""
     ids = torch.cartesian_prod(torch.arange(13), torch.arange(13))
     alphabet = "0123456789+- "
     some = queries_of(*["7-3"] * len(ids), digits=1, alphabet=alphabet)
@@ -180,7 +180,9 @@ def test_known_carries():
 
 
 def guesses(part: Queries, alphabet: str, seed: int = 0) -> torch.Tensor:
-    """The true answers, most of them spoilt: by a random character, a sign, a step, a carry, or all of it."""
+    """The true answers, most of them spoilt by a random character, a sign, a step, a carry,
+    or all of these.
+    """
     rng = np.random.default_rng(seed)
     texts = []
     for answer in part.answer.tolist():
@@ -355,7 +357,7 @@ def test_the_picture_says_what_its_colours_are_and_whose_its_figures(monkeypatch
 
 
 def test_rows_of_the_picture_are_a_from_the_bottom():
-    """a upwards, b to the right: what is right for a = 9, b = 0 is bright at the upper left."""
+    """a points upwards, b to the right: what is right for a = 9, b = 0 is bright at the upper left."""
     shares = np.zeros((10, 10))
     plain = map_picture({"+": Map(shares, "")}, 1, "about").astype(int)
     shares[9, 0] = 1

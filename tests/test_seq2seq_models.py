@@ -44,7 +44,7 @@ def some_batch(cfg: Config, data: script.Data, n: int = 6) -> Batch:
 
 
 def random_text(n: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids of queries (n, Q) and answers (n, A) that mean nothing."""
+    """Ids of random queries (n, Q) and answers (n, A), which do not belong together."""
     rng = torch.Generator().manual_seed(seed)
     return torch.randint(V, (n, Q), generator=rng), torch.randint(V, (n, A), generator=rng)
 
@@ -55,7 +55,7 @@ def random_text(n: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", MODELS, ids=named)
 def test_every_model_in_every_mode(mode, model):
-    """Shapes, with unequal numbers of layers too; and that what comes out depends on the query."""
+    """Shapes, also with unequal numbers of layers; and the output depends on the query."""
     for (encoder, decoder), ops in itertools.product(LAYERS, ("+-", "*")):
         flags = (
             SMALL | model | {"mode": mode, "encoder_layers": encoder, "decoder_layers": decoder, "ops": ops}
@@ -101,7 +101,7 @@ def test_no_output_depends_on_a_later_character(model):
 
 @pytest.mark.parametrize("model", MODELS, ids=named)
 def test_an_answer_is_the_most_probable_character_each_time(model):
-    """Written out: a decoder that is called anew for each character, on one query at a time."""
+    """Written out: a decoder that is called again for each character, with one query at a time."""
     net = build(Config(**SMALL | model | {"encoder_layers": 2}), ALPHABET, CPU)
     for p in net.parameters():
         p.data *= 3  # decided enough, so that queries have different answers
@@ -163,7 +163,9 @@ def test_the_decoder_begins_with_the_topmost_states(encoder, decoder, taken, bid
 
 
 def test_a_bidirectional_encoder_reads_from_both_ends():
-    """Its first output knows the last character of the query; without, it knows only the first."""
+    """With a bidirectional encoder its first output knows the last character of the query; without, it knows
+    only the first.
+    """
     src, _ = random_text()
     other = src.clone()
     other[:, -1] = (other[:, -1] + 1) % V
@@ -179,7 +181,7 @@ def share_of_zeros(x: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("model", MODELS, ids=named)
 def test_dropout_hides_what_the_encoder_tells_and_what_the_head_gets(model, monkeypatch):
-    """Each number by itself; those that are left are larger by as much as is missing."""
+    """Each entry is dropped by itself; the others are scaled up to make up for it."""
     cfg = Config(**SMALL | model | {"dropout": 0.25})
     net, (src, tgt) = build(cfg, ALPHABET, CPU), random_text(100)
     heads, memories = [], []
@@ -266,7 +268,9 @@ def test_a_picture_of_which_nothing_is_known_costs_784_ln_2(store):
 
 @pytest.mark.parametrize("size", [0.1, 10.0])
 def test_nats_of_a_mixture_of_pictures(store, size):
-    """As torch.distributions have it, in double precision; with logits that leave hardly any choice, too."""
+    """The same as with torch.distributions in double precision, even for logits that leave
+    hardly any choice.
+    """
     cfg = Config(**SMALL, mode="text_to_image", data_dir=str(store))
     net, batch = scattered(build(cfg, ALPHABET, CPU), size), some_batch(cfg, load_data(cfg))
     logits = size * torch.randn(6, A, N_PICTURES, generator=torch.Generator().manual_seed(1))
@@ -279,7 +283,9 @@ def test_nats_of_a_mixture_of_pictures(store, size):
 
 
 def test_nats_of_one_picture_written_out():
-    """p(k) by hand: two pictures that count, one pixel that tells them apart; and all together are 1."""
+    """p(k) by hand: two pictures that count and one pixel that distinguishes them; and all probabilities sum
+    to 1.
+    """
     net = build(Config(**SMALL, mode="text_to_image"), ALPHABET, CPU)
     net.pictures.data[:] = -40.0  # every pixel is surely black
     net.pictures.data[0, 5] = math.log(0.8 / 0.2)
@@ -294,7 +300,9 @@ def test_nats_of_one_picture_written_out():
 
 
 def test_the_mixture_teaches_the_pictures_and_the_choice(store):
-    """Gradients by hand: each picture goes to what it is probably of, the choice to what it probably was."""
+    """Gradients by hand: each picture moves towards what it probably shows, and the choice towards what it
+    probably was.
+    """
     cfg = Config(**SMALL, mode="text_to_image", data_dir=str(store))
     net, batch = scattered(build(cfg, ALPHABET, CPU), 0.05), some_batch(cfg, load_data(cfg))
     logits = net(batch.src)
@@ -315,7 +323,7 @@ def test_the_mixture_teaches_the_pictures_and_the_choice(store):
 
 @pytest.mark.parametrize("ops", ["+", "+-", "*"])
 def test_pictures_begin_as_some_of_the_training_part(store, ops):
-    """As many of each character that answers have; a function of the seed."""
+    """As many pictures of each character as answers have on average; they depend only on the seed."""
     cfg = Config(**SMALL, mode="text_to_image", data_dir=str(store), ops=ops)
     data = load_data(cfg)
     alphabet, glyph = data.splits.alphabet, drawers(data, CPU)["train"]
@@ -336,7 +344,7 @@ def test_pictures_begin_as_some_of_the_training_part(store, ops):
 
 @pytest.mark.parametrize("model", READERS, ids=named)
 def test_the_loss_is_the_mean_over_all_characters(model):
-    """Blanks too; each told from the query and the true ones before it."""
+    """Including blanks; each is predicted from the query and the true characters before it."""
     cfg = Config(**SMALL | model)
     net = build(cfg, ALPHABET, CPU)
     batch = some_batch(cfg, load_data(cfg), 10)
@@ -351,7 +359,7 @@ def test_the_loss_is_the_mean_over_all_characters(model):
 
 @pytest.mark.parametrize("model", READERS, ids=named)
 def test_teacher_forcing(model):
-    """1: the true characters; 0: the model's own, all at once; between: each by its own draw."""
+    """1: the true characters; 0: the model's own, all at once; in between: each by its own draw."""
     cfg = Config(**SMALL | model)
     net = build(cfg, ALPHABET, CPU)
     for p in net.parameters():
@@ -380,7 +388,9 @@ def test_teacher_forcing(model):
 
 @pytest.mark.parametrize("model", READERS, ids=named)
 def test_what_is_read_of_its_own_costs_no_gradient_in_bf16(model):
-    """The weights that wrote the model's own characters, without gradients, are not taken as they were."""
+    """The weights that wrote the model's own characters, without gradients, are not used
+    again as they were.
+    """
     cfg = Config(**SMALL | model | {"precision": "bf16", "teacher_forcing": 0.5})
     net = build(cfg, ALPHABET, CPU)
     loss_fn(net, Batch(*random_text(20)), make_rng(0, 0, "train"), cfg).backward()
@@ -419,7 +429,7 @@ def test_learning_rate():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", READERS, ids=named)
 def test_matrices_alone_decay(model, mode):
-    """And of these not the pictures that are drawn: they would all become grey."""
+    """And not for the pictures that are drawn, which would all become grey."""
     cfg = Config(**SMALL | model | {"weight_decay": 0.25, "mode": mode})
     net = build(cfg, ALPHABET, CPU)
     groups = optimizer_of(net, cfg).param_groups

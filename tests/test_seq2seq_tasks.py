@@ -127,7 +127,9 @@ def tiles_on(page: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("run", ["read", "draw"])
 def test_wrong_answers_are_shown_with_what_was_read_or_drawn(trained, no_charts, monkeypatch, run):
-    """On the page and in a picture: the very handwriting of that query, or the drawing of that answer."""
+    """On the page and in a picture there is exactly the handwriting of that query, or the drawing of that
+    answer.
+    """
     seen, real = {}, tasks.pictures.grid
 
     def grid(tiles, n_cols, labels, title):
@@ -182,7 +184,7 @@ def test_examples_of_a_kind_are_limited(trained, no_charts, monkeypatch):
 
 
 def test_ask_right_and_wrong(trained, capsys):
-    """Two answers, of a model that reverses and has attention, are read forwards: one right, one wrong."""
+    """Two answers, by a model that reverses and has attention, are read forwards: one right, one wrong."""
     cfg, net, data = loaded(trained, "text", "last")
     alphabet = data.splits.alphabet
     every = [arithmetic.load("+", 1, 0.8).train, data.splits.val, data.splits.test]
@@ -224,7 +226,7 @@ def test_ask_of_a_model_with_nothing_to_show(trained):
 
 
 def test_ask_writes_a_query_as_the_model_had_it(tmp_path, quiet):
-    """In columns where it learned from columns; told without their blanks."""
+    """It is written in columns if the model learned from columns; messages show it without the blanks."""
     flags = {"digits": 2, "columns": True, "dropout": 0.5, "steps": 1, "name": "run", "out": str(tmp_path)}
     script.train(Config(**SMALL | flags))
     cfg, shown = Config(**SMALL | flags), []
@@ -300,7 +302,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(trained, run, query, messag
 
 
 def test_the_flags_of_the_model_come_from_the_run(trained):
-    """Whatever model the command line names; only its seed and its place are the task's own."""
+    """Whatever model the command line names: only the seed and the place are the task's own."""
     _, results = do(trained, "text", "evaluate")
     _, same = do(trained, "text", "evaluate", hidden_dim=7, ops="*", model="transformer", n_heads=1)
     assert same == results
@@ -324,7 +326,7 @@ def two_digits(tmp_path_factory) -> Path:
 
 
 def test_fewer_digits_are_those_of_the_test_part(two_digits, no_charts):
-    """Never a query that was learned from."""
+    """Queries from which the model has learned are never asked."""
     _, results = do(two_digits, "two", "evaluate", digits=1)
     test = arithmetic.load("+", 2, 0.5).test
     n = int((torch.maximum(test.a, test.b) < 10).sum())

@@ -1,4 +1,4 @@
-"""The short form of every sweep is short: else the tests that run it would take an hour, without a word."""
+"""The short form of every sweep is short; otherwise the tests that run it would silently take an hour."""
 
 import inspect
 import string
@@ -17,7 +17,7 @@ MAX_STEPS, MAX_PARAMETERS, MAX_POINTS = 60, 150_000, 3
 
 
 def check(content: dict, places: dict) -> list[dict]:
-    """Every point of the short form, through the script's own parser; fails where one is not short."""
+    """Every point of the short form goes through the script's own parser; fails if one is not short."""
     script = script_of(content)
     planned = list(Points(short(content, places)))
     varies = any(len(given.get("values", [0])) > 1 for given in content["parameters"].values())

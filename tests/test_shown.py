@@ -1,4 +1,4 @@
-"""What a person sees of a run and of a task: progress, figures, names of folders; and what --quiet leaves."""
+"""What a person sees of a run and of a task: progress, figures, names of folders; and what --quiet hides."""
 
 import dataclasses
 import io
@@ -67,7 +67,7 @@ def test_quiet_says_what_went_wrong(config, capsys):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal for what is told of runs, which keeps what it is sent."""
+    """A terminal for messages about runs, which keeps what it gets."""
     console = Console(force_terminal=True, width=120, file=io.StringIO())
     for module in (progress, messages):
         monkeypatch.setattr(module, "news", console)

@@ -312,7 +312,7 @@ def test_shellcheck_has_nothing_to_say(tmp_path, name):
 
 
 def test_every_hole_is_filled(monkeypatch, tmp_path):
-    """Also where a value looks like a hole; a hole that nobody fills is found out at once."""
+    """Even if a value looks like a hole; a hole that nobody fills is found at once."""
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/@code@")
     text = sbatch.script(flags("x.yaml"), folder, "research/bvae_faces.py", folder / "slurm/now", "0-0")
@@ -453,7 +453,7 @@ class WithGpus(Cluster):
 
 
 def test_a_real_slurm_gives_a_gpu_to_each_worker(tmp_path):
-    """How many GPUs a task sees, however they are asked for; the shards of a task are parts of one."""
+    """How many GPUs a task sees, however they are requested; the shards of a task are parts of one GPU."""
     if reason := skip_reason():
         pytest.skip(reason)
     seen = {
@@ -576,7 +576,7 @@ sys.exit(75 if ends else code)
 
 
 class Job:
-    """job.sh under bash as a task of array 55, with a worker that only notes what reaches it."""
+    """job.sh under bash as a task of array 55, with a worker that only records what reaches it."""
 
     def __init__(
         self,
@@ -831,7 +831,7 @@ def test_a_worker_does_not_linger_for_ever(tmp_path):
 
 
 class Heard:
-    """Stands for a process that goes on whatever it is sent."""
+    """Stands for a process that continues whatever signal it gets."""
 
     def __init__(self):
         self.signals: list[int] = []
@@ -1070,7 +1070,7 @@ def test_a_dry_run_finds_a_missing_data_set(fakes, tmp_path, monkeypatch):
 
 
 def test_gpus_as_the_users_file_wants_them(fakes, sweep, tmp_path, capfd):
-    """From the file to the script that sbatch gets."""
+    """The value goes from the file to the script that sbatch gets."""
     path = tmp_path / "config/letters-and-latents/slurm.toml"
     path.parent.mkdir(parents=True)
     path.write_text('gpus = 2\ngpu_option = "gpus-per-node"\nsbatch = ["constraint=a100"]\n')
@@ -1251,7 +1251,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(fakes, sweep):
 
 
 def test_a_partition_that_gives_too_little(fakes, sweep):
-    """Without --time the partition's own default counts: too little would be requeued for ever."""
+    """Without --time, the partition's own default counts: if it is too short, tasks would be requeued for
+    ever.
+    """
     fakes.script(
         "sinfo", "#!/bin/bash\necho 'short*|1:00|n/a'; echo 'cpu|10:00:00|2:00'; echo 'gpu|1-0|4:00:00'\n"
     )

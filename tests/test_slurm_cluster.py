@@ -1,4 +1,4 @@
-"""The test cluster itself, and what SLURM does in the cases that the launcher must be ready for."""
+"""The test cluster itself, and what SLURM does in the cases for which the launcher must be prepared."""
 
 import datetime
 import os
@@ -67,7 +67,9 @@ def submit(cluster: Cluster, tmp_path: Path) -> Iterator[Submit]:
 
 @pytest.fixture(scope="module", autouse=True)
 def at_limit(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Two jobs that meet their time limit while the other tests run: SLURM looks every 30 s only."""
+    """Two jobs that reach their time limit while the other tests run, because SLURM checks
+    only every 30 s.
+    """
     folder = tmp_path_factory.mktemp("limit")
     jobs = {}
     for name, options in {"over": ["--time=1"], "warned": ["--time=1", "--signal=B:USR1@50"]}.items():
@@ -167,7 +169,7 @@ def test_kill_by_scancel(
 
 @pytest.mark.soak
 def test_a_script_killed_from_within_fails(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
-    """kill -9, and exit 75: a job that ends by itself is not requeued, whatever its code."""
+    """After kill -9 or exit 75: a job that ends by itself is not requeued, whatever its exit code is."""
     killed, left = submit(body="kill -9 $$"), submit(body="exit 75")
     assert cluster.wait(killed, "FAILED")[0]["restarts"] == 0
     assert cluster.wait(left, "FAILED")[0]["restarts"] == 0
@@ -178,7 +180,7 @@ def test_a_script_killed_from_within_fails(cluster: Cluster, submit: Submit, tmp
 
 @pytest.mark.soak
 def test_more_memory_than_asked(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
-    """Without cgroups the state is FAILED (JobLaunchFailure), not OUT_OF_MEMORY; the log tells."""
+    """Without cgroups the state is FAILED (JobLaunchFailure), not OUT_OF_MEMORY; the log says why."""
     grow = "import time\nx = b'1' * 10**8\ntime.sleep(20)"
     job = submit("--mem=50", body=f'exec {sys.executable} -c "{grow}"')
     (row,) = cluster.wait(job, "FAILED")
@@ -220,7 +222,9 @@ def test_slurmd_restarted_in_time(cluster: Cluster, submit: Submit, tmp_path: Pa
 
 
 def test_nothing_is_left(cluster: Cluster, tmp_path: Path) -> None:
-    """Down with a job running, its child in the background included; twice does no harm."""
+    """It goes down while a job is running, including the job's child in the background;
+    twice does no harm.
+    """
     other = Cluster(tmp_path / "c")
     with other:
         submit_in(other, tmp_path, body=SAY + "setsid sleep 300 &\nsay start\n" + LOOP)
@@ -235,7 +239,7 @@ def test_nothing_is_left(cluster: Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_killed_holder(cluster: Cluster, tmp_path: Path) -> None:
-    """After kill -9 of the process that holds a cluster, all of it goes down by itself."""
+    """After kill -9 of the process that holds a cluster, the whole cluster goes down by itself."""
     held = f"from tests.slurm.cluster import Cluster\nc = Cluster({str(tmp_path / 'c')!r})\n"
     held += "with c:\n    print(*c.processes(), flush=True)\n    input()"
     with subprocess.Popen(
@@ -297,7 +301,7 @@ def test_no_slurm_and_no_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.soak
 def test_time_limit(cluster: Cluster, at_limit: tuple[Path, dict[str, str]]) -> None:
-    """TERM at the limit, then TIMEOUT, which is not requeued; --signal comes up to a minute early."""
+    """TERM at the limit, then TIMEOUT, which is not requeued; --signal may come a minute early."""
     folder, jobs = at_limit
     (row,) = cluster.wait(jobs["over"], "TIMEOUT", within=45)
     assert (row["reason"], row["restarts"]) == ("TimeLimit", 0)
@@ -329,7 +333,9 @@ def test_slurmd_lost(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_node_without_power(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
-    """The daemon and its jobs die together: requeued on the other node, without a copy left behind."""
+    """The daemon and its jobs die together: the job is requeued on the other node, without a copy left
+    behind.
+    """
     job = submit()
     until(lambda: said(tmp_path, "start"))
     _, node, _, _, pid = said(tmp_path, "start")[0]
@@ -345,7 +351,7 @@ def test_node_without_power(cluster: Cluster, submit: Submit, tmp_path: Path) ->
 
 @pytest.mark.soak
 def test_a_time_over_the_limit(cluster: Cluster, submit: Submit) -> None:
-    """By default it is taken and waits for ever; only with EnforcePartLimits is it refused."""
+    """By default such a job is accepted and waits for ever; only with EnforcePartLimits is it refused."""
     job = submit("--partition=short", "--time=2")
     until(lambda: cluster.jobs(job)[0]["reason"] == "PartitionTimeLimit")
     assert submit("--array=0-19", "--hold")  # max_array: 20 tasks
@@ -357,7 +363,7 @@ def test_a_time_over_the_limit(cluster: Cluster, submit: Submit) -> None:
 
 @pytest.mark.soak
 def test_slurmctld_restarted(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
-    """Jobs run on and end without it, what waits is not forgotten."""
+    """Jobs run on and end without it, and waiting jobs are not forgotten."""
     job = submit("--array=0-1%1", body=SAY + "say start\nsleep 1.5\nsay end")
     until(lambda: said(tmp_path, "start"))
     cluster.restart_slurmctld(wait=1)
@@ -367,7 +373,9 @@ def test_slurmctld_restarted(cluster: Cluster, submit: Submit, tmp_path: Path) -
 
 @pytest.mark.soak
 def test_slurmctld_killed(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
-    """After kill -9 it knows what it had saved, at most every 5 s: a start it had not is made again."""
+    """After kill -9 it knows what it had saved, at most every 5 s: a start that it had not
+    saved is repeated.
+    """
     job = submit(body=SAY + "say start\nsleep 16\nsay end")
     until(lambda: said(tmp_path, "start"))
     begun, saved = time.time(), cluster.folder / "state" / "job_state"

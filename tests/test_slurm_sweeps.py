@@ -1,4 +1,6 @@
-"""Sweeps through launch/slurm.py on a real SLURM of two nodes: calm, in a storm of faults, online, edited."""
+"""Sweeps through launch/slurm.py on a real SLURM of two nodes: undisturbed, with many
+faults, online, edited.
+"""
 
 import contextlib
 import os
@@ -41,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch(cluster: Cluster, *args: str, code: int = 0, root: Path = online.ROOT, **env: str) -> str:
-    """launch/slurm.py as a user runs it; what it said."""
+    """Run launch/slurm.py as a user does; returns what it printed."""
     command = [sys.executable, str(root / "launch" / "slurm.py"), *args]
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
@@ -73,19 +75,19 @@ def states(queue: Queue) -> list[str]:
 
 
 def where_it_stands(cluster: Cluster, queue: Queue) -> str:
-    """For a failing test: where everything stands."""
+    """The state of everything, for the message of a failing test."""
     logs = "\n".join(p.read_text()[-600:] for p in sorted((queue.folder / "slurm").rglob("*.out"))[-8:])
     return f"{states(queue)}\n{cluster.jobs()}\n{logs}\n{cluster.logs(10)}"
 
 
 def alive(cluster: Cluster) -> list[dict[str, Any]]:
-    """Tasks that SLURM still means to run or to end; one that is held waits for somebody to look."""
+    """Tasks that SLURM is going to run or to end; a held task waits for somebody to look."""
     known = ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED")
     return [j for j in cluster.jobs() if j["state"] in known and "held" not in j["reason"].lower()]
 
 
 def repair(cluster: Cluster) -> None:
-    """What an administrator does: a node that SLURM has taken out of service comes back."""
+    """Do what an administrator does: bring back a node that SLURM has taken out of service."""
     for node, state in cluster.nodes().items():
         if "drain" in state.lower() or state.lower().startswith("down"):
             with contextlib.suppress(ClusterError):
@@ -93,13 +95,13 @@ def repair(cluster: Cluster) -> None:
 
 
 def too_few_tasks(cluster: Cluster, queue: Queue) -> bool:
-    """Whether somebody who looks would submit again: hardly any tasks are left for the open trials."""
+    """Whether a user who looks would submit again: hardly any tasks are left for the open trials."""
     n_open = sum(state not in DONE for state in states(queue))
     return len(alive(cluster)) < min(2, n_open)
 
 
 def finish(cluster: Cluster, queue: Queue, again: Callable[[], Any], within_s: float) -> int:
-    """Wait until every trial is done; tasks that SLURM lost are submitted again; returns how often."""
+    """Wait until every trial is done, and submit again when SLURM has lost tasks; returns how often."""
     end, submitted = time.monotonic() + within_s, 0
     while any(state not in DONE for state in states(queue)):
         assert time.monotonic() < end, where_it_stands(cluster, queue)
@@ -148,7 +150,7 @@ class Storm:
         self.cluster, self.rng, self.done = cluster, rng, []
 
     def running(self) -> str | None:
-        """A task that runs, as SLURM writes it."""
+        """A running task, as SLURM writes it."""
         tasks = [f"{j['array']}_{j['task']}" for j in self.cluster.jobs() if j["state"] == "RUNNING"]
         return self.rng.choice(tasks) if tasks else None
 
@@ -237,7 +239,7 @@ def test_online_with_a_preemption(cluster: Cluster, tiny, place: Path, tally) ->
 
 
 def test_jobs_run_the_snapshot(cluster: Cluster, tiny, place: Path) -> None:
-    """The code is edited after submitting: the jobs don't notice."""
+    """The code is edited after submitting, and the jobs don't notice."""
     copy = place / "copy"
     for name in ("research", "data", "launch"):
         shutil.copytree(

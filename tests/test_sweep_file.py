@@ -1,4 +1,6 @@
-"""The keys of a sweep file: what is refused and in which words, what is said, and that nothing is ignored."""
+"""The keys of a sweep file: what is refused and with which words, what is printed, and that no key is
+ignored.
+"""
 
 import json
 import random
@@ -22,7 +24,7 @@ HEAD = "program: tests/stand_in.py\nmethod: {method}\n{cap}parameters:\n"
 
 
 def refused(path: Path, text: str, **how) -> str:
-    """The one line that reading a YAML of this text ends in, without the file's name."""
+    """The one line with which reading a YAML of this text ends, without the file's name."""
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as error:
         plan.read(str(path), **how)
@@ -32,7 +34,7 @@ def refused(path: Path, text: str, **how) -> str:
 
 
 def sweep_of(parameters: str, method: str = "random") -> str:
-    """A sweep over these lines of YAML."""
+    """A sweep with these lines of YAML."""
     lines = "".join(f"  {line}\n" for line in parameters.splitlines())
     return HEAD.format(method=method, cap="" if method == "grid" else "run_cap: 3\n") + lines
 
@@ -305,7 +307,7 @@ def test_the_keys_are_those_of_the_engines_schema():
     "key", [(where, key.name) for where, keys in sweep_file.KEYS.items() for key in keys], ids="-".join
 )
 def test_each_key_is_followed_or_refused_as_the_table_says(tmp_path, key, online):
-    """A key that is followed reaches the sweep that is read; one that is refused, the table's words."""
+    """A key that is followed reaches the sweep; for one that is refused, the message is that of the table."""
     where, name = key
     content = yaml.safe_load(TOP) | {"metric": {"name": "val/loss_best", "goal": "minimize"}}
     samples = {
@@ -530,7 +532,7 @@ contents = st.builds(with_fault, top, st.one_of(st.none(), broken))
 
 
 def engine_points(content: dict) -> list[dict]:
-    """The points as W&B's own engine gives them one after the other; its draws seeded as ours are."""
+    """The points as W&B's own engine gives them one after the other, with its draws seeded like ours."""
     from sweeps import RunState, SweepRun, next_run
 
     made, seen = [], []

@@ -155,7 +155,7 @@ def shared_out(starts: list[list[str]], counts: Sequence[int]) -> list[list[list
 
 
 def make_sweeps(server: Server, here: Path, files: Sequence[Path], home: Path) -> list[str]:
-    """The names of W&B's sweeps that `wandb sweep FILE` makes of these files."""
+    """The names of the sweeps at W&B that `wandb sweep FILE` makes from these files."""
     known = set(server.sweeps)
     command = [sys.executable, "-c", COMMANDS, "sweep --project=forms", *map(str, files)]
     with online.Process(command, server, home, "sweeps", here) as made:
@@ -164,7 +164,7 @@ def make_sweeps(server: Server, here: Path, files: Sequence[Path], home: Path) -
 
 
 def through_local(here: Path, files: Sequence[Path], home: Path) -> list[list[list[str]]]:
-    """The arguments of each file's trials as launch/local.py starts them."""
+    """The arguments of each file's trials when launch/local.py starts them."""
     flags = [f"--out={home / 'runs'}", "--wandb=disabled", "--workers=1", "--threads=1"]
     commands = [["launch/local.py", str(file), *flags] for file in files]
     argv = {"STAND_IN_ARGV": str(home / "argv.jsonl")}
@@ -205,7 +205,7 @@ def test_agents_and_local_start_the_same_commands(server: Server, here, tmp_path
 
 
 def form(words: list[str]) -> list[str]:
-    """A drawn point without what is drawn, which has to lie in its limits."""
+    """A drawn point without its drawn values, which must be within their limits."""
     found = []
     for word in words:
         name, _, value = word.removeprefix("--").partition("=")
@@ -239,7 +239,7 @@ def check_words(sweep: Sweep) -> None:
 
 
 def test_w_and_b_keeps_a_sweeps_words_and_name(server: Server, tmp_path, monkeypatch) -> None:
-    """--wandb=online: neither is replaced by what the launcher has to add."""
+    """With --wandb=online, the launcher replaces neither by what it has to add."""
     online.log_in_here(monkeypatch, server, tmp_path / "w")
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

@@ -29,7 +29,9 @@ VALUES = {0: [0.1, 0.3, 0.2], 4: [0.5, 0.4, None], 9: [0.9, 0.2, 0.1]}
 
 
 def made(folder: Path, metric: dict | None = MIG, diverged: int | None = 9) -> Path:
-    """A sweep over beta whose runs log val/mig too; by that beta 4 is best, since that of 9 has diverged."""
+    """A sweep over beta whose runs log val/mig, too; by that, beta 4 is best, since the run with 9 has
+    diverged.
+    """
     spec = SPEC | ({"metric": metric} if metric else {})
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(spec))
@@ -123,7 +125,7 @@ def test_csv_and_means(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["val/mse", "val/mse_best", None])
 def test_where_the_metric_is_the_headline_nothing_changes(tmp_path, name):
-    """Not even when it says another goal than the script: it was refused, or it is a slip."""
+    """Not even if it has another goal than the script: then it was refused, or it is a mistake."""
     plain, sweep = made(tmp_path / "a" / "s", None), made(tmp_path / "b" / "s", name and {"name": name})
     for folder, csv_file in ((plain, tmp_path / "a.csv"), (sweep, tmp_path / "b.csv")):
         read.results_csv(read.read_sweep(folder), csv_file)
@@ -136,7 +138,7 @@ def test_where_the_metric_is_the_headline_nothing_changes(tmp_path, name):
 
 
 def test_runs_with_two_headlines_are_shown_by_the_metric(tmp_path):
-    """What their best headlines are can't be compared; the metric is that of one of them."""
+    """Their best headlines can't be compared; the metric is the headline of one of them."""
     folder = made(tmp_path / "s", {"name": "val/mse"}, diverged=None)
     config = json.loads((folder / "key9" / "config.json").read_text())
     (folder / "key9" / "config.json").write_text(
@@ -189,7 +191,7 @@ def test_status_names_both(folder, monkeypatch, capfd):
 
 @pytest.mark.filterwarnings("ignore")  # wandb-workspaces is written for an older pydantic, and says so
 def test_wandb_views_are_sorted_by_the_metric(folder):
-    """What is sent; nobody is asked."""
+    """This looks at what would be sent, without asking W&B."""
     from launch.results import wandb_report
 
     for path in folder.glob("key*/config.json"):

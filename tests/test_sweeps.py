@@ -80,7 +80,9 @@ def config_of(path: Path) -> type:
 
 
 def finding_lines(df: pd.DataFrame, figures: dict[str, int]) -> list[str]:
-    """The lines of a Finding that a results CSV proves: per setting, each figure's mean ± sd over seeds."""
+    """The lines of a Finding that a results CSV proves: for each setting, each figure's
+    mean ± sd over seeds.
+    """
     lines, alone = [], "seed" not in df
     if alone:
         df = df.assign(seed=0)
@@ -104,7 +106,9 @@ def squeezed(text: str) -> str:
 
 
 def unproven(text: str, csv: Path, figures: dict[str, int]) -> list[str]:
-    """What the header `text` should say by `csv` and does not, and lines of the kind that `csv` lacks."""
+    """Lines that the header `text` should have according to `csv` and lacks, and such lines that `csv` does
+    not prove.
+    """
     if not csv.exists():
         return [] if re.search(rf"(?m)^# Finding +{NOT_MEASURED}$", text) else [NOT_MEASURED]
     lines = [squeezed(line) for line in finding_lines(pd.read_csv(csv), figures)]
@@ -114,7 +118,7 @@ def unproven(text: str, csv: Path, figures: dict[str, int]) -> list[str]:
 
 
 class Loaded(Exception):
-    """Raised in place of loading."""
+    """Raised instead of loading data."""
 
 
 class Seen:
@@ -140,7 +144,7 @@ class Seen:
     ],
 )
 def test_data_flags_are_those_that_load_data_reads(name, loader, flags, monkeypatch):
-    """What a script forgets to name would let a sweep expect the data of one trial of all others."""
+    """If a script forgets to name a flag, a sweep might use the data of one trial for all others."""
     script = importlib.import_module(f"research.{name}")
 
     def stop(*_, **__):
@@ -231,7 +235,7 @@ def test_a_launcher_takes_it_and_would_confirm_its_best_trial(path):
 
 
 def test_importing_what_reads_a_sweep_imports_nothing_slow():
-    """A launcher's --help and a look at a sweep folder wait for none of these."""
+    """A launcher's --help and a look at a sweep folder import none of these."""
     slow = ("torch", "pandas", "sklearn", "jsonschema", "sweeps", "wandb", "matplotlib")
     code = f"import sys, launch.sweep.begin; sys.exit(', '.join(n for n in {slow} if n in sys.modules) or 0)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

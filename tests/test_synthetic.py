@@ -78,7 +78,7 @@ def test_every_factor_is_seen(name):
 
 @pytest.mark.parametrize("name", [f.name for f in FACTORS if f.kind == "continuous"])
 def test_continuous_factors_change_the_picture_gradually(name):
-    """Neighbours among 21 values are far more alike than the ends: no jumps."""
+    """Neighbours among 21 values are far more alike than the ends, so there are no jumps."""
     factor = FACTORS[FACTOR_NAMES.index(name)]
     values = np.linspace(factor.low, factor.high, 21)
     row = render(np.concatenate([face(**{name: value}) for value in values])).astype(float)

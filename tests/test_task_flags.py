@@ -114,13 +114,15 @@ def config_class(family: str) -> type:
 
 
 def run_of(family: str, **flags) -> dict:
-    """What config.json says of a run with these flags."""
+    """The config.json of a run with these flags."""
     return {"flags": dataclasses.asdict(config_class(family)(**OF_THE_MODEL[family] | flags))}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_result_flag_has_its_place_here(family):
-    """A new flag of a family is of its model, of training or of the task: somebody has to say which."""
+    """A new flag of a family belongs to its model, to training or to the task: somebody has
+    to say to which.
+    """
     own = set(result_names(config_class(family))) - COMMON
     assert own == {*OF_THE_MODEL[family], *OF_TRAINING[family], *OF_THE_TASK.get(family, ())}
 
@@ -158,7 +160,7 @@ def test_the_data_come_from_the_run_unless_they_are_given(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_that_is_older_than_a_flag_has_its_default(family, capsys):
-    """And says so: as for its key, for which flags at their defaults do not count."""
+    """A line says so; as for a run's key, some flags at their defaults do not count."""
     cfg = config_class(family)(checkpoint="runs/some", **TASK[family])
     for name in (*OF_THE_MODEL[family], *OF_TRAINING[family]):
         run_config = run_of(family)

@@ -98,7 +98,7 @@ def test_readable():
 
 
 def test_text_of_a_yaml_reaches_a_program():
-    """A flag's value in a sweep's YAML, on a machine that has no such character; and a file's name."""
+    """A flag's value in a sweep's YAML, and a file's name, on a machine whose encoding lacks a character."""
     code = """if True:
         import subprocess
         from data.terminal import argument
@@ -111,7 +111,7 @@ def test_text_of_a_yaml_reaches_a_program():
 
 
 def unnamed(tree: ast.AST) -> list[int]:
-    """Lines where a text file or pipe is opened in whatever encoding the locale has."""
+    """Lines that open a text file or pipe with the encoding of the locale."""
     found = []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
@@ -132,7 +132,7 @@ def unnamed(tree: ast.AST) -> list[int]:
 
 @pytest.mark.parametrize("folder", ["research", "launch", "data", "benchmarks", "docs"])
 def test_every_text_file_is_read_and_written_as_utf_8(folder):
-    """Of files whose type ruff's PLW1514 can't tell too."""
+    """Such lines for files whose type ruff's PLW1514 can't find out."""
     bad = "open('x')\nopen('x', 'wb')\np.read_text()\np.write_text('')\nrun(c, text=True)\nImage.open('x')"
     assert unnamed(ast.parse(bad)) == [1, 3, 4, 5]
     paths = [path for path in (ROOT / folder).rglob("*.py") if "store" not in path.parts]

@@ -283,7 +283,7 @@ def test_each_cleaning_step_tells_what_it_took(tmp_path):
     ],
 )
 def test_scripts(scripts, stay):
-    """Compatibility forms go with what they stand for; signs such as vowels with the letters."""
+    """Compatibility forms count as what they stand for; marks such as vowel signs go with their letters."""
     tried = "aéſαΩµ1 ʼ\u0301!ªＡﬀ№…€文々かカーनि𐌀Жא\N{OHM SIGN}"
     alphabet, _ = characters.Cleaning(scripts=scripts).survey([tried], "it", "")
     assert alphabet == "".join(sorted(set(stay) & set(tried)))
@@ -301,7 +301,7 @@ def test_scripts(scripts, stay):
 @example(sample="ΑΣ ΑΣ\nΑΣ'", size=1, form=None, lower=True, lines=False, min_count=1)
 @example(sample="e\u0301 \u0301\n\u1100\u1161", size=3, form="NFC", lower=False, lines=False, min_count=1)
 def test_pieces_make_no_difference(tmp_path, monkeypatch, sample, size, form, lower, lines, min_count):
-    """Read a few bytes at a time, a text is cleaned as it is in whole."""
+    """A text that is read a few bytes at a time is cleaned like a whole one."""
     monkeypatch.setattr(text, "MIN_CHARACTERS", 0)
     monkeypatch.setattr(text_files, "CHUNK", size)
     cleaned = unicodedata.normalize(form, sample) if form else sample
@@ -472,7 +472,9 @@ def test_large_files_that_are_refused(tmp_path, small_is_large, monkeypatch):
 
 @pytest.fixture
 def mirror(monkeypatch) -> Iterator[list[bytes]]:
-    """What the list holds last is served on loopback as tinyshakespeare; PROSE passes for the true file."""
+    """The last item of the list is served on loopback as tinyshakespeare; PROSE counts as
+    the official file.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

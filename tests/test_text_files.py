@@ -1,4 +1,4 @@
-"""Text files: encodings that are declared, asked for or offered, gzip, and what is no text at all."""
+"""Text files: encodings that are declared, requested or suggested, gzip, and files that are not text."""
 
 import ast
 import gzip
@@ -84,7 +84,7 @@ def test_another_encoding_is_guessed_and_a_line_shown(tmp_path, content, encodin
 
 
 def test_what_is_offered_reads_all_of_the_file(tmp_path):
-    """A byte that the guess lacks, behind what was looked at, rules it out."""
+    """A byte that the guessed encoding lacks rules it out, even after the part that was examined."""
     content = ("caf\u00e9\n" * 9000).encode("cp1252")
     assert "--encoding=cp1252 " in refused(write(tmp_path / "a.txt", content))
     assert "--encoding=cp1252 " not in refused(write(tmp_path / "a.txt", content + b"\x81\n"))
@@ -302,7 +302,7 @@ def test_prepare_takes_an_encoding(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", ["text", "text_files", "tables", "lyrics", "characters", "files", "prepare"])
 def test_no_file_is_read_in_the_encoding_of_the_locale(name):
-    """Which differs from machine to machine."""
+    """That would differ from machine to machine."""
     source = Path(text.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         function = getattr(call.func, "attr", getattr(call.func, "id", ""))
@@ -313,6 +313,6 @@ def test_no_file_is_read_in_the_encoding_of_the_locale(name):
 
 
 def test_chunks_are_of_the_file_as_it_is(tmp_path):
-    """Line ends and a byte order mark stay."""
+    """Line ends and a byte order mark are kept."""
     content = "\ufeffone\r\ntwo\r"
     assert "".join(read_chunks(write(tmp_path / "a", content), "it")) == content

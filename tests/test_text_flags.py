@@ -86,7 +86,7 @@ def test_how_a_file_is_read_goes_with_that_file(place):
 
 
 def test_a_run_is_of_what_was_read(place, tmp_path):
-    """Its key has the hash of the text, and so not the flags that made a file readable."""
+    """Its key has the hash of the text, so the flags that made a file readable are not in it."""
     content = (place / "songs.tsv").read_text("cp1251")
     (tmp_path / "songs.csv").write_text(content, "utf-8")
     same = config(place, dataset=str(tmp_path / "songs.csv"), columns=READ["columns"])
@@ -150,7 +150,7 @@ def test_a_text_that_is_too_short(place, flags, message):
 
 
 def test_a_short_text_may_have_one_window(place):
-    """Where a batch can be filled, a longer --seq_len stays allowed."""
+    """If a batch can be filled, a longer --seq_len is still allowed."""
     cfg = config(place, **READ, seq_len=5000)
     charlm.check_batch(dataclasses.replace(cfg, batch_size=1), charlm.load_data(cfg))
 

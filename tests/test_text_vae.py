@@ -1,4 +1,6 @@
-"""Text VAE: its model and objective by known values, its remedies, training through the real `train`."""
+"""Text VAE: its model and objective by known values, remedies against collapse, training by
+the real `train`.
+"""
 
 import dataclasses
 import json
@@ -83,7 +85,7 @@ def test_batches_begin_and_end():
 
 @pytest.mark.parametrize("flags", [{}, {"batch_norm": 0.6}], ids=["plain", "batch norm"])
 def test_the_code_and_the_loss_of_a_sentence_do_not_depend_on_its_batch(flags):
-    """Filling is never read: not by the encoder that reads backwards, not by the loss."""
+    """Padding is never read, neither by the encoder, which reads backwards, nor by the loss."""
     cfg = Config(**SMALL | flags)
     model = build(cfg, LETTERS, CPU).eval()
     together = PART.batch(torch.arange(5))
@@ -98,7 +100,9 @@ def test_the_code_and_the_loss_of_a_sentence_do_not_depend_on_its_batch(flags):
 
 
 def test_one_direction_reads_from_the_end():
-    """The backward half is what its layer says of the sentence in reverse, whatever stands behind it."""
+    """The backward half equals what its layer makes of the reversed sentence, whatever comes after the
+    sentence.
+    """
     model = build(Config(**SMALL), LETTERS, CPU)
     with torch.no_grad():
         model.to_gaussian.weight[:, : SMALL["encoder_dim"]] = 0  # of the forward direction
@@ -208,7 +212,7 @@ def test_dropped_words_are_unknown_and_the_beginning_stays(monkeypatch):
 
 
 def test_mutual_information_of_codes_that_are_known():
-    """Codes far apart tell which sentence it is, ln N nats; equal ones tell nothing."""
+    """Codes that are far apart reveal which sentence it is, ln N nats; equal codes reveal nothing."""
     mu = 100.0 * torch.eye(8)
     z = mu + 0.1 * torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     assert latents.mutual_information(z, mu, torch.zeros(8, 8)) == pytest.approx(math.log(8), abs=1e-6)
@@ -413,7 +417,7 @@ def test_a_collapsed_run_says_so(learn, capsys):
 
 
 def test_the_longest_sentences_are_learned_from_too():
-    """What is left over of an epoch is chance, also where all sentences are sorted by length at once."""
+    """The sentences left over at the end of an epoch are random, even if all are sorted by length at once."""
     lengths, cfg = torch.arange(2, 122), Config(**SMALL | {"batch_size": 64})
     seen = torch.cat([torch.cat(script.order_of_epoch(lengths, epoch, cfg)) for epoch in range(40)])
     assert len(seen.unique()) == 120 and seen.bincount().min() > 8

@@ -127,7 +127,9 @@ def test_figures_of_the_test_part(place, run):
 
 
 def test_the_direction_is_that_of_the_means(place, monkeypatch):
-    """A model whose code is whether a line is archaic, and which writes a modern line where it is told so."""
+    """A model whose code says whether a line is archaic, and which writes a modern line if
+    the code says so.
+    """
     import torch
 
     def code(model, lines, vocabulary, device):
@@ -174,7 +176,7 @@ def test_any_text_is_twisted(tmp_path, capsys, monkeypatch):
     tasks.run(script.Config(task="twist", twist="slang"))
     assert capsys.readouterr().out == modernise("Thou art here.", "slang")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Thou \xff art here."), "utf-8"))
-    with pytest.raises(UserError, match=r"standard input is no text \(.*0xff.*--encoding"):
+    with pytest.raises(UserError, match=r"standard input is not text \(.*0xff.*--encoding"):
         tasks.run(script.Config(task="twist", twist="slang"))
 
 

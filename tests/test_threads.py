@@ -1,4 +1,4 @@
-"""How many threads a run takes where others use the cores."""
+"""How many threads a run uses when other processes use the cores."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def clock(monkeypatch):
 
 
 def go(clock: dict, seconds: int, share: float, crowd: threads.Crowd) -> list[bool]:
-    """What is noticed at each of the next seconds, in which threads wait for so much of the time."""
+    """What is noticed in each of the next seconds, in which threads wait for this share of the time."""
     seen = []
     for _ in range(seconds):
         clock["s"] += 1.0

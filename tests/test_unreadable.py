@@ -1,4 +1,6 @@
-"""What can't be read of one run, as root or a container leaves it, is a row of its own and hides no other."""
+"""If a part of one run can't be read, as after root or a container wrote it, its row says so and hides no
+other.
+"""
 
 import contextlib
 import ctypes
@@ -42,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def instead(path: Path, what: str) -> None:
-    """Something in the place of a file or folder that nobody can read as that, not even root."""
+    """Something that nobody, not even root, can read as a file or as a folder, put in its place."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -179,7 +181,9 @@ def test_the_last_lines_of_a_log_that_cannot_be_read(folder):
 
 
 def without_roots_rights() -> None:
-    """In a child: root may no longer read what its mode forbids (Linux; elsewhere tests are not root)."""
+    """A child process in which root may not read what the mode forbids (Linux; elsewhere tests don't run as
+    root).
+    """
     if os.geteuid() == 0:
         for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, from this child's exec on
             ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
@@ -259,7 +263,7 @@ def test_a_plain_folder_says_what_it_could_not_look_into(folder):
 
 @pytest.fixture
 def wandb_has_it_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """W&B confirms every row that is asked for; nothing is sent."""
+    """Let W&B confirm every row that is asked for; nothing is sent."""
     rows = {f"id-{i}": There(5, "finished", f"https://w/e/p/runs/id-{i}") for i in range(3)}
     monkeypatch.setattr(wandb_runs, "ask", lambda entity, project, ids: {i: rows[i] for i in ids})
     monkeypatch.setattr(wandb_runs, "alone", lambda folder: None)

@@ -36,7 +36,7 @@ RETRY = {"MAX": "1", "WAIT_MIN_SECONDS": "0.1", "WAIT_MAX_SECONDS": "0.1"}
 
 
 class Fork:
-    """A fork of this process that does `what` as a client of `server`."""
+    """A fork of this process that calls `what` as a client of `server`."""
 
     def __init__(self, server: Server, home: Path, what: Callable[[], Any], **env: str):
         self.log = home / f"log-{time.monotonic_ns()}"
@@ -81,7 +81,7 @@ class Fork:
 
 
 class Place:
-    """A folder of runs, and the server that they are brought to."""
+    """A folder of runs, and the server to which they are uploaded."""
 
     def __init__(self, server: Server, home: Path, tiny: dict[str, Any]):
         self.server, self.home, self.tiny, self.runs = server, home, tiny, home / "runs" / "dots"
@@ -91,7 +91,7 @@ class Place:
         return Fork(self.server, self.home, what, **env)
 
     def upload(self, *args: str, folder: Path | None = None, **env: str) -> Fork:
-        """Begin an upload of the sweep, or of `folder`."""
+        """Start an upload of the sweep, or of `folder`."""
 
         def what() -> None:
             sys.argv = ["upload.py", str(folder or self.runs), *args]
@@ -178,7 +178,7 @@ def pictures(*_: Any) -> dict[str, File]:
 
 @pytest.fixture(scope="module")
 def patched() -> Any:
-    """Small pictures of each kind, and a figure that is no number."""
+    """Small pictures of each kind, and a figure that is not a number."""
     evaluate = bvae_faces.evaluate
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bvae_faces, "training_pictures", pictures)
@@ -271,7 +271,9 @@ def test_a_sweep_is_brought_once(place):
 
 
 def test_a_sweep_grows(place):
-    """Needs what the test before has brought. A run that is being trained waits, and a sweep half made."""
+    """Needs what the test before has uploaded. A run that is being trained waits, and so does a half-made
+    sweep.
+    """
     server = place.server
     if not (place.runs / WANDB_SWEEP).exists():
         assert place.upload().ended()[0] == 0
@@ -315,7 +317,7 @@ def test_a_sweep_grows(place):
 
 @pytest.fixture(scope="module")
 def plain(server, patched, tiny, tmp_path_factory) -> Place:
-    """Runs outside of a sweep; "cut" went on without W&B after it was killed online."""
+    """Runs outside of a sweep; "cut" was killed online and continued without W&B."""
     plain = Place(server, tmp_path_factory.mktemp("plain"), tiny)
     cut = plain.fork(lambda: plain.train("cut", ("seen", 12, signal.SIGKILL), wandb="online", seed=10))
 
@@ -331,7 +333,7 @@ def plain(server, patched, tiny, tmp_path_factory) -> Place:
 
 
 def test_what_w_and_b_missed_of_an_online_run(plain):
-    """Its first rows are there already: only the rest is sent; pictures that were lost come, too."""
+    """Its first rows are there already: only the rest is sent, and pictures that were lost."""
     assert read_json(plain.runs / "cut" / "status.json")["status"] == "finished"
     run = plain.on_server("cut")
     had = len(run.rows)
@@ -342,7 +344,7 @@ def test_what_w_and_b_missed_of_an_online_run(plain):
 
 
 def test_killed_at_any_time(plain):
-    """An upload is killed right after its first run, and while it syncs the next."""
+    """An upload is killed right after its first run, and another while it syncs the next."""
     markers = lambda: set(plain.runs.glob(f"*/{UPLOADED}"))  # noqa: E731
     known = markers()
     begun = {name for name in "ab" if plain.runs / name / UPLOADED not in known}
@@ -364,7 +366,7 @@ def test_killed_at_any_time(plain):
 
 
 def test_what_cannot_be_brought(plain):
-    """A damaged run is named and the others go on; another project; each mistake in one line."""
+    """A damaged run is named and the others are uploaded; another project; each mistake in one line."""
     folder = plain.home / "runs" / "mixed"
     folder.mkdir()
     for name, source in zip("abc", "abb"):
@@ -403,7 +405,7 @@ def test_what_cannot_be_brought(plain):
 
 
 def test_the_server_goes_away(server, plain):
-    """In the middle of a run: that is said, the exit code is 1, and the same command goes on."""
+    """In the middle of a run: a line says so, the exit code is 1, and the same command continues."""
     folder = plain.home / "runs" / "again"
     shutil.copytree(plain.runs / "a", folder, symlinks=True)
     (folder / UPLOADED).unlink(missing_ok=True)

@@ -134,7 +134,9 @@ def test_learning_rate():
 
 
 def linear_gaussian(k: int, n: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bound for x = 2 z + noise of deviation 0.5 with a q(z|x) that is off, and the exact log p(x)."""
+    """The bound for x = 2 z + noise with deviation 0.5 and a q(z|x) that is not exact, and the exact log
+    p(x).
+    """
     rng = torch.Generator().manual_seed(k)
     x = math.sqrt(4.25) * torch.randn(n, 1, generator=rng)
     mu, logvar = 0.4 * x, torch.full((n, 1), math.log(0.15))  # the true posterior: 8 x / 17, 1 / 17
@@ -453,7 +455,9 @@ def learn(tmp_path, monkeypatch, data):
 
 @pytest.fixture
 def dots(monkeypatch):
-    """Instead of pictures, which take most of a short run's time: one of a few pixels that tells the step."""
+    """Instead of pictures, which take most of a short run's time, make one of a few pixels that shows the
+    step.
+    """
 
     def training_pictures(model, data, cfg, device, step):
         return {"latent/scatter": picture(np.full, (8, 8, 3), step % 256, np.uint8)}
@@ -525,7 +529,7 @@ def test_training_learns_and_logs_what_the_table_says(learn):
 
 
 def test_the_bar_is_missed_without_the_code(learn, dots, monkeypatch):
-    """What `test_training_learns` demands is more than a decoder gets that is told nothing."""
+    """A decoder that gets no information can't reach what `test_training_learns` demands."""
     real = vae_mnist.VAE.decode
     monkeypatch.setattr(vae_mnist.VAE, "decode", lambda self, z: real(self, 0 * z))
     rows, _ = learn(**LEARN, eval_every=240, sample_every=1000, log_every=1000)

@@ -150,7 +150,7 @@ def test_generate_from_a_code_and_of_a_class(place):
 
 
 def test_a_class_without_training_pictures_is_refused(place, monkeypatch):
-    """As with labels that begin at 1."""
+    """As in a set whose labels begin at 1."""
     data = vae_mnist.load_data(config(place, "train", checkpoint=None))
     labels = data.train_labels.clamp(min=1)
     monkeypatch.setattr(vae_mnist, "load_data", lambda cfg: dataclasses.replace(data, train_labels=labels))
@@ -248,7 +248,7 @@ def test_what_is_not_there_is_refused_in_one_line(place, task, flags, message):
 
 
 def test_weights_of_another_model_are_refused(place, tmp_path):
-    """What else can be wrong with a checkpoint is asked of the faces' tasks: the code is one."""
+    """Other faults of a checkpoint are tested with the tasks on faces, which use the same code."""
     run = tmp_path / "run"
     shutil.copytree(place / "runs/two", run, ignore=shutil.ignore_patterns(*FILES))
     kept = json.loads((run / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Preemption, stops, kills and a server in trouble: what arrives is what was logged."""
+"""Preemption, stops, kills and a server in trouble: W&B gets exactly what was logged."""
 
 import contextlib
 import json
@@ -92,7 +92,7 @@ def test_preempted_agents_hand_the_run_on(server: Server, tiny, tmp_path, undist
 
 
 def test_stop_of_an_agents_run(server: Server, tiny, tmp_path, tally) -> None:
-    """Stop in the dashboard: `stopped`, exit code 0, not handed out again."""
+    """Stop in the dashboard: the run is `stopped`, exits with 0, and is not handed out again."""
     values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
     content = {
         "program": online.QUICK,
@@ -169,7 +169,7 @@ def upload(server: Server, home: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("n_kills", [2, pytest.param(15, marks=pytest.mark.soak)])
 def test_kills_lose_nothing(server: Server, tiny, tmp_path, undisturbed, tally, n_kills) -> None:
-    """kill -9 of the run and of wandb-core at random moments; started again, then uploaded."""
+    """The run and wandb-core get kill -9 at random moments; the run is started again, and then uploaded."""
     rng = random.Random(n_kills)
     long = LONG | ({} if n_kills < 5 else {"steps": 6000})
     values = online.flags(tiny, **long, out=str(tmp_path / "runs"), project=f"storm{n_kills}")
@@ -185,7 +185,9 @@ def test_kills_lose_nothing(server: Server, tiny, tmp_path, undisturbed, tally, 
 
 
 def test_core_and_agent_killed(server: Server, tiny, tmp_path, undisturbed, tally) -> None:
-    """wandb-core dies: training goes on, says so, and the rest is uploaded. An agent: its run goes on."""
+    """wandb-core dies: training continues and says so, and the rest is uploaded. Under an agent the run goes
+    on, too.
+    """
     values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"), project="core")
     content = {
         "program": online.QUICK,
@@ -227,7 +229,9 @@ def _own(server: Server, project: str):
 
 
 def test_server_in_trouble(tiny, tmp_path, undisturbed, tally) -> None:
-    """Answers of 500 and 429, silence, and answers after 200 ms: training goes on, and all arrives."""
+    """Answers of 500 and 429, silence, and answers after 200 ms: training continues, and
+    everything arrives.
+    """
     steps = {60: 500, 90: 429, 120: 503, 150: None}  # gate -> what the server answers while it is opened
     with Server() as server:
         values = online.flags(tiny, **LONG, out=str(tmp_path / "runs"))
@@ -284,7 +288,7 @@ def test_unreachable_or_refused_from_start_to_end(server: Server, tiny, tmp_path
 
 
 def test_alerts(server: Server, config, tmp_path, monkeypatch) -> None:
-    """Collapse, divergence and a crash reach whoever follows the project."""
+    """Collapse, divergence and a crash are reported to those who follow the project."""
     from research import bvae_faces
     from research.common.start import start_run
 

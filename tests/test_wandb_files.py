@@ -41,7 +41,9 @@ def age(folder):
 
 
 def age_for_good(folder):
-    """As `age`, once the client's own process has ended: it outlives the script for a moment, and writes."""
+    """Like `age`, after the client's own process has ended, which lives and writes a moment longer than the
+    script.
+    """
     quiet = 0
     while quiet < 4:
         age(folder)
@@ -88,7 +90,7 @@ def sweep(project):
 
 @pytest.fixture
 def copied(project, tmp_path):
-    """copied(id): a fresh `wandb` folder that holds the first start of this run alone; its folder."""
+    """copied(id): a new folder `wandb` that contains only the first start of this run; returns its folder."""
 
     def copy(key):
         source = sorted((project / "wandb").glob(f"*-{key}"))[0]
@@ -207,7 +209,7 @@ def test_captions_stand_below_pictures(sweep):
 
 
 def test_a_folder_for_each_run(project, tmp_path):
-    """As Hydra lays them out; our own runs' folders are no such place."""
+    """As Hydra arranges them; the folders of our own runs do not count."""
     for i, source in enumerate(sorted((project / "wandb").glob("*run-*"))):
         shutil.copytree(source, tmp_path / "outputs" / "2025-01-01" / f"{i}" / "wandb" / source.name)
     found = wandb_files.read_wandb(tmp_path / "outputs")
@@ -220,7 +222,7 @@ def test_a_folder_for_each_run(project, tmp_path):
 
 
 def test_a_table_is_a_page():
-    """Escaped, its first rows, and a picture in it named."""
+    """It is escaped, has its first rows, and names a picture in it."""
     table = {"columns": ["a", NASTY], "data": [[i, {"_type": "image-file"}] for i in range(media.ROWS + 1)]}
     page = media._table_page(json.dumps(table).encode())
     assert NASTY not in page and "&lt;script&gt;" in page and "[image-file]" in page
@@ -272,7 +274,7 @@ def test_a_torn_file_gives_what_is_whole(copied, length, sweep):
 
 
 def test_damage_hides_no_other_run(copied, tmp_path):
-    """Each kind of damage is a row that says so, and the report is written."""
+    """A row reports each kind of damage, and the report is written."""
     _, file = whole(copied("aaa"))
     middle = bytearray(whole(copied("bbb"))[0])
     middle[len(middle) // 2] ^= 0xFF
@@ -378,7 +380,7 @@ def segment(key, folder, steps, given_steps=True, **figures):
 
 @given(st.sets(st.integers(0, 50), max_size=20), st.sets(st.integers(0, 50), max_size=20))
 def test_starts_that_give_their_steps_are_joined_by_them(one, two):
-    """Nothing is lost, and of what both have logged the later one stands."""
+    """Nothing is lost; if both starts have logged a step, the later one counts."""
     run = wandb_files.join(
         [segment("x", "/run-1", sorted(one), a=0, b=0), segment("x", "/run-2", sorted(two), a=1000, c=0)]
     )
@@ -400,7 +402,7 @@ def test_starts_that_begin_at_zero_again_follow_one_another(n, m):
 
 
 def test_a_start_that_goes_on_where_the_other_ended_keeps_its_steps():
-    """As after a resume online."""
+    """As after an online resume."""
     run = wandb_files.join(
         [segment("x", "/run-1", range(5), False, a=0), segment("x", "/run-2", [5, 6], False, a=0)]
     )
@@ -454,7 +456,7 @@ def test_what_counts_as_a_number(value, row):
 
 
 def test_records_are_taken_as_they_come(monkeypatch, tmp_path):
-    """The reader is asked for no more than one line ahead, and none is left behind at work."""
+    """The reader is at most one line ahead of what is asked for, and no process is left running."""
     code = """
 import os, sys, time
 print('{"num":1,"type":"stats","stats":{}}')
@@ -493,7 +495,9 @@ def test_a_reader_that_fails_is_a_problem_of_the_run(monkeypatch, tmp_path):
 
 
 def test_the_clients_command_says_the_same(project, monkeypatch):
-    """wandb-core is asked itself, to save a second a run; `wandb leet inspect` prints the same lines."""
+    """wandb-core is called directly, which saves a second for each run; `wandb leet inspect` prints the same
+    lines.
+    """
     (file,) = (project / "wandb").glob("*-ccc/*.wandb")
     own = wandb_files.reader(file)
     assert "wandb-core" in own[0]
@@ -550,7 +554,7 @@ def test_what_only_says_where_a_run_was(name, texts, compared):
 
 
 def test_no_name_commands_the_terminal(project):
-    """What a report prints holds no control characters, and names no more of a kind than a line can have."""
+    """A report prints no control characters, and lists no more names of a kind than fit into a line."""
     sweep = wandb_files.read_wandb(project)
     for run in sweep.runs:
         run.config["group"] = "red \x1b[31m\n\x07"
@@ -719,7 +723,7 @@ def test_our_own_runs_come_first(project, tmp_path):
 
 
 def test_words_of_a_config_that_tables_use_too(project):
-    """Entries and figures that are called like a column, or have a slash, change no other column."""
+    """Entries and figures with the name of a column, or with a slash, change no other column."""
     sweep = wandb_files.read_wandb(project)
     for i, run in enumerate(sweep.runs):
         run.config["flags"] = run.flags | {"status": i, "data/path": f"set {i}", "key": [i], "seed": i}
@@ -738,7 +742,7 @@ def test_words_of_a_config_that_tables_use_too(project):
 
 
 def test_a_real_browser_draws_it(project, tmp_path):
-    """Every kind of media; nothing that a run has logged is run or loaded."""
+    """Every kind of media; nothing that a run has logged is executed or loaded."""
     file = tmp_path / "r.html"
     assert call(project, f"--out={file}") == 0
     pictures = ["film", "grid/pictures 1", "grid/pictures 2", "grid/pictures 3", "panel.inner", "picture"]

@@ -1,4 +1,4 @@
-"""Publishing on W&B: what workspace and report hold, that nothing is ever overwritten, and refusals."""
+"""Publishing on W&B: what workspace and report contain, that nothing is ever overwritten, and refusals."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def one_server():
 
 @pytest.fixture
 def server(one_server, tmp_path, monkeypatch):
-    """A server, logged in to; what the client sends has to be known to it."""
+    """A server with a login; it must know everything that the client sends."""
     for name, value in one_server.env(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     yield one_server
@@ -52,7 +52,7 @@ def server(one_server, tmp_path, monkeypatch):
 
 
 def trial(folder, server, beta, seed, state="finished", project=None, **flags):
-    """A run folder; its run is on `server`, if one is given."""
+    """A run folder; if a server is given, its run is there, too."""
     project = project or folder.parents[2].name  # the test's own folder
     make_run(folder, beta, seed, state, project=project, entity=None, **flags)
     config = json.loads((folder / "config.json").read_text()) | {"wandb_id": f"id-{folder.name}"}
@@ -107,7 +107,7 @@ def find_all(spec, key):
 
 
 def text_of(view):
-    """What a reader of a report sees of its text, markdown as it is written, one block a line."""
+    """What a reader of a report sees of its text, with markdown as it is written, a block on each line."""
     blocks = json.loads(view.spec)["blocks"]
     return "\n".join(" ".join(find_all(b, "content") + find_all(b, "text")).strip() for b in blocks)
 
@@ -243,7 +243,7 @@ def test_flags_choose_the_place(server, sweep, capsys):
 
 
 def odd_sweep(kind, folder, server):
-    """A sweep's folder of one odd kind."""
+    """A sweep's folder of one unusual kind."""
     if kind == "one run":
         trial(folder / "only", server, 4, 0)
     elif kind == "no header":
@@ -286,7 +286,9 @@ def test_odd_sweeps(kind, server, tmp_path, capsys):
 
 
 def refused(folder, capsys, *flags):
-    """Publish in vain; returns (exit code, its only line of error). The HTML is there all the same."""
+    """Publish without success; returns (exit code, its only line of error). The HTML is
+    there all the same.
+    """
     code = call(folder, "--publish", *flags)
     out, err = capsys.readouterr()
     assert out.splitlines()[:1] == [str(folder / "report.html")] and (folder / "report.html").exists()
@@ -315,7 +317,7 @@ def test_what_is_missing_is_told(server, sweep, capsys, monkeypatch):
 
 @pytest.fixture
 def fresh_client():
-    """The client forgets this process's login and address."""
+    """Make the client forget this process's login and address."""
     wandb.teardown()
     yield
     wandb.teardown()

@@ -25,7 +25,9 @@ MEDIA = {"charlm": {".html"}, "seq2seq_arith": {".html", ".png"}, "text_vae": {"
 
 
 def each_sweep() -> list[Any]:
-    """Every sweep; those beyond the first of a script only with the soaks: starting their runs takes long."""
+    """Every sweep; those after the first of a script only in the soak tests, because starting their runs
+    takes long.
+    """
     seen: set[str] = set()
     found = []
     for path in short_sweeps.SWEEPS:
@@ -91,7 +93,7 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
 
 
 def begin(run: Any) -> None:
-    """What a script does next: W&B starts here."""
+    """Start the loop, as a script does next; this is where W&B starts."""
     model = torch.nn.Linear(1, 1)
     next(run.loop(model, torch.optim.SGD(model.parameters(), 0.1)))
 
@@ -159,7 +161,7 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
 
 
 def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> None:
-    """launch/local.py --wandb=online: a real sweep; a run that is killed is finished under its own id."""
+    """launch/local.py --wandb=online: a real sweep; a killed run is finished under its own id."""
     values = online.flags(tiny, steps=1500, log_every=50, save_every=100, eval_every=500)
     content = {
         "program": "research/bvae_faces.py",
@@ -174,7 +176,9 @@ def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> N
     with online.Process(command, server, tmp_path / "w", "local") as local:
 
         def in_training() -> tuple[Any, int] | None:
-            """A run that W&B knows, that has a checkpoint and is held by its training process; its pid."""
+            """A run that W&B knows, that has a checkpoint and that its training process holds; returns the
+            process's pid.
+            """
             for (project, name), run in list(server.runs.items()):
                 lease = read_json(sweep_folder / name / "lease.1")
                 begun = any((sweep_folder / name / "checkpoints").glob("step_*.pt"))

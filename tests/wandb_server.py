@@ -49,7 +49,7 @@ def base64_id(kind: str, *parts: str) -> str:
 
 @dataclasses.dataclass
 class Run:
-    """What the client has told of one run. Its attributes are what the schema calls them, camelCase."""
+    """What the client has sent about one run. Attributes have the schema's names, in camelCase."""
 
     server: "Server"
     project: "Project"
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The history, one dict a row, in the order of the server's lines."""
+        """The history, a dict for each row, in the order of the server's lines."""
         return [json.loads(line) for line in self.lines.get("wandb-history.jsonl", [])]
 
     @property
@@ -127,7 +127,9 @@ class Run:
     shouldStop = property(lambda self: self.stop_asked)
 
     def wandbConfig(self, info: Any, keys: list[str] | None = None) -> str:
-        """What the client keeps of itself in the config; without its "t" it takes the run for a new one."""
+        """What the client stores about itself in the config; without its "t" it would take the run for a new
+        one.
+        """
         kept = json.loads(self.config).get("_wandb", {}).get("value", {})
         return json.dumps({k: v for k, v in kept.items() if k in (keys or kept)})
 
@@ -143,7 +145,7 @@ class Run:
 
 
 class Files(dict[str, bytes]):
-    """The files of a run by name; a query calls it for those that it names."""
+    """The files of a run by name; a query asks for those that it names."""
 
     def __init__(self, run: Run):
         super().__init__()
@@ -293,7 +295,9 @@ class Sweep:
         return len(self.members)
 
     def commands(self, agent: str, run_states: dict[str, bool]) -> list[dict[str, Any]]:
-        """What the agent is to do next. An agent has one run at a time; it is told to exit only when idle."""
+        """What the agent should do next. An agent has one run at a time; it is told to exit only when it is
+        idle.
+        """
         stops = [name for name in run_states if (run := self._run(name)) and run.stop_asked]
         if run_states:
             return [{"type": "stop", "run_id": name} for name in stops]
@@ -533,18 +537,20 @@ class Server:
     # ------------------------------------------------------------------------------- what tests ask and do
 
     def run(self, name: str) -> Run:
-        """The run of this name, in whichever project."""
+        """The run with this name, in any project."""
         (found,) = [run for (_, known), run in self.runs.items() if known == name]
         return found
 
     def stop_run(self, name: str) -> None:
-        """As a click on Stop in the dashboard does."""
+        """Like a click on Stop in the dashboard."""
         with self.lock:
             self.run(name).stop_asked = True
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Within this, connections are closed and refused, as by a server that is being restarted."""
+        """A `with` block in which connections are closed and refused, as by a server that
+        is being restarted.
+        """
         with socket.socket() as held:  # bound, so that nobody else gets the port; not listening
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -567,7 +573,9 @@ class Server:
     # ---------------------------------------------------------------------------------------- GraphQL
 
     def graphql(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """(HTTP status, answer) of one operation; what the schema does not know is 400 and refused."""
+        """(HTTP status, answer) of one operation; an operation that the schema does not know gives 400 and is
+        refused.
+        """
         text, variables = body["query"], body.get("variables") or {}
         with self.lock:
             result = graphql.graphql_sync(

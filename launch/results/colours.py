@@ -3,7 +3,7 @@
 from launch.results.read import Sweep
 from launch.results.values import show, sort_key
 
-# Okabe and Ito's, which colour-blind people tell apart too; then two of ColorBrewer's
+# by Okabe and Ito, which colour-blind people can tell apart too; then two of ColorBrewer's
 WORDS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f"]
 
 
@@ -16,7 +16,7 @@ def colours(sweep: Sweep, varied: list[str]) -> list[str]:
     n = len(distinct)
     only_numbers = all(sort_key(value)[0] == 0 for _, value in distinct)
     if n > 2 and only_numbers:
-        # the light end of the scale cannot be read on white
+        # without the light end of the scale, which is hard to see on white
         scale = matplotlib.colormaps["viridis"]
         palette = [matplotlib.colors.to_hex(scale(0.85 * i / (n - 1))) for i in range(n)]
     else:

@@ -1,4 +1,4 @@
-"""Which columns of a table fit into a terminal: columns are left out whole, and no cell is ever truncated."""
+"""Chooses the columns of a table that fit into a terminal: they are left out whole; no cell is truncated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ GAP = 2  # blanks between two columns
 
 @dataclass(eq=False)
 class Column:
-    """A column: its heading, which may have several lines, and its cells, from the first row down."""
+    """A column: its heading, which may have several lines, and its cells from top to bottom."""
 
     name: str
     cells: Sequence[str]
@@ -22,7 +22,9 @@ class Column:
 
 
 def fitting(columns: Sequence[Column], drop: Sequence[Column], room: int) -> list[Column]:
-    """The columns that fit into `room` characters: those in `drop` go one by one, in that order."""
+    """The columns that fit into `room` characters. Those in `drop` are left out one by one, in that order, as
+    long as there is not enough room.
+    """
     kept = list(columns)
     for column in drop:
         if sum(c.width + GAP for c in kept) - GAP <= room:
@@ -32,7 +34,7 @@ def fitting(columns: Sequence[Column], drop: Sequence[Column], room: int) -> lis
 
 
 def left_out(n: int) -> str:
-    """In words, that so many columns are not shown; '' for none."""
+    """A sentence that says how many columns are not shown; '' if none are missing."""
     if n == 0:
         return ""
     return "1 column is not shown" if n == 1 else f"{n} columns are not shown"

@@ -7,12 +7,12 @@ from pathlib import Path
 LINES = 7  # of an excerpt, at most
 WIDEST = 220  # characters of a line, at most
 READ = 200_000  # bytes of a file that are looked at
-SILENT = {"style", "script", "title", "h1"}  # what a page is called stands beside its excerpt
+SILENT = {"style", "script", "title", "h1"}  # left out; the page's title is shown beside the excerpt anyway
 BREAKS = {"p", "div", "li", "br", "h2", "h3", "table", "tr"}
 
 
 class _Lines(HTMLParser):
-    """Takes a page apart into lines. A row of a table is a line for each cell, behind its column's name."""
+    """Splits a page into lines. Each cell of a table becomes a line, after the name of its column."""
 
     def __init__(self) -> None:
         super().__init__()

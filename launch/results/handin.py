@@ -1,6 +1,6 @@
 """A sweep as a PDF to hand in: question, protocol, results, curves, pictures and texts, finding.
 
-The pages are HTML, printed by a headless Chromium, the only program outside Python that this needs.
+The pages are HTML, which a headless Chromium prints; this is the only program outside Python that is needed.
 """
 
 import base64
@@ -27,18 +27,18 @@ from launch.results.words import cell, label, sweep_command, what_was_run
 from research.common.messages import UserError, readable
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-KINDS = (".png", ".jpg", ".jpeg", ".gif", ".webp")  # what stands still on paper
+KINDS = (".png", ".jpg", ".jpeg", ".gif", ".webp")  # media that can be printed
 TEXTS = (".txt", ".html")
 FIRST = ("reconstruct", "random", "sample", "traversal", "interpolation")  # pictures to show first
-# kinds of picture and of text, and settings of each, at most
+# at most (kinds of pictures and kinds of texts, settings of each), tried from the first to the last
 LEVELS = ((3, 12), (2, 8), (2, 4), (1, 3), (1, 1), (0, 0))
 PRINT_S = 120
-WIDE = 9  # columns of a table of results, at most
+WIDE = 9  # columns in a table of results, at most
 
 
 @dataclass(frozen=True)
 class HandIn:
-    """What stands on the first page beside the sweep's own words. max_pages: None: as many as it takes."""
+    """What the first page shows in addition to the sweep's own words. max_pages: None means no limit."""
 
     title: str | None = None
     authors: tuple[str, ...] = ()
@@ -48,8 +48,8 @@ class HandIn:
 def write_pdf(sweep: Sweep, out: Path, how: HandIn) -> int:
     """Write the PDF; returns its number of pages.
 
-    With fewer pictures where they would not fit into `max_pages`. UserError where it has more pages without
-    any, where there is no browser, or where that fails.
+    Pictures and texts are left out as far as they do not fit into `max_pages`. UserError: it has more pages
+    even without any, there is no browser, or the browser fails.
     """
     if (browser := next(filter(None, map(shutil.which, BROWSERS)), None)) is None:
         raise UserError(f"--pdf: needs one of {', '.join(BROWSERS)} on PATH to print it")
@@ -67,10 +67,10 @@ def write_pdf(sweep: Sweep, out: Path, how: HandIn) -> int:
 
 
 def _print(browser: str, page: Path, out: Path, profile: Path) -> None:
-    """Let a headless browser print a page."""
+    """Print a page with a headless browser. UserError: it takes too long or writes no file."""
     words = [browser, "--headless", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer"]
     words += [f"--user-data-dir={profile}", f"--print-to-pdf={out}", page.as_uri()]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:  # root's browser starts only without its sandbox
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # for root, the browser starts only without its sandbox
         words[1:1] = ["--no-sandbox"]
     try:
         done = subprocess.run(
@@ -129,7 +129,7 @@ def _page(sweep: Sweep, how: HandIn, n_keys: int, n_settings: int) -> str:
 
 
 def _results(df: Any, rows: list[dict], settings: list[str], figures: list[str]) -> dict[str, list]:
-    """One table of results: the settings, and as many figures as a page is wide."""
+    """One table of results: the columns of the settings, then those of these figures."""
     return {
         "columns": [*settings, *(df.attrs["headings"].get(name, name) for name in figures)],
         "rows": [[cell(row, name)[0] for name in [*settings, *figures]] for row in rows],
@@ -137,14 +137,14 @@ def _results(df: Any, rows: list[dict], settings: list[str], figures: list[str])
 
 
 def _shares(names: list[str], n: int) -> list[list[str]]:
-    """The names in lists of nearly equal length, of at most n and at least one."""
+    """The names in lists of nearly equal length, each of at most n (if n is below 1, of one)."""
     lists = math.ceil(len(names) / max(1, n))
     every = math.ceil(len(names) / max(1, lists))
     return [names[i : i + every] for i in range(0, len(names), every)]
 
 
 def _machines(sweep: Sweep) -> list[str]:
-    """The devices and versions that the runs had, each once."""
+    """The devices and versions of torch that the runs used, each once."""
     found = []
     for run in sweep.runs:
         for part in run.status.get("segments") or []:
@@ -159,7 +159,7 @@ def _curve_keys(sweep: Sweep, headline: str) -> list[str]:
 
 
 def curve(sweep: Sweep, key: str) -> dict[str, str]:
-    """{"key", "svg"}: a figure against the step, a line a run, coloured as in the report's page."""
+    """{"key", "svg"}: a figure against the step, with a line for each run, coloured as in the report."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 2.9), layout="constrained")
@@ -185,13 +185,13 @@ def curve(sweep: Sweep, key: str) -> dict[str, str]:
 
 
 def _keys(sweep: Sweep, kinds: Sequence[str]) -> list[str]:
-    """The keys whose files are of these kinds, those that readers want first in front."""
+    """The keys whose files are of these kinds, those that readers want to see first in front."""
     seen = {key for run in sweep.runs for key, files in run.media.items() if files[-1][1].suffix in kinds}
     return sorted(seen, key=lambda key: (next((i for i, w in enumerate(FIRST) if w in key), len(FIRST)), key))
 
 
 def _board(sweep: Sweep, key: str, n_settings: int, kinds: Sequence[str]) -> dict[str, Any]:
-    """Early, middle and late files of a key: a row for each setting, of the first seed that has them."""
+    """Early, middle and late files of a key: a row for each setting, from the first seed that has some."""
     rows, seen = [], set()
     varied = [name for name in sweep.varied if name != "seed"]
     for run in sweep.runs:

@@ -1,7 +1,7 @@
-"""Which figure says which of two runs is better, for runs of scripts that are not ours.
+"""Chooses the figure by which runs are judged, for runs of scripts that are not ours.
 
-A name is split into words: val/top1_acc and valLoss both say which part of the data is meant and whether
-larger is better.
+It splits names into words: val/top1_acc and valLoss both say which part of the data they are about and
+whether larger is better.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from launch.results.metric import Metric
 from research.common.messages import UserError
 
-# The more usual ones first. Such a word may follow the part of the data (valloss) and end in a digit (acc1).
+# The more common ones first. Such a word may follow the part of the data (valloss) and end in a digit (acc1).
 LESS_IS_BETTER = (
     "loss",
     "error",
@@ -30,13 +30,13 @@ LESS_IS_BETTER = (
     "fid",
 )
 MORE_IS_BETTER = ("acc", "accuracy", "f1", "auc", "bleu", "score", "reward", "return", "iou", "psnr", "ssim")
-PARTS = (("val", "valid", "validation", "eval", "dev"), ("test",), (), ("train", "training"))  # from the best
+PARTS = (("val", "valid", "validation", "eval", "dev"), ("test",), (), ("train", "training"))  # best first
 WITHOUT_PART = PARTS.index(())
-LISTED = 8  # names in a refusal, at most
+LISTED = 8  # names that a refusal lists, at most
 
 
 class Choice(NamedTuple):
-    """The metric that runs are judged by, and in words why it."""
+    """The metric by which runs are judged, and why it was chosen, in words."""
 
     metric: Metric
     why: str
@@ -48,7 +48,7 @@ def _words(name: str) -> list[str]:
 
 
 def _part(words: Iterable[str]) -> int:
-    """Which of PARTS a name's words speak of."""
+    """The index in PARTS of the part of the data that a name's words mention."""
     kinds = "|".join(LESS_IS_BETTER + MORE_IS_BETTER)
     for word in words:
         bare = re.sub(rf"(?:{kinds})\d*$", "", word) or word
@@ -59,11 +59,11 @@ def _part(words: Iterable[str]) -> int:
 
 
 def _kind(words: Iterable[str]) -> str | None:
-    """The first word of a name that says whether more is better."""
+    """The first of a name's words that says whether more is better, in its form in the lists; None: none."""
     for word in words:
         bare = word.rstrip("0123456789")
         for kind in LESS_IS_BETTER + MORE_IS_BETTER:
-            # short words stand alone: "err" is no part of "transferred"
+            # as a word, or after a part of the data (valloss); the "err" in "transferred" does not count
             if (
                 word == kind
                 or bare == kind
@@ -74,7 +74,7 @@ def _kind(words: Iterable[str]) -> str | None:
 
 
 def goal_of(name: str) -> str | None:
-    """minimize or maximize, as far as the name of a figure says; None where it does not."""
+    """minimize or maximize, if the name of a figure says so; else None."""
     kind = _kind(_words(name))
     if kind is None:
         return None
@@ -82,8 +82,8 @@ def goal_of(name: str) -> str | None:
 
 
 def rank(name: str) -> tuple[bool, int, int, str]:
-    """Sorts figures: first those whose name says what is better, and of them those that training does not
-    see.
+    """A key that sorts figures: those whose name says what is better come first, and among them those on data
+    that training does not see.
     """
     words = _words(name)
     kind, kinds = _kind(words), LESS_IS_BETTER + MORE_IS_BETTER
@@ -96,11 +96,12 @@ def choose(
     name: str | None = None,
     goal: str | None = None,
 ) -> Choice | None:
-    """The metric: the one that is asked for, else one whose goal the runs have recorded, else by its name.
+    """The metric: the one that is requested, else one whose goal the runs have recorded, else one whose name
+    says its goal.
 
-    counts: logged figure → how many runs have it; recorded: figure → goal, as define_metric kept it. What
-    less than half as many runs have as the most common one is taken only if there is nothing else. None
-    where no name says which run is better. UserError where no run has logged the one that is asked for.
+    counts: logged figure → how many runs have it; recorded: figure → goal, as define_metric kept it. A figure
+    that has less than half as many runs as the most common one is chosen only if there is nothing else. None:
+    no name says which run is better. UserError: no run has logged the requested figure.
     """
     if name is not None:
         if name not in counts:
@@ -121,7 +122,7 @@ def choose(
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    """In words, which names are like this one; else which there are."""
+    """The end of a sentence that names similar figures, or else those that there are."""
     known = sorted(known, key=rank)
     last = {full.rpartition("/")[2].lower(): full for full in reversed(known)}
     close = difflib.get_close_matches(name, known, n=3)

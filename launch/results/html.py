@@ -17,19 +17,21 @@ from research.common.folder import COMPLETE, REPORT, SOURCE_DIFF, SWEEP, write_b
 from research.common.messages import UserError, readable
 
 PAGE = Path(__file__).with_name("page")
-# in the order in which a reader and a browser need them
+# in the order in which readers and browsers need them
 SCRIPTS = ("basics", "state", "filter", "pen", "axes", "runs", "parallel", "curves", "matter", "pictures")
 SCRIPTS += ("compare", "run_page", "main")
 MAX_MB = 25.0  # of pictures and videos in the file
-STATIC_ROWS = 200  # runs that stand in the table of a browser without JavaScript
+STATIC_ROWS = 200  # runs in the table that a browser without JavaScript shows
 
 
 def render(
     sweep: Sweep, max_mb: float = MAX_MB, planned: int | None = None, folder: str | None = None
 ) -> tuple[str, Media]:
-    """The report as HTML, and the media that lie beside it, in `folder`; None: what has no room is left out.
+    """The report as HTML, and its media.
 
-    planned: how many runs there will be; None: as far as the sweep's YAML tells.
+    max_mb: room for pictures and videos in the file. What does not fit belongs beside the report, in
+    `folder`; if that is None, it is left out. planned: how many runs there will be; None: as many as the
+    sweep's YAML says.
     """
     import jinja2
 
@@ -67,7 +69,7 @@ def _digest(text: str) -> str:
 
 
 def whole(sweep: Sweep, df: Any, planned: int | None) -> dict[str, Any]:
-    """All that the page's code reads but the media."""
+    """Everything that the page's code reads, except the media."""
     from launch.results import importance  # scikit-learn takes a second to import
 
     varied = sweep.varied
@@ -107,7 +109,7 @@ def whole(sweep: Sweep, df: Any, planned: int | None) -> dict[str, Any]:
 
 
 def _done(sweep: Sweep, states: dict[str, int]) -> int:
-    """How many runs have their result; a stopped one has where the sweep itself stops runs early."""
+    """How many runs have a result; stopped runs do if the sweep itself stops runs early."""
     done = [*COMPLETE, "stopped"] if sweep.spec.get("early_terminate") else COMPLETE
     return sum(states.get(state, 0) for state in done)
 
@@ -118,10 +120,11 @@ def write_report(
     max_mb: float = MAX_MB,
     planned: int | None = None,
 ) -> Path:
-    """Write the report of a sweep's folder, or of what was read of it (default: REPORT in it); its path.
+    """Write the report of a sweep, or of a sweep's folder, to `out` (default: REPORT in the folder); returns
+    its path.
 
-    Pictures that have no room in it lie in `<its name>_files` beside it. UserError, one line, when the folder
-    does not exist or holds no runs.
+    Pictures that do not fit into it are in the folder `<its name>_files` beside it. UserError, in one line:
+    the folder does not exist or has no runs.
     """
     try:
         sweep = found if isinstance(found, Sweep) else read.read_sweep(found)
@@ -133,7 +136,7 @@ def write_report(
     beside = out.with_name(f"{out.stem}_files")
     html, media = render(sweep, max_mb, planned, beside.name)
     for name, path in media.beside.items():
-        if not (beside / name).is_file():  # named by content: what is there is the same
+        if not (beside / name).is_file():  # names are hashes of the content, so an existing file is equal
             beside.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, beside / name)
     write_bytes(out, readable(html).encode())

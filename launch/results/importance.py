@@ -13,10 +13,11 @@ Flags   A tree only asks which values are smaller. Each flag is therefore one co
         order, on whatever scale; words, truth values and lists in an order that does not depend on the
         figure; None before all others. Seeds are categories. `log` says that a chart should have a log
         scale: all numbers are positive and the largest is more than 20 times the smallest.
-Unit    Held out and shuffled together are the runs of one configuration, which differ only in their seed: a
-        forest that has seen one of them would recognise the others by any flag whose values are unique. If
-        runs fill a grid, with several for most combinations, no flag identifies a configuration, and the unit
-        is the run; otherwise a sweep of one flag, whose values are its configurations, could not be judged.
+Unit    The runs of one configuration differ only in their seed. They are held out together and shuffled
+        together, because a forest that has seen one of them would recognise the others by any flag whose
+        values are unique. If runs fill a grid, with several for most combinations, no flag identifies a
+        configuration, and the unit is the run; otherwise a sweep of one flag, whose values are its
+        configurations, could not be judged.
 Forest  Regression trees that choose among all flags at each split, each trained on a random two thirds of the
         units (of at most a few hundred runs) and tested on the last third: cross-validation, repeated. A
         forest gains nothing by memorising.
@@ -80,15 +81,15 @@ NOTHING = "nothing to compare"
 
 MIN_RUNS = 8
 MIN_CONFIGURATIONS = 8  # below, the bootstrap resamples runs
-SHUFFLED = 39  # sweeps with figures dealt anew: the largest of 40 equals is the true one in 1 of 40 cases
-MATCHED_LEVEL = 0.01  # chance by which any flag may pass among runs that differ in it alone
+SHUFFLED = 39  # sweeps with shuffled figures: without an effect, the true one is the largest in 1 of 40 cases
+MATCHED_LEVEL = 0.01  # chance that any flag without an effect passes among runs that differ only in it
 RESAMPLES = 1000
 FOLDS = 3
-REPEATS = 60  # of the cross-validation, one tree a fold
+REPEATS = 60  # of the cross-validation, with one tree for each fold
 REPEATS_SHUFFLED = 5
-MAX_ROWS = 200  # that a tree is trained on, or a fifth of all where that is more: keeps large sweeps quick
+MAX_ROWS = 200  # on which a tree is trained, or a fifth of all if that is more: this keeps large sweeps quick
 LOG_SPAN = 20
-MAX_GROUPS = 50  # of a flag's values; above, too few runs have each
+MAX_GROUPS = 50  # values of a flag; with more of them, too few runs have each
 MAX_VALUES = 12  # numbers that a chart shows one by one; more are put into BINS groups
 BINS = 8
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
@@ -97,7 +98,9 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Share:
-    """How many runs with a value of a flag, of those that ended, finished."""
+    """Of the runs with one value of a flag (or a group of values), how many ended, and how many of these
+    finished.
+    """
 
     label: str
     ended: int
@@ -106,29 +109,29 @@ class Share:
 
 @dataclass(frozen=True)
 class Importance:
-    """What is known of one flag; NaN stands for what can't be told. Fields are explained in the module."""
+    """What is known about one flag; NaN stands for what can't be told. The module explains the fields."""
 
     flag: str
     kind: str  # number or category
     log: bool
-    n_values: int  # in the runs that count
+    n_values: int  # number of different values in the runs that count
     importance: float = NAN
     low: float = NAN
     high: float = NAN
-    noise: float = NAN  # NaN where too few units vary in the flag
-    chance: float = NAN  # of as large a difference by luck; NaN without runs that differ in this flag alone
+    noise: float = NAN  # NaN if too few units vary in the flag
+    chance: float = NAN  # of so large a difference by luck; NaN without runs that differ only in this flag
     spearman: float = NAN  # rank correlation of value and figure over the runs; NaN for categories
     spearman_low: float = NAN
     spearman_high: float = NAN
-    better: str | None = None  # larger or smaller values, where the correlation's interval excludes 0
+    better: str | None = None  # larger or smaller values, if the correlation's interval excludes 0
     verdict: str = NOTHING
-    # by value; none where all are equal, or where most values have a single run
+    # by value; empty if all shares are equal, or if most values have a single run
     results: list[Share] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class WhatMattered:
-    """The flags of a sweep, the most important first and the seed last, and what holds for all of them."""
+    """The flags of a sweep, the most important first and the seed last, and facts about the whole sweep."""
 
     figure: str
     goal: str
@@ -136,7 +139,7 @@ class WhatMattered:
     why: str  # one sentence
     n_runs: int
     n_used: int
-    n_configurations: int  # of the runs that count
+    n_configurations: int  # among the runs that count
     unit: str  # configuration or run
     left_out: dict[str, int]  # why -> number of runs
     r2: float = NAN  # of the forest on held-out runs
@@ -147,10 +150,10 @@ class WhatMattered:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with one value of a flag, or with numbers from low to high. Without figures the mean is None."""
+    """Runs with one value of a flag, or with numbers from low to high. The mean is None without figures."""
 
     label: str
-    x: float | None  # the value, the median of several; a category's place; None for None beside numbers
+    x: float | None  # the value, or the median of several; the place of a category; None for the value None
     low: float | None
     high: float | None
     ended: int
@@ -161,7 +164,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure against one flag. x, y, group, row: one item for each run that counts, group by its index."""
+    """A figure against one flag. x, y, group, row: an item for each run that counts; group: its index."""
 
     flag: str
     figure: str
@@ -171,11 +174,11 @@ class Plot:
     x: list[float | None]
     y: list[float]
     group: list[int]
-    row: list[int]  # its place in the table
+    row: list[int]  # the run's place in the table
 
 
 def for_json(record: Any) -> Any:
-    """A dataclass of this module as JSON knows it: with null for NaN."""
+    """A dataclass of this module as values that JSON can represent, with None for NaN."""
     if dataclasses.is_dataclass(record):
         record = dataclasses.asdict(record)
     if isinstance(record, dict):
@@ -190,7 +193,9 @@ def for_json(record: Any) -> Any:
 
 @dataclass
 class Flag:
-    """A flag's column: for each run its label and number (None: none), and the labels in order."""
+    """A flag's column: the label and the number of each run's value (None if it is not a number), and the
+    order of the labels.
+    """
 
     name: str
     labels: list[str]
@@ -201,7 +206,7 @@ class Flag:
 
 
 def _read_value(value: Any) -> tuple[str, float | None]:
-    """The label of a value and its number, if it is one. A table and its CSV read back give the same."""
+    """The label of a value, and the number if it is one. A table and the CSV made from it give the same."""
     if hasattr(value, "item") and getattr(value, "size", 0) == 1:  # numpy's scalars
         value = value.item()
     text = value if isinstance(value, str) else ""
@@ -213,7 +218,7 @@ def _read_value(value: Any) -> tuple[str, float | None]:
         try:
             number = float(value)
         except OverflowError:
-            return hex(int(value)), None  # digits of so large an integer may be refused
+            return hex(int(value)), None  # Python may refuse to write so large an integer in decimal digits
         if math.isfinite(number):
             return text or show(value if isinstance(value, int) else number), number
         return ("None", None) if math.isnan(number) else (text or show(number), None)
@@ -224,7 +229,7 @@ def _read_value(value: Any) -> tuple[str, float | None]:
 def _read_flag(df: pd.DataFrame, name: str) -> Flag:
     read = [_read_value(value) for value in df[name].astype(object)]
     number_of = dict(read)
-    # inf is no number here: no axis has a place for it
+    # inf does not count as a number: an axis has no place for it
     is_number = name != "seed" and all(x is not None for label, x in read if label != "None")
     is_number = is_number and any(x is not None for _, x in read)
 
@@ -241,7 +246,7 @@ def _read_flag(df: pd.DataFrame, name: str) -> Flag:
 
 @dataclass
 class Table:
-    """A sweep's runs as this module sees them. used: places of the runs that count, y their figures."""
+    """A sweep's runs as this module sees them. used: places of the runs that count; y: their figures."""
 
     flags: list[Flag]
     status: list[str]
@@ -281,8 +286,8 @@ def _read_table(df: pd.DataFrame, figure: str) -> Table:
 
 
 def _groups(flag: Flag) -> dict[str, int]:
-    """Each label's group, numbered in order: its own, or one of about equally many runs where there are many
-    numbers.
+    """The number of each label's group, in order. Each label is a group of its own; if there are many
+    numbers, groups have about equally many runs.
     """
     if flag.kind == "category" or len(flag.order) <= MAX_VALUES:
         return flag.order
@@ -299,7 +304,7 @@ def _groups(flag: Flag) -> dict[str, int]:
 
 
 def _shares(table: Table, flag: Flag) -> list[Share]:
-    """For each group of values the ended and the finished runs."""
+    """For each group of values, how many runs ended and how many finished."""
     group_of = _groups(flag)
     labels, ended, finished = {}, Counter(), Counter()
     for label, group in group_of.items():
@@ -321,7 +326,7 @@ def plots(df: pd.DataFrame, figure: str) -> list[Plot]:
     """The figure against each varied flag, in the table's order: what a chart needs, without NaN.
 
     df, figure and ValueError as in `what_mattered`. More than 12 numbers are put into 8 groups of about
-    equally many runs. A value whose runs all lack the figure is a group without a mean.
+    equally many runs. If all runs with a value lack the figure, its group has no mean.
     """
     table = _read_table(df, figure)
     return [_plot(table, flag, figure) for flag in table.flags]
@@ -352,7 +357,7 @@ def _plot(table: Table, flag: Flag, figure: str) -> Plot:
 
 
 def _mean(values: list[float]) -> float | None:
-    """Their mean, also where their sum is too large for a float; None of no values."""
+    """The mean, even if the sum is too large for a float; None if there are no values."""
     if not values:
         return None
     try:
@@ -365,13 +370,13 @@ def _mean(values: list[float]) -> float | None:
 
 
 def what_mattered(df: pd.DataFrame, figure: str, goal: str = "minimize", rng_seed: int = 0) -> WhatMattered:
-    """How much each varied flag matters for a figure; see the module for how it is found and what it means.
+    """How much each varied flag matters for a figure; the module says how this is found and what it means.
 
-    df: what read.table gives, or a results CSV read back; columns before `status` are the varied flags.
-    figure: a later column. goal: minimize or maximize; it only decides which values are `better`.
-    rng_seed: of all that is drawn here; equal runs give equal numbers, in whatever order they stand.
-    ValueError, one line, for a table without status, another goal, or a flag as the figure; all else that is
-    missing or can't be told is said in `why` and in the verdicts.
+    df: from read.table, or a results CSV; the columns before `status` are the varied flags. figure: a later
+    column. goal: minimize or maximize; it only decides which values are `better`. rng_seed: for all random
+    draws; equal runs give equal numbers, whatever their order.
+    ValueError, in one line: the table has no status, the goal is another word, or the figure is a flag. If
+    anything else is missing or can't be told, `why` and the verdicts say so.
     """
     if goal not in ("minimize", "maximize"):
         raise ValueError(f"goal must be minimize or maximize, got {goal!r}")
@@ -421,7 +426,7 @@ def _count(n: int, thing: str) -> str:
 
 
 def _left_out(found: WhatMattered) -> str:
-    """What to add to a sentence about the runs that don't count."""
+    """The end of a sentence, about the runs that don't count; '' if all count."""
     if not found.left_out:
         return ""
     reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out.items())
@@ -429,7 +434,7 @@ def _left_out(found: WhatMattered) -> str:
 
 
 def _undecided(found: WhatMattered, verdict: str, why: str) -> WhatMattered:
-    """Without numbers: one verdict for the sweep and each flag that varies."""
+    """The result without numbers: one verdict for the sweep and for each flag that varies."""
     flags = []
     for row in found.flags:
         flags.append(dataclasses.replace(row, verdict=ONE_VALUE if row.n_values < 2 else verdict))
@@ -441,21 +446,21 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
     import numpy as np
     from scipy.stats import rankdata
 
-    # in an order that does not depend on that of the runs and flags, as random numbers go by it
+    # sorted, because random numbers depend on the order: that of the given runs and flags must not matter
     flags = {flag.name: flag for flag in table.flags}
     varied = sorted((row.flag for row in found.flags if row.n_values > 1), key=lambda f: (f == "seed", f))
     places = np.array([[flags[name].order[flags[name].labels[i]] for name in varied] for i in table.used])
     order = np.lexsort([np.array(table.y), *places.T[::-1]])
     x = np.column_stack([rankdata(column, "dense") for column in places[order].T])  # (N, F)
-    x = x.astype(np.float32)  # what trees take
+    x = x.astype(np.float32)  # the type that trees take
     y = _standardised(rankdata(np.array(table.y)[order]))  # (N,)
     by_run = [len(varied) - 1] if varied[-1] == "seed" else []
     configuration = np.unique(x[:, : len(varied) - len(by_run)], axis=0, return_inverse=True)[1].ravel()
     unit = np.arange(len(y)) if found.unit == "run" else configuration
     rng = np.random.default_rng(rng_seed)
 
-    # which flags could be told from noise at all
-    enough, matches = [], []  # by the forest; by runs that differ in the flag alone
+    # which flags could be told from noise at all: by the forest; by runs that differ only in the flag
+    enough, matches = [], []
     first = np.unique(unit, return_index=True)[1]
     for f, name in enumerate(varied):
         column = x[:, f] if f in by_run else x[first, f]
@@ -534,14 +539,14 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
 
 
 def _standardised(y: np.ndarray) -> np.ndarray:
-    """With mean 0 and variance 1, or all 0."""
+    """y (N,) with mean 0 and variance 1; all 0 if its values are equal."""
     y = y - y.mean()
     return y / (y.std() or 1)
 
 
 def _chance_of_equal(column: np.ndarray, kind: str) -> float:
-    """How likely dealing a flag's values anew gives the same groups: numbers in the same order or reversed,
-    categories in any order that their sizes allow.
+    """The probability that shuffling a flag's values (N,) gives the same groups: numbers in the same order or
+    reversed, categories in any order that their sizes allow.
     """
     import numpy as np
 
@@ -554,21 +559,23 @@ def _chance_of_equal(column: np.ndarray, kind: str) -> float:
 
 @dataclass
 class Matched:
-    """Runs that differ in one flag alone (and in the seed): does its value tell them apart?
+    """Runs that differ only in one flag (and in the seed): do their figures depend on its value?
 
-    Statistic: the sum over values of (sum of the figures with that value)² / their number, figures less the
-    mean of their stratum, which are the runs that agree in all other flags: aligned ranks, Hodges & Lehmann
-    1962 (doi:10.1214/aoms/1177704575). Without an effect of the flag, dealing the figures anew within each
-    stratum changes nothing, so the test is exact.
+    Runs that agree in all other flags are a stratum. The mean of its stratum is subtracted from each figure
+    (aligned ranks, Hodges & Lehmann 1962, doi:10.1214/aoms/1177704575). The statistic is the sum over values
+    of (sum of the figures with that value)² / their number. If the flag has no effect, shuffling the figures
+    within each stratum does not change its distribution, so the test is exact.
     """
 
-    group: np.ndarray  # (N,) number of the flag's value, from 0
+    group: np.ndarray  # (N,) index of the flag's value, from 0
     stratum: np.ndarray  # (N,) ascending
     y: np.ndarray  # (N,) with mean 0 in each stratum
 
     @classmethod
     def of(cls, group: np.ndarray, others: np.ndarray, y: np.ndarray) -> Matched:
-        """group: (N,) of the flag; others: (N, K) of the other flags without the seed; y: (N,)."""
+        """group: (N,) index of the flag's value; others: (N, K) values of the other flags except the seed; y:
+        (N,) figures.
+        """
         import numpy as np
 
         stratum = np.zeros(len(y), int)
@@ -584,7 +591,9 @@ class Matched:
         return cls(group, stratum, y[rows] - mean[stratum])
 
     def least_chance(self) -> float:
-        """That of the clearest effect: how often dealing gives the same groups, in whatever order."""
+        """The `chance` of the clearest possible effect: how often a shuffle gives the same groups, in any
+        order.
+        """
         import numpy as np
 
         if not len(self.y):
@@ -595,8 +604,11 @@ class Matched:
         return min(math.exp(math.lgamma(self.group.max() + 2) - ways), 1.0)
 
     def chance(self, rng: np.random.Generator, level: float) -> float:
-        """Share of deals with as large a statistic, itself included; NaN without such runs. Deals go on until
-        two reach it, or until one in so many would be below the level.
+        """The share of shuffles whose statistic is at least as large; the data themselves count as one of
+        them.
+
+        NaN if there are no such runs. It shuffles until two reach the statistic, or until so often that even
+        one of them would make the share less than the level.
         """
         import numpy as np
 
@@ -618,11 +630,11 @@ class Matched:
 def _forest(
     x: np.ndarray, y: np.ndarray, unit: np.ndarray, by_run: list[int], rng: np.random.Generator, repeats: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out predictions (N,), and for each run and flag half the growth of its squared error (N, F) when
-    the flag is dealt anew among units, those in by_run among runs.
+    """Predictions for held-out runs (N,), and for each run and flag (N, F) half the growth of its squared
+    error when the flag's values are shuffled among the units.
 
-    x: (N, F) float32; y: (N,) of variance 1; unit: (N,) numbers from 0. In each repeat every unit is held out
-    of one tree.
+    x: (N, F) float32; y: (N,) with variance 1; unit: (N,) indices from 0; by_run: flags that are shuffled
+    among runs instead. In each repeat every unit is held out of one tree.
     """
     import numpy as np
     from sklearn.tree import DecisionTreeRegressor
@@ -639,14 +651,14 @@ def _forest(
                 dealt[f, d] = x[rng.permutation(first)[unit], f]
     max_rows = max(MAX_ROWS, n // 5)
     min_leaf = max(3, min(2 * n // 3, max_rows) // 60)  # a leaf of one run would memorise its noise
-    # one for all trees: seeding takes as long as training
+    # one state for all trees, because seeding takes as long as training
     state = np.random.RandomState(int(rng.integers(2**31)))
     predicted, predicted_dealt = np.zeros(n), np.zeros((n_flags, n_deals, n))
     for _ in range(repeats):
         fold = (rng.permutation(len(first)) % FOLDS)[unit]
         for held in range(FOLDS):
             out, seen = np.flatnonzero(fold == held), np.flatnonzero(fold != held)
-            if not len(out):  # of two units, no third is left
+            if not len(out):  # with two units, one of the three folds is empty
                 continue
             if len(seen) > max_rows:
                 seen = rng.permutation(seen)[:max_rows]
@@ -672,7 +684,9 @@ def _beyond_noise(
     importance: np.ndarray,
     enough: list[int],
 ) -> tuple[list[float], set[int]]:
-    """What each flag in `enough` was compared with (NaN for others), and the flags that exceed it."""
+    """The `noise` with which each flag in `enough` was compared (NaN for others), and the flags that exceed
+    it.
+    """
     import numpy as np
 
     noise, passed = [NAN] * len(importance), []
@@ -686,7 +700,7 @@ def _beyond_noise(
             shuffled = _standardised(explained + _deal(y - explained, unit, rng))
             gain = _forest(x, shuffled, unit, by_run, rng, REPEATS_SHUFFLED)[1]
             largest = max(largest, gain.mean(0)[rest].max())
-            if largest >= importance[rest].max():  # no flag is left that could pass
+            if largest >= importance[rest].max():  # none of the flags can pass any more
                 break
         for f in rest:
             noise[f] = float(largest)
@@ -698,7 +712,7 @@ def _beyond_noise(
 
 
 def _deal(y: np.ndarray, unit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """y (N,) dealt anew: each unit gets the values of another, in random order; a larger one repeats them."""
+    """y (N,) shuffled: each unit gets the values of another, in random order; a larger unit repeats them."""
     import numpy as np
 
     sizes = np.bincount(unit)
@@ -712,7 +726,7 @@ def _deal(y: np.ndarray, unit: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def _draws(cluster: np.ndarray, rng: np.random.Generator) -> Any:
-    """A function that sums rows (N, K) over each bootstrap sample of clusters: (RESAMPLES, K)."""
+    """A function that sums rows (N, K) over each bootstrap sample of the clusters (N,): (RESAMPLES, K)."""
     import numpy as np
 
     n = cluster.max() + 1
@@ -725,8 +739,10 @@ def _draws(cluster: np.ndarray, rng: np.random.Generator) -> Any:
 
 
 def _spearman(values: np.ndarray, y: np.ndarray, draws: Any) -> tuple:
-    """Rank correlation of a flag's numbers with y, and that of each bootstrap sample; runs without a number
-    do not count. (NaN,) without two different numbers. A sample keeps the ranks of the whole.
+    """Rank correlation of a flag's numbers (N,) with y (N,), and that of each bootstrap sample (RESAMPLES,).
+
+    Runs without a number do not count. (NaN,) if there are no two different numbers. A sample keeps the ranks
+    of the whole.
     """
     import numpy as np
     from scipy.stats import rankdata

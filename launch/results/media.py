@@ -14,18 +14,17 @@ from launch.results.read import Sweep
 from launch.results.values import show
 
 STEPS = 40  # of a key that are shown, at most
-TEXT_BYTES = 500_000  # of a text sample that is shown, at most
-ROWS, CELL = 200, 200  # of a table of W&B's, and characters of a cell, at most
-# all else is an image
+TEXT_BYTES = 500_000  # of a text sample that are shown, at most
+ROWS, CELL = 200, 200  # rows of a table by W&B, and characters of a cell, that are shown, at most
+# anything else is an image
 KINDS = {".html": "text", ".txt": "text", ".json": "text", ".mp4": "video", ".webm": "video", ".ogg": "video"}
 FIRST = ("reconstruct", "random", "sample", "traversal", "interpolation")  # what a reader wants to see first
 
 
 @dataclass
 class Media:
-    """What the page's browser reads, the embedded files, and those that lie in a folder beside the page.
-
-    text: the embedded files in base64, one behind the other; beside: name → original.
+    """data: what the page's picture browser reads; text: the embedded files in base64, one after the other;
+    beside: the files that go into a folder beside the page, name → original.
     """
 
     data: dict[str, Any]
@@ -34,8 +33,8 @@ class Media:
 
 
 def spread(steps: set[int], n: int) -> list[int]:
-    """At most n of the steps, the most telling first: the last, the first, those near a half, a quarter … of
-    the last, and then some evenly between.
+    """At most n of the steps, the most important first: the last, the first, those near a half, a quarter …
+    of the last, and then some that are evenly spaced.
     """
     if not steps:
         return []
@@ -50,12 +49,13 @@ def spread(steps: set[int], n: int) -> list[int]:
 
 
 def media_of(sweep: Sweep, max_mb: float, folder: str | None) -> Media:
-    """The browser's data: the files, each content once, and which of them a run shows at which step.
+    """The data of the page's picture browser: the files (equal files only once), and which of them a run
+    shows at which step.
 
-    Texts are embedded; pictures and videos too, the last steps of all runs first, until `max_mb` is full.
-    What is left over lies beside the page, in `folder`, or, where that is None, is left out. `note` says what
-    is missing, `logged` at how many steps there are pictures of each key. An embedded file's blob tells, as
-    `at`, where it begins and ends in the text of all.
+    Texts are embedded. Pictures and videos are embedded too, the last steps of all runs first, until `max_mb`
+    is full. The rest belongs beside the page, in `folder`; if that is None, it is left out. `note` says what
+    is missing, and `logged` at how many steps there are files of each key. For an embedded file, `at` in its
+    blob says where it begins and ends in the text of all.
     """
     room = max_mb * 1e6 * 3 / 4  # base64: 4 for 3
     blobs: dict[str, dict[str, Any]] = {}
@@ -133,7 +133,7 @@ def _table_page(data: bytes) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value of a table; of a picture or another file in it, only what it is."""
+    """The text of a value in a table; for a picture or another file, only its kind."""
     if isinstance(value, dict) and "_type" in value:
         return f"[{value['_type']}]"
     text = show(value, 6) if isinstance(value, float) else show(value)
@@ -150,8 +150,8 @@ def _logged(sweep: Sweep) -> dict[str, int]:
 
 
 def _chosen(sweep: Sweep) -> Iterator[tuple[int, str, int, int, Path]]:
-    """(importance, key, run's index, step, file) at no more than STEPS steps of each key, each run's last
-    file, and all that tasks made, whose step is the run's last; 0 is the greatest importance.
+    """(importance, key, run's index, step, file) for at most STEPS steps of each key, for each run's last
+    file, and for all files that tasks made, whose step is the run's last. 0 is the greatest importance.
     """
     for key in sorted({key for run in sweep.runs for key in run.media}):
         steps = spread({step for run in sweep.runs for step, _ in run.media.get(key, [])}, STEPS)

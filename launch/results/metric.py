@@ -1,4 +1,4 @@
-"""The figure that a sweep's runs are judged by: the metric that its YAML names, and its value for a run."""
+"""The figure by which a sweep's runs are judged: the metric that its YAML names, and its value for a run."""
 
 import math
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """How a table calls it; a running best and a figure of the test part are named as they are."""
+        """Its heading in a table; a running best and a figure of the test part keep their names."""
         return self.name if self._is_one_value else f"best {self.name}"
 
     @property
     def column(self) -> str:
-        """Its column in a CSV, named as the headline's is."""
+        """The name of its column in a CSV, formed like that of the headline."""
         return self.name if self._is_one_value else f"{self.name}_best"
 
     @property
@@ -28,13 +28,13 @@ class Metric:
         return self.name.startswith("test/") or self.name.endswith("_best")
 
     def is_headline(self, headline: str | None) -> bool:
-        """Whether it is what a run with this headline is judged by anyway."""
+        """Whether a run with this headline is judged by it anyway."""
         return self.name in (headline, f"{headline}_best")
 
     def value(self, rows: Iterable[dict[str, Any]], diverged: bool = False) -> float | None:
-        """The best finite value that the rows have, of a diverged run the worst; None without one.
+        """The best finite value in the rows, or the worst for a diverged run; None if there is none.
 
-        The rule of launch/sweep/history.py, by which bayes, hyperband and --confirm choose.
+        The same rule as in launch/sweep/history.py, by which bayes, hyperband and --confirm choose.
         """
         values = [value for row in rows if is_finite(value := row.get(self.name))]
         largest = (self.goal == "maximize") != diverged
@@ -42,7 +42,7 @@ class Metric:
 
 
 def metric_of(spec: dict[str, Any]) -> Metric | None:
-    """The metric of a sweep's YAML; None where it names none. Its goal is to minimize unless it says else."""
+    """The metric of a sweep's YAML; None if it names none. The goal is minimize unless it says maximize."""
     given = spec.get("metric")
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         return None
@@ -50,5 +50,5 @@ def metric_of(spec: dict[str, Any]) -> Metric | None:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a logged value is a number, and a finite one."""
+    """Whether a logged value is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""What notebooks share: the runs of a named sweep or the command that makes them, and display functions.
+"""What notebooks share: the runs of a named sweep, or the command that makes them; and display functions.
 
     from launch.results import notebook
 
@@ -7,10 +7,10 @@
     notebook.layers(sweep.runs[0])               # layers, shapes and parameters of the run's model
     notebook.picture(path, "What it shows.")
 
-The environment variable NOTEBOOK_RUNS names another folder than `runs`, or a project of W&B as
-wandb:ENTITY/PROJECT: tests execute every notebook on short runs of embedded data. It is a variable and not a
-cell of parameters, so that both forms have the same cells: the committed .ipynb is the .py, executed.
-IPython and Pillow are imported where they are used.
+The environment variable NOTEBOOK_RUNS names another folder than `runs`, or a project at W&B as
+wandb:ENTITY/PROJECT. With it, tests execute every notebook on short runs of embedded data. It is a variable
+and not a cell of parameters, so that both forms have the same cells: the committed .ipynb is the executed
+.py. IPython and Pillow are imported where they are used.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 RUNS = "NOTEBOOK_RUNS"
-ONLINE = "wandb:"  # what its value begins with where the runs are fetched from W&B
-MANY_ROWS = 1_000_000  # more than a run logs: W&B then leaves none of them out
-LARGE = 60_000  # bytes of a PNG; what is larger is shown as a JPEG, so that a notebook stays below 1 MB
+ONLINE = "wandb:"  # the beginning of its value if the runs are fetched from W&B
+MANY_ROWS = 1_000_000  # more than a run logs, so that W&B leaves no rows out
+LARGE = 60_000  # bytes; a larger PNG is shown as a JPEG, so that a notebook stays below 1 MB
 LINE = 110  # characters of a text that are shown on a line
-# flags of a task that a notebook calls: it shows the results itself
+# flags for a task that a notebook calls, because the notebook shows the results itself
 QUIET = {"wandb": "disabled", "quiet": True}
 
 
@@ -74,11 +74,11 @@ class Missing(UserError):
 
 
 def runs_of(name: str) -> read.Sweep:
-    """The sweep of sweeps/<name>.yaml, with its runs that have finished, in the order of its trials.
+    """The sweep of sweeps/<name>.yaml with its finished runs, in the order of its trials.
 
-    From here on the current folder is the repository's root, as in a shell: flags name their data from there.
-    How things go is no longer said, so that a cell's output is what it shows.
-    Raises Missing, which says the command that makes or completes the runs and how long it takes.
+    It makes the repository's root the current folder, because flags name their data from there. It also turns
+    off messages about progress, so that the output of a cell is only what the cell shows.
+    Raises Missing, which gives the command that makes or completes the runs, and says how long it takes.
     """
     os.chdir(ROOT)
     hush(True)
@@ -94,7 +94,9 @@ def runs_of(name: str) -> read.Sweep:
 
 
 def ended(sweep: read.Sweep, how: str) -> read.Sweep:
-    """The sweep with its finished runs alone. Missing, with `how` to make them, where some have not ended."""
+    """The sweep with only its finished runs. Raises Missing, with `how` to make them, if some have not ended
+    or none has finished.
+    """
     done = [run for run in sweep.runs if run.status["status"] in DONE]
     wanted = max(1, read.expected(sweep))
     if len(done) < wanted:
@@ -107,7 +109,7 @@ def ended(sweep: read.Sweep, how: str) -> read.Sweep:
 
 
 def how_to_make(name: str, folder: Path) -> str:
-    """In one line the command that makes runs/<name> or goes on with it, and its time by the YAML."""
+    """A line with the command that makes or continues runs/<name>, and the time that it takes by its YAML."""
     words = ["python", "launch/local.py", f"sweeps/{name}.yaml"]
     if folder != Path("runs") / name:
         words += [f"--name={name}", f"--out={from_root(folder.parent)}"]
@@ -121,9 +123,10 @@ def how_to_make(name: str, folder: Path) -> str:
 
 
 def of_wandb(project: str, name: str) -> read.Sweep:
-    """The sweep as W&B has it: the runs of group `name` in ENTITY/PROJECT, fetched once by its public API.
+    """The sweep as W&B has it: the runs of group `name` in ENTITY/PROJECT, fetched once by the public API.
 
-    They become folders in runs/wandb/ENTITY/PROJECT/<name>. Raises Missing: no login, no answer, no runs.
+    They become folders in runs/wandb/ENTITY/PROJECT/<name>. Raises Missing: there is no login, no answer, or
+    no finished run; or a run has not ended.
     """
     from launch.results import wandb_runs
 
@@ -131,7 +134,7 @@ def of_wandb(project: str, name: str) -> read.Sweep:
     how = f"Upload the runs with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
     try:
         with wandb_runs.asking() as api:
-            api.flush()  # it keeps its answers
+            api.flush()  # because it caches answers
             try:
                 found = list(api.runs(project, filters={"group": name, "jobType": "train"}))
             except ValueError:  # there is no such project
@@ -149,14 +152,15 @@ def of_wandb(project: str, name: str) -> read.Sweep:
 
 
 def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
-    """One run of W&B as a run folder: config, best weights, rows, what was logged with them, layers.
+    """Make a run folder from a run at W&B: config, best weights, layers, rows, and the media logged with
+    them.
 
-    Raises UserError for names that would lead out of the folder.
+    Raises UserError if the run is not one of ours, or for names that would lead out of the folder.
     """
     with tempfile.TemporaryDirectory() as tmp:
         key = str(run.config.get("key", ""))
         if not re.fullmatch(r"[0-9a-f]{6,64}", key):
-            raise UserError(f"{project}: run {run.id} has the key {key or None}: it is no run of ours")
+            raise UserError(f"{project}: run {run.id} has the key {key or None}: it is not a run of ours")
         into = folder / key
         if (into / STATUS).is_file():
             return
@@ -204,12 +208,12 @@ def source(*objects: Any) -> None:
 def layers(run: read.Run) -> None:
     """Show the layers of a run's model with their shapes and parameters, as torchinfo wrote them."""
     text = (run.folder / MODEL_TEXT).read_text("utf-8")
-    table = text.partition("\nTotal mult-adds")[0]  # what follows is of memory
+    table = text.partition("\nTotal mult-adds")[0]  # the rest is about memory
     _markdown(f"```\n{table}\n```")
 
 
 def n_parameters(run: read.Run) -> int:
-    """How many weights a run's model has."""
+    """The number of parameters of a run's model."""
     text = (run.folder / MODEL_TEXT).read_text("utf-8")
     return int(re.search(r"Total params: ([\d,]+)", text)[1].replace(",", ""))
 
@@ -219,7 +223,9 @@ def n_parameters(run: read.Run) -> int:
 
 @contextlib.contextmanager
 def silently() -> Iterator[None]:
-    """What is printed or displayed within is not shown: a task prints what its notebook shows otherwise."""
+    """A `with` block that hides what is printed or displayed in it, such as results of a task, which the
+    notebook shows in its own way.
+    """
     from IPython.utils.capture import capture_output
 
     with capture_output():
@@ -227,12 +233,12 @@ def silently() -> Iterator[None]:
 
 
 def say(*sentences: str) -> None:
-    """Show sentences as a paragraph; those of a conclusion are made from the figures that were shown."""
+    """Show sentences as a paragraph. A conclusion makes its sentences from the figures that were shown."""
     _markdown(" ".join(sentences))
 
 
 def written(text: str, title: str) -> None:
-    """Show a text below a title, with its own line breaks and others where a line is longer than a page."""
+    """Show a text below a title, with its own line breaks and more where a line is longer than LINE."""
     lines = []
     for line in text.split("\n"):
         lines += [line[i : i + LINE] for i in range(0, max(1, len(line)), LINE)]
@@ -241,7 +247,7 @@ def written(text: str, title: str) -> None:
 
 
 def picture(what: np.ndarray | Path, caption: str) -> None:
-    """Show a picture, uint8 (H, W, 3) or a file, above its caption, which is also read aloud in its place."""
+    """Show a picture, uint8 (H, W, 3) or a file, above its caption, which screen readers read, too."""
     from IPython.display import Image, display
     from PIL import Image as pil
 
@@ -270,16 +276,17 @@ def video(path: Path, caption: str) -> None:
 
 
 def media(run: read.Run, key: str) -> list[tuple[int, Path]]:
-    """(step, file) of what a run has logged under a key, by step. Missing: it has nothing there."""
+    """(step, file) of what a run has logged under a key, by step. Raises Missing if there is nothing."""
     if key not in run.media:
         raise Missing(f"{from_root(run.folder / MEDIA)} has no {key}; it has {', '.join(sorted(run.media))}")
     return run.media[key]
 
 
 def task(run: read.Run, name: str) -> read.Task:
-    """What a task has made of a run: the newest of its folders, which are named after its flags, read anew.
+    """What a task has made from a run. It may have several folders, named after its flags; the newest is
+    read.
 
-    Missing where it was not called.
+    Raises Missing if the task was not called.
     """
     made = [one for one in read.read_run(run.folder).tasks if one.folder.name.partition("-")[0] == name]
     if not made:

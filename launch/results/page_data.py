@@ -1,6 +1,6 @@
 """The data of a report's page: columns, runs, curves, and the contents of each run's own page.
 
-They are plain JSON values, read by launch/results/page/*.js. A figure that is not finite is null.
+They are plain JSON values, which launch/results/page/*.js reads. A figure that is not finite is null.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from research.common.messages import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-POINTS = 400  # of a curve, at most: beyond that nobody sees a difference and the file grows
-POINTS_OF_A_CHART = 60_000  # in all its curves, where each has at least LEAST_POINTS
+POINTS = 400  # of a curve, at most: more would be invisible and only make the file larger
+POINTS_OF_A_CHART = 60_000  # of all curves of a chart together, if each has at least LEAST_POINTS
 LEAST_POINTS = 60
-LOG_TAIL = 6000  # characters of a run's log that stand on its page
+LOG_TAIL = 6000  # characters of a run's log that its page shows
 LOG_SPAN = 20  # a positive flag whose values span more than this factor has a logarithmic axis
 AXES = 7  # of parallel coordinates, unless the reader chooses others
-DIGITS = 12  # significant ones of a number: as exact as anybody compares
-FIGURES = 12  # of runs of other projects, that the table shows at first
-MACHINE = ("host", "device", "torch", "threads")  # of a segment, what stands on a run's page
+DIGITS = 12  # significant digits of a number: nobody compares more exactly
+FIGURES = 12  # of runs of other projects that the table shows at first
+MACHINE = ("host", "device", "torch", "threads")  # entries of a segment that a run's page shows
 
 
 def plain(value: Any) -> Any:
-    """A flag or figure as JSON holds it: lists and tables as text, what is not finite as None."""
+    """A flag or figure as a value that JSON can represent: lists and tables as text, not finite as None."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, (bool, str, int)):
@@ -45,13 +45,14 @@ def plain(value: Any) -> Any:
 
 
 def about_of(sweep: Sweep) -> list[list[str]]:
-    """What a sweep is about, as [label, text]; of several joined ones their names and questions."""
+    """What a sweep is about, as [label, text]; for joined sweeps, the name and question of each."""
     return [list(pair) for pair in sweep.questions or labelled(sweep.header)]
 
 
 def labelled(header: str) -> list[list[str]]:
-    """The lines of a YAML's header as [label, text]: "Size  6 runs" or "Size: 6 runs" is a labelled line, and
-    what follows belongs to it. A line of figures, which has a ±, stays a line. The first label may be empty.
+    """The lines of a YAML's header as [label, text]. "Size  6 runs" or "Size: 6 runs" is a labelled line, and
+    the lines after it belong to it. A line with figures, which has a ±, stays a line. The first label may be
+    empty.
     """
     found: list[list[str]] = []
     for i, line in enumerate(header.splitlines()):
@@ -68,7 +69,7 @@ def labelled(header: str) -> list[list[str]]:
 
 
 def in_parts(text: str) -> list[tuple[str, list[str]]]:
-    """A text of the header as (kind, lines), in order: "text", and "figures", rows of lines with a ±."""
+    """A text of the header as (kind, lines), in order; "figures": lines with a ±; "text": the others."""
     found: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         kind = "figures" if "±" in line else "text"
@@ -80,13 +81,13 @@ def in_parts(text: str) -> list[tuple[str, list[str]]]:
 
 
 def state_line(states: dict[str, int], n_open: int) -> str:
-    """How many runs are in which state, in words."""
+    """How many runs are in each state, in words."""
     parts = [f"{n} {state}" for state, n in states.items()]
     return ", ".join(parts + ([f"{n_open} not started"] if n_open else []))
 
 
 def source_line(sweep: Sweep) -> str:
-    """What a reader should know of where this was read, where that is no folder of runs; else empty."""
+    """A note for the reader if the report was not made from a folder of runs; else empty."""
     if not sweep.tables:
         return ""
     part = "" if sweep.tables == len(sweep.questions or [sweep]) else "in part "
@@ -94,7 +95,7 @@ def source_line(sweep: Sweep) -> str:
 
 
 def warning(sweep: Sweep, done: int, planned: int) -> str:
-    """What a reader has to know first: that runs are missing, or that something can't be read."""
+    """What a reader has to know first: that runs are missing, or that something can't be read; or ''."""
     text = ""
     if done < planned:
         text = f"Not complete: {done} of {counted(planned, 'run')} {'is' if planned == 1 else 'are'} done. "
@@ -111,7 +112,7 @@ def warning(sweep: Sweep, done: int, planned: int) -> str:
 
 
 def column_values(df: pd.DataFrame, name: str) -> list[Any]:
-    """A column of a `table` as JSON holds it."""
+    """A column of a `table` as values that JSON can represent."""
     return [None if missing else plain(value) for value, missing in zip(df[name], df[name].isna())]
 
 
@@ -119,10 +120,11 @@ def column_values(df: pd.DataFrame, name: str) -> list[Any]:
 
 
 def columns_of(sweep: Sweep, df: pd.DataFrame, figures: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """The columns of the table of runs, in order. figures: those of tasks, a list with a value for each run.
+    """The columns of the table of runs, in order. figures: the figures of tasks, each with a value for each
+    run.
 
-    kind: flag, status, step, figure, task or text; log: whether its axis is logarithmic; order: the values of
-    a flag of words as they follow each other; hidden: whether it is shown only when somebody asks for it.
+    kind: flag, status, step, figure, task or text; log: whether its axis is logarithmic; order: the order of
+    the values, if they are words; hidden: whether it is shown only on request.
     """
     flags, by = read.flag_columns(df), df.attrs["by"]
     shown = {by, "metric", "headline"}
@@ -157,7 +159,7 @@ def columns_of(sweep: Sweep, df: pd.DataFrame, figures: dict[str, list[Any]]) ->
 
 
 def _axis(name: str, kind: str, values: list[Any], sweep: Sweep) -> dict[str, Any]:
-    """Whether a column holds numbers, whether its axis is logarithmic, and in which order its words stand."""
+    """Whether a column contains numbers, whether its axis is logarithmic, and the order of its words."""
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     numeric = bool(numbers) and len(numbers) == sum(v is not None for v in values)
     given = (sweep.spec.get("parameters") or {}).get(name.removeprefix("--")) or {}
@@ -170,13 +172,13 @@ def _axis(name: str, kind: str, values: list[Any], sweep: Sweep) -> dict[str, An
     seen = {show(v): v for v in values}
     texts = [show(v) for v in listed if show(v) in seen]
     texts += sorted((text for text in seen if text not in texts), key=lambda text: sort_key(seen[text]))
-    order = [seen[text] for text in texts]  # as values: the page writes them as it writes its cells
+    order = [seen[text] for text in texts]  # as values, because the page formats them like its cells
     return {"numeric": False, "log": False, "order": order if kind in ("flag", "status") else None}
 
 
 def default_axes(columns: list[dict[str, Any]], runs: list[dict[str, Any]], by: str) -> list[str]:
-    """Columns that stand in parallel coordinates at first: flags, then what tells which run is best, then
-    figures of the test part that are not the same for all runs.
+    """The columns that parallel coordinates show at first: flags, then the column that tells which run is
+    best, then figures of the test part that are not the same for all runs.
     """
     seen = [{str(run["values"][i]) for run in runs} - {"None"} for i in range(len(columns))]
     differing = {c["name"] for c, texts in zip(columns, seen) if len(texts) > 1}
@@ -197,7 +199,7 @@ def default_axes(columns: list[dict[str, Any]], runs: list[dict[str, Any]], by: 
 
 
 def task_figures(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Single numbers that tasks wrote, by `<folder>/<name>`: a list with a value for each run."""
+    """Single numbers that tasks wrote, `<folder>/<name>` → a list with a value for each run."""
     found: dict[str, list[Any]] = {}
     for i, run in enumerate(runs):
         for task in run.tasks:
@@ -220,8 +222,11 @@ def _numbers(values: dict[str, Any], prefix: str) -> Iterable[tuple[str, float]]
 
 
 def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
-    """Learning curves: keys in the order of `first`, then of their names; of each key and run the place of
-    its steps in `steps` and its values, thinned; and so for each run the epochs and seconds of its steps.
+    """Learning curves.
+
+    keys: first those in `first`, then the others by name; of: key → run's index → [index of its steps in
+    `steps`, its values], with at most so many points as are useful; clocks: the same for the epochs and the
+    seconds of each run; steps: lists of steps.
     """
     names = {
         m
@@ -232,7 +237,7 @@ def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
     rank = {name: i for i, name in enumerate(first)}
     keys = sorted(names, key=lambda m: (rank.get(m, len(rank)), m))
     points = min(POINTS, max(LEAST_POINTS, POINTS_OF_A_CHART // max(1, len(sweep.runs))))
-    known: dict[tuple[int, ...], int] = {}  # steps → their place: most curves have the same
+    known: dict[tuple[int, ...], int] = {}  # steps → their index: most curves have the same steps
 
     def drawn(seen: list[tuple[int, Any]]) -> list[Any]:
         seen = thinned(seen, points)
@@ -257,7 +262,7 @@ def curves_of(sweep: Sweep, first: Sequence[str]) -> dict[str, Any]:
 
 
 def thinned(points: Sequence[Any], n: int) -> list[Any]:
-    """About n of the points, evenly, the last one kept."""
+    """About n of the points, evenly spaced and including the last one."""
     every = math.ceil(len(points) / n)
     return [*points[:-1:every], *points[-1:]] if points else []
 
@@ -271,7 +276,7 @@ def _short(value: Any) -> float | None:
 
 
 def detail_of(run: Run, sweep: Sweep, varied: list[str], commit: str) -> dict[str, Any]:
-    """What stands on a run's own page."""
+    """What a run's own page shows."""
     segments = [part for part in run.status.get("segments") or [] if isinstance(part, dict)]
     machines = [
         ", ".join(f"{name} {show(part[name])}" for name in MACHINE if name in part)
@@ -298,7 +303,7 @@ def detail_of(run: Run, sweep: Sweep, varied: list[str], commit: str) -> dict[st
 
 
 def _tail(run: Run) -> str:
-    """The end of what the training process printed; empty where that was not kept."""
+    """The end of what the training process printed; empty if that was not kept."""
     if "console" in run.status:
         return "\n".join(map(str, run.status["console"]))[-LOG_TAIL:]
     try:
@@ -315,7 +320,7 @@ def state_of(run: Run) -> str:
 
 
 def runs_of(sweep: Sweep, df: pd.DataFrame, columns: list[dict], figures: dict[str, list]) -> list[dict]:
-    """Each run: its folder's name, caption, status, reason, a value for each column, what its page holds."""
+    """Each run: id, caption, status, reason, page at W&B, a value for each column, its page's content."""
     varied, found = sweep.varied, []
     by_column = [figures[c["name"]] if c["kind"] == "task" else column_values(df, c["name"]) for c in columns]
     for i, run in enumerate(sweep.runs):

@@ -1,6 +1,6 @@
-"""Read run folders back: what a sweep tried, how far each run came, and its numbers.
+"""Reads run folders: what a sweep tried, how far each run got, and its numbers.
 
-Only reads. Needs no torch, and pandas only for tables.
+It writes nothing but CSVs of results. It does not need torch, and pandas only for tables.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILES = {CONFIG: "config", STATUS: "status", METRICS: "rows"}
-# what the objects in these files hold, where they hold it: all else is damage
+# the types of entries in these files; an entry may be missing, but of another type it is damaged
 KINDS = {
     "flags": dict,
     "key": str,
@@ -59,16 +59,16 @@ KINDS = {
     "status": str,
     "segments": list,
 }
-# of a table that are no flags: what is known of a run, and of a setting over its seeds
+# columns of a table that are not flags: facts about a run, and about a setting over its seeds
 COLUMNS = ("status", "step", "steps", "metric", "headline", "commit", "key", "reason", "n", "runs")
-# Common flags that say where and how a run is carried out, not what is computed. A data set's name is not in
-# a run's key either, but its content is: runs on other data differ.
+# Common flags that say where and how a run is carried out, not what it computes. A data set's name is not in
+# a run's key either, but it is not one of these: its content is in the key, and runs on other data differ.
 BOOKKEEPING = {f.name for f in dataclasses.fields(RunFlags)} - {*result_names(RunFlags), "dataset"}
 
 
 @dataclass
 class Task:
-    """What a task made of a run's checkpoint: the numbers of results.json, and the files beside it."""
+    """What a task made from a run's checkpoint: the numbers in results.json, and the files beside it."""
 
     folder: Path
     results: dict = field(default_factory=dict)
@@ -78,22 +78,22 @@ class Task:
 
 @dataclass
 class Run:
-    """One run folder as found. `problem` says in words what could not be read, or is None."""
+    """One run folder as it was found. `problem` says in words what could not be read, or is None."""
 
     folder: Path
     config: dict = field(default_factory=dict)
     status: dict = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
     media: dict[str, list[tuple[int, Path]]] = field(default_factory=dict)  # key -> [(step, file)], by step
-    captions: dict[Path, str] = field(default_factory=dict)  # of the files that have one
+    captions: dict[Path, str] = field(default_factory=dict)  # of those media files that have one
     problem: str | None = None
     trial: dict = field(default_factory=dict)  # the sweep's point; empty for a run outside a sweep
     tasks: list[Task] = field(default_factory=list)
-    sweep: str = ""  # in a report on several sweeps, the one that it belongs to
+    sweep: str = ""  # in a report on several sweeps, the name of the one that it belongs to
 
     @property
     def id(self) -> str:
-        """What tells the run from all others in a report; two sweeps may hold runs of the same key."""
+        """A name that no other run in a report has; two sweeps may contain runs with the same key."""
         return self._in_its_sweep(self.folder.name)
 
     @property
@@ -107,23 +107,23 @@ class Run:
 
     @property
     def flags(self) -> dict:
-        """All flags of the run; where config.json is unreadable, those that its trial gave."""
+        """All flags of the run; if config.json is unreadable, those that its trial gave."""
         return self.config.get("flags") or self.trial.get("flags") or {}
 
     @property
     def result_flags(self) -> set[str]:
-        """Names of the flags that the run's numbers may depend on. An old config.json does not list them."""
+        """Names of the flags on which the run's numbers may depend. An old config.json does not list them."""
         listed = self.config.get("result_flags")
         return {*listed, "dataset"} if isinstance(listed, list) else set(self.flags) - BOOKKEEPING
 
     @property
     def place(self) -> tuple[str | None, str | None]:
-        """W&B entity (None: the login's own) and project, as the run itself took them."""
+        """The W&B entity (None: the login's own) and the project that the run itself used."""
         return tuple(self.config.get(k) or self.flags.get(k) for k in ("entity", "project"))
 
     @property
     def url(self) -> str | None:
-        """Where W&B shows the run, as far as the run itself knows: it was online, and whose it is."""
+        """The run's page at W&B, if the run was online and knows its entity; else None."""
         entity, project = self.place
         if self.flags.get("wandb") != "online" or not (entity and project and self.config.get("wandb_id")):
             return None
@@ -131,8 +131,8 @@ class Run:
 
     @property
     def seconds(self) -> list[tuple[int, float]]:
-        """(step, seconds of training until then), from the time of a step that time.jsonl tells; read anew at
-        each call. Empty where there is none.
+        """(step, seconds of training until then), computed from the times per step in time.jsonl, which is
+        read at each call. Empty if there are none.
         """
         with contextlib.suppress(OSError, ValueError):
             found, total, before = [], 0.0, 0
@@ -147,15 +147,17 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What the run is called where its flags do not tell it from others."""
+        """The run's name where its flags do not distinguish it from other runs."""
         return self.id
 
     def is_curve(self, name: str) -> bool:
-        """Whether a logged figure is followed over the steps."""
+        """Whether a logged figure is drawn over the steps."""
         return "/" in name and not name.startswith("test/")
 
     def value(self, metric: Metric) -> float | None:
-        """What the run counts for by a sweep's metric: its best value, diverged its worst; None: none."""
+        """The value by which a sweep's metric judges the run: its best, or its worst if the run diverged;
+        None if it has no value.
+        """
         if metric.is_headline(self.config.get("headline")):
             value = self.status.get("headline")
             return value if is_finite(value) else None
@@ -174,11 +176,11 @@ class Sweep:
     runs: list[Run]
     open_trials: list[dict]  # trials without a run folder
     problem: str | None = None
-    yaml: Path | None = None  # its YAML, where that is not SWEEP in the folder: of a committed table
+    yaml: Path | None = None  # its YAML if that is not SWEEP in the folder, as for a committed table
     foreign: bool = False  # made by scripts that know nothing of this repository: see wandb_files.py
-    figures: list[str] | None = None  # that a table has, in its order; None: test/*, val/*
-    questions: list[list[str]] | None = None  # [name, question] of each, where several sweeps were joined
-    tables: int = 0  # how many of them were read from a table of results alone
+    figures: list[str] | None = None  # the figures that a table has, in order; None: test/*, val/*
+    questions: list[list[str]] | None = None  # [name, question] of each sweep, if several were joined
+    tables: int = 0  # how many of the joined sweeps were read only from a table of results
 
     @property
     def varied(self) -> list[str]:
@@ -186,15 +188,15 @@ class Sweep:
 
     @property
     def metric(self) -> Metric | None:
-        """The metric, where it is another than the headline of the runs; None where that says it all."""
+        """The metric if it is not the headline of the runs anyway; else None."""
         metric = metric_of(self.spec)
         headlines = {run.config.get("headline") for run in self.runs} - {None}
         return metric if metric and any(not metric.is_headline(name) for name in headlines) else None
 
 
 def wandb_address(*folders: Path) -> str:
-    """Where W&B's pages are, as its client finds its server: WANDB_BASE_URL, or `base_url` in the file
-    `settings` of one of the folders or of the user's own; without either W&B's cloud.
+    """The address of W&B's pages. It is found as the client finds its server: from WANDB_BASE_URL, else from
+    `base_url` in a file `settings` in one of the folders or in the user's own; else it is W&B's cloud.
     """
     own = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
     base = os.environ.get("WANDB_BASE_URL")
@@ -209,13 +211,13 @@ def wandb_address(*folders: Path) -> str:
 
 
 def read_rows(path: Path | str) -> list[dict]:
-    """Rows of a JSON-lines file, less a torn last line; ValueError names any other damaged line."""
+    """Rows of a JSON-lines file, without a torn last line; ValueError names any other damaged line."""
     lines, rows = Path(path).read_text("utf-8", "replace").rstrip("\n").split("\n"), []
     for i, line in enumerate(lines, 1):
         try:
             rows.append(dict(json.loads(line)))
         except (ValueError, TypeError):
-            if i < len(lines):  # the last line's writer is at work, or was killed there
+            if i < len(lines):  # the last line may still be being written, or its writer was killed
                 raise ValueError(f"line {i} is damaged") from None
     return rows
 
@@ -236,7 +238,7 @@ def why(error: Exception) -> str:
 
 
 def read_run(folder: Path | str) -> Run:
-    """One run folder. Never raises for what lies in it: `problem` says what is missing or can't be read."""
+    """One run folder. It never raises, whatever is there: `problem` says what is missing or unreadable."""
     run, problems = Run(Path(folder)), []
     try:
         os.listdir(run.folder)
@@ -263,10 +265,10 @@ def read_run(folder: Path | str) -> Run:
 
 
 def _tasks(folder: Path, problems: list[str]) -> Iterator[Task]:
-    """What tasks made in a run's folder, by name."""
+    """What tasks made in a run's folder, sorted by name. What can't be read is added to `problems`."""
     try:
         inside = sorted(path for path in folder.iterdir() if (path / RESULTS).is_file())
-    except OSError:  # reading the run's files has told it
+    except OSError:  # already reported when the run's files were read
         return
     for path in inside:
         task = Task(path)
@@ -282,10 +284,10 @@ def _tasks(folder: Path, problems: list[str]) -> Iterator[Task]:
 
 
 def _files(media: Path, problems: list[str]) -> Iterator[Path]:
-    """The files of a media folder, by path; what can't be looked at goes to `problems`."""
+    """The files of a media folder, sorted by path. What can't be read is added to `problems`."""
 
     def trouble(error: OSError) -> None:
-        if media.is_symlink() or not isinstance(error, FileNotFoundError):  # without pictures there is none
+        if media.is_symlink() or not isinstance(error, FileNotFoundError):  # no pictures: no such folder
             name = Path(error.filename).relative_to(media.parent)
             problems.append(f"{name} cannot be read ({why(error)})")
 
@@ -295,14 +297,15 @@ def _files(media: Path, problems: list[str]) -> Iterator[Path]:
             if stat.S_ISREG(path.stat().st_mode):
                 yield path
         except OSError as error:
-            if path.is_symlink() or not isinstance(error, FileNotFoundError):  # else it was cut meanwhile
+            if path.is_symlink() or not isinstance(error, FileNotFoundError):  # else it was just deleted
                 problems.append(f"{path.relative_to(media.parent)} cannot be read ({why(error)})")
 
 
 def read_sweep(folder: Path | str) -> Sweep:
-    """A sweep's folder, a plain folder of run folders, or a single run folder; it may hold no runs (yet).
+    """Reads a sweep's folder, a plain folder of run folders, or a single run folder; it may have no runs
+    (yet).
 
-    FileNotFoundError when there is no such folder. What else is damaged stands in the sweep's `problem`.
+    FileNotFoundError: there is no such folder. The sweep's `problem` says what is damaged.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -348,10 +351,10 @@ def read_sweep(folder: Path | str) -> Sweep:
 
 
 def read_results(path: Path | str) -> Sweep:
-    """A sweep from its committed CSV alone, as `results_csv` writes it: flags, states and figures, no curves
-    and no pictures. What it is about comes from the YAML of the same name in the folder above.
+    """A sweep from its committed CSV, as `results_csv` writes it: flags, states and figures, but no curves
+    and no pictures. What the sweep is about is read from the YAML of the same name in the folder above.
 
-    Raises ValueError where the file is no such table.
+    ValueError: the file is not such a table.
     """
     import pandas as pd
 
@@ -401,7 +404,7 @@ def read_results(path: Path | str) -> Sweep:
 
 
 def _value(text: str) -> Any:
-    """A cell of a CSV as the flag or figure that it was."""
+    """The flag or figure that was written to this cell of a CSV."""
     if text in ("", "None"):
         return None
     if text in ("True", "False"):
@@ -414,13 +417,13 @@ def _value(text: str) -> Any:
 
 
 def _goal_of(headline: str) -> str:
-    """Which way a figure of that name is better, where no file says it."""
+    """Whether to minimize or to maximize a figure, guessed from its name, because no file says it."""
     more = ("elbo", "exact", "accuracy", "mig", "acc")
     return "maximize" if any(word in headline for word in more) else "minimize"
 
 
 def joined(sweeps: list[Sweep]) -> Sweep:
-    """Several sweeps as one, in which the flag `sweep` tells which of them a run belongs to."""
+    """Several sweeps as one, in which the flag `sweep` says to which of them a run belongs."""
     if len(sweeps) == 1:
         return sweeps[0]
     names = _own_names(sweeps)
@@ -454,7 +457,9 @@ def joined(sweeps: list[Sweep]) -> Sweep:
 
 
 def _own_names(sweeps: list[Sweep]) -> list[str]:
-    """A name of its own for each sweep: where two share theirs, with as many folders as tell them apart."""
+    """A different name for each sweep: if two have the same name, as many folders are put before it as
+    needed.
+    """
     above = [sweep.folder if sweep.tables else sweep.folder.parent for sweep in sweeps]
     paths = [(*folder.parts, sweep.name) for folder, sweep in zip(above, sweeps)]
     depths = [1] * len(paths)
@@ -471,13 +476,13 @@ def _first_words(header: str) -> str:
 
 
 def _tell_failure(run: Run, path: Path) -> None:
-    """Take over what its worker could not write into the run's folder: that it failed, and why."""
+    """Add to a run that it failed, and why, which its worker could not write into the run's folder."""
     with contextlib.suppress(OSError, ValueError):
         run.status |= _read_object(path)
 
 
 def _read_spec(text: str) -> dict:
-    """A sweep's YAML; ValueError or TypeError where it is none."""
+    """The content of a sweep's YAML; ValueError or TypeError if it is not one."""
     spec = dict(yaml.safe_load(text))
     parameters = spec.get("parameters") or {}
     if not isinstance(parameters, dict) or not all(isinstance(given, dict) for given in parameters.values()):
@@ -486,10 +491,10 @@ def _read_spec(text: str) -> dict:
 
 
 def _run_folders(folder: Path, trials: Iterable[str]) -> list[Path]:
-    """`folder` itself where it is a run's; else those in it that are, that a trial names, or that can't be
-    looked into and so may be runs.
+    """`folder` itself if it is a run's folder. Otherwise, those folders in it that are, or that a trial
+    names, or that can't be read and therefore may be.
     """
-    inside = sorted(folder.iterdir())  # OSError where the folder itself can't be read
+    inside = sorted(folder.iterdir())  # OSError if the folder itself can't be read
 
     def is_run(path: Path) -> bool:
         try:
@@ -500,13 +505,13 @@ def _run_folders(folder: Path, trials: Iterable[str]) -> list[Path]:
     if any((folder / name).exists() for name in FILES):
         return [folder]
     found = [path for path in inside if path.name in trials or is_run(path)]
-    # A folder that `--fresh` set aside has a suffix, and is no longer a result of this sweep.
+    # A folder that `--fresh` has set aside has a suffix and is no longer a result of this sweep.
     return [path for path in found if not re.search(r"\.(old|aside)", path.name)]
 
 
 def expected(sweep: Sweep) -> int:
-    """How many runs the sweep means to have, as far as its YAML tells: the size of its grid, at most its
-    run_cap; never fewer than there are.
+    """How many runs the sweep is going to have, as far as its YAML says: the size of its grid, but at most
+    its run_cap, and at least as many as there are.
     """
     known = len(sweep.runs) + len(sweep.open_trials)
     limits = []
@@ -519,9 +524,9 @@ def expected(sweep: Sweep) -> int:
 
 
 def varied_flags(runs: Iterable[Run], order: Iterable[str] = (), trials: Iterable[dict] = ()) -> list[str]:
-    """Flags whose values differ between runs (and open trials), those in `order` first, `seed` last.
+    """Flags whose values differ between runs (and open trials): those in `order` first, `seed` last.
 
-    Flags that change no numbers (paths, device, cadence) count only if `order` names them.
+    Flags that don't change numbers (paths, device, how often to save) count only if `order` names them.
     """
     runs, points = list(runs), [trial.get("flags") or {} for trial in trials]
     seen: dict[str, set[str]] = {name: set() for name in order}
@@ -535,19 +540,20 @@ def varied_flags(runs: Iterable[Run], order: Iterable[str] = (), trials: Iterabl
 
 
 def column_of(flag: str) -> str:
-    """The column of a varied flag: its name, but --steps where tables have a column steps of their own."""
+    """The column of a varied flag: its name, or --steps where a table has a column steps of its own."""
     return f"--{flag}" if flag in COLUMNS else flag
 
 
 def table(sweep: Sweep) -> pd.DataFrame:
-    """One row a run: varied flags, status, step(s), metric, best headline, last test/*, val/*, commit, key,
-    reason (the run's own, and what could not be read). `metric` is a column where `Sweep.metric` is one.
+    """A row for each run: varied flags, status, step, steps, metric (if `Sweep.metric` is not None), best
+    headline, last test/* and val/*, commit, key, and reason (the run's own, and what could not be read).
 
-    A run that is judged by another headline than most has no value there: its own best stands among val/*.
+    If a run has another headline than most, its cell under headline is empty: its own best is among val/*.
 
     `attrs`: the `headline`'s name and its `goal`; the `metric`'s name and `metric_goal`, or None; `by`, the
-    column that tells which run is best, and `ascending`, whether by its least; `headings` of columns whose
-    name does not say it; and `confirmed`, the keys of trials that others repeat with further seeds.
+    column that tells which run is best, and `ascending`, whether the least value is best; `headings` of
+    columns that have another heading than their name; and `confirmed`, the keys of trials that others repeat
+    with further seeds.
     """
     import pandas as pd
 
@@ -597,13 +603,13 @@ def table(sweep: Sweep) -> pd.DataFrame:
 
 
 def headlines(sweep: Sweep) -> Counter[tuple[str, str | None]]:
-    """What the runs are judged by: (headline, goal) → how many runs, the most common first."""
+    """The figures by which runs are judged: (headline, goal) → number of runs, the most common first."""
     named = [(r.config["headline"], r.config.get("goal")) for r in sweep.runs if r.config.get("headline")]
     return Counter(dict(Counter(named).most_common()))
 
 
 def test_figure(name: str) -> str:
-    """The figure of the test part that belongs to one of the validation part, or to its running best."""
+    """The figure of the test part that corresponds to one of the validation part, or to its running best."""
     return f"test/{name.rpartition('/')[2].removesuffix('_best')}"
 
 
@@ -613,7 +619,7 @@ def best_first(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _commits(run: Run) -> str:
-    """The commits whose code made the run, and whether that code was changed."""
+    """The commits whose code made the run, with -dirty if there were uncommitted changes."""
     source, segments = run.config.get("source") or {}, run.status.get("segments") or []
     parts = [part for part in [source, *segments] if isinstance(part, dict) and part.get("commit")]
     commits = dict.fromkeys(str(part["commit"])[:10] for part in parts)
@@ -627,7 +633,7 @@ def flag_columns(df: pd.DataFrame) -> list[str]:
 
 
 def figure_columns(df: pd.DataFrame) -> list[str]:
-    """The figures of a `table` or of a results CSV: the columns behind `status` that hold measured values."""
+    """The figures of a `table` or of a results CSV: the columns after `status` with measured values."""
     behind = df.columns[len(flag_columns(df)) :]
     return [name for name in behind if name in ("metric", "headline") or name not in COLUMNS]
 
@@ -638,11 +644,12 @@ def _by_flags(df: pd.DataFrame, flags: list[str]) -> pd.DataFrame:
 
 
 def results_csv(sweep: Sweep, path: Path | str) -> int:
-    """Write the committed evidence, one row for each run that came to an end; returns their number.
+    """Write the CSV that is committed, with a row for each run that came to an end; returns their number.
 
     Columns: varied flags (exact), status, metric (if there is one) and headline under their own names, test
-    figures (6 significant digits), commit; sorted by flags, so that equal results give equal bytes. Foreign
-    runs need not name their test figures so: of them the last values of all figures, and the key.
+    figures (6 significant digits), commit. Rows are sorted by flags, so that equal results give equal bytes.
+    Foreign runs may name their test figures in any way, so their rows have the last values of all figures,
+    and also the key.
     """
     df, path, metric = table(sweep), Path(path), sweep.metric
     names, flags = {"headline": f"{df.attrs['headline']}_best"}, flag_columns(df)
@@ -661,10 +668,12 @@ def results_csv(sweep: Sweep, path: Path | str) -> int:
 
 
 def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs over seeds, from a `table` or a results CSV: one row per setting of the other flags.
+    """Finished runs, averaged over seeds, from a `table` or a results CSV: a row for each setting of the
+    other flags.
 
     Columns: the flags, `n` finished of `runs`, each figure's mean and, as `<name> sd`, its sample standard
-    deviation (NaN when n < 2). A trial that others confirm is left out: it was chosen, and so the luckiest.
+    deviation (NaN if n < 2). A trial that others confirm is left out: it was chosen as the best, so it is the
+    luckiest.
     """
     import pandas as pd
 
@@ -682,13 +691,14 @@ def summarise_over_seeds(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def print_table(df: pd.DataFrame, console: Console, width: int = 100) -> None:
-    """Print the runs from best to worst in at most `width` characters; no cell is ever cut.
+    """A different name for each sweep: equal to worst in at most `width` characters; no cell is ever
+    truncated.
 
-    Where there is no room for all columns, they are left out in this order: figures, the last first, but for
-    those of headline and metric on the test part; step; status, where every run has finished; the metric's
-    test figure; the headline, where a metric stands beside it; the headline's test figure; varied flags, the
-    last first; status. What tells which run is best always stays. Headings first go into two lines where this
-    saves more than figures.
+    If there is no room for all columns, they are left out in this order: figures, the last first, except
+    those of headline and metric on the test part; step; status, if every run has finished; the metric's test
+    figure; the headline, if there is a metric beside it; the headline's test figure; varied flags, the last
+    first; status. The column that tells which run is best always stays. If more columns than figures would
+    have to go, headings are first put on two lines.
     """
     metric, headline, headings = (df.attrs[name] for name in ("metric", "headline", "headings"))
     shown_already = (f"val/{headline.split('/', 1)[-1]}", headline, metric)

@@ -1,5 +1,5 @@
 """Compares committed results with a repetition of the same runs: which figures are equal, which differ no
-more than other seeds do, and which differ.
+more than seeds do, and which differ.
 
 A run that is repeated on another processor, or with another version of torch, does not end in the same
 digits: rounding differs, and training magnifies the difference until the run looks like one with another
@@ -10,7 +10,7 @@ seed. So a figure that is not equal is compared with its spread over seeds. For 
         committed runs that finished, without the run in question: a wrong value must not excuse itself
     t   d / (s √2), since each of the two values varies by s
 
-A figure `differs` if both of two tests say so:
+A figure `differs` if two tests both say so:
 
 1.  |t| is above the quantile of Student's t at 1 - 0.01 / (2 m), where m figures of all runs are compared
     (Bonferroni). For s known beforehand this is the repeatability limit of ISO 5725-6:1994, 4.1.
@@ -25,21 +25,23 @@ Bayes methods for assessing differential expression in microarray experiments", 
 3(1), article 3, sections 4 and 6.2. But s is never less than the pooled one, and there are never more degrees
 of freedom.
 
-If all runs are true repetitions, values are normal and settings vary equally, the chance that any figure at
-all is said to differ is 1 % at most. If the variances of settings are scattered like an inverse chi-squared
-variable of 4 degrees of freedom, it is some 6 %. tests/test_reproduce.py measures both, for new runs that
-have nothing in common with the committed ones; in practice they share the seeds, which makes it less.
+If all runs are true repetitions, values are normally distributed and all settings have the same variance, the
+chance that any figure at all is said to differ is at most 1 %. If the variances of settings are scattered
+like an inverse chi-squared variable with 4 degrees of freedom, it is about 6 %. tests/test_reproduce.py
+measures both for new runs that have nothing in common with the committed ones; in practice they share the
+seeds, which makes the chance smaller.
 
 If two thirds of the figures of a run are equal to the last digit, nothing was magnified, and the spread over
-seeds is no excuse: a figure of this run differs if it is off by more than a thousandth of its size and of the
-spread s, or for a share of few by more than 0.8 %. Only figures that can hardly be equal by chance count for
-these two thirds: figures of 5 digits or more that are not near 0 or 1, as shares of few are.
+seeds does not excuse a difference. Then a figure of this run differs if it is off by more than a thousandth
+of its size and of the spread s; for a share of few cases, by more than 0.8 %. Only figures that are unlikely
+to be equal by chance count for these two thirds: those with 5 digits or more that are not near 0 or 1, which
+excludes shares of few cases.
 
-The verdict is `can't tell` if the setting has one seed; or nothing is left to estimate s from; or only test 1
-says that a figure differs; or |t| is above FAR but the seeds are too few for test 1; or test 2 says that it
-differs and all other seeds agree to the last digit, which does not show how rare another value is. All
-remaining figures are `within the seeds`. With few seeds per setting the test is weak: `allowed` says by how
-much a figure may differ before it is noticed.
+The verdict is `can't tell` in these cases: the setting has one seed; nothing is left to estimate s from; only
+test 1 says that a figure differs; |t| is above FAR but there are too few seeds for test 1; or test 2 says
+that it differs and all other seeds agree to the last digit, which does not show how rare another value is.
+All remaining figures are `within the seeds`. With few seeds per setting the test is weak: `allowed` says by
+how much a figure may differ before it is noticed.
 """
 
 import functools
@@ -59,16 +61,16 @@ VERDICTS = (EQUAL, WITHIN, DIFFERS, UNTOLD)
 ALPHA = 0.01  # the chance that true repetitions of a whole sweep are said to differ
 FAR = 6.0  # a |t| that is never called within the seeds, however few these are
 DIGITS = 6  # significant digits of a figure in a results CSV
-CLOSE = 1e-3  # of a figure: what rounding in an evaluation may do where training was the same
-CLOSE_SHARE = 8e-3  # the same of a share of a few hundred cases, of which one may change
-LEAST = 1e-4  # of the pooled variance: of a setting whose seeds agree, when variances are compared
+CLOSE = 1e-3  # of a figure: rounding in an evaluation may change it by so much after the same training
+CLOSE_SHARE = 8e-3  # the same for a share of a few hundred cases, of which one may change
+LEAST = 1e-4  # of the pooled variance: a setting whose seeds agree gets this when variances are compared
 STATUS = "status"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of committed results. line: in the file, from 1; setting: its flags without the seed, as written;
-    figures: their texts, by column.
+    """A row of committed results. line: its line in the file, from 1; label: the run's name in messages;
+    setting: its flags without the seed, as written; figures: their texts, by column.
     """
 
     line: int
@@ -81,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Again:
-    """A row's run, made again. figures: their texts, as a results CSV would have them."""
+    """A row's run, made again. figures: their texts, by column, as a results CSV would have them."""
 
     status: str
     figures: Mapping[str, str]
@@ -90,8 +92,10 @@ class Again:
 
 @dataclass(frozen=True)
 class Compared:
-    """One figure of one run, or its status. deviation: new less committed; sd: the standard deviation s of a
-    run, allowed: the largest deviation that is not said to differ. None where there is none.
+    """The comparison of one figure of one run, or of its status.
+
+    deviation: new minus committed value; sd: the standard deviation s of a run; allowed: the largest
+    deviation that is not said to differ; each None if there is none.
     """
 
     row: Row
@@ -106,7 +110,7 @@ class Compared:
 
     @property
     def sds(self) -> float | None:
-        """The deviation in standard deviations of a run."""
+        """The deviation in units of a run's standard deviation; None if one of them is unknown or sd is 0."""
         if self.deviation is None or not self.sd:
             return None
         return self.deviation / self.sd
@@ -116,12 +120,12 @@ class Compared:
 
 
 def written(value: object) -> str:
-    """A figure as a results CSV has it: DIGITS significant digits, '' for what is no finite number."""
+    """A figure as a results CSV has it: DIGITS significant digits, '' for what is not a finite number."""
     return show(float(value), DIGITS) if is_finite(value) else ""
 
 
 def number(text: str) -> float | None:
-    """The finite number that a cell holds; None where it holds none."""
+    """The finite number in a cell; None if there is none."""
     try:
         value = float(text)
     except ValueError:
@@ -130,7 +134,7 @@ def number(text: str) -> float | None:
 
 
 def _same(committed: str, new: str) -> bool:
-    """Whether two cells are equal to the last digit; 1e-05 and 0.00001 are."""
+    """Whether two cells are equal to the last digit, as 1e-05 and 0.00001 are."""
     a, b = number(committed), number(new)
     return committed == new if a is None or b is None else written(a) == written(b)
 
@@ -174,14 +178,14 @@ def _trigamma(x: float) -> float:
 
 @functools.cache
 def _of_log(df: int) -> tuple[float, float]:
-    """Mean and variance of the logarithm of a chi-squared variable over its degrees of freedom."""
+    """Mean and variance of ln(X / df), where X is a chi-squared variable with df degrees of freedom."""
     from scipy.special import digamma
 
     return float(digamma(df / 2)) - math.log(df / 2), _trigamma(df / 2)
 
 
 def _inverse_trigamma(y: float) -> float:
-    """The x > 0 at which the trigamma function is y > 0, to 9 digits: Newton's method (Smyth, appendix)."""
+    """The x > 0 for which the trigamma function is y > 0, to 9 digits: Newton's method (Smyth, appendix)."""
     from scipy.special import polygamma
 
     if y > 1e7:
@@ -198,11 +202,11 @@ def _inverse_trigamma(y: float) -> float:
 
 
 def spread(own: tuple[float, int], others: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """(variance, degrees of freedom) of a run about the mean of its setting; (0, 0) where nothing is known.
+    """(variance, degrees of freedom) of a run about the mean of its setting; (0, 0) if nothing is known.
 
-    own, others: (variance, degrees of freedom) of the setting's own runs and of those of other settings, with
-    0 degrees of freedom where there is only one run. Pooled, or moderated where the variances of the settings
-    differ by more than chance; see the head of this file.
+    own, others: (variance, degrees of freedom) of the setting's own runs, and of the runs of each other
+    setting; with one run there are 0 degrees of freedom. The variance is pooled, or moderated if the
+    variances of the settings differ by more than chance; see the beginning of this file.
     """
     known = [(variance, df) for variance, df in [own, *others] if df > 0]
     total = sum(df for _, df in known)
@@ -230,7 +234,7 @@ def _digamma(x: float) -> float:
 
 
 def _variance(values: Sequence[float]) -> tuple[float, int]:
-    """Sample variance and its degrees of freedom; equal values have exactly 0."""
+    """Sample variance and its degrees of freedom; the variance of equal values is exactly 0."""
     n = len(values)
     if n < 2 or min(values) == max(values):
         return 0.0, max(0, n - 1)
@@ -239,7 +243,7 @@ def _variance(values: Sequence[float]) -> tuple[float, int]:
 
 
 def _outside(value: float, others: Sequence[float]) -> bool:
-    """Whether a value lies outside the two-sided 95 % prediction interval of two others or more."""
+    """Whether a value lies outside the two-sided 95 % prediction interval of at least two others."""
     variance, df = _variance(others)
     n = len(others)
     reach = _quantile(0.975, df) * math.sqrt(variance * (1 + 1 / n))
@@ -247,7 +251,7 @@ def _outside(value: float, others: Sequence[float]) -> bool:
 
 
 class Seeds:
-    """The committed values of one figure by setting, of the runs that finished."""
+    """The committed values of one figure in the runs that finished, by setting."""
 
     def __init__(self, rows: Iterable[Row], figure: str):
         self.values: dict[tuple, dict[int, float]] = defaultdict(dict)
@@ -258,7 +262,7 @@ class Seeds:
         self._variances = {setting: _variance([*of.values()]) for setting, of in self.values.items()}
 
     def of(self, row: Row) -> int:
-        """How many seeds the row's setting has, itself included."""
+        """How many seeds the row's setting has, including the row's own."""
         return len(self.values.get(row.setting, ()))
 
     def stands_out(self, row: Row, new: float) -> bool:
@@ -271,16 +275,17 @@ class Seeds:
         return _outside(new, [*rest, old]) or _outside(old, [*rest, new])
 
     def without(self, row: Row) -> tuple[float, float]:
-        """`spread` from all runs but the row's own."""
+        """`spread` from all runs except the row's own."""
         own = [value for line, value in self.values[row.setting].items() if line != row.line]
         others = [found for setting, found in self._variances.items() if setting != row.setting]
         return spread(_variance(own), others)
 
 
 def compare(rows: Sequence[Row], again: Mapping[int, Again], figures: Sequence[str]) -> list[Compared]:
-    """Each figure of each row whose run was made again, and its status where that is another; by row.
+    """The comparison of each figure of each row whose run was made again, in the order of the rows. If a
+    run's status differs, the comparison of the status takes the place of its figures.
 
-    rows: all committed rows; again: by a row's line, the run as it ended here.
+    rows: all committed rows; again: a row's line → its run as it ended here.
     """
     pairs = [(row, again[row.line]) for row in rows if row.line in again]
     alike = [(row, run) for row, run in pairs if row.status == run.status]
@@ -298,14 +303,14 @@ def compare(rows: Sequence[Row], again: Mapping[int, Again], figures: Sequence[s
             continue
         is_same = _is_same(row, run, figures)
         for figure in figures:
-            if row.figures[figure] or run.figures[figure]:  # a figure that neither logs is none
+            if row.figures[figure] or run.figures[figure]:  # what neither run has logged can't be compared
                 found.append(_judged(row, run, figure, seeds[figure], m, is_same))
     return found
 
 
 def _is_same(row: Row, run: Again, figures: Iterable[str]) -> bool:
-    """Whether training took the same course: two figures or more, and two thirds of them, are equal, of those
-    that are hardly so by chance.
+    """Whether training took the same course: of the figures that are unlikely to be equal by chance, at least
+    two, and two thirds, are equal.
     """
     telling = [figure for figure in figures if _tells(row.figures[figure]) or _tells(run.figures[figure])]
     equal = sum(_same(row.figures[figure], run.figures[figure]) for figure in telling)
@@ -321,8 +326,9 @@ def _tells(text: str) -> bool:
 
 
 def _rounding_allows(row: Row, a: float, b: float, seeds: Seeds) -> float:
-    """By how much a figure may be off where training was the same: a thousandth of its size, or of what seeds
-    do to it where it is a difference that cancels; more where it is a share that a single case changes.
+    """By how much a figure may be off after the same training: by a thousandth of its size, or of its spread
+    over seeds if that is larger (it is for a small difference of large numbers); by more if a single case may
+    change it, as in a share of few.
     """
     variance, df = seeds.without(row) if seeds.of(row) else (0.0, 0)
     size = max(abs(a), abs(b), math.sqrt(variance) if df else 0.0)
@@ -330,15 +336,15 @@ def _rounding_allows(row: Row, a: float, b: float, seeds: Seeds) -> float:
 
 
 def _status(row: Row, run: Again) -> Compared:
-    """Two runs of which one finished and the other did not, or that ended otherwise."""
+    """The comparison of two runs that ended in different ways, such as finished and diverged."""
     ended = run.status in ENDED and run.status != "stopped"
     why = run.reason if ended else f"it was {run.status}{f': {run.reason}' if run.reason else ''}"
     return Compared(row, STATUS, row.status, run.status, DIFFERS if ended else UNTOLD, why=why)
 
 
 def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bool) -> Compared:
-    """One figure of a run that ended as the committed one did. m: how many figures are compared in all;
-    is_same: whether the rest of the run is equal.
+    """The comparison of one figure of a run that ended as the committed one did. m: how many figures are
+    compared in all; is_same: whether training took the same course.
     """
     committed, new = row.figures[figure], run.figures[figure]
     if _same(committed, new):
@@ -381,8 +387,8 @@ def _judged(row: Row, run: Again, figure: str, seeds: Seeds, m: int, is_same: bo
 
 
 def judged_by(figures: Iterable[str]) -> list[str]:
-    """The figures that a sweep is judged by, of those in its CSV: running bests, and the same of the test
-    part.
+    """Of the figures in a CSV, those by which the sweep is judged: running bests, and the corresponding
+    figures of the test part.
     """
     figures = list(figures)
     best = [name for name in figures if name.endswith("_best")]
@@ -390,8 +396,10 @@ def judged_by(figures: Iterable[str]) -> list[str]:
 
 
 def verdict(found: Sequence[Compared]) -> str:
-    """What holds for all of them: DIFFERS where any does; UNTOLD where that is so of a figure that the sweep
-    is judged by, or of a status, or where nothing was told at all; else WITHIN where not all are EQUAL.
+    """The verdict for all of them together.
+
+    DIFFERS if any differs; UNTOLD if a figure by which the sweep is judged, or a status, is UNTOLD, or if
+    there is no other verdict at all; EQUAL if all are equal; else WITHIN.
     """
     counts = Counter(one.verdict for one in found)
     judging = {STATUS, *judged_by(dict.fromkeys(one.figure for one in found))}
@@ -405,7 +413,7 @@ def verdict(found: Sequence[Compared]) -> str:
 
 
 def distance(one: Compared) -> tuple[int, float]:
-    """How bad a comparison is: by its verdict, then by its deviation in standard deviations."""
+    """A key that sorts comparisons from good to bad: by verdict, then by deviation in standard deviations."""
     rank = (EQUAL, WITHIN, UNTOLD, DIFFERS).index(one.verdict)
     size = abs(one.sds) if one.sds is not None else (math.inf if one.deviation is None else 0.0)
     return rank, size if one.verdict != EQUAL else 0.0

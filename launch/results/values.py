@@ -1,4 +1,4 @@
-"""How the value of a flag or a figure is written, and in which order values are sorted."""
+"""How values of flags and figures are written, and how they are sorted."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def show(value: Any, digits: int | None = None) -> str:
-    """A flag or figure as people write it: 4.0 as 4, NaN as nothing; `digits` are significant ones."""
+    """A flag or figure as people write it: 4.0 as 4, NaN as nothing; digits: number of significant digits."""
     if isinstance(value, float):
         if math.isnan(value):
             return ""
@@ -19,8 +19,8 @@ def show(value: Any, digits: int | None = None) -> str:
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:
-    """Numbers before words before None and NaN, so that a flag that takes 4 and None sorts too."""
-    if isinstance(value, numbers.Real) and not math.isnan(value):  # numpy's integers are no int
+    """A key that sorts numbers before words before None and NaN, so that a flag with 4 and None sorts too."""
+    if isinstance(value, numbers.Real) and not math.isnan(value):  # numpy's integers are not instances of int
         return 0, float(value), ""
     text = show(value)
     empty = text in ("None", "")

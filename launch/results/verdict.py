@@ -15,7 +15,7 @@ from launch.results.columns import GAP, Column, fitting, left_out
 from launch.results.repetition import DIFFERS, EQUAL, STATUS, UNTOLD, VERDICTS, WITHIN, Compared
 from research.common.messages import counted
 
-LISTED = 20  # figures that are told one by one
+LISTED = 20  # figures that are described one by one, at most
 HOLDS = {
     EQUAL: "holds exactly",
     WITHIN: "holds within the seeds",
@@ -30,7 +30,7 @@ def signed(value: float) -> str:
 
 
 def by_figure(found: Sequence[Compared]) -> dict[str, list[Compared]]:
-    """The comparisons of each figure, in the order of the CSV; the status first, where one differs."""
+    """The comparisons of each figure, in the order of the CSV; the status comes first, if one differs."""
     groups: dict[str, list[Compared]] = {}
     for one in sorted(found, key=lambda one: one.figure != STATUS):
         groups.setdefault(one.figure, []).append(one)
@@ -38,9 +38,9 @@ def by_figure(found: Sequence[Compared]) -> dict[str, list[Compared]]:
 
 
 def print_table(found: Sequence[Compared], console: Console) -> None:
-    """A row a figure: how many runs have which verdict, and the worst of them, where not all are equal.
+    """Print a row for each figure: how many runs have which verdict, and the worst run unless all are equal.
 
-    Where there is no room, columns are left out whole, in this order: the worst run's flags, its new and its
+    If there is no room, columns are left out whole, in this order: the worst run's flags, its new and its
     committed value, the largest deviation that is allowed, the run's own deviation, its line in the CSV.
     """
     groups = by_figure(found)
@@ -83,7 +83,7 @@ def _allowed(one: Compared) -> str:
 
 
 def told(one: Compared) -> str:
-    """One comparison in words, from the run to what was found."""
+    """One comparison in words: verdict, figure, run, both values, and by how much they differ."""
     text = f"{one.verdict}: {one.figure} of {one.row.label}: {_value(one.committed)} committed"
     text += f", {_value(one.new)} here"
     committed = repetition.number(one.committed)
@@ -100,7 +100,9 @@ def _value(text: str) -> str:
 
 
 def lines(found: Sequence[Compared]) -> list[str]:
-    """What differs and what can't be told, worst first, at most LISTED; else the worst that is not equal."""
+    """What differs and what can't be told, in words, the worst first, at most LISTED of them. If there is
+    nothing of the kind, the worst comparison that is not equal.
+    """
     order = sorted(found, key=repetition.distance, reverse=True)
     bad = [one for one in order if one.verdict in (DIFFERS, UNTOLD)]
     if not bad:
@@ -111,7 +113,9 @@ def lines(found: Sequence[Compared]) -> list[str]:
 
 
 def weakness(found: Sequence[Compared]) -> str:
-    """In words, that the committed seeds are so few that only a figure far off differs; else ''."""
+    """A sentence that says so if there are so few committed seeds that only a figure far off differs; else
+    ''.
+    """
     known = [one.allowed / one.sd for one in found if one.allowed is not None and one.sd]
     if not known or min(known) <= repetition.FAR * math.sqrt(2):
         return ""
@@ -139,7 +143,7 @@ def conclusion(found: Sequence[Compared], n_runs: int) -> str:
 
 
 def say(text: str, console: Console, indent: str = "") -> None:
-    """A line, broken at blanks where the terminal ends."""
+    """Print a line, broken at blanks at the terminal's width."""
     wrapped = textwrap.wrap(
         text, max(20, console.width), subsequent_indent=indent + "  ", initial_indent=indent
     )

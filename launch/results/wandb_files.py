@@ -1,12 +1,12 @@
-"""Read the runs of any script from the local folder of W&B's client, as read.py reads our runs.
+"""Reads the runs of any script from the local folder of W&B's client, as read.py reads our runs.
 
-    wandb/offline-run-20250131_120000-3kq8v0xz/     or run-…, of a run that was online
+    wandb/offline-run-20250131_120000-3kq8v0xz/     or run-…, if the run was online
         run-3kq8v0xz.wandb                          every record of the run, in the client's own format
         files/media/images/…                        pictures, videos, pages, tables and plots
 
 The client's own reader, `wandb leet inspect --json FILE`, prints one record per line. Records are read one by
-one: of a long run only the figures are kept in memory. This module only reads, does not import wandb, and
-needs no network.
+one, and of a long run only the figures are kept in memory. This module does not write, does not import wandb,
+and needs no network.
 """
 
 from __future__ import annotations
@@ -38,52 +38,52 @@ from launch.results.values import show
 from research.common.folder import CONFIG, STATUS, SWEEP
 from research.common.messages import UserError, counted
 
-CLIENTS = ("wandb", ".wandb")  # how W&B's client calls the folder that it makes
-DEEPEST, MOST = 6, 20_000  # how far below a folder, and in how many, such folders are looked for
+CLIENTS = ("wandb", ".wandb")  # names that W&B's client gives to the folder that it makes
+DEEPEST, MOST = 6, 20_000  # such folders are looked for down to this depth, in at most this many folders
 RUN_FOLDER = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-.+")
-LINE = re.compile(rb'\{"num":\d+,"type":"(\w+)"')  # how the reader's lines begin
+LINE = re.compile(rb'\{"num":\d+,"type":"(\w+)"')  # the beginning of each line that the reader prints
 WANTED = {"run", "config", "environment", "history", "summary", "metric", "telemetry", "output_raw"}
 WANTED |= {"preempting", "exit"}
 NOT_FINITE = {"NaN", "Infinity", "-Infinity"}  # as the reader writes them
-QUIET_S = 300  # a run without an end whose file is left alone for so long is taken for dead, as W&B does
+QUIET_S = 300  # as at W&B: a run without a recorded end whose file is left alone for so long counts as dead
 TORN = "{} is torn at its end: what was written last is lost"
 TAIL = 40  # lines of the console that are kept
-WIDEST = 2000  # characters of such a line
-SEVERAL = 16  # pictures of one list, at most
-LONGEST = 300  # characters of a picture's caption
-# what the report can show, by the client's name for it
+WIDEST = 2000  # characters of such a line that are kept
+SEVERAL = 16  # pictures of one list that are shown, at most
+LONGEST = 300  # characters of a picture's caption that are kept
+# the kinds of media that the report can show, by the names that the client gives them
 SHOWN = {"image-file", "images/separated", "video-file", "videos", "html-file", "html", "plotly-file"}
 SHOWN |= {"table-file", "incremental-table-file"}
-# Config entries that only say where or when a run was made: those with such a word in their name and none of
-# what a run is made of, and those of such a name. An optimizer's name or a data set's folder is a setting.
+# Some config entries only say where or when a run was made: those whose name is in PLACE_NAMES, or has one of
+# PLACE_WORDS but none of INPUT_WORDS. An optimizer's name or a data set's folder is a setting.
 PLACE_WORDS = {"dir", "directory", "folder", "logdir", "output", "host", "hostname"}
 PLACE_WORDS |= {"time", "timestamp", "date", "uuid"}
 INPUT_WORDS = {"data", "dataset", "datasets", "model", "checkpoint", "train", "val", "test"}
 PLACE_NAMES = {"name", "run_name", "exp_name", "experiment_name", "run_id", "exp_id", "job_id"}
-LISTED = 12  # names in a line of the report's header, at most
+LISTED = 12  # names that a line of the report's header lists, at most
 
 
 @dataclass
 class WandbRun(Run):
-    """A run of any script, as W&B's client kept it. `folder` is that of its last start.
+    """A run of any script, as W&B's client kept it. `folder` is the folder of its last start.
 
-    config: `flags` (its config, nested entries under dotted names) and, where known, `headline`, `goal`,
+    config: `flags` (the run's config; nested entries have dotted names) and, if known, `headline`, `goal`,
     `wandb_id`, `name`, `project`, `entity`, `group`, `job_type`, `tags`, `notes`, `sweep_id`, `started`,
-    `family` (the script), `command`, `source` (its commit), `step_metrics` (metric → what it is drawn over).
-    status: as of our runs; also `summary`, `console` (its last lines), `exit_code`, `written` (UNIX seconds).
-    rows: as of our runs, numbers only, null for what is not finite; also `_timestamp` (UNIX seconds) and
-    `_runtime` (seconds since its start).
+    `family` (the script), `command`, `source` (its commit), `step_metrics` (metric → its x-axis). status: as
+    for our runs; also `summary`, `console` (its last lines), `exit_code`, `written` (UNIX seconds). rows: as
+    for our runs, only numbers, None for what is not finite; also `_timestamp` (UNIX seconds) and `_runtime`
+    (seconds since its start).
     """
 
-    followed: frozenset[str] = frozenset()  # figures that it has logged, less those that only its summary has
+    followed: frozenset[str] = frozenset()  # figures in its history, without those that only its summary has
     own_places: frozenset[str] = frozenset()  # flags that say where or when it was made
     goals: dict[str, str] = field(default_factory=dict)  # figure -> goal, as define_metric recorded it
-    unseen: dict[str, str] = field(default_factory=dict)  # media key -> its kind, which no page can show
-    starts: int = 1
+    unseen: dict[str, str] = field(default_factory=dict)  # media key -> its kind, which our page can't show
+    starts: int = 1  # how often it was started
 
     @property
     def title(self) -> str:
-        """W&B's id of the run, behind the name that it was given."""
+        """The run's name, followed by its W&B id in brackets; only the id if it has no other name."""
         name, key = self.config.get("name"), self.config["wandb_id"]
         return f"{name} ({key})" if name and name != key else key
 
@@ -96,7 +96,7 @@ class WandbRun(Run):
 
     @property
     def seconds(self) -> list[tuple[int, float]]:
-        """(step, seconds since its start), as its rows tell."""
+        """(step, seconds since its start) from its rows."""
         rows = [(row.get("step"), row.get("_runtime")) for row in self.rows]
         return [(step, seconds) for step, seconds in rows if step is not None and is_finite(seconds)]
 
@@ -112,10 +112,10 @@ class WandbRun(Run):
 
 
 def reader(file: Path) -> list[str]:
-    """The command line of the client's own reader. UserError where the client is not installed.
+    """The command line of the client's own reader. UserError: the client is not installed.
 
-    `wandb leet inspect` takes a second of Python to start wandb-core, which does the work; with hundreds of
-    runs that is minutes, so wandb-core is asked itself where it lies in the package.
+    `wandb leet inspect` spends a second in Python before it starts wandb-core, which does the work. For
+    hundreds of runs this adds up to minutes, so wandb-core is called directly if the package contains it.
     """
     package = importlib.util.find_spec("wandb")
     if package is None or package.origin is None:
@@ -136,14 +136,15 @@ def reader(file: Path) -> list[str]:
 
 
 def records(file: Path, complaints: list[str]) -> Iterator[tuple[str, dict]]:
-    """(type, content) of each record that is WANTED, in its order; never all of them in memory.
+    """(type, content) of each record whose type is WANTED, in order; never all of them in memory.
 
-    What the reader could not read stands in `complaints` in the end. OSError where it can read nothing.
+    At the end, what the reader could not read is added to `complaints`, in words. OSError: it can read
+    nothing.
     """
     if not stat.S_ISREG(file.stat().st_mode):
         raise OSError(None, "it is not a regular file")
     damaged = 0
-    # without error reporting the client asks no network; its log goes where it harms nothing
+    # without error reporting the client uses no network; its log goes to a harmless place
     environment = os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_DIR": tempfile.gettempdir()}
     with (
         tempfile.TemporaryFile() as said,
@@ -185,10 +186,10 @@ def records(file: Path, complaints: list[str]) -> Iterator[tuple[str, dict]]:
 
 @dataclass
 class Segment:
-    """One start of a run: what one .wandb file holds."""
+    """One start of a run: the content of one .wandb file."""
 
     file: Path
-    run: dict = field(default_factory=dict)  # the record of this name: id, names, group, tags, start
+    run: dict = field(default_factory=dict)  # the record "run": id, names, group, tags, start
     environment: dict = field(default_factory=dict)  # program, arguments, host, commit
     config: dict = field(default_factory=dict)
     summary: dict = field(default_factory=dict)
@@ -219,7 +220,7 @@ class Segment:
 
     @property
     def order(self) -> tuple[str, str]:
-        """Sorts segments by their start: W&B puts the minute into a folder's name."""
+        """A key that sorts segments by their start, whose time W&B puts into the folder's name."""
         return self.folder.name.removeprefix("offline-"), self.file.name
 
     def add(self, kind: str, content: dict) -> None:
@@ -251,7 +252,9 @@ class Segment:
         self.gives_steps |= bool((telemetry.get("feature") or {}).get("set_step_log"))
 
     def _add_metric(self, content: dict) -> None:
-        """What define_metric said; a summary that keeps the least or the largest value tells the goal too."""
+        """Take in a call of define_metric: its step metric and its goal. A summary that keeps the least or
+        the largest value also reveals the goal.
+        """
         name = content.get("name") or content.get("glob_name")
         if not name:
             return
@@ -264,14 +267,14 @@ class Segment:
                 self.goals[name] = goal
 
     def _add_output(self, content: dict) -> None:
-        """Keep the console's last lines, as a terminal would show them."""
+        """Take in output of the console; its last lines are kept as a terminal would show them."""
         stream = str(content.get("output_type"))
         *done, rest = (self._unfinished[stream] + str(content.get("line") or "")).split("\n")
         self._unfinished[stream] = rest[-WIDEST:]
         self.console += [_as_shown(line) for line in done]
 
     def _add_row(self, content: dict) -> None:
-        """One row of the history: its numbers, and the files that its other values name."""
+        """Take in one row of the history: its numbers, and the files that its other values name."""
         item = content.get("item")
         if not isinstance(item, dict):
             return
@@ -292,7 +295,7 @@ class Segment:
                 self._add_media(key, str(kind), step, item)
 
     def _add_media(self, key: str, kind: str, step: int, item: dict) -> None:
-        """The files of one media value; those of a list get a key each."""
+        """Take in the files of one media value; if it is a list, each file gets a key of its own."""
         values = [
             value for name, value in item.items() if name.startswith(f"{key}.") and isinstance(value, list)
         ]
@@ -315,7 +318,7 @@ class Segment:
             self.unseen[key] = f"{len(paths)} files a step, of which the first {SEVERAL} are shown"
 
     def _media_file(self, name: Any) -> Path | None:
-        """A media file of this run; None, and noted, where it is missing or outside the run's folder."""
+        """A media file of this run; None, after a note, if it is missing or outside the run's folder."""
         try:
             parts = PurePosixPath(name).parts
             path = self.folder / "files" / name
@@ -331,9 +334,9 @@ class Segment:
         return None
 
     def finish(self) -> None:
-        """What can be told when all records are there."""
+        """Draw the conclusions that need all records: call it after the last `add`."""
         self.console += [_as_shown(rest) for rest in self._unfinished.values() if rest.strip()]
-        if self.exit_code is None and self.is_fresh:  # a file that is being written ends anywhere
+        if self.exit_code is None and self.is_fresh:  # a file that is still being written may end anywhere
             self.problems = [text for text in self.problems if text != TORN.format(self.file.name)]
         for names, what in (
             (self._refused, "leads outside the run's folder and is refused"),
@@ -370,7 +373,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _finite(number: Any) -> float | int | None:
-    """A logged number as a row of ours has it: None for what is not finite, True as 1."""
+    """A logged number as in the rows of our runs: None for what is not finite, 1 for True."""
     if isinstance(number, str):
         return None
     if isinstance(number, int) and abs(number) < 2**53:
@@ -383,7 +386,7 @@ def _finite(number: Any) -> float | int | None:
 
 
 def _as_shown(line: str) -> str:
-    """A line as a terminal has it in the end: a progress bar writes over itself, and colours are no text."""
+    """A line as a terminal finally shows it: the last state of a progress bar, without codes for colours."""
     kept = next((part for part in reversed(line.split("\r")) if part.strip()), "")
     return re.sub(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|.)", "", kept)[:WIDEST]
 
@@ -409,7 +412,7 @@ def flatten(values: dict, before: str = "") -> dict:
 
 
 def read_segment(file: Path) -> Segment:
-    """One .wandb file. Never raises for what it holds: `problems` says in words what cannot be read."""
+    """One .wandb file. Whatever it contains, nothing is raised: `problems` says what cannot be read."""
     segment, complaints = Segment(file), []
     try:
         segment.written = max(_written(path) for path in (file, file.parent / "files" / "output.log"))
@@ -434,10 +437,11 @@ def _written(path: Path) -> float:
 
 
 def join(segments: list[Segment]) -> WandbRun:
-    """The run that these starts of it make up, in the order of their steps.
+    """One run from all of its starts, with its rows in the order of their steps.
 
-    Where two starts have logged the same step, the later one's values stand. A start that leaves its steps to
-    W&B and begins at 0 again, as every offline resume does, follows the one before, as `wandb sync` does it.
+    If two starts have logged the same step, the values of the later one count. A start that leaves its steps
+    to W&B begins at 0 again when it was resumed offline; its steps then continue those of the start before,
+    as `wandb sync` does it.
     """
     rows: dict[int, dict] = {}
     media: dict[str, dict[int, Path]] = defaultdict(dict)
@@ -498,7 +502,7 @@ def join(segments: list[Segment]) -> WandbRun:
 
 
 def _outcome(summary: dict) -> dict:
-    """The summary without W&B's own entries and without media; what is not finite is None."""
+    """The summary without W&B's own entries and without media; None for what is not finite."""
     flat = flatten(summary)
     media = tuple(name.removesuffix("_type") for name in flat if name.endswith("._type"))
     kept = {}
@@ -509,7 +513,7 @@ def _outcome(summary: dict) -> dict:
 
 
 def _is_new(name: str, value: Any, followed: set[str]) -> bool:
-    """Whether an entry of the summary is a number that the history does not have, in another form."""
+    """Whether an entry of the summary is a number, and not just another form of a figure of the history."""
     base, _, kind = name.rpartition(".")
     repeats = name in followed or (
         base in followed and kind in ("min", "max", "mean", "first", "last", "best")
@@ -523,14 +527,14 @@ def _commit(segment: Segment) -> dict:
 
 
 def _config(segments: list[Segment], config: dict) -> dict:
-    """What is known of the run besides its figures, under the names that our config.json has for it."""
+    """Everything known about the run except its figures, under the names that our config.json uses."""
     run, environment = {}, {}
     for segment in segments:
         run |= segment.run
         environment |= segment.environment
     flags = flatten({name: value for name, value in config.items() if name != "_wandb"})
     program = str(environment.get("program") or "")
-    program = "" if program.startswith("<") else program  # a line that was typed: <python with no main file>
+    program = "" if program.startswith("<") else program  # an interactive session: <python with no main file>
     script = environment.get("code_path") or program
     if program.startswith("-m "):
         words = ["python", *program.split(maxsplit=1)]
@@ -564,9 +568,11 @@ def _config(segments: list[Segment], config: dict) -> dict:
 
 
 def place_of(folder: Path | str) -> Path | None:
-    """Where W&B's client kept runs: `folder`, which may be one run's, or `wandb` or `.wandb` in it.
+    """The folder in which W&B's client kept runs: `folder`, which may be that of one run, or `wandb` or
+    `.wandb` in it.
 
-    Else `folder` itself, where folders below it have their own: launchers such as Hydra give each run one.
+    If none of these has runs, but folders further below do, it is `folder` itself: launchers such as Hydra
+    give each run a folder of its own. None if there are no runs at all.
     """
     folder = Path(folder).resolve()
     places = (folder, folder / "wandb", folder / ".wandb")
@@ -575,7 +581,7 @@ def place_of(folder: Path | str) -> Path | None:
 
 
 def _run_folders(place: Path) -> list[Path]:
-    """The runs' folders in `place`, else those below it."""
+    """The runs' folders in `place`, or else those below it."""
     return _runs_in(place) or sorted(
         path for folder in _folders_below(place) if folder.name in CLIENTS for path in _runs_in(folder)
     )
@@ -591,7 +597,7 @@ def _runs_in(place: Path) -> list[Path]:
 
 
 def _folders_below(place: Path) -> Iterator[Path]:
-    """The folders below `place`, as far as DEEPEST and MOST allow, but for those of our own runs."""
+    """The folders below `place`, as far as DEEPEST and MOST allow, without those of our own runs."""
     for _, (at, names, files) in zip(range(MOST), os.walk(place)):
         folder = Path(at)
         ours = {CONFIG, STATUS} <= set(files) or SWEEP in files
@@ -608,10 +614,10 @@ def _run_files(folder: Path) -> list[Path]:
 
 
 def read_wandb(folder: Path | str, metric: str | None = None, goal: str | None = None) -> Sweep:
-    """The runs that W&B's client kept in a folder (see `place_of`), each once however often it was resumed.
+    """The runs that W&B's client kept in a folder (see `place_of`). A run that was resumed counts once.
 
-    metric, goal: what they are judged by; None: as headline.py finds it. Raises UserError where no run has
-    logged this metric, or where nothing is kept there.
+    metric, goal: what runs are judged by; if None, headline.py chooses it. UserError: no run has logged this
+    metric, or the folder has no runs.
     """
     place = place_of(folder)
     if place is None:
@@ -646,13 +652,13 @@ def read_wandb(folder: Path | str, metric: str | None = None, goal: str | None =
     choice = _judge(runs, metric, goal)
     _choose_figures(sweep, choice)
     lines = _header(sweep, choice, projects)
-    # names may hold what a terminal would obey
+    # names may contain characters that control a terminal
     sweep.header = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
     return sweep
 
 
 def _nothing(path: Path) -> WandbRun:
-    """A run's folder without the file that would tell of it."""
+    """An unreadable run, for a run's folder that has no .wandb file."""
     key = path.name.rpartition("-")[2]
     status = {"status": "unreadable", "segments": []}
     return WandbRun(
@@ -661,8 +667,8 @@ def _nothing(path: Path) -> WandbRun:
 
 
 def _by_project(segments: list[Segment]) -> Iterable[list[Segment]]:
-    """The runs that starts of one id make up: an id holds within a project. A start that names no project
-    joins the one before.
+    """The starts with one id, a list for each run: an id belongs to one run within a project only. A start
+    that names no project belongs to the run before it.
     """
     projects: dict[Any, list[Segment]] = {}
     for segment in segments:
@@ -677,7 +683,7 @@ def _by_project(segments: list[Segment]) -> Iterable[list[Segment]]:
 
 
 def _sweep_parameters(runs: list[WandbRun]) -> list[str]:
-    """The parameters of the W&B sweeps that the runs belong to; `wandb agent` leaves them beside the runs."""
+    """Parameters of the W&B sweeps to which the runs belong; `wandb agent` writes them beside the runs."""
     names: dict[str, None] = {}
     for run in runs:
         sweep, key = run.config.get("sweep_id"), run.config["wandb_id"]
@@ -695,7 +701,9 @@ def _sweep_parameters(runs: list[WandbRun]) -> list[str]:
 
 
 def _tell_apart(sweep: Sweep) -> None:
-    """Do not compare what only says where or when a run was made; tell equal runs apart by their id."""
+    """Exclude flags that only say where or when a run was made from the comparison; give runs whose flags are
+    equal their id as one more flag.
+    """
     apart = frozenset(_own_places(sweep.runs))
     left = read.varied_flags(sweep.runs, sweep.spec.get("parameters") or ())
     if set(left) - apart:  # else there would be nothing to compare
@@ -709,7 +717,7 @@ def _tell_apart(sweep: Sweep) -> None:
 
 
 def _own_places(runs: list[WandbRun]) -> Iterator[str]:
-    """Flags that are a text of its own in every run, and whose name speaks of a place or a time."""
+    """Flags whose value is a different text in every run, and whose name speaks of a place or a time."""
     for name in {name for run in runs for name in run.flags}:
         words = set(re.findall(r"[a-z]+", name.rpartition(".")[2].lower()))
         speaks = (words & PLACE_WORDS and not words & INPUT_WORDS) or name.lower() in PLACE_NAMES
@@ -719,7 +727,7 @@ def _own_places(runs: list[WandbRun]) -> Iterator[str]:
 
 
 def _judge(runs: list[WandbRun], metric: str | None, goal: str | None) -> headline.Choice | None:
-    """Choose what the runs are judged by, and note it in each of them."""
+    """Choose the figure by which the runs are judged, and note it in each of them."""
     own = [{name for row in run.rows for name in row if name != "step" and name[:1] != "_"} for run in runs]
     recorded: dict[str, str] = {}
     for run in runs:
@@ -733,7 +741,7 @@ def _judge(runs: list[WandbRun], metric: str | None, goal: str | None) -> headli
 
 
 def _choose_figures(sweep: Sweep, choice: headline.Choice | None) -> None:
-    """Which figures have a column in a table, the more telling first; the metric has one of its own."""
+    """Choose the figures that get a column in a table: first the metric, then those that say most."""
     taken = {*COLUMNS, *sweep.varied}
     names = {name for run in sweep.runs for row in run.rows for name in row if name[:1] != "_"} - taken
     judge = choice.metric.name if choice else None
@@ -741,7 +749,7 @@ def _choose_figures(sweep: Sweep, choice: headline.Choice | None) -> None:
 
 
 def _header(sweep: Sweep, choice: headline.Choice | None, projects: list[str]) -> Iterator[str]:
-    """What the report says at its top: what was read, by what the runs are judged, and what is left out."""
+    """The lines at the top of the report: what was read, what runs are judged by, and what is left out."""
     starts = sum(run.starts for run in sweep.runs)
     of = f" of {' and '.join(projects)}" if projects else ""
     yield f"{counted(len(sweep.runs), 'run')}{of}, read from W&B's own files in {sweep.folder.name}"

@@ -2,8 +2,8 @@
 
     python launch/report.py runs/bvae --publish [--entity=E] [--project=P]
 
-Every call makes one more workspace and one more report, and never changes anything that is already on W&B.
-The runs have to be there first. W&B calls the id in a run's URL its ID, and our `step` its axis Step.
+Every call makes one more workspace and one more report, and never changes anything that is already at W&B.
+The runs have to be there first. In W&B's views, ID is the id in a run's URL, and the axis Step is our `step`.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ except ImportError as error:
     install = 'pip install "wandb-workspaces>=0.4.8"'
     raise UserError(f"--publish needs one more package: {install} ({error})") from None
 
-ROWS = 100  # of a table or a list in the report, at most
+ROWS = 100  # in a table or a list of the report, at most
 RUNS = 100  # in one chart, at most; W&B's own default is 10
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where on W&B a sweep's runs are. `urls`: the page of each run that is there, by its W&B id."""
+    """Where a sweep's runs are at W&B. urls: W&B id → page, for each run that is there."""
 
     entity: str
     project: str
@@ -52,8 +52,9 @@ class Place:
 
 
 def paragraphs(header: str) -> dict[str, list[str | list[str]]]:
-    """A YAML's header by label (a line that begins with one of four words, then a colon or two blanks), ""
-    holding what stands before. A text is a paragraph, a list is lines with columns, two blanks apart.
+    """A YAML's header by label. A label is one of four words at the beginning of a line, followed by a colon
+    or two blanks; what comes before the first label is under "". In the lists, a text is a paragraph, and a
+    list is a group of lines with columns, which were two blanks apart.
     """
     parts, title = {}, ""
     flowing = False  # whether a line goes on with the paragraph of the line before
@@ -76,8 +77,9 @@ def paragraphs(header: str) -> dict[str, list[str | list[str]]]:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a sweep's runs are judged by. names: of what is drawn first, the metric, if any, and the headline;
-    best: the key of a run's W&B summary by which runs are sorted, and `ascending` whether by its least.
+    """By what a sweep's runs are judged. names: the figures that are drawn first, which are the metric, if
+    there is one, and the headline; best: the key of the W&B summary by which runs are sorted; ascending:
+    whether the least value comes first.
     """
 
     names: list[str]
@@ -86,14 +88,16 @@ class Judged:
 
 
 def judged(attrs: dict) -> Judged:
-    """By the attributes of a `table`. A summary has a metric's last value: W&B keeps the best of none."""
+    """From the attributes of a `table`. A W&B summary has the last value of a metric, not the best."""
     metric, headline = attrs["metric"], attrs["headline"]
     names = [metric, headline] if metric else [headline]
     return Judged(names, metric or f"{headline}_best", attrs["ascending"])
 
 
 def curve_metrics(sweep: Sweep, first: list[str]) -> list[str]:
-    """What is drawn over the steps: those in `first`, every other val/* logged more than once, train/loss."""
+    """The metrics that are drawn over the steps: those in `first`, every other val/* that was logged more
+    than once, and train/loss.
+    """
     counts = [Counter(metric for row in run.rows for metric in row) for run in sweep.runs]
     often = {metric for count in counts for metric, n in count.items() if n > 1}
     metrics = [m for m in first if not m.startswith("test/") and any(m in count for count in counts)]
@@ -104,9 +108,11 @@ def curve_metrics(sweep: Sweep, first: list[str]) -> list[str]:
 
 
 def over_seeds(sweep: Sweep) -> dict:
-    """How a panel averages runs over seeds; {} where that needs more than the one flag W&B groups by."""
+    """The settings with which a panel averages runs over seeds; {} if more than one flag varies besides the
+    seed, because W&B groups by one flag only.
+    """
     if any(run.trial.get("confirms") for run in sweep.runs):
-        return {}  # a panel can't leave out the trial that they confirm, which was chosen for its value
+        return {}  # a panel can't leave out the confirmed trial, which was chosen for its value
     flags = [flag for flag in sweep.varied if flag != "seed"]
     if len(flags) != 1 or "seed" not in sweep.varied:
         return {}
@@ -118,13 +124,15 @@ def over_seeds(sweep: Sweep) -> dict:
 
 
 def title_of(sweep: Sweep, now: datetime) -> str:
-    """Sweep and minute. W&B refuses symbols in a workspace's name, and puts a report's into its URL."""
+    """The sweep's name and the minute. W&B refuses symbols in a workspace's name, and puts a report's name
+    into its URL.
+    """
     name = re.sub(r"[^\w .,-]", "-", sweep.name)
     return f"{name[:90]} · {now:%Y-%m-%d %H:%M}"
 
 
 def line_plots(sweep: Sweep, first: list[str]) -> list:
-    """A line plot over the W&B step for each metric, of those in `first` also the mean over seeds."""
+    """A line plot over the W&B step for each metric; for those in `first` also one of the mean over seeds."""
     mean, plots = over_seeds(sweep), []
     common = {"x": "Step", "title_x": "step", "max_runs_to_show": min(len(sweep.runs), RUNS)}
     for metric in curve_metrics(sweep, first):
@@ -135,7 +143,7 @@ def line_plots(sweep: Sweep, first: list[str]) -> list:
 
 
 def bar_plots(sweep: Sweep) -> list:
-    """A bar plot for each test figure: one bar a run, or a setting's mean over its seeds."""
+    """A bar plot for each test figure: a bar is a run, or the mean of a setting over its seeds."""
     names = sorted({m for run in sweep.runs for row in run.rows for m in row if m.startswith("test/")})
     n, mean = min(len(sweep.runs), RUNS), over_seeds(sweep)
     title = "{}, mean over seeds" if mean else "{}"
@@ -144,8 +152,8 @@ def bar_plots(sweep: Sweep) -> list:
 
 
 def hyperparameters(sweep: Sweep, best: str) -> list:
-    """How the figure `best` of a run's summary hangs on the varied flags; empty where nothing varies or
-    nothing was measured.
+    """Panels that show how the figure `best` of a run's summary depends on the varied flags; none if nothing
+    varies or nothing was measured.
     """
     given = sweep.spec.get("parameters") or {}
     if not sweep.varied or not any(best in row for run in sweep.runs for row in run.rows):
@@ -159,7 +167,7 @@ def hyperparameters(sweep: Sweep, best: str) -> list:
 
 
 def media_browsers(sweep: Sweep) -> list:
-    """A media panel for each key: steps × runs; only the runs, side by side, where there is one step."""
+    """A media panel for each key, of steps × runs; with one step only, the runs are side by side."""
     panels = []
     for key in sorted({key for run in sweep.runs for key in run.media}):
         steps = {step for run in sweep.runs for step, _ in run.media.get(key, [])}
@@ -169,7 +177,7 @@ def media_browsers(sweep: Sweep) -> list:
 
 
 def chapters(sweep: Sweep, by: Judged) -> Iterator[tuple[str, int, list]]:
-    """(heading, panels in a row, panels), in the order of both views; what would be empty is left out."""
+    """(heading, panels in a row, panels), in the order of both views; empty chapters are left out."""
     every = [
         ("Learning curves", 3, line_plots(sweep, by.names)),
         ("Test figures", 3, bar_plots(sweep)),
@@ -183,9 +191,10 @@ def chapters(sweep: Sweep, by: Judged) -> Iterator[tuple[str, int, list]]:
 
 
 def these_runs(sweep: Sweep, place: Place) -> tuple[str, dict[str, str]]:
-    """A filter that exactly the sweep's runs on W&B pass, and their colours, by the first varied flag.
+    """A filter that only the sweep's runs at W&B pass, and their colours, by the first varied flag.
 
-    By id: the runs' group, which is the sweep's name, may be used again, and under `wandb agent` is another.
+    It filters by id: the runs' group, which is the sweep's name, may be used again, and differs under
+    `wandb agent`.
     """
     each = zip(sweep.runs, colours(sweep, sweep.varied))
     of = {run.config.get("wandb_id"): colour for run, colour in each}
@@ -193,7 +202,7 @@ def these_runs(sweep: Sweep, place: Place) -> tuple[str, dict[str, str]]:
 
 
 def make_workspace(sweep: Sweep, place: Place, now: datetime) -> ws.Workspace:
-    """The workspace, not saved yet; asks nobody."""
+    """The workspace, not saved yet; this needs no network."""
     attrs = table(sweep).attrs
     by, sections = judged(attrs), []
     pinned = dict.fromkeys([by.best, f"{attrs['headline']}_best"])
@@ -216,7 +225,7 @@ def make_workspace(sweep: Sweep, place: Place, now: datetime) -> ws.Workspace:
 
 
 def make_report(sweep: Sweep, place: Place, now: datetime, planned: int | None = None) -> wr.Report:
-    """The report, not saved yet; asks nobody. planned: how many runs there will be, if known."""
+    """The report, not saved yet; this needs no network. planned: how many runs there will be, if known."""
     df, (which, colour_of) = table(sweep), these_runs(sweep, place)
     by, missing = judged(df.attrs), len(df) - len(place.urls)
     states = ", ".join(f"{n} {state}" for state, n in Counter(df["status"]).items())
@@ -249,7 +258,7 @@ def make_report(sweep: Sweep, place: Place, now: datetime, planned: int | None =
 
 
 def plain(text: str) -> str:
-    """Text that markdown shows as it is, in a table too. An underscore within a word needs nothing."""
+    """Text that markdown shows as it is, even in a table. An underscore within a word needs no escape."""
     text = re.sub(r"[\\`*<>\[\]|$~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     return " ".join(text.split())
 
@@ -263,7 +272,7 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
-    """Means over seeds, where the seed varied; all runs, from best to worst; how they ended, if said."""
+    """Means over seeds, if the seed varies; all runs from best to worst; how runs ended, if that is known."""
     figures = [c for c in df.columns if c in ("metric", "headline") or c.startswith("test/")]
     headings, texts = df.attrs["headings"] | {"n": "finished"}, []
     if "seed" in sweep.varied:
@@ -293,7 +302,7 @@ def tables(sweep: Sweep, place: Place, df: pd.DataFrame) -> list[str]:
 
 
 def how_to_reproduce(sweep: Sweep, df: pd.DataFrame) -> str:
-    """The commits, the command of the whole sweep and that of each run."""
+    """The commits, the command of the whole sweep, and the command of each run."""
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(df["commit"]) if commit)
     texts = []
     if "-dirty" in commits:
@@ -315,7 +324,9 @@ def how_to_reproduce(sweep: Sweep, df: pd.DataFrame) -> str:
 
 @contextlib.contextmanager
 def asking() -> Iterator[None]:
-    """W&B's errors in one line: UserError for a missing or refused login, else ConnectionError."""
+    """A `with` block that turns W&B's errors into one line: UserError for a missing or refused login, else
+    ConnectionError.
+    """
     try:
         yield
     except wandb.errors.UsageError:
@@ -328,9 +339,11 @@ def asking() -> Iterator[None]:
 
 
 def find(sweep: Sweep, entity: str | None = None, project: str | None = None) -> Place:
-    """Ask W&B for the sweep's runs. What is not given is what most runs say, or the login's own entity.
+    """Ask W&B for the sweep's runs. By default, entity and project are those of most runs, or else the
+    login's own entity.
 
-    UserError when nobody is logged in, or the project or all of the runs are not there; ConnectionError.
+    UserError: nobody is logged in, or the project or all of the runs are not there. ConnectionError: W&B does
+    not answer.
     """
     places = Counter()
     for run in sweep.runs:
@@ -339,10 +352,10 @@ def find(sweep: Sweep, entity: str | None = None, project: str | None = None) ->
     usual_entity, usual_project = places.most_common(1)[0][0]
     entity, project = entity or usual_entity, project or usual_project
     ids = [str(run.config.get("wandb_id", "")) for run in sweep.runs]
-    ids = [key for key in ids if re.fullmatch(r"[\w.-]+", key)]  # what a filter's text can hold
-    os.environ.pop("WANDB_MODE", None)  # what it says is for training
+    ids = [key for key in ids if re.fullmatch(r"[\w.-]+", key)]  # others can't be written in a filter
+    os.environ.pop("WANDB_MODE", None)  # it is meant for training
     url = urlsplit(wandb.setup().settings.base_url)
-    try:  # wandb-core would try for long, and now and then not end even when told to
+    try:  # wandb-core would try for a long time, and sometimes does not end even when it is told to
         if not getproxies():
             address = (url.hostname, url.port or {"http": 80}.get(url.scheme, 443))
             socket.create_connection(address, timeout=10).close()
@@ -360,7 +373,7 @@ def find(sweep: Sweep, entity: str | None = None, project: str | None = None) ->
         try:
             runs = api.runs(f"{entity}/{project}", filters={"name": {"$in": ids}}, per_page=100)
             urls = {run.id: run.url for run in runs}
-        except ValueError:  # the client's way to say so; Report.save would create the project
+        except ValueError:  # so the client says that there is no project; Report.save would create it
             raise UserError(f"W&B shows you no project {entity}/{project}: {upload}") from None
     if not urls:
         raise UserError(f"none of the {len(sweep.runs)} runs is in {entity}/{project} on W&B: {upload}")
@@ -370,7 +383,9 @@ def find(sweep: Sweep, entity: str | None = None, project: str | None = None) ->
 def publish(
     sweep: Sweep, entity: str | None = None, project: str | None = None, planned: int | None = None
 ) -> Iterator[str]:
-    """Make a workspace and a report of a sweep; yields a line as each is there. Raises as `find`."""
+    """Make a workspace and a report of a sweep; yields a line when each is there. Raises the errors of
+    `find`.
+    """
     now, there = datetime.now(), find(sweep, entity, project)
     for view in (make_workspace(sweep, there, now), make_report(sweep, there, now, planned)):
         with asking():

@@ -1,6 +1,7 @@
-"""What W&B has of our runs, and how to send it more by means of its client. Used by launch/upload.py.
+"""What W&B has of our runs, and how its client sends it the rest. For launch/upload.py.
 
-Raises Stop, with one line for the user, if no run can be sent: no login, no answer, no permission.
+If no run can be sent, because there is no login, no answer or no permission, Stop is raised, with one line
+for the user.
 """
 
 import contextlib
@@ -36,11 +37,11 @@ from research.common.folder import (
 )
 from research.common.messages import console
 
-# For W&B, by the status of a run that has ended: as the training process would have exited, or crashed.
+# For W&B, by the status of a run that has ended: the exit code that the training process would have had.
 EXIT_CODES = {status: 0 if status in DONE else 1 for status in ENDED}
-# What the shell may say of one run, or that there is no network where one trains: not meant for an upload.
+# Settings in the shell for a single run, or because there is no network during training: not for an upload.
 NOT_OURS = ["WANDB_MODE", "WANDB_RUN_GROUP", *wandb_client.PER_RUN]
-# By default the client goes on for hours when a server is gone.
+# By default the client keeps trying for hours when a server is gone.
 RETRIES = {
     f"WANDB_X_{what}_RETRY_{k}": v
     for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
@@ -49,15 +50,15 @@ RETRIES = {
 
 
 class Stop(Exception):
-    """No run can be brought now. Its message is one line."""
+    """No run can be uploaded now. Its message is one line."""
 
 
 class Nothing(Exception):
-    """There is nothing to bring of this run."""
+    """There is nothing to upload of this run."""
 
 
 class Failed(Exception):
-    """One run could not be brought; others may be."""
+    """One run could not be uploaded; for others it may work."""
 
 
 class Unreadable(Failed):
@@ -66,7 +67,7 @@ class Unreadable(Failed):
 
 @dataclass(frozen=True)
 class There:
-    """What W&B has of a run. state None: it does not know the run; sweep: the id of the sweep it names."""
+    """What W&B has of a run. state: None if it does not know the run; sweep: the id of its W&B sweep."""
 
     rows: int = 0
     state: str | None = None
@@ -75,12 +76,14 @@ class There:
 
 
 class Job:
-    """A run folder as it is now, and where it goes. rows: of history that W&B has when it has everything."""
+    """A run folder as it is now, and where it is uploaded. rows: how many rows of history W&B has when it has
+    everything.
+    """
 
     def __init__(self, run: Run, varied: list[str], entity: str | None, project: str | None):
         self.run, self.folder, self.config, self.varied = run, run.folder, run.config, varied
         self.status, self.id = run.status["status"], str(run.config["wandb_id"])
-        # Where W&B directs the sweep, its place counts and not what the flags say.
+        # If W&B directs the sweep, the sweep's place counts, not the flags.
         kept = read_json(run.folder.parent / WANDB_SWEEP) or {}
         self.entity = entity or kept.get("entity") or run.place[0]  # None: the login's own
         self.project = project or kept.get("project") or run.place[1]
@@ -89,7 +92,7 @@ class Job:
         best = sorted((self.folder / CHECKPOINTS).glob("best_*.pt"), key=lambda p: p.stat().st_mtime)
         self.model = best[-1] if best and self.status in DONE else None
         self.marker = read_json(self.folder / UPLOADED) or {}
-        # The newest offline segment begins with the whole log; those set aside are held by it.
+        # The newest offline segment begins with the whole log, so it contains those that were set aside.
         self.segment = max((self.folder / "wandb").glob(f"offline-run-*-{self.id}"), default=None)
 
     @property
@@ -101,29 +104,32 @@ class Job:
 
     @property
     def tasks(self) -> list[Path]:
-        """Segments that tasks on this run's checkpoints wrote offline, and that were not synced yet."""
+        """Segments that tasks on this run's checkpoints wrote offline and that are not synced yet."""
         found = sorted(self.folder.glob("*/wandb/offline-run-*"))
         return [s for s in found if any(s.glob("*.wandb")) and not synced(s)]
 
     def todo(self, there: There) -> str:
-        """sync, send (rows), complete (artifacts, files, how it ended) or confirm."""
+        """What has to be done: sync, send (rows), complete (artifacts, files, how it ended) or confirm.
+
+        Raises Nothing or Failed if W&B has more rows than the folder.
+        """
         if there.rows > self.rows:
-            kind = Failed if self.status in ENDED else Nothing  # what is cut when a run goes on comes again
+            kind = Failed if self.status in ENDED else Nothing  # a run that continues logs its cut rows again
             raise kind(f"W&B has {there.rows} rows of it and the folder {self.rows}: left alone")
-        # Not synced is what may go on: the trainer would have to give it another id. And of what moves to
-        # another project, the client would leave the artifacts in the first.
+        # A run that may continue is not synced, since the trainer would have to give it another id. Nor is a
+        # run that moves to another project, because the client would leave its artifacts in the first.
         before, own = self.run.place, (None, self.project)
         stays = before == (self.entity, self.project) or (before == own and self.entity == own_entity())
         if there.rows == 0 and self.segment and self.status in ENDED and stays:
-            return "sync"  # even if marked as synced: the client does that also when a server has failed
+            return "sync"  # even if it is marked as synced: the client also marks it when a server has failed
         if there.rows < self.rows:
             return "send"
         state = {0: "finished", 1: "failed", None: "preempted"}[EXIT_CODES.get(self.status)]
-        # Offline, the client refuses a data set as an input: so it is sent now.
+        # Offline, the client refuses to name the data set as an input, so this is done now.
         return "complete" if there.state != state or (self.model and self.segment) else "confirm"
 
     def identity(self) -> dict[str, Any]:
-        """What W&B calls the run; see research/common/start.py."""
+        """The run's name, group and tags at W&B; see research/common/start.py."""
         name, sweep, flags = self.run.flags.get("name"), self.folder.parent, self.run.trial.get("flags") or {}
         shown = {k: self.run.flags.get(k) for k in self.varied} or flags
         label = " ".join(f"{k}={v}" for k, v in shown.items())[:128] or self.folder.name
@@ -135,11 +141,11 @@ class Job:
         }
 
     def send(self, wandb_run: Any, there: There, shown: dict[str, Any]) -> None:
-        """Give the resumed W&B run what it lacks: rows, files, artifacts, and how it ended."""
+        """Send the resumed W&B run what it lacks: rows, files, artifacts, and how the run ended."""
         wandb_run.define_metric("train/loss_epoch", step_metric="epoch")
         if there.rows < self.rows:
             wandb_mirror.replay(self.folder, wandb_run, since=wandb_run.starting_step)
-        if there.state != "finished":  # it did not end by itself: files may be lost, too
+        if there.state != "finished":  # it did not end by itself, so files may be missing, too
             segments = self.folder.glob(f"wandb*/*run-*-{self.id}")
             save_files(wandb_run, *sorted(segments, key=lambda s: s.name.removeprefix("offline-")))
             wandb_mirror.save_files(self.folder, wandb_run)
@@ -151,7 +157,7 @@ class Job:
 
 
 def save_files(wandb_run: Any, *segments: Path) -> None:
-    """Send the files that the client kept in these segments; of one name, that of the last."""
+    """Send the files that the client kept in these segments; of files with the same name, the last one."""
     found = {path.relative_to(s / "files"): s for s in segments for path in (s / "files").rglob("*.*")}
     for name, segment in found.items():
         path = segment / "files" / name
@@ -164,17 +170,17 @@ def synced(segment: Path) -> bool:
 
 
 def set_environment() -> None:
-    """Make this process, and the client's processes, fit for uploading."""
+    """Set the environment of this process and of the client's processes for uploading."""
     for name in NOT_OURS:
         os.environ.pop(name, None)
     os.environ.update({name: value for name, value in RETRIES.items() if name not in os.environ})
 
 
 def alone(folder: Path) -> None:
-    """Let one upload of a folder run at a time on this machine, until this process ends.
+    """Make sure that only one upload of a folder runs at a time on this machine, until this process ends.
 
-    The lock is our standard input, which the client's processes inherit: what a killed upload left at work
-    is waited for.
+    The lock is our standard input. The client's processes inherit it, so this also waits for those that a
+    killed upload left running.
     """
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir(), f"upload-{os.getuid()}-{name}.lock")
@@ -190,7 +196,7 @@ def alone(folder: Path) -> None:
 
 @contextlib.contextmanager
 def asking() -> Iterator[Any]:
-    """W&B's API, logged in; its errors become Stop."""
+    """A `with` block with W&B's API, logged in; its errors become Stop."""
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
@@ -207,7 +213,7 @@ def asking() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _captured(output: io.StringIO) -> Iterator[None]:
-    """What the client prints goes to `output` instead."""
+    """A `with` block in which everything that the client prints goes to `output`."""
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         yield
 
@@ -222,7 +228,7 @@ def _api() -> Any:
 
 
 def _stop_if_refused(status: int | None, message: str) -> None:
-    """Stop when W&B keeps this login out."""
+    """Raise Stop if W&B refuses this login."""
     if status in (401, 403) or re.search(r"\b40[13]\b|permission|forbidden", message, re.IGNORECASE):
         mend = "`wandb login --relogin`, or choose with --entity and --project"
         raise Stop(f"W&B refuses this login ({message}): {mend}") from None
@@ -230,13 +236,13 @@ def _stop_if_refused(status: int | None, message: str) -> None:
 
 def own_entity() -> str:
     with asking() as api:
-        return api.default_entity or ""  # the client asks once
+        return api.default_entity or ""  # the client asks W&B only once
 
 
 def ask(entity: str, project: str, ids: list[str]) -> dict[str, There]:
     """What W&B has of these runs, by id."""
     with asking() as api:
-        api.flush()  # it keeps its answers
+        api.flush()  # because it caches answers
         runs = api.runs(f"{entity}/{project}", filters={"name": {"$in": ids}}, per_page=200)
         with contextlib.suppress(ValueError):  # there is no such project yet
             return {r.id: There(r.historyLineCount, r.state, r.url, r.sweep_name) for r in runs}
@@ -244,7 +250,7 @@ def ask(entity: str, project: str, ids: list[str]) -> dict[str, There]:
 
 
 def client(*args: str) -> str:
-    """Run the client's own command line; returns what it said. It exits with 0 whatever happened."""
+    """Run the client's own command line; returns what it printed. Its exit code is 0 whatever happened."""
     command, pipe = [sys.executable, "-m", "wandb", *args], subprocess.PIPE
     with tempfile.TemporaryDirectory() as tmp:  # for its own log
         env = os.environ | {"WANDB_DIR": tmp}
@@ -253,17 +259,17 @@ def client(*args: str) -> str:
 
 
 def sync(segment: Path, *options: str) -> str:
-    """Bring an offline segment of which W&B has no rows; returns what the client said."""
+    """Upload an offline segment of which W&B has no rows; returns what the client printed."""
     for state in segment.glob("*.syncstate"):
-        state.unlink()  # where an earlier, broken attempt would have begun: it would put steps behind that
+        state.unlink()  # a broken attempt left it: the client would continue there and shift the steps
     return client("sync", "--include-synced", *options, str(segment))
 
 
 @contextlib.contextmanager
 def resumed(entity: str, project: str, wandb_id: str, **init: Any) -> Iterator[Any]:
-    """The W&B run of this id, online, with nothing of this machine in it. The caller finishes it.
+    """The W&B run with this id, online, without any data about this machine. The caller finishes it.
 
-    Raises Failed with what the client said last.
+    Raises Failed with the last lines that the client printed.
     """
     import wandb
 
@@ -301,7 +307,7 @@ def resumed(entity: str, project: str, wandb_id: str, **init: Any) -> Iterator[A
 
 
 def make_sweep(config: dict[str, Any], entity: str, project: str, runs: list[str], perhaps_made: bool) -> str:
-    """The id of a new sweep with these runs in it. perhaps_made: a killed upload may have made it already."""
+    """The id of a new W&B sweep with these runs. perhaps_made: a killed upload may have made it already."""
     import wandb
 
     with asking() as api:
@@ -314,9 +320,9 @@ def make_sweep(config: dict[str, Any], entity: str, project: str, runs: list[str
 
 
 def add_to_sweep(sweep: dict[str, Any], file: Path, name: str, runs: list[str]) -> list[str]:
-    """Those of the runs that are in the sweep now: its agents ran them, or W&B lets us add them.
+    """Those of the runs that are in the W&B sweep now: its agents ran them, or W&B let us add them.
 
-    sweep: what the file WANDB_SWEEP holds, with the `runs` that it had.
+    sweep: the content of the file WANDB_SWEEP, with the `runs` that it had.
     """
     there = ask(sweep["entity"], sweep["project"], runs)
     own = [i for i in runs if i in there and there[i].sweep == sweep["id"]]

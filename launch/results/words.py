@@ -12,15 +12,15 @@ from research.common.folder import CONFIG, SWEEP
 from research.common.identity import ROOT
 from research.common.messages import counted
 
-POINTS = "points.json"  # in a sweep's folder: its points, where a command has given them one by one
-MANY = 6  # flags in a caption; beyond that a name says more
-LONG = 80  # characters of a flag's value in a caption
+POINTS = "points.json"  # in a sweep's folder: its points, if a command has given them one by one
+MANY = 6  # flags in a caption; with more of them, a run's own name is clearer
+LONG = 80  # characters of a flag's value in a caption, at most
 
 
 def label(run: Run, varied: list[str]) -> str:
-    """How a run is called in captions: its varied flags, or its title where nothing varies.
+    """A run's name in captions: its varied flags, or its title if nothing varies.
 
-    A long value is shortened; a run that has a name of its own is called by it where many flags vary.
+    Long values are shortened. If many flags vary, a run that has a name of its own is called by that name.
     """
     given = [f for f in varied if f in run.flags]
     if not given or (len(given) > MANY and run.title != run.folder.name):
@@ -29,7 +29,7 @@ def label(run: Run, varied: list[str]) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text of at most LONG characters: of a longer one the beginning and the end."""
+    """A text of at most LONG characters; of a longer text, the beginning and the end."""
     return text if len(text) <= LONG else f"{text[: LONG // 2]}…{text[1 - LONG // 2 :]}"
 
 
@@ -50,15 +50,15 @@ def what_was_run(sweep: Sweep, varied: list[str]) -> str:
 
 
 def from_root(path: Path) -> str:
-    """A path as a command that is given in the repository's root names it: from there where it lies inside,
-    else absolute.
+    """A path as in a command for the repository's root: relative to it if the path lies inside, else
+    absolute.
     """
     path = path.resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def sweep_command(sweep: Sweep) -> str:
-    """The command line that goes on with the sweep, for a shell in the repository's root."""
+    """The command line that continues the sweep, for a shell in the repository's root."""
     if sweep.yaml:
         return shlex.join(["python", "launch/local.py", from_root(sweep.yaml)])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -70,16 +70,16 @@ def sweep_command(sweep: Sweep) -> str:
 def command(run: Run, sweep: Sweep, varied: list[str]) -> str:
     """The command line that makes this run again, for a shell in the repository's root.
 
-    Of a foreign run the one that its script was started with, as far as that is recorded.
+    For a foreign run it is the one with which its script was started, if that is recorded.
     """
     if "command" in run.config:
         return shlex.join(run.config["command"]) or "# how it was started is not recorded"
     family = run.config.get("family")
     program = f"research/{family}.py" if family else str(sweep.spec.get("program", "?"))
     flags = run.trial.get("flags") or {f: run.flags[f] for f in varied if f in run.flags}
-    flags = {name: value for name, value in flags.items() if name != "sweep"}  # of a joined report, no flag
+    flags = {name: value for name, value in flags.items() if name != "sweep"}  # only joined reports have it
     if not run.trial and run.config and (run.folder / CONFIG).is_file():
-        # which flags were given is not known: its config.json holds all of them
+        # nobody knows which flags were given; config.json has all of them
         flags = {"config": from_root(run.folder / CONFIG)} | flags
     words = ["python", program]
     for flag, value in flags.items():
@@ -99,7 +99,7 @@ def mean_sd(mean: float, sd: float) -> str:
 
 
 def cell(row: dict, name: str) -> tuple[str, float | None]:
-    """A table's cell: its text (a mean takes in its deviation) and the number to sort it by, if any."""
+    """A table's cell: its text (a mean has its deviation), and the number by which it is sorted, if any."""
     import pandas as pd
 
     value = row[name]

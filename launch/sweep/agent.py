@@ -1,8 +1,8 @@
 """Works on a sweep that W&B directs: runs `wandb agent -f`, then finishes runs that agents left half done.
 
-Started by launch/local.py --wandb=online in each slot, from the sweep's snapshot. Points, order and early
-stopping are W&B's; the runs are in the sweep's folder as usual, named by their W&B ids. For W&B, a run that
-was killed is `crashed` and is not handed out again: here it is trained to the end, under the same id.
+launch/local.py --wandb=online starts it in each slot, from the sweep's snapshot. W&B decides on points, order
+and early stopping. The runs are in the sweep's folder as usual, named by their W&B ids. For W&B, a run that
+was killed is `crashed`, and W&B does not hand it out again; here it is trained to the end, under the same id.
 """
 
 import json
@@ -37,9 +37,9 @@ FOLDER, CODE_AT = "RUN_SWEEP", "RUN_CODE"  # environment of the agents, filled i
 
 
 def command_of(program: str, words: Sequence[str] = ("${args}",)) -> list[str]:
-    """The `command` of the W&B sweep: the snapshot's script, whose runs go to the sweep's folder.
+    """The `command` of the W&B sweep: it runs the snapshot's script, with the sweep's folder as --out.
 
-    words: what follows the script, in the words of the sweep's YAML.
+    words: what follows the script, as the sweep's YAML says it.
     """
     script, out = f"${{envvar:{CODE_AT}}}/{program}", f"--out=${{envvar:{FOLDER}}}"
     return ["${env}", "${interpreter}", script, *words, out]
@@ -54,7 +54,7 @@ class Runs(Queue):
         self._known: dict[str, Trial] = {}
 
     def trials(self) -> list[Trial]:
-        """Those that have begun, in that order; one of which nothing can be read has no flags."""
+        """The runs that have begun, in that order; a run that can't be read has no flags."""
         for path in sorted(self.folder.iterdir(), key=_changed):
             if path.name in self._known or not _may_be_run(path):
                 continue
@@ -62,13 +62,13 @@ class Runs(Queue):
                 given = json.loads((path / CONFIG).read_text(encoding="utf-8"))["flags"]
                 flags = {k: v for k, v in given.items() if k in self.parameters}
             except (OSError, ValueError, TypeError, KeyError, AttributeError):
-                flags = {}  # the run's row tells what is wrong
+                flags = {}  # the run's row says what is wrong
             self._known[path.name] = Trial(len(self._known), flags, path.name)
         return list(self._known.values())
 
 
 def _changed(path: Path) -> float:
-    """When a run folder's config.json changed last."""
+    """When a run folder's config.json changed last, in UNIX seconds; 0 if there is none."""
     try:
         return (path / CONFIG).stat().st_ctime
     except OSError:
@@ -76,7 +76,7 @@ def _changed(path: Path) -> float:
 
 
 def _may_be_run(path: Path) -> bool:
-    """Whether it has a config.json, as far as that can be told."""
+    """Whether a folder has a config.json; also true if that can't be found out, except for hidden folders."""
     try:
         return (path / CONFIG).exists()
     except PermissionError:
@@ -100,14 +100,14 @@ class Flags:
 
 
 def make_it_kill(process: subprocess.Popen) -> None:
-    """Make an agent that was asked to stop kill its run, which is its own third step on SIGTERM."""
+    """Make an agent that was asked to stop kill its run, which it does at the third SIGTERM."""
     process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
 
 
 class Agent:
-    """One process at a time: the W&B agent, then runs that it left."""
+    """Runs one process at a time: the W&B agent, then the runs that it left unfinished."""
 
     def __init__(self, flags: Flags):
         self.flags, self.folder = flags, Path(flags.sweep).absolute()
@@ -123,8 +123,8 @@ class Agent:
             "PYTHONUNBUFFERED": "1",
             "WANDB_ENTITY": self.sweep["entity"],
             "WANDB_PROJECT": self.sweep["project"],
-            "WANDB_DIR": str(self.folder),  # for the agent's own files; the runs say where theirs go
-            "WANDB_AGENT_DISABLE_FLAPPING": "true",  # else three early failures end the agent
+            "WANDB_DIR": str(self.folder),  # for the agent's own files; runs say where their files go
+            "WANDB_AGENT_DISABLE_FLAPPING": "true",  # without it, three early failures end the agent
             "WANDB_AGENT_MAX_INITIAL_FAILURES": "1000000",
         }
         self.env.setdefault("WANDB_RUN_GROUP", self.folder.name)
@@ -132,8 +132,8 @@ class Agent:
         self.env[VARIED] = ",".join(sweep_file.searched(parameters))
 
     def work(self) -> int:
-        """Exit code: 0 when nothing is open, 75 when stopped before that, above 128 when a child was killed,
-        else the agent's own.
+        """Run the agent, then the runs that it left unfinished; returns the exit code: 0 if nothing is open,
+        75 if it was stopped before that, above 128 if a child was killed, else the agent's own.
         """
         path = "/".join(self.sweep[k] for k in ("entity", "project", "id"))
         command = [sys.executable, "-m", "wandb", "agent", "--forward-signals", path]
@@ -153,7 +153,7 @@ class Agent:
         return 128 - worst if worst < 0 else code
 
     def run(self, command: list[str], env: dict[str, str]) -> int:
-        """Run a command to its end; its exit code."""
+        """Run a command to its end; returns its exit code."""
         command = list(map(argument, command))
         return self.child.run(partial(subprocess.Popen, command, env=env, start_new_session=True))
 

@@ -1,7 +1,7 @@
-"""Bayesian search: each point is proposed by W&B's own engine from the results of the trials before it.
+"""Bayesian search: W&B's own engine proposes each point from the results of the trials before it.
 
-A proposal is a function of the sweep, the trial's index, an attempt number and what was `seen` of the trials
-before it. Its trial file stores the last two, so that `recompute` can compute it again.
+A proposal depends only on the sweep, the trial's index, the number of the attempt, and what was `seen` of the
+trials before it. The trial file stores the last two, so that `recompute` can compute the proposal again.
 """
 
 import warnings
@@ -12,16 +12,16 @@ from launch.sweep.points import plain, seed_engine
 from launch.sweep.queue import Queue, Trial
 from research.common.folder import ENDED, read_json
 
-ENGINE_TRIES = 10  # for a point that is new; where parameters are discrete the engine likes to repeat one
-RANDOM_TRIES = 300  # after that: points drawn at random
-# Distributions that keep to their min and max; quantised ones may lie outside, as the engine rounds.
+ENGINE_TRIES = 10  # attempts to get a new point; with discrete parameters the engine often repeats one
+RANDOM_TRIES = 300  # attempts after that, with points drawn at random
+# Distributions that stay within their min and max; quantised ones may leave them, because the engine rounds.
 WITHIN_LIMITS = ("param_uniform", "param_int_uniform", "param_loguniform_v2", "param_inv_loguniform_v2")
-AS_ENGINE = {"stopped": "finished", "diverged": "finished"}  # else the states have the engine's own names
+AS_ENGINE = {"stopped": "finished", "diverged": "finished"}  # other states have the same name in the engine
 Seen = list[tuple[dict[str, Any], str, float | None]]  # flags, state and value of each trial, by index
 
 
 def refusal(content: dict[str, Any]) -> str | None:
-    """Why W&B's engine can't search this sweep, in words; None when it can."""
+    """Why W&B's engine can't search this sweep, in words; None if it can."""
     for name, values in content["parameters"].items():
         if isinstance(values, dict) and "probabilities" in values:
             return f"parameter {name}: probabilities: W&B's engine can't learn from such a parameter"
@@ -33,19 +33,21 @@ def refusal(content: dict[str, Any]) -> str | None:
 
         try:
             for name, given in content["parameters"].items():
-                HyperParameter(name, given)  # names the parameter, which the schema's own message does not
+                HyperParameter(name, given)  # its error names the parameter; that of the schema does not
             config = {k: content[k] for k in ("method", "metric", "parameters", "run_cap")}
             wrong = schema_violations_from_proposed_config(config)
-            if not wrong:  # what its schema lets pass it may still not be able to learn from
+            if not wrong:  # even if the schema accepts it, the engine may not be able to learn from it
                 first, second = propose(content, 0, 0, []), propose(content, 1, 0, [])
                 propose(content, 2, 0, [(first, "finished", 0.0), (second, "failed", 1.0)])
-        except Exception as error:  # of many kinds, for what a user can write into a YAML
+        except Exception as error:  # of many types, depending on what the user wrote into the YAML
             wrong = [f"{type(error).__name__}: {error}"]
     return f"refused by W&B's engine: {' '.join(wrong[0].split())}" if wrong else None
 
 
 def probes(parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """Points that the script's flags must allow: each searched flag at its ends, within and at each value."""
+    """Points that the script must accept: each searched flag at each of its values, or at both ends of its
+    range and in between.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from sweeps.params import HyperParameter
@@ -68,7 +70,7 @@ def probes(parameters: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def propose(spec: dict[str, Any], index: int, attempt: int, seen: Seen) -> dict[str, Any]:
-    """The flags of trial `index`, at the given attempt to find a point that is new."""
+    """The flags that are proposed for trial `index`, at this attempt to find a new point."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from sweeps import RunState, SweepRun, next_run
@@ -81,7 +83,7 @@ def propose(spec: dict[str, Any], index: int, attempt: int, seen: Seen) -> dict[
             if state in ENDED and value is None:
                 value = worst
             if state in ENDED and value is None:
-                continue  # the engine would take 0.0, which may be better than any real value
+                continue  # the engine would assume 0.0, which may be better than any real value
             runs.append(
                 SweepRun(
                     config={name: {"value": v} for name, v in flags.items()},
@@ -98,7 +100,7 @@ def propose(spec: dict[str, Any], index: int, attempt: int, seen: Seen) -> dict[
 
 
 def look(queue: Queue, histories: Histories, spec: dict[str, Any]) -> list[tuple[Trial, str, float | None]]:
-    """The trials made so far with their states and values, as a proposal sees them."""
+    """The trials made so far with their states and values, as a proposal uses them."""
     found = []
     while_running = spec["metric"].get("impute_while_running") not in (None, "false", False)
     for trial in queue.chosen():
@@ -110,7 +112,7 @@ def look(queue: Queue, histories: Histories, spec: dict[str, Any]) -> list[tuple
 
 
 def recompute(queue: Queue, spec: dict[str, Any], trial: Trial) -> dict[str, Any]:
-    """The point of `trial`, proposed once more from what its file says was seen."""
+    """The point of `trial`, proposed once more from what was seen then, according to its file."""
     kept = read_json(queue.trial_file(trial)) or {}
     flags = {other.key: other.flags for other in queue.trials()}
     seen = [(flags[key], state, value) for key, state, value in kept["seen"]]

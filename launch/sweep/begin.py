@@ -1,7 +1,7 @@
-"""The beginning of a sweep: its folder is made, or found and checked, before a worker starts.
+"""Makes a sweep's folder, or finds and checks it, before a worker starts.
 
-The YAML is frozen, the code is copied, the hashes of the data are stored, and every trial that is known
-beforehand gets its file. With --wandb=online a W&B sweep is made instead, and its runs are the trials.
+It freezes the YAML, copies the code, stores the hashes of the data, and makes the files of the first trials.
+With --wandb=online it makes a W&B sweep instead, whose runs are the trials.
 """
 
 import contextlib
@@ -41,12 +41,12 @@ from research.common.messages import UserError, console, escape
 from research.common.wandb_client import first_line
 
 COPIED = ("research", "data", "launch")
-LISTED = 4  # a refusal shows at most so many differences of a changed YAML
-FIRST = 1000  # trials that are made when a sweep begins; its workers make the others
+LISTED = 4  # differences of a changed YAML that a refusal shows, at most
+FIRST = 1000  # trials that are made when a sweep begins, at most; its workers make the others
 
 
 def folder_of(flags: plan.SweepFlags, sweep: plan.Sweep) -> Path:
-    """The sweep's folder: --out and --name, or the YAML's name, with --set also a hash."""
+    """The sweep's folder: --out/--name, or --out/ and the YAML's name, with --set also a hash."""
     name = flags.name or sweep.path.stem
     if flags.set and not flags.name:
         name += "-" + hashlib.sha256(json.dumps(sweep.content, sort_keys=True).encode()).hexdigest()[:6]
@@ -54,7 +54,7 @@ def folder_of(flags: plan.SweepFlags, sweep: plan.Sweep) -> Path:
 
 
 def prepare(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[Queue, int]:
-    """Freeze a sweep's folder as a launcher's flags say; its trials, and how many it means to have.
+    """Freeze a sweep's folder as a launcher's flags say; returns its trials, and how many there will be.
 
     Raises UserError.
     """
@@ -73,16 +73,17 @@ def prepare(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[Queue, int]:
 
 
 def foresee(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[int, int]:
-    """(planned, open) trials as `prepare` would find them; nothing is written in the sweep's folder.
+    """The numbers of planned and of open trials that `prepare` would find. Nothing is written to the sweep's
+    folder.
 
-    The data sets are loaded, so that one that is missing is told. Raises UserError, as `prepare` does.
+    The data sets are loaded, so that a missing one is reported. Raises UserError, as `prepare` does.
     """
     online, folder = flags.wandb == "online", folder_of(flags, sweep)
     _refuse_flags(flags, sweep, folder)
     hashes = DataHashes(sweep.script)
     sweep.survey.load(hashes)
     if flags.fresh:
-        folder = folder / ".fresh"  # of which nothing is there
+        folder = folder / ".fresh"  # a folder that does not exist
     _refuse_other(sweep, folder, hashes, flags.reuse, online)
     n_runs = sweep.survey.n_runs(hashes)
     _say(plan.notes(sweep, n_runs))
@@ -94,7 +95,9 @@ def foresee(flags: plan.SweepFlags, sweep: plan.Sweep) -> tuple[int, int]:
 
 
 def _refuse_flags(flags: plan.SweepFlags, sweep: plan.Sweep, folder: Path) -> None:
-    """Refuse flags that the folder, as it is, can't go on with, and another script. Raises UserError."""
+    """Refuse another script than the folder's, and flags that an existing folder can't follow. Raises
+    UserError.
+    """
     old = None if flags.fresh else _frozen(folder)
     if old and Program.found(old.get("program")) not in (None, sweep.script):
         changed = f"program: {old['program']} → {sweep.program}"
@@ -121,7 +124,7 @@ def _say(notes: list[str]) -> None:
 
 
 def program_in(folder: Path, name: str) -> Path:
-    """`worker.py` or `agent.py` in a sweep folder's snapshot of the code, also in one of an older layout."""
+    """`worker.py` or `agent.py` in a sweep folder's snapshot of the code, which may have an older layout."""
     launch = folder / CODE / "launch"
     older = launch / name
     return older if older.exists() else launch / "sweep" / name
@@ -131,17 +134,17 @@ def program_in(folder: Path, name: str) -> Path:
 
 
 def planned(folder: Path, found: Any = None) -> int:
-    """How many trials the sweep in `folder` means to have.
+    """How many trials the sweep in `folder` is going to have.
 
-    Where it is no folder of ours, or W&B directs it, its runs and its YAML have to tell. found: these as
-    launch/results/read.py has read them, if it has.
+    If the folder is not one of ours, or W&B directs the sweep, its runs and its YAML are counted. found: what
+    launch/results/read.py has read of the folder, if it has.
     """
     from launch.results import read
 
     with contextlib.suppress(
         OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, UserError
     ):
-        # whatever a damaged folder brings up: then what is there has to do
+        # any of these may come from a damaged folder; then what is there is counted
         spec = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
         if (folder / TRIALS).is_dir():
             return Proposer(Queue(folder), spec).planned()
@@ -152,7 +155,7 @@ def planned(folder: Path, found: Any = None) -> int:
 
 
 def n_open(queue: Queue, planned: int) -> int:
-    """Trials that are neither done nor failed, those that are yet to be made included."""
+    """The number of trials that are neither done nor failed, including those that are not made yet."""
     return sum(1 for _ in queue.open_trials()) + max(0, planned - len(queue.trials()))
 
 
@@ -163,11 +166,11 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
     """Make or find the sweep folder of `sweep`, with its snapshot and (unless `online` or bayes) its first
     trials; the workers make the others when those are done.
 
-    Raises UserError when the folder holds another sweep (see `_refuse_other`), or this one made by other code
-    and neither `fresh` (set it aside) nor `reuse` (go on with its snapshot).
+    UserError: the folder contains another sweep (see `_refuse_other`), or this sweep was begun with other
+    code and neither `fresh` (set it aside) nor `reuse` (continue with its snapshot) is given.
     """
     hashes = DataHashes(sweep.script)
-    sweep.survey.load(hashes)  # refused before anything is written; the workers find data in the cache
+    sweep.survey.load(hashes)  # refuses before anything is written; the workers find the data in the cache
     if fresh and folder.exists():
         _set_aside(folder)
     _refuse_other(sweep, folder, hashes, reuse, online)
@@ -181,7 +184,7 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
     queue = Queue(folder)
     if online:
         return queue
-    (folder / TRIALS).mkdir(exist_ok=True)  # a folder that W&B directs has none
+    (folder / TRIALS).mkdir(exist_ok=True)  # the folder of a sweep that W&B directs does not have it
     hashes.keep(folder)
     n_runs = sweep.survey.n_runs(hashes)
     _say(plan.notes(sweep, n_runs))
@@ -194,11 +197,12 @@ def freeze(sweep: plan.Sweep, folder: Path, fresh: bool, reuse: bool, online: bo
 def _refuse_other(
     sweep: plan.Sweep, folder: Path, hashes: DataHashes, reuse: bool, online: bool = False
 ) -> None:
-    """Refuse a folder that was begun by other code, or holds another sweep. Raises UserError.
+    """Refuse a folder that was begun with other code, or contains another sweep. Raises UserError.
 
-    Another sweep is one that would give a run of the folder another meaning. Name and description may change.
-    So may all else that leaves each trial a point of the sweep: further values, a higher run_cap, a further
-    parameter where one of its values is the flag's default. The metric may change where it decided nothing.
+    A sweep is another one if it would give a run of the folder another meaning. Name and description may
+    change. So may anything else after which each trial is still a point of the sweep: more values, a higher
+    run_cap, a further parameter one of whose values is the flag's default. The metric may change if nothing
+    was decided by it.
     """
     source = source_hash(sweep.script.family)
     kept = read_json(folder / CODE / SNAPSHOT)
@@ -249,8 +253,8 @@ def _refuse_other(
 
 
 def _refuse_points(sweep: plan.Sweep, folder: Path) -> None:
-    """Refuse a folder whose points were given one by one while those of `sweep` are not, or the other way
-    round. Raises UserError.
+    """Raise UserError if the folder's points were given one by one and those of `sweep` are not, or the other
+    way round.
     """
     kept = read_json(folder / POINTS)
     if kept is not None and sweep.given is None:
@@ -261,7 +265,7 @@ def _refuse_points(sweep: plan.Sweep, folder: Path) -> None:
 
 
 def _frozen(folder: Path) -> dict[str, Any] | None:
-    """The content of the folder's YAML; None before there is one. Raises UserError where it can't be read."""
+    """The content of the folder's YAML; None before there is one. Raises UserError if it can't be read."""
     try:
         content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -280,9 +284,10 @@ def _decided_by_metric(old: dict[str, Any], sweep: plan.Sweep, folder: Path) -> 
 
 
 def _no_points(sweep: plan.Sweep, queue: Queue, hashes: DataHashes, changed: list[str]) -> list[Trial]:
-    """The trials in `queue` that are no points of `sweep`: neither their flags nor their runs.
+    """The trials in `queue` that are not points of `sweep`, neither by their flags nor by their runs.
 
-    None where no key has changed that its points depend on, and of a search, which has no points.
+    There are none if nothing has changed on which points depend, or if the sweep is a search by bayes, which
+    has no points.
     """
     if sweep.content["method"] == "bayes" or not {"parameters", "command", "run_cap"} & set(changed):
         return []
@@ -300,7 +305,7 @@ def _no_points(sweep: plan.Sweep, queue: Queue, hashes: DataHashes, changed: lis
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """Where two YAMLs differ, as `parameters.beta.values: [1, 4] → [1, 4, 20]`."""
+    """The differences between two YAMLs, such as `parameters.beta.values: [1, 4] → [1, 4, 20]`."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list({**old, **new})
         found = [_differences(old.get(k), new.get(k), f"{at}.{k}" if at else str(k)) for k in keys]
@@ -312,9 +317,10 @@ def _differences(old: Any, new: Any, at: str = "") -> list[str]:
 
 
 def _snapshot(folder: Path, source: str, program: str) -> None:
-    """Copy the code into the sweep folder, once: what the workers run, whatever is edited meanwhile.
+    """Copy the code into the sweep folder, unless it is there. The workers run this copy, so the code may be
+    edited meanwhile.
 
-    program: the script, which may lie outside of the folders that hold the project's code.
+    program: the script, which may lie outside the folders of the project's code.
     """
     target = folder / CODE
     if target.exists():
@@ -332,14 +338,14 @@ def _snapshot(folder: Path, source: str, program: str) -> None:
     write_json(tmp / SNAPSHOT, git_state() | {"source": source})
     try:
         tmp.rename(target)
-    except OSError:  # another process was quicker
+    except OSError:  # another process may have been faster
         if not target.exists():
             raise
         shutil.rmtree(tmp)
 
 
 def _set_aside(folder: Path) -> None:
-    """--fresh: give the old sweep folder another name, unless somebody is working in it."""
+    """For --fresh: rename the old sweep folder. Raises UserError if a process is working in it."""
     watch = leases.Watch()
     for run in folder.glob("*/lease.1"):
         n, info = leases.newest(run.parent)
@@ -355,24 +361,28 @@ def _set_aside(folder: Path) -> None:
 
 
 def _log_in(folder: Path, fresh: bool) -> None:
-    """Refuse, before anything is written, what W&B could not direct. Raises UserError."""
+    """Log in to W&B before anything is written. UserError: the sweep was begun without W&B, or the login
+    fails.
+    """
     if (folder / TRIALS).exists() and not fresh:
         known = (folder / WANDB_SWEEP).exists()
         where = "it was uploaded" if known else "launch/upload.py uploads it to W&B"
         raise UserError(f"{folder} holds a sweep begun without W&B ({where}): choose another --name")
-    os.environ.pop("WANDB_MODE", None)  # --wandb=online was asked for
+    os.environ.pop("WANDB_MODE", None)  # --wandb=online overrides it
     import wandb
 
     try:
         logged_in = wandb.login(prompt=False)
-    except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
+    except Exception as error:  # the client raises many types if a server is down, slow or refuses
         raise UserError(f"--wandb=online: no W&B ({first_line(error)}); or --wandb=offline") from None
     if not logged_in:
         raise UserError("--wandb=online: not logged in; wandb login, or --wandb=offline")
 
 
 def _wandb_sweep(flags: plan.SweepFlags, sweep: plan.Sweep, folder: Path) -> Queue:
-    """Make (once) the W&B sweep of a sweep folder; its runs, as trials. Raises UserError when W&B refuses."""
+    """Make the W&B sweep of a sweep folder, unless it exists; returns its runs as trials. UserError: W&B
+    refuses.
+    """
     kept = read_json(folder / WANDB_SWEEP)
     if kept is None:
         import wandb

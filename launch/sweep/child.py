@@ -10,7 +10,7 @@ POLL_S = 0.2
 
 
 class Process(Protocol):
-    """What is needed of a process: subprocess.Popen has it, and so has a forked trial."""
+    """What `Child` needs of a process: subprocess.Popen and a forked trial both have it."""
 
     def poll(self) -> int | None: ...
     def send_signal(self, number: int) -> None: ...
@@ -18,19 +18,20 @@ class Process(Protocol):
 
 
 class Child:
-    """Has one process after the other, each in a session of its own: Ctrl-C reaches it only through us.
+    """Runs one process after the other, each in a session of its own, so that Ctrl-C reaches it only through
+    us.
 
-    The first signal that asks us to stop is passed on as SIGTERM, whichever it was: on USR1 an agent would
-    take the next run. Later ones change nothing, since a cluster may say the same thing several times over;
-    but Ctrl-C after another request does `force` to the process.
-    parent: when this process (our parent) is gone, that is a request to stop too; 0: don't look.
+    The first signal that asks us to stop is passed on as SIGTERM, whichever signal it was: on USR1 an agent
+    would take the next run. Later signals change nothing, since a cluster may repeat a request several times;
+    but Ctrl-C after an earlier request calls `force` on the process.
+    parent: when this process (our parent) is gone, we stop, too; 0: don't look.
     """
 
     def __init__(self, parent: int, force: Callable[[Process], Any]):
         self.parent, self.force = parent, force
         self.stops = 0  # how often we were asked to stop
         self.process: Process | None = None
-        self._asked: Process | None = None  # the process that a request to stop was passed on to
+        self._asked: Process | None = None  # the process that has been asked to stop
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
 
@@ -45,7 +46,7 @@ class Child:
             self.force(self.process)
 
     def _ask_to_stop(self) -> None:
-        """SIGTERM to the process, once: to an agent a second one means that it is to kill its run."""
+        """Send SIGTERM to the process, but only once: at further ones an agent would kill its run."""
         if self._asked is not self.process:
             self._asked = self.process
             self.process.send_signal(signal.SIGTERM)
@@ -54,7 +55,9 @@ class Child:
         return self.parent != 0 and os.getppid() != self.parent
 
     def run(self, start: Callable[[], Process], look: Callable[[], Any] | None = None) -> int:
-        """Start a process and wait for its end; its exit code. look: done again and again meanwhile."""
+        """Start a process and wait for its end; returns its exit code. look: called again and again
+        meanwhile.
+        """
         self.process = start()
         if self.stops:  # the request came while there was no process yet
             self._ask_to_stop()

@@ -1,7 +1,7 @@
 """The `command:` of a sweep file: the words with which a trial's script is started, as by `wandb agent`.
 
-The launchers start the script themselves, from the sweep's snapshot and with their own Python, so a command
-has to come down to `python SCRIPT`, then literal flags and one macro that stands for the flags of a point.
+The launchers start the script themselves, from the sweep's snapshot and with their own Python. So a command
+has to amount to `python SCRIPT`, followed by literal flags and one macro that stands for a point's flags.
 """
 
 import os
@@ -19,12 +19,12 @@ from research.common.commandline import tokens
 from research.common.folder import read_json, write_json
 from research.common.messages import UserError
 
-KEPT = "command.json"  # in the sweep folder, where its YAML has a command: what that stood for when it began
-VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")  # as W&B's client has it
+KEPT = "command.json"  # in the sweep folder, if its YAML has a command: the command when the sweep began
+VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")  # the same as in W&B's client
 
 
 def without_false(flags: dict[str, Any]) -> list[str]:
-    """`${args_no_boolean_flags}`: True is a bare flag, False none."""
+    """`${args_no_boolean_flags}`: True becomes a flag without a value; with False there is no flag."""
     words = []
     for name, value in flags.items():
         if value is not False:
@@ -33,11 +33,11 @@ def without_false(flags: dict[str, Any]) -> list[str]:
 
 
 def without_equals(flags: dict[str, Any]) -> list[str]:
-    """`${args_no_equals}`: the value is a word of its own."""
+    """`${args_no_equals}`: each value is a word of its own."""
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
-# the macros that stand for a point's flags, and for the others of W&B why they can't
+# the macros that give a point's flags as words of a command; OTHERS: what W&B's other macros give instead
 STYLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "args": as_args,
     "args_no_boolean_flags": without_false,
@@ -54,16 +54,18 @@ OTHERS = {
 
 
 class Command:
-    """What follows the script. words: literal ones and the macro; literals: the flags that they give."""
+    """What follows the script. words: literal words and the macro; literals: the flags in
+    the literal words.
+    """
 
     def __init__(self, words: list[str], literals: dict[str, str]):
         self.words, self.literals = words, literals
 
     def args(self, flags: dict[str, Any]) -> list[str]:
-        """A trial's words after the script. flags: all of the trial's, the literal ones included.
+        """A trial's words after the script. flags: all flags of the trial, including the literal ones.
 
-        Where a trial has another value than the command, as one that confirms has another seed, it comes
-        last and so wins.
+        If a trial has another value than the command (a confirming trial has another seed), it comes last and
+        therefore wins.
         """
         point = {name: value for name, value in flags.items() if name not in self.literals}
         words = []
@@ -73,17 +75,17 @@ class Command:
         return words + as_args(changed)
 
     def keep(self, folder: Path) -> None:
-        """Write it into a sweep folder, for the workers."""
+        """Write the command into a sweep folder, for the workers, unless it is there."""
         if read_json(folder / KEPT) is None:
             write_json(folder / KEPT, {"words": self.words, "literals": self.literals})
 
     def refuse_other(self, folder: Path) -> None:
-        """Raise UserError where the trials of a sweep folder were begun with other words."""
+        """Raise UserError if the trials of a sweep folder were begun with other words."""
         kept = of_folder(folder)
         if kept.words == self.words:
             return
         if not (folder / KEPT).exists() and not self.literals:
-            return  # begun without a command, or by code that knew of none: the trials are the same
+            return  # begun without a command, or by code that had none yet: the trials are the same
         was, now = shlex.join(kept.words), shlex.join(self.words)
         raise UserError(
             f"{folder} was begun with the command ... {was}, and now it is ... {now}: "
@@ -95,13 +97,13 @@ PLAIN = Command(["${args}"], {})
 
 
 def of_folder(folder: Path) -> Command:
-    """The command that a sweep folder keeps, as its workers run it."""
+    """The command of a sweep folder, as its workers run it."""
     kept = read_json(folder / KEPT)
     return PLAIN if kept is None else Command(kept["words"], kept["literals"])
 
 
 def of_sweep(content: dict[str, Any], script: Program) -> Command:
-    """The command of a sweep file. Raises UserError, in words that begin with the key."""
+    """The command of a sweep file. Raises UserError, whose message begins with the key."""
     if "command" not in content:
         return PLAIN
     given = content["command"]
@@ -113,7 +115,7 @@ def of_sweep(content: dict[str, Any], script: Program) -> Command:
 
 
 def as_written(content: dict[str, Any], script: Program) -> list[str]:
-    """What follows the script, with `${envvar:...}` as written: each of W&B's agents fills that in."""
+    """What follows the script, with `${envvar:...}` unchanged, because each of W&B's agents fills it in."""
     if "command" not in content:
         return ["${args}"]
     n = len(of_sweep(content, script).words)
@@ -121,7 +123,7 @@ def as_written(content: dict[str, Any], script: Program) -> list[str]:
 
 
 def _macro(word: str) -> str | None:
-    """The name of a word that is a macro; W&B's client goes by its two ends."""
+    """The name of a macro; None if the word is not one. Like W&B's client, it only looks at both ends."""
     return word[2:-1] if word.startswith("${") and word.endswith("}") else None
 
 
@@ -139,7 +141,7 @@ def _checked(given: Any) -> list[Any]:
 
 
 def _filled(word: str) -> str:
-    """A word with its environment variables filled in. Raises UserError for one that is not set."""
+    """A word with its environment variables filled in. Raises UserError if one of them is not set."""
     for name in VARIABLE.findall(word):
         if name not in os.environ:
             raise UserError(f"{word}: {name} is not set here (W&B's agents would write {name} itself)")
@@ -147,7 +149,7 @@ def _filled(word: str) -> str:
 
 
 def _after_script(given: list[str], script: Program) -> list[str]:
-    """The words behind the script, environment variables filled in. Raises UserError."""
+    """The words after the script, with environment variables filled in. Raises UserError."""
     words = list(map(_filled, given))
     for word in words:
         name = _macro(word)
@@ -173,7 +175,7 @@ def _after_script(given: list[str], script: Program) -> list[str]:
             f"it starts {started}, but here the script is started by {sys.executable}: write {usual}"
         )
     del left[0]
-    while left and left[0] == "-u":  # output unbuffered, as it is here in any case
+    while left and left[0] == "-u":  # unbuffered output, which we use in any case
         del left[0]
     if left[:1] == ["-m"] and left[1:2] == [script.module_name]:
         del left[:2]
@@ -195,7 +197,7 @@ def _after_script(given: list[str], script: Program) -> list[str]:
 
 
 def _is_our_python(word: str) -> bool:
-    """Whether a word starts the Python that runs the launcher, as far as its name tells."""
+    """Whether a word starts the Python that runs the launcher, judged by its name or path."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if word in ("${interpreter}", "python", "python3", f"python{version}"):
         return True
@@ -207,7 +209,7 @@ def _is_our_python(word: str) -> bool:
 
 
 def _literals(words: list[str], script: Program, parameters: dict[str, Any]) -> dict[str, str]:
-    """The literal flags, by the script's own rules. Raises UserError."""
+    """The literal flags and their values, read by the script's own rules. Raises UserError."""
     at = next(i for i, word in enumerate(words) if _macro(word))
     found: dict[str, str] = {}
     for part in (words[:at], words[at + 1 :]):

@@ -1,9 +1,10 @@
-"""Stops unpromising trials early, by W&B's own hyperband rule, with no controller.
+"""Stops unpromising trials early, by W&B's own hyperband rule and without a controller.
 
 The worker that trains a run watches its log. At each new evaluation it asks W&B's engine about this run,
-given what all runs of the sweep have logged by then. A run that should end gets the file `stop`, which its
-training obeys. Each decision is a line of `<run>/hyperband.jsonl`, with the values behind it, and is made
-once: a run that was killed and continues is stopped when it reaches the same evaluation again.
+given what all runs of the sweep have logged by then. If the run should end, the worker writes the file
+`stop`, which the training obeys. Each decision is a line of `<run>/hyperband.jsonl`, with the values on which
+it is based. It is made only once: a run that was killed and continues is stopped when it reaches the same
+evaluation again.
 """
 
 import warnings
@@ -17,7 +18,7 @@ from research.common.lease import Lease
 
 
 def refusal(content: dict[str, Any]) -> str | None:
-    """Why a sweep's early_terminate can't be followed, in words; None when it can."""
+    """Why a sweep's early_terminate can't be followed, in words; None if it can."""
     rule = content["early_terminate"]
     if not isinstance(rule, dict) or rule.get("type") != "hyperband":
         kind = rule.get("type") if isinstance(rule, dict) else rule
@@ -41,10 +42,12 @@ def refusal(content: dict[str, Any]) -> str | None:
 
 
 def decide(spec: dict[str, Any], own: list[float], others: dict[int, list[float]]) -> dict[str, Any]:
-    """What W&B's engine says of a run with the history `own`, among `others` (by trial).
+    """What W&B's engine decides about a run with the history `own`, given the histories of `others` (by
+    trial).
 
-    band: the evaluation at which it is compared, None before the first; compared: its value there (if not
-    strict: its best so far); threshold: what that may be; among: trials whose values made the threshold.
+    band: the evaluation at which the run is compared, None before the first; compared: its value there (or,
+    if not strict, its best so far); threshold: the value with which that is compared; among: trials whose
+    values made the threshold; stop: whether the run should end.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -57,7 +60,7 @@ def decide(spec: dict[str, Any], own: list[float], others: dict[int, list[float]
             return SweepRun(state=state, history=[{metric: value} for value in values])
 
         config = {name: spec[name] for name in ("metric", "early_terminate")}
-        run = as_run(RunState.running, own)  # the others' states play no part
+        run = as_run(RunState.running, own)  # the states of the others do not matter
         rest = [as_run(RunState.finished, history) for history in others.values()]
         stop = engine.hyperband_stop_runs([run, *rest], config)
         filled = engine.hyperband_baseline_validate_and_fill(config)
@@ -66,7 +69,7 @@ def decide(spec: dict[str, Any], own: list[float], others: dict[int, list[float]
     if not reached:
         return {"band": None, "stop": False}
     band, threshold = info["bands"][reached[-1]], info["thresholds"][reached[-1]]
-    if maximize:  # the engine minimizes the negative
+    if maximize:  # the engine minimizes the negative value
         threshold = -threshold
     if filled["early_terminate"]["strict"]:
         compared = own[band - 1]
@@ -77,7 +80,7 @@ def decide(spec: dict[str, Any], own: list[float], others: dict[int, list[float]
 
 
 def recompute(spec: dict[str, Any], made: dict[str, Any], own: list[float], others: dict[int, list[float]]):
-    """A kept decision, taken again from histories of now: `own` and those of the trials in `among`."""
+    """The recorded decision `made`, computed again from today's histories of the run and of other trials."""
     others_then = {index: others[index][: made["band"]] for index in made.get("among", ())}
     return decide(spec, own[: made["evaluation"]], others_then)
 
@@ -98,8 +101,8 @@ class Watcher:
         self._stop = made[-1] if made and made[-1]["stop"] else None
 
     def look(self) -> None:
-        """Decide on every evaluation that is new; see to it that a run that is to end has its stop file."""
-        if not self._began:  # until its log is restored it may hold rows that are about to be cut
+        """Decide on every new evaluation; make sure that a run that should end has its stop file."""
+        if not self._began:  # until its log is restored, it may contain rows that are about to be cut
             info = read_json(self.lease.path) or {}
             self._began = info.get("role") == "train" and info.get("start_step") is not None
             if not self._began:
@@ -108,12 +111,12 @@ class Watcher:
         while self._stop is None and len(logged) > self._decided and self.lease.check():
             if not self._decide(logged[: self._decided + 1]):
                 return
-        # at a start the file is removed; and a run that goes on must come as far again as it was judged
+        # a start removes the file, and a run that continues must first reach the evaluation that was judged
         if self._stop and len(logged) >= self._stop["evaluation"] and not (self.folder / STOP).exists():
             write_bytes(self.folder / STOP, f"{self.reason(self._stop)}\n".encode())
 
     def _decide(self, logged: list[tuple[int, float]]) -> bool:
-        """Decide on the last of these evaluations; False where the run has become another worker's."""
+        """Decide on the last of these evaluations; False if the run now belongs to another worker."""
         others = {
             trial.index: self.histories.of(trial)
             for trial in self.histories.queue.chosen()
@@ -122,11 +125,11 @@ class Watcher:
         found = decide(self.spec, [value for _, value in logged], others)
         step, value = logged[-1]
         row = {"evaluation": len(logged), "step": step, "value": value} | found
-        if not self.lease.check():  # the engine takes its time
+        if not self.lease.check():  # once more, because the engine may take long
             return False
-        _cut_torn_line(self.folder / HYPERBAND)  # the disk was full when we tried before
+        _cut_torn_line(self.folder / HYPERBAND)  # the disk may have been full at an earlier attempt
         append_row(self.folder / HYPERBAND, row)
-        self._read()  # of two workers that overlap for a moment the first one's decision counts, for both
+        self._read()  # if two workers overlap for a moment, the first decision counts for both
         return True
 
     def reason(self, made: dict[str, Any]) -> str:
@@ -138,19 +141,19 @@ class Watcher:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Leave out a last line that was not written to its end: the next would be lost in it."""
+    """Remove a last line that was not written to its end: the next row would be lost in it."""
     data = path.read_bytes() if path.exists() else b""
     if data and not data.endswith(b"\n"):
         write_bytes(path, data[: data.rfind(b"\n") + 1])
 
 
 def is_early(reason: str | None) -> bool:
-    """Whether a run's reason for having stopped is ours."""
+    """Whether this is the reason of a run that early stopping has stopped."""
     return (reason or "").startswith("hyperband:")
 
 
 def decisions(folder: Path) -> list[dict[str, Any]]:
-    """The decisions on a run, in order; of one evaluation only the first that was written."""
+    """The decisions on a run, in order; if there are several on one evaluation, only the first."""
     kept: list[dict[str, Any]] = []
     for row in read_rows(folder / HYPERBAND):
         if not kept or (row["evaluation"] > kept[-1]["evaluation"] and not kept[-1]["stop"]):

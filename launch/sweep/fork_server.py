@@ -1,16 +1,15 @@
-"""Starts a worker's trials by fork from a process that has imported torch and the script's modules already.
+"""Starts a worker's trials by forking a process that has already imported torch and the script's modules.
 
 A worker has one server, `python launch/sweep/fork_server.py PROGRAM FD LATER`, with which it talks over a
-socket: it sends a job, a line of JSON, and gets the process id of the trial and, when that has ended, its
-exit code. The trial is a process of its own in a session of its own, as if `python PROGRAM …` had been
-started: it runs the script from its first line, with the job's arguments, environment and log.
+socket. It sends a job, which is a line of JSON; it gets the process id of the trial and, when the trial has
+ended, its exit code. The trial is a process of its own in a session of its own, as if `python PROGRAM …` had
+been started: it runs the script from its first line, with the job's arguments, environment and log.
 
-Before a fork the server imports and does nothing else: what a fork would break or share, such as OpenMP's
-threads, a CUDA context or random numbers, is created in the trial. Each process may be killed at any
-moment:
+Before a fork the server only imports. Whatever a fork would break or share, such as OpenMP's threads, a CUDA
+context or random numbers, is created in the trial. Each process may be killed at any moment:
 
-- the server: its trial continues; since the trial holds the socket too, the worker still learns of its end;
-- the worker: its trial continues; the server ends after it;
+- the server: its trial continues, and because the trial holds the socket too, the worker notices its end;
+- the worker: its trial continues; the server ends after the trial;
 - the trial: the server reports its exit code, as a shell would.
 """
 
@@ -27,7 +26,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# what trials import on their way, by the module of their script's imports that does it
+# modules that trials import while they run, by the module that imports them
 LATER = {
     "torch": ["torch._dynamo"],  # it comes with an optimizer
     "research.common.run": ["torchinfo", "tyro", "wandb"],
@@ -50,9 +49,10 @@ class Forked:
         self._received: list[bytes] = []
 
     def poll(self) -> int | None:
-        """Its exit code, −n where signal n has ended it; None while it runs.
+        """Its exit code, or −n if signal n has ended it; None while it runs.
 
-        Never waits, and a signal handler may call it while it runs: what was received is only appended to.
+        It never waits. A signal handler may call it in the middle of another call, so received bytes are only
+        ever appended.
         """
         if self._code is None:
             with contextlib.suppress(BlockingIOError):
@@ -63,13 +63,13 @@ class Forked:
             line = b"".join(self._received)
             if line.endswith(b"\n"):
                 self._code = json.loads(line)["code"]
-            elif b"" in self._received:  # nobody is left who could tell it: with the server it is lost
+            elif b"" in self._received:  # the server is gone, and the exit code is lost with it
                 self._code = -signal.SIGKILL
         return self._code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
+            with contextlib.suppress(ProcessLookupError):  # it may have just ended
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -77,7 +77,7 @@ class Forked:
 
 
 class ForkServer:
-    """Starts trials of one script, one at a time; the server's process begins with the first."""
+    """Starts trials of one script, one at a time; the first one starts the server's process, too."""
 
     def __init__(self, program: Path, later: Mapping[str, Sequence[str]] = LATER):
         self.program, self.later = program, later
@@ -85,9 +85,9 @@ class ForkServer:
         self._connection: socket.socket | None = None
 
     def start(self, args: Sequence[str], log: Path, env: Mapping[str, str]) -> Forked:
-        """The script with `args` in a process of its own, whose output is appended to `log`.
+        """Run the script with `args` in a process of its own, whose output is appended to `log`.
 
-        Raises ChildProcessError when two servers in a row have died before they could start it.
+        Raises ChildProcessError if two servers in a row die before they have started it.
         """
         job = {"args": list(args), "log": str(log), "env": dict(env)}
         for _ in range(2):
@@ -105,7 +105,7 @@ class ForkServer:
 
     def _begin(self, env: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
-        for one in (ours, theirs):  # whatever socket.setdefaulttimeout says: to import torch may take a while
+        for one in (ours, theirs):  # ignore socket.setdefaulttimeout: importing torch may take a while
             one.setblocking(True)
         command = [sys.executable, __file__, str(self.program), str(theirs.fileno()), json.dumps(self.later)]
         self._process = subprocess.Popen(
@@ -115,14 +115,14 @@ class ForkServer:
         self._connection = ours
 
     def close(self) -> None:
-        """End the server; a trial that it has started goes on."""
+        """End the server; a trial that it has started continues."""
         if self._process is not None:
             self._connection.close()
             self._process = self._connection = None
 
 
 def read_line(connection: socket.socket) -> dict | None:
-    """The next message, waited for; None when nobody is left who could send one."""
+    """Wait for the next message; None if the other side is gone."""
     line = b""
     while not line.endswith(b"\n"):
         try:
@@ -140,16 +140,16 @@ def read_line(connection: socket.socket) -> dict | None:
 
 def serve(program: str, connection: socket.socket, later: Mapping[str, Sequence[str]]) -> None:
     """Start one trial after the other, until the worker is gone."""
-    # a cluster sends them to all processes, and they are meant for the trial: to a new one they wait until it
-    # can hear them
+    # A cluster sends these signals to all processes, but they are meant for the trial. A new trial receives
+    # them as soon as it can handle them.
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKED_TO_STOP)
-    with contextlib.suppress(Exception, SystemExit):  # the trial meets it again, and there it is told
+    with contextlib.suppress(Exception, SystemExit):  # the trial meets the same error and reports it
         runpy.run_path(program, run_name="imported")
-    # Python 3.12 warns of forks beside threads; those of OpenBLAS are the only ones, and end before a fork
+    # Python 3.12 warns of forks if there are threads; here only OpenBLAS has some, which end before a fork
     warnings.simplefilter("ignore", DeprecationWarning)
     for n, line in enumerate(connection.makefile("rb")):
         wanted = [name for by in later if by in sys.modules for name in later[by]]
-        for name in wanted if n == 1 else ():  # a worker may have one trial only, which needs not all of them
+        for name in wanted if n == 1 else ():  # not for the first trial, which may be the only one
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
         if (pid := os.fork()) == 0:

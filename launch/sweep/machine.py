@@ -21,13 +21,13 @@ from research.common.folder import append_row, read_json, read_rows, write_json
 
 MOUNTS = Path("/proc/mounts")
 COMMAND_S, QUOTA_S = 10.0, 5.0  # how long a command may take
-SPACE, INODES = (5e9, 0.5e9), (20_000, 1_000)  # bytes, files: warn below the first, fail below the second
+SPACE, INODES = (5e9, 0.5e9), (20_000, 1_000)  # bytes; files: warn below the first, fail below the second
 CLOCK_S = (60, 3600)  # seconds: warn above the first, fail above the second
-GPU_FREE = 2e9  # bytes; with less, somebody else is using it
-SLOW_MS = 200  # of a small durable write: each beat of a lease and each status is one
+GPU_FREE = 2e9  # bytes; if less is free, somebody else is using the GPU
+SLOW_MS = 200  # for a small durable write, such as each beat of a lease and each status
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}  # from good to bad
 NO_LINKS = "hard links may be missing (no run can take its lease then), and fsync promises little"
-NETWORK = {  # file systems with known trouble, and what to watch
+NETWORK = {  # file systems with known problems, and what to pay attention to
     "nfs": "machines see each other's changes late: keep clocks right and the mount's acregmax at 60 or less",
     "lustre": "many small files are slow: fewer pictures (--sample_every), data sets unpacked once",
     "cifs": NO_LINKS,
@@ -40,7 +40,7 @@ State = Literal["ok", "warn", "fail", "skipped"]
 
 @dataclass(frozen=True)
 class Line:
-    """What one check found, and how to mend it."""
+    """The result of one check, and how to solve the problem, if there is one."""
 
     check: str
     state: State
@@ -53,7 +53,10 @@ class Line:
 
 
 def ask(*command: str, seconds: float | None = None) -> tuple[int, str, str]:
-    """Run a command: exit code, output, first line of its complaint. TimeoutError when it hangs."""
+    """Run a command; returns exit code, output, and the first line of its error output (else of its output).
+
+    TimeoutError: it does not end in time.
+    """
     seconds, pipe = seconds or COMMAND_S, subprocess.PIPE
     process = subprocess.Popen(
         command,
@@ -69,7 +72,7 @@ def ask(*command: str, seconds: float | None = None) -> tuple[int, str, str]:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipes
+            os.killpg(process.pid, signal.SIGKILL)  # its children too, because they keep the pipes open
             process.communicate(timeout=2)
         raise TimeoutError(f"`{' '.join(command[:2])}` gives no answer within {seconds:g} s") from None
     return process.returncode, out, (err.strip() or out.strip()).partition("\n")[0]
@@ -86,7 +89,7 @@ def existing(path: Path) -> Path:
 
 
 def room(path: Path) -> tuple[State, str]:
-    """State and words for the free space and inodes where `path` lies or will lie."""
+    """State and description of the free space and inodes where `path` lies or will lie."""
     disk = os.statvfs(existing(path))
     space = disk.f_bavail * disk.f_frsize
     states, found = [level(space, SPACE)], f"{space / 1e9:,.1f} GB free"
@@ -97,7 +100,9 @@ def room(path: Path) -> tuple[State, str]:
 
 
 def writable(path: Path) -> tuple[State, str]:
-    """As `room`, but fail with the reason where nothing can be written. Nothing is left there."""
+    """Like `room`, but the state is fail, with the reason, if nothing can be written. It leaves nothing
+    behind.
+    """
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing(path)) as folder:
             Path(folder, "file").write_bytes(bytes(4096))
@@ -107,7 +112,7 @@ def writable(path: Path) -> tuple[State, str]:
 
 
 def clock(other: str, ahead: float) -> Line:
-    """The line for a clock that is `ahead` seconds ahead of another one."""
+    """The line for this machine's clock, which is `ahead` seconds ahead of another one."""
     warn, fail = CLOCK_S
     state = level(-abs(ahead), (-warn, -fail))
     found = f"this machine is {abs(ahead):,.0f} s {'ahead' if ahead > 0 else 'behind'}"
@@ -119,11 +124,11 @@ def clock(other: str, ahead: float) -> Line:
 
 
 def folders() -> Iterator[Line]:
-    """W&B's five folders, and the quota of the home folder, where most of them lie unless told otherwise."""
+    """W&B's five folders, and the quota of the home folder, where most of them lie by default."""
     from wandb import env
 
     quotas, unknown = read_quotas()
-    small = ""  # why one should keep large files out of the home folder
+    small = ""  # a reason to keep large files out of the home folder
     if quotas:
         small = "its quota"
     elif shutil.which("sinfo"):
@@ -155,7 +160,7 @@ def folders() -> Iterator[Line]:
 
 
 def read_quotas() -> tuple[list[tuple[str, str, float]], str]:
-    """(file system, used, share of the limit) per quota, and why there is none."""
+    """(file system, used, share of the limit) for each quota, and a reason in case there is none."""
     found = []
     try:
         _, out, complaint = ask("quota", "-w", seconds=QUOTA_S)  # its code only says whether one is exceeded
@@ -164,7 +169,7 @@ def read_quotas() -> tuple[list[tuple[str, str, float]], str]:
     except TimeoutError as error:
         return [], str(error)
     for where, *words in filter(None, map(str.split, out.splitlines())):
-        # KiB, soft, hard, files, soft, hard; a * marks what is exceeded, a time of grace may stand between
+        # KiB, soft, hard, files, soft, hard; a * marks an exceeded limit; a grace period may be in between
         figures = [int(word.rstrip("*")) for word in words if re.fullmatch(r"\d+\*?", word)]
         if len(figures) == 6:
             limits = [(figures[i], figures[i + 1] or figures[i + 2]) for i in (0, 3)]
@@ -174,7 +179,7 @@ def read_quotas() -> tuple[list[tuple[str, str, float]], str]:
 
 
 def gpu() -> Iterator[Line]:
-    """What torch sees, against what nvidia-smi lists."""
+    """The GPUs that torch sees, compared with those that nvidia-smi lists."""
     visible, listed, complaint = os.environ.get("CUDA_VISIBLE_DEVICES"), [], ""
     note = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
     with contextlib.suppress(FileNotFoundError):
@@ -182,11 +187,11 @@ def gpu() -> Iterator[Line]:
         listed = out.strip().splitlines() if code == 0 else []
     import torch
 
-    warnings.simplefilter("ignore")  # of torch: what is wrong is in the exceptions, too
+    warnings.simplefilter("ignore")  # torch's warnings only repeat what its exceptions say
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             try:
-                torch.ones(2, device=f"cuda:{i}").sum().item()  # it answers, and torch has kernels for it
+                torch.ones(2, device=f"cuda:{i}").sum().item()  # works if torch has kernels for this GPU
                 free, total = torch.cuda.mem_get_info(i)
                 state = "ok" if free > GPU_FREE else "warn"
                 found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
@@ -242,7 +247,7 @@ def slurm() -> Iterator[Line]:
 
 
 def out_folder(where: str) -> Iterator[Line]:
-    """All that leases, checkpoints and logs ask of the file system under --out, done there."""
+    """Everything that leases, checkpoints and logs need from the file system under --out, tried there."""
     out = Path(where).expanduser().absolute()
     made = [p for p in (out, *out.parents) if not os.path.lexists(p)]
     try:
@@ -263,9 +268,9 @@ def out_folder(where: str) -> Iterator[Line]:
 
 
 def exercise(folder: Path) -> Iterator[Line]:
-    """The operations of research/common/folder.py and lease.py, done in `folder`."""
+    """The operations of research/common/folder.py and lease.py, tried in `folder`."""
     times, file, away = [], folder / "file.json", "choose an --out on another file system"
-    for i in range(5):  # all but the first over an existing file
+    for i in range(5):  # all but the first replace an existing file
         start = time.perf_counter()
         write_json(file, {"i": i})
         times.append(1000 * (time.perf_counter() - start))
@@ -292,7 +297,7 @@ def exercise(folder: Path) -> Iterator[Line]:
 
 
 def mount_type(path: Path) -> str:
-    """The type of the file system that holds `path`."""
+    """The type of the file system that contains `path`; "unknown" if the system does not say."""
     best, kind, real = -1, "unknown", existing(path).resolve()
     for line in os.fsdecode(MOUNTS.read_bytes()).splitlines() if MOUNTS.exists() else ():
         _, where, this, *_ = line.split()
@@ -303,7 +308,7 @@ def mount_type(path: Path) -> str:
 
 
 def pictures() -> Iterator[Line]:
-    """ffmpeg with the codec of our videos; where matplotlib keeps its list of fonts."""
+    """Checks ffmpeg with the codec of our videos, and the folder where matplotlib keeps its list of fonts."""
     import imageio_ffmpeg
 
     mend = "unset IMAGEIO_FFMPEG_EXE; pip install --force-reinstall imageio-ffmpeg"

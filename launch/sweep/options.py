@@ -14,8 +14,8 @@ from typing import Any
 from data.names import closest, did_you_mean
 from research.common.messages import UserError
 
-SPARE_S = 120  # of a time limit at least so much is for training: --signal_s is taken off, and comes early
-GPU_OPTIONS = {  # --gpu_option: the option of sbatch that asks for --gpus, and what it is given
+SPARE_S = 120  # at least this much of a time limit must be left for training, after --signal_s is subtracted
+GPU_OPTIONS = {  # --gpu_option: the option of sbatch that requests --gpus, and the form of its value
     "gres": ("gres", "gpu:{}"),
     "gpus": ("gpus", "{}"),
     "gpus-per-node": ("gpus-per-node", "{}"),
@@ -23,13 +23,14 @@ GPU_OPTIONS = {  # --gpu_option: the option of sbatch that asks for --gpus, and 
     "shard": ("gres", "shard:{}"),
 }
 GPUS = r"([\w.-]+:)?\d+"  # a number, or a type and a number
-GPU_SHARES = ("shard", "mps")  # generic resources that are a part of one GPU
+GPU_SHARES = ("shard", "mps")  # generic resources that are parts of one GPU
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What one batch script is made of: the command's flags, the sweep's folder, the training script relative
-    to the code, the folder of this submission's logs, and --array of its first call of sbatch.
+    """What a batch script is made from. flags: those of the command; folder: the sweep's; program: the
+    training script, relative to the code; logs: the folder of this submission's logs; array: --array of its
+    first call of sbatch.
     """
 
     flags: Any
@@ -43,11 +44,11 @@ Check = Callable[[Any, Any], str | None]  # (a value, all flags): what is wrong 
 
 
 def no_line(submission: Submission) -> None:
-    """The script never gives this option."""
+    """For an option that the script never gives."""
 
 
 def anything(value: Any, flags: Any) -> None:
-    """Nothing is wrong with any value."""
+    """For an option that may have any value."""
 
 
 def at_least(least: int) -> Check:
@@ -62,7 +63,7 @@ def must_be_text(value: str, flags: Any) -> str | None:
 
 
 def must_be_gpus(value: str, flags: Any) -> str | None:
-    if flags.gpu_option == "shard":  # SLURM knows types of GPUs, not of shards
+    if flags.gpu_option == "shard":  # GPUs have types in SLURM, shards don't
         return None if re.fullmatch(r"\d+", value) else "a number alone with --gpu_option=shard"
     if re.fullmatch(GPUS, value):
         return None
@@ -85,12 +86,14 @@ def must_be_time(value: str, flags: Any) -> str | None:
 
 
 def n_gpus(flags: Any) -> int:
-    """How many GPUs (with --gpu_option=shard: shards) a task asks for with --gpus."""
+    """How many GPUs (or shards, with --gpu_option=shard) a task requests with --gpus."""
     return int((flags.gpus or "0").rpartition(":")[2])
 
 
 def gpus_in(option: str) -> Callable[[Submission], str | None]:
-    """What asks for --gpus in this option of sbatch; None where none is wanted or another option asks."""
+    """A function that returns the value of this option of sbatch if it requests --gpus;
+    else it returns None.
+    """
 
     def value(submission: Submission) -> str | None:
         flags = submission.flags
@@ -101,20 +104,20 @@ def gpus_in(option: str) -> Callable[[Submission], str | None]:
 
 
 def gres(submission: Submission) -> str | None:
-    """--gpus where they are generic resources, and those that --sbatch gres=… adds: one list in one line."""
+    """One list of generic resources: --gpus, if they are requested as such, and those of --sbatch gres=…"""
     lists = (gpus_in("gres")(submission), further_options(submission.flags).get("gres"))
     return ",".join(names for names in lists if names) or None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Something that a submission sets: an option of sbatch, or ("") what only the script knows of.
+    """Something that a submission sets: an option of sbatch, or ("") something that only the script uses.
 
-    flags: of launch/slurm.py, those that say it; none where the script depends on what it sets itself.
-    in_file: of which type they are where they stand in the user's TOML file; None: they may not.
-    must_be: what a flag's value must be, in words; None when it is that.
-    comment: what stands above the option's line in the script.
-    value: what stands in that line; "" where the option has no value, None for no line.
+    flags: the flags of launch/slurm.py that set it; none if the script depends on its own value.
+    in_file: the type of these flags in the user's TOML file; None if they may not be there.
+    must_be: what a flag's value must be, in words; None if the value is right.
+    comment: the comment above the option's line in the script.
+    value: the value in that line; "" if the option has no value, None for no line.
     """
 
     option: str
@@ -229,7 +232,9 @@ def use(flags: tuple[str, ...]) -> Check:
 
 
 def gpus_through(gpu_option: str) -> Check:
-    """GPUs are asked for with --gpus alone, since a worker is started for each."""
+    """Refuses a request for GPUs that is not made with --gpus: the script starts a worker
+    for each of those.
+    """
 
     def why(value: str, flags: Any) -> str:
         gpus = value if value.rpartition(":")[2].isdigit() else f"{value}:1"  # a type alone means one
@@ -264,7 +269,7 @@ def export_with_path(value: str, flags: Any) -> str | None:
 
 ONE_TASK = "a task is one script on one node, which starts its workers itself: see --gpus and --runs_per_gpu"
 ANSWER = "launch/slurm.py calls sbatch, and reads the array's id from its answer; --dry_run shows the script"
-RULES: dict[str, Check] = {  # by option: why --sbatch may not give it; one that is not here is passed on
+RULES: dict[str, Check] = {  # option → why --sbatch may not give it; other options are passed on
     **{setting.option: use(setting.flags) for setting in SETTINGS if setting.option and setting.flags},
     "output": never("the logs are in the sweep's folder, and --status says where"),
     "open-mode": only("append", "a task continues its log after a requeue"),
@@ -294,12 +299,12 @@ RULES: dict[str, Check] = {  # by option: why --sbatch may not give it; one that
     "wait": never("sbatch would only answer when the last task has ended"),
     **dict.fromkeys(("wrap", "parsable", "test-only", "help", "usage", "version"), never(ANSWER)),
 }
-ONE_OF = (  # of each group SLURM takes one: it refuses a second, or lets the last win
+ONE_OF = (  # SLURM takes one option of each group: it refuses a second one, or the last one wins
     ("mem", "mem-per-cpu", "mem-per-gpu"),
     ("cpus-per-task", "cpus-per-gpu"),
     ("exclusive", "oversubscribe"),
 )
-LETTERS = (  # of sbatch's options that have a short form
+LETTERS = (  # the short forms of sbatch's options
     "a=array A=account b=begin B=extra-node-info c=cpus-per-task C=constraint d=dependency D=chdir e=error "
     "F=nodefile G=gpus h=help H=hold i=input J=job-name k=no-kill L=licenses m=distribution M=clusters "
     "n=ntasks N=nodes o=output O=overcommit p=partition q=qos Q=quiet s=oversubscribe S=core-spec t=time "
@@ -309,7 +314,7 @@ SHORT = dict(re.findall(r"(\w)=(\S+)", LETTERS))
 
 
 def check_flags(flags: Any) -> None:
-    """Refuse what SLURM or the script could not work with. Raises UserError, which names the flag."""
+    """Refuse values with which SLURM or the script can't work. Raises UserError, which names the flag."""
     for setting in SETTINGS:
         for flag in setting.flags:
             value = getattr(flags, flag)
@@ -341,13 +346,13 @@ def seconds(text: str) -> float:
 
 
 def further_options(flags: Any) -> dict[str, str]:
-    """--sbatch as options of sbatch, each with its value ("": none).
+    """The options in --sbatch, each with its value ("" if it has none).
 
-    Raises UserError for one that contradicts what the script writes or depends on, and where SLURM would let
-    the last of several win.
+    Raises UserError for an option that contradicts what the script writes or depends on, and for several
+    options of which SLURM would use only the last.
     """
     found: dict[str, str] = {}
-    said: dict[str, str] = {}  # by option: how the command says it
+    said: dict[str, str] = {}  # option → how the command line gives it
     for setting in SETTINGS:
         for flag in setting.flags:
             value = getattr(flags, flag)
@@ -370,9 +375,9 @@ def further_options(flags: Any) -> dict[str, str]:
 
 
 def name_and_value(text: str, flags: Any) -> tuple[str, str]:
-    """The two sides of --sbatch key=value, "" for a value that is not there. Raises UserError.
+    """The name and the value in --sbatch key=value; the value is "" if there is none. Raises UserError.
 
-    sbatch would take a part of an option's name for the whole, and letters for names, past all RULES.
+    Abbreviated names and single letters are refused: sbatch would accept them, and RULES would not apply.
     """
     short = re.fullmatch(r"-([a-zA-Z])[ =]?(.*)|([a-zA-Z])(?:[ =](.*))?", text.strip())
     if short and (long := SHORT.get(short[1] or short[3])):
@@ -395,7 +400,7 @@ def name_and_value(text: str, flags: Any) -> tuple[str, str]:
 
 
 def quoted(text: str) -> str:
-    """A value as sbatch reads it in an #SBATCH line."""
+    """A value as it must be written in an #SBATCH line."""
     plain = re.fullmatch(r"[\w@%+=:,./\[\]&|*-]+", text)
     return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -1,4 +1,4 @@
-"""Reads a sweep YAML: applies --set, refuses mistakes in one line, checks each point by the script."""
+"""Reads a sweep YAML: applies --set, refuses mistakes in one line, lets the script check each point."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from research.common.identity import ROOT
 from research.common.messages import UserError, console, counted
 
 MAX_SEED = 2**31 - 1
-SHORT = {  # what other projects call these flags
+SHORT = {  # names that other projects give to these flags
     "lr": "learning_rate",
     "bs": "batch_size",
     "num_epochs": "epochs",
@@ -32,9 +32,9 @@ SHORT = {  # what other projects call these flags
     "num_layers": "n_layers",
     "wd": "weight_decay",
 }
-LONGEST = 600  # characters of a message
-SLOW = 20_000  # so many points take a moment to go through
-# flags of a run that a launcher sets for each trial, and what is said to one who sets them in a sweep
+LONGEST = 600  # characters of a message, at most
+SLOW = 20_000  # with more points than this, a line says that they are being checked
+# flags of a run that a launcher sets for each trial, and the answer to a sweep that sets them itself
 OWN = {
     "out": "the launcher's own --out says where the runs are",
     "name": "the launcher's own --name names the sweep's folder; its runs are named by their keys",
@@ -90,8 +90,8 @@ class SweepFlags:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Points that a command gives one by one, in place of those of a sweep's method; and the words of that
-    command, after `python`, which goes on with them.
+    """Points that a command gives one by one, instead of those of a sweep's method. words: the words of that
+    command after `python`; running it again continues the sweep.
     """
 
     points: list[dict[str, Any]]
@@ -100,8 +100,8 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep YAML as read: its text (with the header), its content, the script that it runs, the command
-    that it runs it by, and its points where they are given one by one.
+    """A sweep YAML as it was read: its text (with the header), its content, its script, the command with
+    which the script is run, and its points if they are given one by one.
     """
 
     path: Path
@@ -118,7 +118,9 @@ class Sweep:
 
     @functools.cached_property
     def points(self) -> Points | list[dict[str, Any]]:
-        """What its method gives before any trial is made; for bayes nothing, since its workers propose."""
+        """The points that the method gives before any trial is made; none for bayes, whose workers propose
+        them.
+        """
         if self.given is not None:
             return self.given.points
         if self.content["method"] == "bayes":
@@ -129,11 +131,11 @@ class Sweep:
             raise UserError(f"--sweep={self.path}: {error}") from None
 
     def flags(self, point: dict[str, Any]) -> dict[str, Any]:
-        """All flags of the trial at a point: the literal ones of its command, and the point's."""
+        """All flags of the trial at a point: the literal ones of the command, and those of the point."""
         return self.command.literals | point
 
     def config(self, point: dict[str, Any]) -> Any:
-        """The script's Config at one point, as its real parser makes it. Raises UserError."""
+        """The script's Config at a point, as the script's own parser makes it. Raises UserError."""
         try:
             return self.script.config(self.flags(point))
         except UserError as error:
@@ -141,9 +143,10 @@ class Sweep:
 
     @functools.cached_property
     def survey(self) -> "Survey":
-        """What the script says of its points, gone through once. Raises UserError for what it refuses.
+        """What the script says about the points; it goes through them once. Raises UserError for a refused
+        point.
 
-        bayes has no points before there are results: there the Configs are those of each flag's limits.
+        bayes has no points before there are results, so there each flag is tried at its limits.
         """
         tried = _probes(self) if self.content["method"] == "bayes" else self.points
         found = Survey()
@@ -162,7 +165,8 @@ class Sweep:
 class Survey:
     """The points of a sweep as its script sees them.
 
-    data: of each data set one Config that names it; headlines: in order; different: what tells runs apart.
+    data: for each data set, one Config that names it; headlines: all of them, in order; different: a
+    fingerprint of each different run.
     """
 
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -170,12 +174,16 @@ class Survey:
     different: set[tuple[bytes, str]] = dataclasses.field(default_factory=set)
 
     def load(self, hashes: DataHashes) -> None:
-        """Load each data set, or find its hash; so one that is missing is told before anything is written."""
+        """Load each data set or find its hash, so that a missing one is reported before
+        anything is written.
+        """
         for cfg in self.data.values():
             hashes.of(cfg)
 
     def n_runs(self, hashes: DataHashes) -> int:
-        """How many different runs they are: points may be equal, or differ in what changes no numbers."""
+        """How many different runs there are: points may be equal, or differ only in flags that don't change
+        numbers.
+        """
         of = {data: hashes.of(cfg) for data, cfg in self.data.items()}
         return len({(flags, of[data]) for flags, data in self.different})
 
@@ -186,7 +194,7 @@ class Survey:
 def read(path: str, changes: tuple[str, ...] = (), online: bool = False, confirm: int | None = None) -> Sweep:
     """Read a W&B sweep YAML and apply `--set flag=value` to its parameters. Raises UserError, one line.
 
-    online: W&B's server will direct the sweep, and check what concerns it; confirm: seeds asked for on top.
+    online: W&B's server will direct the sweep, and check its own part; confirm: number of further seeds.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -241,7 +249,7 @@ def _parsed(change: str) -> tuple[str, Any]:
 def _changed_text(path: str, text: str, content: dict[str, Any], changes: tuple[str, ...]) -> str:
     """The YAML of a sweep that --set has changed.
 
-    Of its header only the question still holds: the first paragraph, up to the next labelled line.
+    Of the header only the question still applies: the first paragraph, up to the next labelled line.
     """
     changed = ", ".join(" ".join(change.split()) for change in changes)
     note = f"# Changed   {changed}: what {path} says of size and findings does not apply here\n"
@@ -255,8 +263,8 @@ def _question(text: str) -> str:
 
 
 def at_points(sweep: Sweep, given: Given, note: str) -> Sweep:
-    """The sweep at given points alone, each of which is trained to its end, whatever chose and stopped its
-    trials. note: where the points come from, for the header of its YAML.
+    """The sweep with only the given points. Each of them is trained to its end, even if the sweep itself
+    stops trials early. note: where the points come from, for the header of the new YAML.
     """
     parameters = {}
     for name in dict.fromkeys([*sweep.content["parameters"], *(n for p in given.points for n in p)]):
@@ -273,7 +281,9 @@ def at_points(sweep: Sweep, given: Given, note: str) -> Sweep:
 
 
 def _script(content: dict[str, Any], online: bool) -> Program:
-    """The script that a sweep's program names. Raises UserError; for what needs no script first."""
+    """The script that a sweep's program names. Raises UserError, first for mistakes that can be found without
+    a script.
+    """
     if why := sweep_file.refusal(content, online):
         raise UserError(why)
     program = content.get("program")
@@ -287,7 +297,7 @@ def _script(content: dict[str, Any], online: bool) -> Program:
 
 
 def refusal(content: dict[str, Any], script: Program, online: bool, confirm: int | None) -> str | None:
-    """Why a sweep whose keys are those of the format can't be run as it is asked for; None when it can."""
+    """Why a sweep with valid keys can't be run as requested, in words; None if it can."""
     for name, given in content["parameters"].items():
         if why := flag_refusal(name, given, script):
             return f"parameter {name}{why}"
@@ -317,7 +327,7 @@ def refusal(content: dict[str, Any], script: Program, online: bool, confirm: int
 
 
 def flag_refusal(name: str, given: dict[str, Any], script: Program) -> str | None:
-    """Why a parameter is none that the script can be given, as words that follow its name; None if it is."""
+    """Why a sweep can't give this parameter to the script, as words that follow its name; None if it can."""
     if name not in script.flags:
         meant = SHORT.get(name.lower())
         near = did_you_mean(meant if meant in script.flags else closest(script.flags, name))
@@ -330,7 +340,7 @@ def flag_refusal(name: str, given: dict[str, Any], script: Program) -> str | Non
 
 
 def seed_refusal(content: dict[str, Any], script: Program, confirm: int | None) -> str | None:
-    """Why the sweep's seeds are not as its method, or --confirm, needs them; None when they are."""
+    """Why the sweep's seeds do not suit its method or --confirm, in words; None if they do."""
     literal = command.of_sweep(content, script).literals.get("seed", script.default("seed"))
     given = content["parameters"].get("seed", {"value": literal})
     values = [given["value"]] if "value" in given else given.get("values", ())
@@ -341,26 +351,26 @@ def seed_refusal(content: dict[str, Any], script: Program, confirm: int | None) 
                 "--confirm=3 runs the best trial with 3 more"
             )
         return f"--confirm={confirm}: the sweep varies seed itself" if confirm else None
-    with contextlib.suppress(ValueError, TypeError):  # no number: the script's parser refuses it
+    with contextlib.suppress(ValueError, TypeError):  # if it is not a number, the script's parser refuses it
         if confirm and int(values[0]) + confirm > MAX_SEED:
             return f"--confirm={confirm}: seed {values[0]} and {confirm} more: must be at most {MAX_SEED}"
     return None
 
 
 def _refuse_metric(sweep: Sweep, confirm: int | None) -> None:
-    """Raise UserError for a metric of which it is known that no run logs it, or not when it is needed.
+    """Raise UserError for a metric if it is certain that no run logs it, or that it comes too late.
 
-    Every script logs its headline on the validation part, and of that alone a running best; figures of the
-    test part come once, at the end, which is too late for what decides while runs train. What else there is
-    below train/, val/ and test/, only a run can tell: see `Proposer.blind`. A sweep may vary what its runs
-    are judged by: one of them is enough.
+    Every script logs its headline on the validation part, and a running best only of that. Figures of the
+    test part are logged once, at the end, which is too late for decisions while runs train. Which other
+    figures there are under train/, val/ and test/, only a run can show: see `Proposer.blind`. If the runs of
+    a sweep are judged by different figures, the metric may be any of them.
     """
     name = sweep.content["metric"]["name"]
     decides = confirm or sweep.content["method"] == "bayes" or "early_terminate" in sweep.content
     part, _, figure = name.partition("/")
     parts = ("train", "val") if decides else ("train", "val", "test")
     headlines = sweep.survey.headlines
-    if not headlines or None in headlines:  # a script that does not say
+    if not headlines or None in headlines:  # the script does not name its headline
         return
     goals = {goal for headline, goal in headlines if name in (headline, f"{headline}_best")}
     given = sweep.content["metric"].get("goal")
@@ -384,7 +394,7 @@ def _probes(sweep: Sweep) -> list[dict[str, Any]]:
 
     try:
         return bayes.probes(sweep.content["parameters"])
-    except (ValueError, TypeError, ValidationError) as error:  # only online: else `read` has asked the engine
+    except (ValueError, TypeError, ValidationError) as error:  # only online; otherwise `read` has checked it
         raise UserError(f"--sweep={sweep.path}: {' '.join(str(error).split())}") from None
 
 
@@ -392,7 +402,7 @@ def _probes(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def notes(sweep: Sweep, n_runs: int) -> list[str]:
-    """What a reader of the YAML may not expect of it, a line each. n_runs: how many runs it comes to."""
+    """What may surprise a reader of the YAML, a line each. n_runs: how many different runs there are."""
     content, n = sweep.content, len(sweep.points)
     found = sweep_file.notes(content["parameters"], content["method"])
     if n_runs >= n:
@@ -409,9 +419,9 @@ def notes(sweep: Sweep, n_runs: int) -> list[str]:
 
 
 def with_place(flags: SweepFlags, sweep: Sweep) -> SweepFlags:
-    """`flags` with the sweep's own project and entity where the command line gives none.
+    """`flags` with the sweep's own project and entity if the command line gives none.
 
-    Raises UserError where a trial's own flags say something else than the command line.
+    Raises UserError if a trial's own flags contradict the command line.
     """
     for name in ("wandb", "project", "entity"):
         given = sweep.content["parameters"].get(name)
@@ -429,6 +439,6 @@ def with_place(flags: SweepFlags, sweep: Sweep) -> SweepFlags:
 
 
 def extra_flags(flags: SweepFlags) -> list[str]:
-    """What a launcher's flags add to every trial, after its own."""
+    """The flags that a launcher adds to every trial, after the trial's own."""
     given = {name: getattr(flags, name) for name in ("wandb", "project", "entity")}
     return [f"--{name}={value}" for name, value in given.items() if value is not None]

@@ -12,19 +12,19 @@ from launch.results.words import POINTS
 from research.common.folder import read_json
 from research.common.messages import UserError
 
-MOST = 1_000_000  # points of a sweep
+MOST = 1_000_000  # points of a sweep, at most
 
 
 class Points(Sequence[dict[str, Any]]):
-    """The points of a grid or a random sweep; each is made when it is asked for, in the same time.
+    """The points of a grid or a random sweep; each is computed when it is needed, and all take equally long.
 
-    W&B's engine (`sweeps.next_run`) gives the same points in the same order. But for the next point of a grid
-    it goes through the whole grid and all runs, so that 1,000 points take a million looks. Here it only
-    reads the parameters, and the point is counted out.
+    W&B's engine (`sweeps.next_run`) gives the same points in the same order. But to find the next point of a
+    grid it goes through the whole grid and all runs, so 1,000 points take a million steps. Here the engine
+    only reads the parameters, and a point of a grid is computed from its number.
 
-    A grid ends by itself or at its run_cap. Of a random sweep, point i is a function of (parameters, i), so
-    that the same sweep draws the same points anywhere; where the parameters are discrete, points repeat.
-    Raises UserError for what the engine refuses, in words that begin with it.
+    A grid ends by itself or at its run_cap. In a random sweep, point i depends only on (parameters, i), so
+    the same sweep draws the same points everywhere; if the parameters are discrete, points may repeat. Raises
+    UserError for parameters that the engine refuses, and for too many points.
     """
 
     def __init__(self, content: dict[str, Any]):
@@ -36,7 +36,7 @@ class Points(Sequence[dict[str, Any]]):
             try:
                 self._set = HyperParameterSet.from_config(self.parameters)
                 self._choices = {p.name: _choices(p) for p in self._set}
-            except Exception as error:  # of many kinds, for what people write into a YAML
+            except Exception as error:  # of many types, depending on what people write into a YAML
                 why = " ".join(str(getattr(error, "message", error)).split())
                 raise UserError(f"refused by W&B's engine: {why or type(error).__name__}") from None
         cap = content.get("run_cap", math.inf)
@@ -50,7 +50,7 @@ class Points(Sequence[dict[str, Any]]):
 
     @property
     def distinct(self) -> int | None:
-        """How many different points there are; None where a parameter has no end of values."""
+        """How many different points there are; None if a parameter has infinitely many values."""
         sizes = [None if values is None else len(values) for values in self._choices.values()]
         return None if None in sizes else math.prod(sizes)
 
@@ -66,7 +66,7 @@ class Points(Sequence[dict[str, Any]]):
         return (self[i] for i in range(len(self)))
 
     def _counted(self, index: int) -> dict[str, Any]:
-        """Point `index` of the grid: the last flag by the alphabet changes fastest."""
+        """Point `index` of the grid; the flag that is last in the alphabet changes fastest."""
         flags = {}
         for name, values in reversed(self._choices.items()):
             index, i = divmod(index, len(values))
@@ -78,20 +78,21 @@ class Points(Sequence[dict[str, Any]]):
         flags = {p.name: plain(p.sample()) for p in self._set}
         for name, value in flags.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"parameter {name}: draw {index} is {value}, no finite number")
+                raise UserError(f"parameter {name}: draw {index} is {value}, not a finite number")
         return flags
 
 
 def points_of(folder: Path, spec: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """The points of the sweep in a folder: those that were given one by one, else those of its YAML."""
+    """The points of the sweep in a folder: those that were given one by one, or else those of its YAML."""
     kept = read_json(folder / POINTS)
     return Points(spec) if kept is None else kept["points"]
 
 
 def _choices(parameter: Any) -> Sequence[Any] | None:
-    """The values that one of the engine's parameters takes; None where they have no end.
+    """The values of one of the engine's parameters; None if there are infinitely many.
 
-    As its grid does it: values that are equal in YAML, such as 1 and 1.0, are one, and the last counts.
+    As in the engine's grid, values that are equal in YAML, such as 1 and 1.0, count once, and the last one
+    is used.
     """
     from sweeps.grid_search import yaml_hash
 
@@ -112,7 +113,7 @@ def _choices(parameter: Any) -> Sequence[Any] | None:
 
 
 def seed_engine(parameters: dict[str, Any], index: int, attempt: int = 0) -> None:
-    """The engine draws from Python's and numpy's global generators: both must be seeded."""
+    """Seed Python's and numpy's global generators, from which the engine draws, for one trial and attempt."""
     import hashlib
 
     import numpy as np
@@ -125,7 +126,7 @@ def seed_engine(parameters: dict[str, Any], index: int, attempt: int = 0) -> Non
 
 
 def plain(value: Any) -> Any:
-    """A value as YAML and JSON have it: the engine returns numpy scalars."""
+    """A value that YAML and JSON can represent, because the engine may return numpy scalars."""
     return value.item() if hasattr(value, "item") else value
 
 

@@ -27,7 +27,7 @@ from research.common.commandline import EXIT_PREEMPTED, EXIT_USER_ERROR
 from research.common.messages import UserError, console, escape
 
 REFRESH_S = 1.0
-MAX_RESTARTS = 20  # a worker that is killed is replaced, so often in all
+MAX_RESTARTS = 20  # killed workers are replaced, at most so often in all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,16 @@ class LocalFlags(plan.SweepFlags):
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a worker runs: its environment and at most how many threads (None: torch's own choice)."""
+    """Where a worker runs: its environment, and its largest number of threads (None: torch chooses)."""
 
     env: dict[str, str]
     threads: int | None
 
 
 def slots(flags: LocalFlags) -> list[Slot]:
-    """One slot per worker: each visible GPU `runs_per_gpu` times, or the cores shared out."""
+    """One slot per worker: each visible GPU `runs_per_gpu` times, or without GPUs a share
+    of the CPU cores.
+    """
     import torch
 
     gpus = torch.cuda.device_count()
@@ -75,14 +77,14 @@ def slots(flags: LocalFlags) -> list[Slot]:
 
 
 def limits(threads: int | None) -> dict[str, str]:
-    """The environment that keeps a process to so many threads; None: to as many as it likes."""
+    """The environment variables that limit a process to so many threads; None: no limit."""
     if threads is None:
         return {}
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 class Local:
-    """Workers on this machine, and what they are doing."""
+    """The workers on this machine, and the view of what they are doing."""
 
     def __init__(self, flags: LocalFlags, sweep: plan.Sweep, queue: Queue, planned: int):
         self.flags, self.sweep, self.queue, self.first_planned = flags, sweep, queue, planned
@@ -90,16 +92,16 @@ class Local:
         self.proposer = Proposer(queue, sweep.content if flags.wandb != "online" else {})
         self.slots = slots(flags)
         self.workers: dict[int, subprocess.Popen] = {}
-        # of each trial the status that was last printed, or that an earlier call has left
+        # for each trial, the status that was printed last, or that an earlier call has left
         self.shown = {r.trial.key: r.status for r in self.progress.rows() if r.status != "running"}
         self.failed_before = [key for key, status in self.shown.items() if status == "failed"]
-        self.warned = False  # that no trial logs the sweep's metric
+        self.warned = False  # whether a warning was printed that no trial logs the sweep's metric
         self.look_for_metric = self.stops = self.restarts = 0
         self.started = time.monotonic()
 
     @property
     def planned(self) -> int:
-        """How many trials there will be: fewer than at first thought where a search is exhausted."""
+        """How many trials there will be; fewer than planned at first if a search is exhausted."""
         return self.first_planned if self.flags.wandb == "online" else self.proposer.planned()
 
     def start_worker(self, i: int) -> None:
@@ -121,7 +123,9 @@ class Local:
             )
 
     def stop(self, *_: object) -> None:
-        """Ctrl-C: the workers save and stop; the second time their training processes are killed."""
+        """At the first Ctrl-C the workers save and stop; at the second their training
+        processes are killed.
+        """
         self.stops += 1
         if self.stops == 1:
             console.print("stopping: the workers save their runs (Ctrl-C again: kill them)")
@@ -130,7 +134,7 @@ class Local:
                 worker.send_signal(signal.SIGTERM if self.stops == 1 else signal.SIGINT)
 
     def run(self) -> None:
-        """Keep the workers going until nothing is open, and show what happens."""
+        """Keep the workers running until nothing is open, and show what happens."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.stop)
         for i in range(min(len(self.slots), begin.n_open(self.queue, self.planned))):
@@ -154,7 +158,7 @@ class Local:
             self.restarts += 1
             why = last_line(self.queue.folder / f"worker-{i}.log") if code > 0 else ""
             message = f"[yellow]worker {i} ended with {code}[/] {escape(why)}"
-            if code == EXIT_USER_ERROR and self.flags.wandb != "online":  # another would be refused too
+            if code == EXIT_USER_ERROR and self.flags.wandb != "online":  # a new one would be refused, too
                 del self.workers[i]
                 console.print(message)
                 continue
@@ -162,9 +166,11 @@ class Local:
             self.start_worker(i)
 
     def print_changes(self, rows: list[Row]) -> None:
-        """A line for every trial that starts or ends; for a failure, its last lines."""
+        """Print a line for every trial that starts or ends; after a failure also the last lines of its
+        output.
+        """
         if not self.warned and time.monotonic() >= self.look_for_metric:
-            self.look_for_metric = time.monotonic() + len(rows) / 100  # it looks at every trial
+            self.look_for_metric = time.monotonic() + len(rows) / 100  # not often, as it looks at every trial
             if blind := self.proposer.blind():
                 self.warned = True
                 console.print(f"[yellow]{escape(blind)}[/]")
@@ -181,7 +187,9 @@ class Local:
                     console.print(f"      {escape(line)}", style="dim")
 
     def figures_of(self, row: Row) -> str:
-        """A trial's headline, as its line ends; by name, behind the sweep's metric, where that is another."""
+        """The end of a trial's line: its headline. If the sweep has another metric, both,
+        with their names.
+        """
         metric = self.progress.metric
         if metric is None:
             return "" if row.headline is None else f", {row.headline:.5g}"
@@ -189,7 +197,9 @@ class Local:
         return "".join(f", {name} {value:.5g}" for name, value in figures if value is not None)
 
     def further_seeds(self, values: list[float], others: Counter[str]) -> str:
-        """Of a trial that was run over further seeds: how these ended, the mean of those that finished."""
+        """A line about a trial that was run with further seeds: how these runs ended, and the mean over those
+        that finished. values: their values of the metric; others: state → number of the other runs.
+        """
         n = f"{len(values)} of {len(values) + others.total()}" if others else f"{len(values)}"
         line = f"confirmed over {n} further seeds"
         if others:
@@ -201,14 +211,14 @@ class Local:
         return line
 
     def view(self, rows: list[Row], width: int | None = None) -> Group:
-        """The live table: a row per trial that has started; what is open stands below it.
+        """The live table, with a row per trial that has started; below it, a line counts all trials.
 
         Columns that don't fit into `width` (default: the terminal's) are left out, in this order: left,
-        examples/s, step, the headline where the sweep's metric stands beside it, varied flags from the last
-        to the first, status. No cell is cut.
+        examples/s, step, the headline if the sweep's metric is shown beside it, varied flags from the last
+        to the first, status. No cell is truncated.
         """
         started = [row for row in rows if row.state != "open"]
-        started.sort(key=lambda row: row.state != "running")  # what runs comes first
+        started.sort(key=lambda row: row.state != "running")  # running trials come first
         cells = [cells_of(row) for row in started[: max(5, console.height - 6)]]
         shown = started[: len(cells)]
         trial = Column("trial", [f"{row.trial.index:04d}" for row in shown])

@@ -1,6 +1,6 @@
-"""A training script as a sweep sees it: its flags, its data, the key of a run and the figure it is judged by.
+"""A training script as a sweep sees it: its flags, its data, the keys of its runs, and their headline.
 
-The `program:` of a YAML names it. It is imported when it is first needed, because that imports torch: so
+The `program:` of a YAML names it. It is imported only when it is needed, because that imports torch; so
 commands that only read a sweep folder start fast.
 """
 
@@ -24,7 +24,7 @@ from research.common.folder import read_json, write_json
 from research.common.identity import ROOT, run_key
 from research.common.messages import UserError
 
-DATA = "data.json"  # in the sweep folder: content hash of each data set that the sweep's flags name
+DATA = "data.json"  # in the sweep folder: the content hash of each data set that the sweep's flags name
 
 
 class Program:
@@ -32,11 +32,11 @@ class Program:
 
     def __init__(self, path: str):
         self.path = path
-        self._typed: dict[tuple[str, str], Any] = {}  # (flag, text) -> the value that the parser makes of it
+        self._typed: dict[tuple[str, str], Any] = {}  # (flag, text) -> the value that the parser reads
 
     @classmethod
     def found(cls, given: Any) -> "Program | None":
-        """The script that a path from the root of the code leads to; None without one."""
+        """The script at a path relative to the root of the code, or absolute; None if there is none."""
         if not isinstance(given, str) or not given.endswith(".py") or "\0" in given:
             return None
         for path in (Path(os.path.abspath(ROOT / given)), (ROOT / given).resolve()):
@@ -57,17 +57,17 @@ class Program:
 
     @functools.cached_property
     def module(self) -> ModuleType:
-        """Raises UserError where it can't be imported."""
+        """The script as a module. Raises UserError if it can't be imported."""
         try:
             return importlib.import_module(self.module_name)
         except UserError:
             raise
-        except (Exception, SystemExit) as error:  # of every kind, in a script that somebody is writing
+        except (Exception, SystemExit) as error:  # of any type, in a script that somebody is still writing
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"program: {self.path} cannot be imported ({why})") from error
 
     def is_training_script(self) -> bool:
-        """Whether it has the flags of a run. Imports it."""
+        """Whether it has the flags of a run; this imports it."""
         return dataclasses.is_dataclass(getattr(self.module, "Config", None))
 
     @functools.cached_property
@@ -79,11 +79,11 @@ class Program:
         return getattr(self.module.Config, flag, None)
 
     def config(self, flags: dict[str, Any]) -> Any:
-        """Its Config at a point, as its real parser makes it. Raises UserError for what that refuses.
+        """Its Config at a point, as its own parser makes it. Raises UserError for what the parser refuses.
 
-        The parser takes 10 ms a point. So it is asked once for each value of a flag, but for numbers that are
-        what it would make of them, and the Configs of all further points are made of these values. What a
-        Config checks of its flags is checked for each.
+        The parser takes 10 ms per point. So it reads each value of a flag only once, and not at all if the
+        value is a number that it would leave unchanged. Further Configs are made from these values. The
+        checks in a Config itself are made for each point.
         """
         if "config" in flags or {"epochs", "steps"} <= flags.keys():  # flags that the parser reads by itself
             return parse(self.module.Config, as_args(flags))
@@ -100,31 +100,35 @@ class Program:
 
     @functools.cached_property
     def _numbers(self) -> dict[str, type]:
-        """int or float for each flag that takes nothing else, but perhaps None."""
+        """int or float for each flag that takes nothing else, except perhaps None."""
         kinds = {name: {*typing.get_args(hint)} or {hint} for name, hint in self.flags.items()}
         found = {name: kind - {type(None)} for name, kind in kinds.items()}
         return {name: kind.pop() for name, kind in found.items() if kind in ({int}, {float})}
 
     @functools.cached_property
     def _unchecked(self) -> type:
-        """Its Config without the checks of flags that have to go together."""
+        """Its Config without the checks of flag values."""
         return type("Config", (self.module.Config,), {"__post_init__": lambda self: None})
 
     def headline(self, cfg: Any) -> tuple[str, str] | None:
-        """The figure that a run with these flags is judged by, and its goal; None: nobody says."""
+        """The figure by which a run with these flags is judged, and its goal; None if the script has no
+        `headline`.
+        """
         return self.module.headline(cfg) if hasattr(self.module, "headline") else None
 
     def data_flags(self, cfg: Any) -> tuple[Any, ...]:
-        """The flags on which its data depend: where they are equal, so are the data."""
+        """The values of the flags on which the data depend: if they are equal, the data are equal."""
         return tuple(getattr(cfg, name) for name in self.module.DATA_FLAGS)
 
     def key(self, cfg: Any, data_hash: str) -> str:
-        """The key of the run with these flags on data of this content. Raises UserError, of a checkpoint."""
+        """The key of the run with these flags and this hash of the data. UserError: a
+        checkpoint is unusable.
+        """
         return run_key(self.family, self.module.KEY_VERSION, cfg, data_hash)
 
     def fingerprint(self, cfg: Any) -> bytes:
-        """What tells runs on equal data apart, as their keys do; in a tenth of the time that a key takes."""
-        if cfg.checkpoint is not None:  # its content counts
+        """It differs between runs on equal data exactly if their keys do, and takes a tenth of the time."""
+        if cfg.checkpoint is not None:  # the content of the checkpoint counts
             text = self.key(cfg, "")
         else:
             text = repr((self._numbers_depend_on(cfg), cfg.epochs or cfg.steps, cfg.epochs is None))
@@ -132,14 +136,16 @@ class Program:
 
     @functools.cached_property
     def _numbers_depend_on(self) -> Callable[[Any], tuple[Any, ...]]:
-        """The values of a Config that are in a run's key always; the others: see `result_flags`."""
+        """A function that returns those values of a Config that are always in a run's key; see
+        `result_flags`.
+        """
         left_out = ("checkpoint", "weights", "epochs", "steps")
         return operator.attrgetter(*(n for n in result_names(self.module.Config) if n not in left_out))
 
 
 class DataHashes:
-    """Content hashes of the data that a script's flags name. Each data set is loaded once at most, and never
-    where the sweep folder's data.json knows it: so a worker finds the key of a run without loading data.
+    """Content hashes of the data that a script's flags name. Each data set is loaded at most once, and not at
+    all if the sweep folder's data.json has its hash; so a worker finds a run's key without loading data.
     """
 
     def __init__(self, program: Program, folder: Path | None = None):
@@ -155,7 +161,7 @@ class DataHashes:
         return self._known[name]
 
     def refuse_others(self, folder: Path) -> None:
-        """Raise UserError where the folder's trials were made for other content of a data set known here."""
+        """Raise UserError if the folder's trials were made for another content of a data set known here."""
         kept = read_json(folder / DATA) or {}
         for name, found in self._known.items():
             if kept.get(name, found) != found:
@@ -167,7 +173,7 @@ class DataHashes:
                 )
 
     def keep(self, folder: Path) -> None:
-        """Add what is known here to the folder's data.json."""
+        """Add the hashes that are known here to the folder's data.json."""
         kept = read_json(folder / DATA) or {}
         both = kept | self._known
         if both != kept:

@@ -1,4 +1,4 @@
-"""How far the trials of a sweep folder have come. Only reads; launch/local.py and launch/slurm.py show it."""
+"""How far the trials of a sweep folder are. It only reads; launch/local.py and launch/slurm.py show it."""
 
 import contextlib
 import json
@@ -23,32 +23,32 @@ from research.common.folder import CONFIG, ENDED, METRICS, OUTPUT, STATUS, SWEEP
 
 @dataclass(frozen=True)
 class Row:
-    """One trial, and what is known of its run."""
+    """One trial, and what is known about its run."""
 
     trial: Trial
     folder: Path
     label: str  # its varied flags
-    varied: dict[str, str]  # of each varied flag the value, as people write it
-    status: str  # as the run itself says; "open" before there is one, "unreadable" where it can't be told
-    held: bool = False  # a process has it: trains it, or is about to
-    step: int = 0  # the last one that is known of
+    varied: dict[str, str]  # each varied flag and its value, as people write it
+    status: str  # from the run itself; "open" before there is a run, "unreadable" if it can't be read
+    held: bool = False  # whether a process trains it or is about to
+    step: int = 0  # the last step that is known
     steps: int | None = None
     headline: float | None = None
-    judged_by: str | None = None  # the headline's name, once the run has said it
-    metric: float | None = None  # what it counts for by the metric that the YAML names
-    examples_per_s: float | None = None  # only while it runs, as what follows
+    judged_by: str | None = None  # the headline's name, as soon as the run has written it
+    metric: float | None = None  # the run's value of the metric that the YAML names
+    examples_per_s: float | None = None  # this and the next only while it runs
     minutes_left: float | None = None
-    where: str = ""  # host, and on a cluster the job and how often that was started again
-    reason: str | None = None  # why it ended as it did, or what can't be read of it
-    early: bool = False  # early stopping ended it
+    where: str = ""  # host, and on a cluster also the job and how often it was restarted
+    reason: str | None = None  # why it ended as it did, or what can't be read
+    early: bool = False  # whether early stopping ended it
 
     @property
     def state(self) -> str:
-        """The status; but 'interrupted' where the run says that it is running and no process has it."""
+        """The status, or 'interrupted' if the run says that it is running but no process has it."""
         return "interrupted" if self.status == "running" and not self.held else self.status
 
     def last_lines(self, n: int = 8) -> list[str]:
-        """The end of what the training process has printed."""
+        """The last n lines that the training process has printed."""
         try:
             return (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()[-n:]
         except FileNotFoundError:
@@ -60,7 +60,8 @@ class Row:
 class Progress:
     """Looks at the trials of a sweep. parameters: those of its YAML.
 
-    metric: the sweep's, as its frozen YAML says, once a run was seen whose headline is another.
+    metric: the metric in the sweep's frozen YAML, but only after a run was seen whose headline is another
+    one.
     """
 
     def __init__(self, queue: Queue, parameters: dict[str, Any]):
@@ -70,12 +71,12 @@ class Progress:
         if self._given:
             named = {"name": self._given.name, "goal": self._given.goal}
             self._histories = Histories(queue, {"metric": named})
-        self._headlines: dict[str, str] = {}  # of each run, by key: the name does not change
-        self._ended: dict[str, tuple[dict[str, Any], list[str], Row]] = {}  # by key, and what it was made of
+        self._headlines: dict[str, str] = {}  # key of a run -> the name of its headline, which never changes
+        self._ended: dict[str, tuple[dict[str, Any], list[str], Row]] = {}  # key -> (status, flags, row)
         self._searched = searched(parameters)
 
     def varied(self) -> list[str]:
-        """The flags that differ between trials, those included that are yet to be made."""
+        """The flags that differ between trials, including trials that are not made yet."""
         return list(dict.fromkeys([*self._searched, *self.queue.varied()]))
 
     def label(self, trial: Trial) -> str:
@@ -83,11 +84,13 @@ class Progress:
         return " ".join(shown) or trial.key
 
     def rows(self, running: Collection[str] = ()) -> list[Row]:
-        """One row a trial, by index. running: the SLURM jobs that are known to run."""
+        """A row for each trial, by index. running: the SLURM jobs that are known to run."""
         return [self._row(trial, running) for trial in self.queue.trials()]
 
     def _row(self, trial: Trial, running: Collection[str]) -> Row:
-        """A run that can't be read has a row that says so: it must not hide the others."""
+        """The row of a trial. If its run can't be read, the row says so, and the other rows
+        are still shown.
+        """
         folder, failed = self.queue.run_folder(trial), self.queue.failure(trial)
         try:
             status = _status(folder)
@@ -99,7 +102,7 @@ class Progress:
                 return Row(trial, folder, self.label(trial), self._shown(trial), **_told(failed))
             name = Path(os.fsdecode(error.filename or folder)).name
             reason = f"{'the folder' if name == folder.name else name} cannot be read ({why(error)})"
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # what damaged files bring up
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # from damaged files
             reason = f"its files are damaged ({type(error).__name__}: {why(error)})"
         return Row(trial, folder, self.label(trial), self._shown(trial), "unreadable", reason=reason)
 
@@ -109,13 +112,13 @@ class Progress:
     def _readable(self, trial: Trial, folder: Path, status: dict[str, Any], running: Collection[str]) -> Row:
         ended, varied = status["status"] in ENDED, self.varied()
         if trial.key in self._ended and self._ended[trial.key][:2] == (status, varied):
-            return self._ended[trial.key][2]  # a view looks every second, and most trials have ended long ago
+            return self._ended[trial.key][2]  # for speed: views look every second, and most trials have ended
         reason, early = status.get("reason"), is_early(status.get("reason"))
         try:
             n, info = leases.newest(folder)
             held = not ended and self._is_held(folder, n, info, running)
             where = _where(info)
-        except (OSError, TypeError, KeyError) as error:  # it says nothing of what the run has done
+        except (OSError, TypeError, KeyError) as error:  # the rest of the run is readable, and shown
             held, where, reason = not ended, "", f"its lease cannot be read ({why(error)})"
         step, steps = _count(status.get("step")) or 0, _count(status.get("steps"))
         examples_per_s = minutes_left = None
@@ -149,7 +152,7 @@ class Progress:
         return row
 
     def _headline(self, trial: Trial, folder: Path) -> str | None:
-        """The name of the run's headline. Notes it where that is another than the sweep's metric."""
+        """The name of the run's headline. If the sweep's metric is another figure, `metric` is set."""
         if trial.key not in self._headlines:
             name = (read_json(folder / CONFIG) or {}).get("headline")
             if not isinstance(name, str):
@@ -160,7 +163,7 @@ class Progress:
         return self._headlines[trial.key]
 
     def _value(self, trial: Trial, status: dict[str, Any]) -> float | None:
-        """What the run counts for by the sweep's metric; None without one."""
+        """The run's value of the sweep's metric; None if there is none."""
         name = self._headlines.get(trial.key)
         if self._given is None or name is None:
             return None
@@ -170,10 +173,10 @@ class Progress:
         return value if is_finite(value) else None
 
     def _is_held(self, folder: Path, n: int, info: dict[str, Any] | None, running: Collection[str]) -> bool:
-        """Whether a process has the run of this newest lease."""
+        """Whether a process has the run. n, info: the number and content of its newest lease."""
         if n == 0:
             return False
-        if info is None:  # there, but not readable at the moment
+        if info is None:  # the lease is there, but not readable at the moment
             return True
         if info["released"] is not None:
             return False
@@ -181,7 +184,7 @@ class Progress:
             return False
         if leases.is_local(info):
             return True
-        # one look has to do: a live training beats every 10 s
+        # one look must be enough: a training process that is alive beats every 10 s
         try:
             age = time.time() - (folder / f"lease.{n}").stat().st_mtime
         except OSError:
@@ -194,14 +197,16 @@ def _told(failed: dict[str, Any]) -> dict[str, str]:
 
 
 def _metric_of(folder: Path) -> Metric | None:
-    """The metric that the frozen YAML of a sweep folder names; None before there is one."""
+    """The metric that the frozen YAML of a sweep folder names; None if there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         return metric_of(yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8")))
     return None
 
 
 def _status(folder: Path) -> dict[str, Any]:
-    """What status.json says; "open" before there is one. OSError or ValueError where it can't be read."""
+    """The content of status.json; the status "open" before there is one. OSError or
+    ValueError: unreadable.
+    """
     try:
         status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -220,7 +225,7 @@ def _count(value: Any) -> int | None:
 
 
 def _where(info: dict[str, Any] | None) -> str:
-    """The machine that made a lease; on a cluster also its job, and how often this was started again."""
+    """The machine that made a lease; on a cluster also the job, and how often it was restarted."""
     if info is None:
         return ""
     words = [info["host"]]
@@ -232,7 +237,7 @@ def _where(info: dict[str, Any] | None) -> str:
 
 
 def _last_row(path: Path) -> dict[str, Any]:
-    """The last whole row of a .jsonl file, from its last 8 KB; {} without one."""
+    """The last whole row of a .jsonl file, looked for in its last 8 KB; {} if there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError), open(path, "rb") as f:
         f.seek(max(0, f.seek(0, os.SEEK_END) - 8192))
         return dict(json.loads(f.read().rpartition(b"\n")[0].rpartition(b"\n")[2]))

@@ -1,7 +1,7 @@
 """The rows of committed results as trials that can be run again: sweeps/results/NAME.csv beside its YAML.
 
-The YAML says what all rows have in common, the CSV which flags each of them had, whatever chose them: a grid,
-random draws, bayes, or --confirm.
+The YAML says what all rows have in common. The CSV says which flags each row had, whatever chose them: a
+grid, random draws, bayes, or --confirm.
 """
 
 import csv
@@ -25,13 +25,13 @@ from research.common.folder import COMPLETE
 from research.common.messages import UserError, counted
 
 FOLDER = "results"  # beside the sweep files
-LISTED = 6  # values of a parameter that a refusal names
+LISTED = 6  # values of a parameter that a refusal lists, at most
 
 
 @dataclass(frozen=True)
 class Table:
-    """Committed results of a sweep. flags, figures: its columns; rows: as written; points: of each row the
-    parameters as the YAML sets them, in the order of the rows; configs: the script's own Config of each.
+    """Committed results of a sweep. flags, figures: its columns; rows: as they are written; points: for each
+    row its parameters, as the YAML sets them; configs: for each row the script's own Config.
     """
 
     path: Path
@@ -43,14 +43,14 @@ class Table:
     configs: list[Any]
 
     def repeatable(self) -> list[int]:
-        """Which rows can be run again: those that finished or diverged, by their number from 0.
+        """The indices of the rows that can be run again: those that finished or diverged.
 
-        When a run was stopped is not in the CSV, and a failure says nothing of the code.
+        The CSV does not say at which step a run was stopped, and a failure says nothing about the code.
         """
         return [i for i, row in enumerate(self.rows) if row.status in COMPLETE]
 
     def left_out(self) -> str:
-        """In words, which rows can't be run again, and why; '' where all can."""
+        """A sentence about the rows that can't be run again, and why; '' if all can."""
         states = Counter(row.status for row in self.rows if row.status not in COMPLETE)
         if not states:
             return ""
@@ -60,7 +60,7 @@ class Table:
 
 
 def default_path(sweep: plan.Sweep) -> Path:
-    """Where the committed results of a sweep file lie."""
+    """The file with the committed results of a sweep."""
     return sweep.path.parent / FOLDER / f"{sweep.path.stem}.csv"
 
 
@@ -68,7 +68,11 @@ def default_path(sweep: plan.Sweep) -> Path:
 
 
 def read(sweep: plan.Sweep, path: Path | None = None) -> Table:
-    """The committed results of a sweep, each row checked against its YAML. Raises UserError, one line."""
+    """The committed results of a sweep, with each row checked against its YAML. Raises UserError, in one
+    line.
+
+    path: the CSV; by default `default_path`.
+    """
     given, path = path, path or default_path(sweep)
     try:
         lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8")), strict=True))
@@ -111,19 +115,21 @@ def read(sweep: plan.Sweep, path: Path | None = None) -> Table:
 
 
 def _flag_of(column: str) -> str:
-    """The flag of a CSV's column: --steps where a table has a column steps of its own."""
+    """The flag of a CSV's column, which is --steps if a table has a column steps of its own."""
     name = column.removeprefix("--")
     return name if name in COLUMNS else column
 
 
 def _short(text: str) -> str:
-    """A flag's value as a label has it: 6 digits."""
+    """A flag's value as in a label, with at most 6 digits."""
     number = sweep_file.as_number(text)
     return text if number is None or re.fullmatch(r"-?\d+", text) else show(number, 6)
 
 
 def _refuse_columns(path: Path, sweep: plan.Sweep, flags: list[str]) -> None:
-    """Refuse columns that are no flags of the script, and a CSV without a flag that the YAML varies."""
+    """Raise UserError for a column that is not a flag of the script, and for a flag that the YAML varies and
+    that has no column.
+    """
     for name in flags:
         if name not in sweep.script.flags:
             near = did_you_mean(closest(sweep.script.flags, name))
@@ -136,7 +142,7 @@ def _refuse_columns(path: Path, sweep: plan.Sweep, flags: list[str]) -> None:
 
 
 def _point(where: str, sweep: plan.Sweep, written: dict[str, str]) -> tuple[dict[str, Any], Any]:
-    """A row's parameters and Config. Raises UserError where the YAML could not have given them."""
+    """A row's parameters and Config. Raises UserError if the YAML could not have given them."""
     point = {}
     for name, given in sweep.content["parameters"].items():
         values = [given["value"]] if "value" in given else given.get("values")
@@ -173,7 +179,7 @@ def _seed(where: str, text: str) -> int:
 
 
 def _value(where: str, name: str, given: dict[str, Any], text: str, sweep: plan.Sweep) -> Any:
-    """The value of a parameter that a cell stands for. Raises UserError where it is none of them."""
+    """The value of a parameter that a cell contains. Raises UserError if the YAML does not allow it."""
     values = [given["value"]] if "value" in given else given.get("values")
     if values is not None:
         for value in values:
@@ -192,7 +198,7 @@ def _value(where: str, name: str, given: dict[str, Any], text: str, sweep: plan.
 
 
 def _limits(given: dict[str, Any]) -> tuple[float, float]:
-    """Between which numbers a distribution draws; minus and plus infinity where it has no limits."""
+    """The limits between which a distribution draws; minus and plus infinity if it has none."""
     if "min" not in given:
         return -math.inf, math.inf
     kind, low, high = sweep_file.distribution_of(given), given["min"], given["max"]
@@ -204,7 +210,7 @@ def _limits(given: dict[str, Any]) -> tuple[float, float]:
 
 
 def _refuse_equal(path: Path, sweep: plan.Sweep, configs: list[Any]) -> None:
-    """Refuse rows that are the same run: which of them it is compared with could not be told."""
+    """Raise UserError if two rows are the same run: nobody could say with which of them to compare it."""
     seen: dict[Any, int] = {}
     for line, cfg in enumerate(configs, 2):
         run = (sweep.script.fingerprint(cfg), str(sweep.script.data_flags(cfg)))
@@ -217,10 +223,11 @@ def _refuse_equal(path: Path, sweep: plan.Sweep, configs: list[Any]) -> None:
 
 
 def choose(table: Table, n: int) -> list[int]:
-    """`n` of the rows that can be run again, by their number from 0, in the order in which they were chosen.
+    """The indices of `n` rows that can be run again, in the order in which they are chosen.
 
-    First as many settings (all flags but the seed) as possible, and of each flag as many values; then rows
-    far from those chosen already. More rows begin with the same ones, so that a few runs can become more.
+    They cover as many settings (all flags except the seed) as possible, then as many values of each flag;
+    among equals, rows far from those already chosen come first. A larger n begins with the same rows, so that
+    more runs can be added later.
     """
     left, chosen = table.repeatable(), []
     settings: Counter[Any] = Counter()
@@ -243,7 +250,7 @@ def choose(table: Table, n: int) -> list[int]:
 
 
 def sweep_of(table: Table, chosen: Sequence[int], words: list[str]) -> plan.Sweep:
-    """The sweep of these rows alone. words: the command that goes on with it, after `python`."""
+    """The sweep of only these rows. words: the command that continues it, after `python`."""
     given = plan.Given([table.points[i] for i in sorted(chosen)], words)
     note = f"{len(chosen)} of {counted(len(table.rows), 'row')} of {table.path}, run again"
     return plan.at_points(table.sweep, given, note)
@@ -253,8 +260,9 @@ def sweep_of(table: Table, chosen: Sequence[int], words: list[str]) -> plan.Swee
 
 
 def runs_of(table: Table, runs: Iterable[Run]) -> dict[int, Run]:
-    """The run of each row, by its number from 0, as far as `runs` has them: those with the flags that its
-    numbers depend on. Flags that are newer than a run's config.json are taken to have been at their defaults.
+    """The run of each row, by the row's index, as far as `runs` has them: the run with the same values of all
+    flags on which numbers depend. Flags that are newer than a run's config.json count as having been at their
+    defaults.
     """
     wanted = {_identity(cfg): i for i, cfg in enumerate(table.configs)}
     found: dict[int, Run] = {}
@@ -273,7 +281,7 @@ def _identity(cfg: Any) -> str:
 
 
 def _identity_of(table: Table, run: Run) -> str | None:
-    """The same of a run's own flags; None where the script does not take them."""
+    """`_identity` from a run's own flags; None if the script refuses them."""
     names = {*result_flags(table.configs[0]), "epochs", "steps", "weights", "dataset"}
     flags = {name: value for name, value in run.flags.items() if name in names & {*table.sweep.script.flags}}
     if flags.get("epochs") is not None:
@@ -289,13 +297,13 @@ def _text(flags: dict[str, Any]) -> str:
 
 
 def _as_json(value: Any) -> Any:
-    """A flag's value as config.json has it: a list for a tuple."""
+    """A flag's value as in config.json, where a tuple is a list."""
     return json.loads(json.dumps(value, default=str))
 
 
 def nearest(table: Table, runs: Sequence[Run]) -> str:
-    """In words, by which flags the run that is most like one of the rows still differs from it; '' without
-    runs of this script.
+    """The differences between the flags of the row and the run that are most alike, in words; '' if there are
+    no runs of this script.
     """
     best: list[str] | None = None
     for run in runs:

@@ -1,18 +1,18 @@
-"""What a SLURM cluster allows, and the batch script of a sweep on it. Used by launch/slurm.py.
+"""What a SLURM cluster allows, and the batch script of a sweep on it. For launch/slurm.py.
 
-What SLURM sends, and what the script does with it:
-- USR1, `--signal_s` before the time limit, to the batch shell alone (`B:`): the workers save, then the task
+The signals that SLURM sends, and what the script does then:
+- USR1, `--signal_s` before the time limit, only to the batch shell (`B:`): the workers save, then the task
   requeues itself.
 - TERM on preemption, requeueing, `scancel` and at the time limit, then KILL after the cluster's KillWait
-  (30 s by default): the workers save, nothing is requeued here. After a preemption SLURM itself requeues the
-  task. (A GraceTime before that is announced to steps of srun only, unless the cluster has send_user_signal:
-  then it is USR1 that comes.)
+  (30 s by default): the workers save, and the script requeues nothing. After a preemption SLURM itself
+  requeues the task. (A GraceTime before that is announced only to steps of srun, unless the cluster has
+  send_user_signal: then USR1 is sent.)
 - `scancel --signal=TERM` reaches only steps that srun started, of which there are none here; with --full it
   reaches the batch shell, which passes it on.
-A task that ends with 75 goes back into the queue only through `scontrol requeue`: for SLURM it has failed.
+For SLURM, a task that ends with 75 has failed: only `scontrol requeue` puts it back into the queue.
 
-The script is batch.sh beside this file. `@name@` is a placeholder in it, and a placeholder for whole lines is
-the comment `# @name@`, so that the file is a shell script before anything is filled in.
+The script is batch.sh beside this file. In it, `@name@` is a placeholder. A placeholder for whole lines is
+the comment `# @name@`, so that the file is a valid shell script even before anything is filled in.
 """
 
 import os
@@ -30,18 +30,18 @@ from research.common.folder import CODE
 from research.common.messages import UserError, console, escape
 
 HIDING = ("SQUEUE_", "SINFO_", "SCANCEL_", "SBATCH_")
-LINGER_S = 900  # a worker without a free trial waits so long for others to die, then gives its GPU back
+LINGER_S = 900  # a worker without a free trial waits so long in case another one dies, then frees its GPU
 BATCH = Path(__file__).with_name("batch.sh")
 HOLE = re.compile(r"(?:(?<=\n)# )?@(\w+)@")
-MOST_LINES = 15  # of what a SLURM command complains about
+MOST_LINES = 15  # of an error message by a SLURM command that are shown, at most
 
 
 def complaint(name: str, *outputs: str) -> str:
-    """What a SLURM command wrote, on one line; "" for nothing.
+    """What a SLURM command wrote, on one line; "" if it wrote nothing.
 
-    All of it, since a site's plugin gives its reason first and SLURM a general one after it. The command's
-    name stands before the first line alone, rulers are left out; of many lines the last one is shown and as
-    many of the first as there is room for.
+    All lines are kept, since a site's plugin gives its reason first, and SLURM a general one after it. Only
+    the first line keeps the command's name; lines without letters or digits are left out. Of many lines, the
+    first ones and the last one are shown.
     """
     lines: list[str] = []
     for line in "\n".join(outputs).splitlines():
@@ -54,11 +54,11 @@ def complaint(name: str, *outputs: str) -> str:
 
 
 def ask(*command: str, within_s: float = 120) -> str:
-    """What a SLURM command answers. Raises UserError: its complaint, or that it is not there.
+    """The output of a SLURM command. Raises UserError with its error message, or if there is no such command.
 
-    What sbatch remarks about a job that it accepts is shown.
+    If sbatch accepts a job with a remark, the remark is printed.
     """
-    # filters in the user's shell would hide partitions or jobs, and SBATCH_* wins over what a script says
+    # filters in the user's shell would hide partitions or jobs, and SBATCH_* would override the script
     env = {k: v for k, v in os.environ.items() if not k.startswith(HIDING)}
     try:
         done = subprocess.run(
@@ -83,9 +83,8 @@ def ask(*command: str, within_s: float = 120) -> str:
 
 
 def job_id(answer: str) -> str:
-    """The job's id in what `sbatch --parsable` answers: `id` or `id;cluster`, among what a site adds.
-
-    Raises UserError.
+    """The job's id in the output of `sbatch --parsable`: `id` or `id;cluster`, perhaps among lines of the
+    site's own. Raises UserError if there is none.
     """
     for line in answer.splitlines():
         if match := re.fullmatch(r"\s*(\d+)(;\S+)?\s*", line):
@@ -95,7 +94,9 @@ def job_id(answer: str) -> str:
 
 
 def check_limits(flags: Any) -> None:
-    """Refuse a partition that is not there and a time over its limit, naming those that fit."""
+    """Raise UserError for a partition that does not exist, and for a time that is over its limit or too
+    short; the message names the partitions that fit.
+    """
     limits, given, default = {}, {}, None
     for line in ask("sinfo", "-h", "-o", "%P|%l|%L").splitlines():
         name, limit, without = (*line.strip().split("|"), "")[:3]
@@ -103,8 +104,8 @@ def check_limits(flags: Any) -> None:
         try:
             limits[name.rstrip("*")] = limit, seconds(limit)
         except ValueError:
-            limits[name.rstrip("*")] = limit, float("inf")  # "n/a": none that it could tell
-        try:  # what a job gets that does not ask
+            limits[name.rstrip("*")] = limit, float("inf")  # "n/a": the limit is unknown
+        try:  # the time of a job that does not request one
             given[name.rstrip("*")] = without, seconds(without)
         except ValueError:
             given[name.rstrip("*")] = limits[name.rstrip("*")]
@@ -123,7 +124,7 @@ def check_limits(flags: Any) -> None:
 
 
 def array_size() -> int:
-    """How many tasks one array may have."""
+    """How many tasks one array may have. Raises UserError if the cluster allows no arrays."""
     config = ask("scontrol", "show", "config")
     limits = [
         re.search(pattern, config) for pattern in (r"MaxArraySize\s*=\s*(\d+)", r"max_array_tasks=(\d+)")
@@ -135,15 +136,18 @@ def array_size() -> int:
 
 
 def workers(flags: Any) -> int:
-    """Workers in one task: `runs_per_gpu` for each of its GPUs, or on its CPU cores where it has none.
+    """The number of workers in one task: `runs_per_gpu` for each of its GPUs, or on its CPU cores if it has
+    none.
 
-    Shards are parts of one GPU, however many a task has of them.
+    All shards of a task are parts of one GPU.
     """
     return flags.runs_per_gpu * (1 if flags.gpu_option == "shard" else max(1, n_gpus(flags)))
 
 
 def split(n: int, size: int, throttle: int | None) -> list[str]:
-    """--array of each sbatch call for `n` tasks, at most `size` in one array; the throttle is shared out."""
+    """--array of each sbatch call for `n` tasks, with at most `size` tasks in one array. The throttle is
+    divided among the arrays.
+    """
     chunks = [min(size, n - start) for start in range(0, n, size)]
     if throttle is None:
         return [f"0-{chunk - 1}" for chunk in chunks]
@@ -156,8 +160,8 @@ def split(n: int, size: int, throttle: int | None) -> list[str]:
 
 
 def script(flags: Any, folder: Path, program: str, logs: Path, array: str) -> str:
-    """The batch script. folder: the sweep's, logs: this submission's; program: the training script, relative
-    to the code; array: --array of its first sbatch call.
+    """The batch script. folder: the sweep's; logs: the folder of this submission's logs; program: the
+    training script, relative to the code; array: --array of the first sbatch call.
     """
     submission = Submission(flags, folder.absolute(), program, logs.absolute(), array)
     code = submission.folder / CODE
@@ -184,7 +188,7 @@ def script(flags: Any, folder: Path, program: str, logs: Path, array: str) -> st
 
 
 def worker_command(submission: Submission) -> list[str]:
-    """What each worker of a task is started with; the script adds --until and --parent."""
+    """The command that starts each worker of a task; the script adds --until and --parent."""
     flags = submission.flags
     online = flags.wandb == "online"
     program = begin.program_in(submission.folder, "agent.py" if online else "worker.py")
@@ -200,7 +204,7 @@ def worker_command(submission: Submission) -> list[str]:
 
 
 def filled(template: str, holes: dict[str, str]) -> str:
-    """`template` with each hole filled; what is filled in is not searched for holes."""
+    """`template` with each hole filled; the filled-in text is not searched for holes."""
     named = set(HOLE.findall(template))
     assert named == holes.keys(), f"holes of the template: {sorted(named)}, filled: {sorted(holes)}"
     return HOLE.sub(lambda hole: holes[hole[1]], template)

@@ -1,4 +1,5 @@
-"""The keys of a W&B sweep file: read strictly, each followed or refused in one line; nothing is ignored.
+"""The keys of a W&B sweep file. They are read strictly: each is followed or refused in one line; none is
+ignored.
 
 For every key of the format, `KEYS` says how each launcher treats it. docs/sweeps.md shows it as a table
 (`python docs/sweep_keys.py`).
@@ -16,7 +17,7 @@ import yaml
 from data.names import closest, did_you_mean
 from research.common.messages import UserError
 
-FOLLOWED = ""  # how a key is refused that is not
+FOLLOWED = ""  # in place of a refusal, for a key that is followed
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
 IMPUTE = {
@@ -27,9 +28,9 @@ IMPUTE = {
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the format. here: the words in which launch/local.py and launch/slurm.py refuse it; online:
-    the same with --wandb=online; agent: what it needs besides `wandb sweep` and `wandb agent`. note: what
-    following it means, or of which values only some are followed.
+    """A key of the format. here: the words with which launch/local.py and launch/slurm.py refuse it; online:
+    the same with --wandb=online; agent: what it needs besides `wandb sweep` and `wandb agent`; note: what
+    following it means, or which of its values are followed.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Key:
 
 
 def _refused(name: str, words: str, agent: str = FOLLOWED, note: str = "") -> Key:
-    """A key that the launchers refuse, also online."""
+    """A key that the launchers refuse, even online."""
     return Key(name, words, words, agent, note)
 
 
@@ -102,7 +103,7 @@ KEYS = {
     ),
     "early_terminate": tuple(map(Key, ("type", "min_iter", "max_iter", "s", "eta", "strict"))),
 }
-# what else people write, and the key that they mean
+# words that people write by mistake, and the key that they mean
 MEANT = {
     "early_stopping": "early_terminate",
     "early_stop": "early_terminate",
@@ -137,7 +138,7 @@ MEANT = {
     "max_iterations": "max_iter",
     "min_iterations": "min_iter",
 }
-# keys that a distribution must have, and those that it may have
+# keys that a distribution must have, and keys that it may have
 LIMITS = ({"min", "max"}, set())
 QUANTISED_LIMITS = ({"min", "max"}, {"q"})
 DISTRIBUTIONS = {
@@ -162,7 +163,7 @@ DISTRIBUTIONS = {
 }
 IN_A_GRID = ("constant", "categorical", "int_uniform", "q_uniform")
 EXPONENTS = ("log_uniform", "inv_log_uniform", "q_log_uniform")  # their limits are exponents of e
-MAX_EXPONENT = 700  # e to this is a float
+MAX_EXPONENT = 700  # e to the power of this is still a float
 NUMBERS = ("min", "max", "q", "mu", "sigma", "a", "b")
 
 
@@ -170,7 +171,9 @@ NUMBERS = ("min", "max", "q", "mu", "sigma", "a", "b")
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML, but a key that stands twice in one mapping is an error. Values that `<<` brings in may be set."""
+    """YAML in which it is an error if a key appears twice in one mapping. A key may
+    override one from `<<`.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[Hashable, int] = {}
@@ -186,7 +189,9 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def load(text: str) -> dict[str, Any]:
-    """The content of a sweep file. Raises UserError, without its name, for what is no sweep at all."""
+    """The content of a sweep file. UserError, whose message does not name the file: it is
+    not a sweep at all.
+    """
     try:
         content = yaml.load(text, StrictLoader)
     except yaml.MarkedYAMLError as error:
@@ -201,7 +206,7 @@ def load(text: str) -> dict[str, Any]:
 
 
 def _where(error: yaml.MarkedYAMLError, text: str) -> str:
-    """The line of an error in a YAML, what is wrong there, and what is often the reason."""
+    """The line of an error in a YAML, what is wrong there, and the likely reason."""
     mark = error.problem_mark or error.context_mark
     if mark is None:
         return error.problem or "damaged"
@@ -221,9 +226,10 @@ def _where(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 def refusal(content: dict[str, Any], online: bool) -> str | None:
-    """Why a sweep's keys can't be followed, in words that begin with the key; None when they can.
+    """Why a sweep's keys can't be followed, in words that begin with the key; None if they can.
 
-    online: W&B directs the sweep. What only the script can tell, such as which flags there are, is left out.
+    online: W&B directs the sweep. Questions that only the script can answer, such as which flags there are,
+    are left out.
     """
     if why := _keys_refusal("sweep", content, online):
         return why
@@ -261,7 +267,9 @@ def refusal(content: dict[str, Any], online: bool) -> str | None:
 
 
 def _keys_refusal(where: str, given: dict[str, Any], online: bool) -> str | None:
-    """The first key of this part of the format that is unknown or not followed, in words; else None."""
+    """A sentence about the first key of this part of the format that is unknown or not
+    followed; else None.
+    """
     known = {key.name: key for key in KEYS[where]}
     before = "" if where in ("sweep", "parameter") else f"{where}: "
     for name in given:
@@ -286,14 +294,16 @@ def _meant(known: Any, name: Any) -> str:
 
 
 def _in_quotes(value: Any) -> str:
-    """How a word that YAML does not take for text is written."""
+    """A hint to put quotes around a value that YAML does not read as text; '' if it is text."""
     if value is None or isinstance(value, (str, list, dict)):
         return ""
     return f': write "{str(value).lower() if isinstance(value, bool) else value}" in quotes'
 
 
 def as_number(text: Any) -> float | None:
-    """The number that somebody means by text such as 1e-5, which YAML reads as text; else None."""
+    """The number that somebody means by text such as 1e-5, which YAML does not read as a
+    number; else None.
+    """
     if not isinstance(text, str) or not re.fullmatch(
         r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?", text.strip()
     ):
@@ -302,7 +312,7 @@ def as_number(text: Any) -> float | None:
 
 
 def _written(number: float) -> str:
-    """A number so that YAML reads it as one: a mantissa with a point, an exponent with a sign."""
+    """A number written so that YAML reads it as one: its mantissa has a point, its exponent has a sign."""
     if number.is_integer() and abs(number) < 1e15:
         return str(int(number))
     mantissa, e, exponent = repr(number).partition("e")
@@ -310,7 +320,7 @@ def _written(number: float) -> str:
 
 
 def _number_refusal(value: Any) -> str | None:
-    """Why a value is no finite number, in words that follow it."""
+    """Why a value is not a finite number, in words that follow it; None if it is one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         meant = as_number(value)
         hint = "" if meant is None else f" (YAML reads {value} as text: write {_written(meant)})"
@@ -353,7 +363,7 @@ def _metric_refusal(content: dict[str, Any], online: bool) -> str | None:
 
 
 def parameter_refusal(name: Any, given: Any, method: str, online: bool = False) -> str | None:
-    """Why a parameter's keys can't be followed, in words that follow its name; None when they can."""
+    """Why a parameter's keys can't be followed, in words that follow its name; None if they can."""
     if not isinstance(name, str):
         return f": a flag's name must be text{_in_quotes(name)}"
     if not isinstance(given, dict):
@@ -389,7 +399,7 @@ def parameter_refusal(name: Any, given: Any, method: str, online: bool = False) 
 
 
 def _implied(given: dict[str, Any]) -> str | None:
-    """The distribution that a parameter without one has, as W&B's schema fills it in."""
+    """The distribution of a parameter that names none, as in W&B's schema; None if it can't be told."""
     if "value" in given:
         return "constant"
     if "values" in given or "probabilities" in given:
@@ -403,7 +413,7 @@ def _implied(given: dict[str, Any]) -> str | None:
 
 
 def distribution_of(given: dict[str, Any]) -> str:
-    """The distribution of a parameter that is not refused."""
+    """The distribution of a valid parameter."""
     return given.get("distribution") or _implied(given)
 
 
@@ -473,7 +483,7 @@ def searched(parameters: dict[str, Any]) -> list[str]:
 
 
 def notes(parameters: dict[str, Any], method: str) -> list[str]:
-    """What W&B's rules make of these parameters where people often expect something else, a line each."""
+    """Lines about parameters to which W&B's rules give a meaning that people often don't expect."""
     found = []
     for name, given in parameters.items():
         kind = distribution_of(given)
@@ -496,8 +506,8 @@ def notes(parameters: dict[str, Any], method: str) -> list[str]:
 
 @functools.cache
 def table() -> str:
-    """KEYS as a table in Markdown: of each key what launch/local.py, launch/slurm.py, the two with
-    --wandb=online, and `wandb sweep` with `wandb agent` make of it.
+    """KEYS as a table in Markdown: for each key, what launch/local.py, launch/slurm.py, both with
+    --wandb=online, and `wandb sweep` with `wandb agent` do with it.
     """
     lines = ["| key | local | SLURM | `--wandb=online` | `wandb agent` | |", "|---|---|---|---|---|---|"]
     for where, keys in KEYS.items():

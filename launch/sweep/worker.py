@@ -1,6 +1,6 @@
 """A worker: claims an open trial of a sweep folder, trains it in a process of its own, and takes the next.
 
-Started by launch/local.py (and, on a cluster, by each task of the array); it may be killed at any moment.
+launch/local.py starts it, or on a cluster each task of the array; it may be killed at any moment.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Flags:
 
 
 class Worker:
-    """Claims trials and trains them, one at a time; makes new ones where the sweep lacks them."""
+    """Claims trials and trains them, one at a time; makes new trials if the sweep needs more."""
 
     def __init__(self, flags: Flags):
         self.flags, self.queue, self.watch = flags, Queue(Path(flags.sweep)), Watch()
@@ -64,7 +64,7 @@ class Worker:
         self.server = ForkServer(ROOT / flags.program)
 
     def work(self) -> int:
-        """Train until nothing is open; 75 when stopped before that."""
+        """Train until nothing is open; returns the exit code: 0, or 75 if it was stopped before that."""
         pause, idle_since = 0.2, time.monotonic()
         while not self.child.stops and not self.child.is_orphaned():
             late = 0 < self.flags.until < time.time()
@@ -73,7 +73,7 @@ class Worker:
                 self.train(*claim)
                 pause, idle_since = 0.2, time.monotonic()
                 continue
-            # in this order: a trial that ends in between may make it want more
+            # in this order, because a trial that ends in between may be the reason for a new one
             is_open = next(self.queue.open_trials(), None) is not None
             wanted = self.proposer.wanted()
             if not wanted and not is_open:
@@ -86,24 +86,24 @@ class Worker:
             elif 0 < self.flags.linger_s < time.monotonic() - idle_since:
                 console.print(f"other workers have had every open trial for {self.flags.linger_s:.0f} s")
                 return 0
-            else:  # others train all open trials, or make one: stay, in case one of them dies
+            else:  # others train all open trials, or make a new one: stay, in case one of them dies
                 time.sleep(pause)
                 pause = min(2.0, 1.5 * pause)
         return EXIT_PREEMPTED
 
     def train(self, trial: Trial, lease: Lease) -> None:
-        """Run one trial to its end; afterwards either its run is done, or the trial is open again."""
+        """Run one trial to its end. Afterwards its run is done or has failed, or the trial is open again."""
         folder = self.queue.run_folder(trial)
         args = [*self.proposer.command.args(trial.flags), *shlex.split(self.flags.extra)]
         args += [f"--out={self.queue.folder}", f"--name={trial.key}"]
         env = {k: v for k, v in os.environ.items() if k not in PER_RUN}
         env |= {HANDOVER: str(lease.n), "PYTHONUNBUFFERED": "1"}
         env.setdefault("WANDB_RUN_GROUP", self.queue.folder.name)
-        names = sweep_file.searched(self.spec.get("parameters", {}))  # also of trials that are not made yet
+        names = sweep_file.searched(self.spec.get("parameters", {}))  # for trials that are not made yet
         env[VARIED] = ",".join(dict.fromkeys([*names, *self.queue.varied()]))
         try:
             open(folder / OUTPUT, "ab").close()
-        except OSError as error:  # left there by somebody else
+        except OSError as error:  # somebody else may own the folder or file
             self.queue.unusable(trial, error)
             with contextlib.suppress(OSError):
                 lease.release("failed")
@@ -112,7 +112,7 @@ class Worker:
         self._after(trial, lease, self.child.run(partial(self.start, args, folder / OUTPUT, env), look))
 
     def start(self, args: list[str], log: Path, env: dict[str, str]) -> Process:
-        """The training script in a process of its own, in a session of its own."""
+        """Start the training script in a process and session of its own, with its output in `log`."""
         if fork_server.POSSIBLE:
             return self.server.start(args, log, env)
         command = list(map(argument, [sys.executable, str(ROOT / self.flags.program), *args]))
@@ -120,13 +120,15 @@ class Worker:
             return subprocess.Popen(command, stdout=output, stderr=output, env=env, start_new_session=True)
 
     def _early_stopping(self, trial: Trial, lease: Lease) -> Callable[[], None] | None:
-        """What looks whether a trial in training is to end early; None where the sweep has no rule for it."""
+        """A function that checks whether a trial in training should end early; None if the sweep has no such
+        rule.
+        """
         if "early_terminate" not in self.spec or trial.confirms is not None:
             return None
         watcher = Watcher(self.spec, self.proposer.histories, trial, lease)
 
         def look() -> None:
-            with contextlib.suppress(OSError):  # a full disk stops the training, not us
+            with contextlib.suppress(OSError):  # a full disk stops the training, but not the worker
                 watcher.look()
 
         return look
@@ -137,7 +139,7 @@ class Worker:
             return
         n, info = newest(self.queue.run_folder(trial))
         if n != lease.n or info is None or info["role"] != "worker":
-            return  # the child adopted the lease: what became of it shows there
+            return  # the training process adopted the lease, and the lease shows how it ended
         if self.child.stops or code == EXIT_PREEMPTED:
             lease.release("preempted")
         elif code == EXIT_USER_ERROR:  # refused in one line: trying again would not help
@@ -155,7 +157,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not blank; '' without one."""
+    """The last line of a log that is not blank; '' if there is none."""
     with contextlib.suppress(OSError):
         lines = path.read_bytes()[-4000:].decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")

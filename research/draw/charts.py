@@ -1,7 +1,8 @@
 """Charts as uint8 pictures (H, W, 3): curves, bars, histogram, heat map, scatter.
 
-Drawn through matplotlib's object interface on an Agg canvas, never pyplot, so a background thread may draw;
-matplotlib itself is imported with the first chart. Text is literal: a `$` in a label starts no formula.
+They are drawn through matplotlib's object interface on an Agg canvas, never through pyplot, so a background
+thread may draw them. matplotlib is imported with the first chart. Text is shown as it is: a `$` in a label
+does not start a formula.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import numpy as np
 
 # Okabe & Ito
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-# Of classes: tab10 of matplotlib
+# for classes: tab10 of matplotlib
 TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd")
 TEN += ("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
-LETTER = 0.085  # inches that a letter of a 9-point label takes
+LETTER = 0.085  # width of a letter in a 9-point label, in inches
 
 
 def chart(width: float, height: float, title: str, draw: Callable, beside: float = 0.0) -> np.ndarray:
-    """A picture of (width + beside) × height hundred pixels; `draw(ax)` fills its axes, `width` wide."""
+    """A picture of (width + beside) × height, in units of 100 pixels. `draw(ax)` fills the axes, which are
+    `width` wide.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -32,7 +35,7 @@ def chart(width: float, height: float, title: str, draw: Callable, beside: float
     ax.set_axisbelow(True)
     draw(ax)
     ax.set_title(textwrap.fill(title, int(9 * width)), fontsize=11)
-    powers = ax.get_yticklabels(which="both") if ax.get_yscale() == "log" else []  # matplotlib's own formulas
+    powers = ax.get_yticklabels(which="both") if ax.get_yscale() == "log" else []  # formulas by matplotlib
     for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
         text.set_parse_math(text in powers)
     canvas.draw()
@@ -44,8 +47,9 @@ def _longest(labels) -> int:
 
 
 def class_colors(n: int) -> np.ndarray:
-    """Colours (n, 3) in [0, 1] that the eye tells apart: ten known ones, then always the one that is farthest
-    from white and from all before it, in CIELAB, whose distances are about those that are seen.
+    """Colours (n, 3) in [0, 1] that the eye can tell apart: ten well-known ones, then again and again the one
+    that is farthest from white and from all colours before it. Distances are in CIELAB, where they are about
+    as large as they look.
     """
     chosen = np.array([[int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)] for name in TEN])
     if n <= len(chosen):
@@ -74,7 +78,9 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 def curves(
     series: Mapping[str, tuple], xlabel: str, ylabel: str, title: str = "", logy: bool = False
 ) -> np.ndarray:
-    """Lines name → (x, y); values that are not finite (with logy also those not positive) leave gaps."""
+    """Lines, name → (x, y). Values that are not finite leave gaps, with logy also those that are not
+    positive.
+    """
 
     def draw(ax):
         lines, dashes = [], ("-", "--", ":")
@@ -88,7 +94,7 @@ def curves(
             ax.set_yscale("log", nonpositive="mask")
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(alpha=0.25)
-        if len(lines) > 6:  # too many to lie over the lines
+        if len(lines) > 6:  # such a long legend would cover the lines
             ax.figure.legend(lines, list(series), frameon=False, fontsize=9, loc="outside right upper")
         elif len(lines) > 1:
             ax.legend(lines, list(series), framealpha=0.8, edgecolor="none", fontsize=9)
@@ -100,7 +106,7 @@ def curves(
 def bars(
     values, labels: Sequence | None = None, title: str = "", ylabel: str = "", xlabel: str = ""
 ) -> np.ndarray:
-    """One bar per value (n,); labels default to 0 … n − 1 and stand upright where they would touch."""
+    """One bar per value (n,). Labels are 0 … n − 1 by default; they are turned if they would touch."""
     values = np.asarray(values, dtype=float)
     labels = [str(label) for label in (range(len(values)) if labels is None else labels)]
     width = min(14.0, max(5.0, 0.9 + 0.29 * len(values)))
@@ -117,7 +123,7 @@ def bars(
 
 
 def histogram(values, title: str = "", xlabel: str = "", n_bins: int = 50) -> np.ndarray:
-    """Counts of values (any shape); how many of them are not finite is said below the axis."""
+    """A histogram of values of any shape. The label of the axis says how many of them are not finite."""
     values = np.asarray(values, dtype=float).ravel()
     finite = values[np.isfinite(values)]
     note = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
@@ -133,7 +139,9 @@ def histogram(values, title: str = "", xlabel: str = "", n_bins: int = 50) -> np
 def heatmap(
     matrix, row_labels: Sequence, col_labels: Sequence, title: str = "", fmt: str = ".2f"
 ) -> np.ndarray:
-    """Matrix (R, C) as coloured cells with their values in `fmt` ('' for none); not finite: grey."""
+    """A matrix (R, C) as coloured cells with their values in the format `fmt` ('': without values). Values
+    that are not finite are grey.
+    """
     matrix = np.asarray(matrix, dtype=float)
     n_rows, n_cols = matrix.shape
     texts = [[format(value, fmt) if fmt and np.isfinite(value) else "" for value in row] for row in matrix]
@@ -151,14 +159,16 @@ def heatmap(
         for (i, j), value in np.ndenumerate(matrix):
             color = "white" if np.isfinite(value) and image.norm(value) < 0.6 else "black"
             text = ax.text(j, i, texts[i][j], ha="center", va="center", fontsize=8, color=color)
-            text.set_in_layout(False)  # measuring hundreds of texts that lie inside takes most of a second
+            text.set_in_layout(False)  # it lies inside; measuring hundreds of texts takes most of a second
 
     height = 0.5 + 0.06 * _longest(col_labels) + 0.22 * n_rows
     return chart(margin + cell * n_cols, max(2.0, height), title, draw)
 
 
 def reach_of(points, paths: Mapping[str, Any] | None = None) -> float:
-    """How far the axes of `scatter` go: in whole steps with the bulk of the points and with whole paths."""
+    """How far the axes of `scatter` go from 0: a whole number, at least 4, that has room for 99.9 % of the
+    coordinates of points (N, 2) and for all of the paths.
+    """
     points = np.asarray(points, dtype=float)
     sizes = np.abs(points[np.isfinite(points)])
     bulk = np.quantile(sizes, 0.999) if len(sizes) else 0.0
@@ -175,11 +185,12 @@ def scatter(
     axes: tuple[str, str] = ("", ""),
     reach: float | None = None,
 ) -> np.ndarray:
-    """Points (N, 2) coloured by labels (N,), numbers into `names`; a class's name also stands at that
-    point of it which is nearest to all others: the mean of a class in two places lies in neither.
+    """Points (N, 2) coloured by labels (N,), which are indices into `names`.
 
-    rings: circles around 0, so many standard deviations of the prior; paths: name → (T, 2), lines with their
-    ends marked; reach: how far both axes go from 0, else `reach_of` the points and paths.
+    The name of a class also stands at the one of its points that is nearest to all the others; if a class
+    lies in two places, its mean would lie in neither. rings: radii of circles around 0, in standard
+    deviations of the prior; paths: name → (T, 2), lines with their ends marked; axes: names of the two axes;
+    reach: how far both axes go from 0, by default `reach_of` the points and paths.
     """
     points, labels = np.asarray(points, dtype=float), np.asarray(labels)
     reach = reach_of(points, paths) if reach is None else reach
@@ -195,7 +206,7 @@ def scatter(
         halo, handles = [withStroke(linewidth=2.5, foreground="white")], []
         size = min(25.0, max(4.0, 6000 / max(1, len(points))))
         ax.scatter(*points.T, s=size, c=colors[labels], linewidths=0, alpha=0.7)
-        for k in present:  # all points are one artist, in their own order: no class lies on top
+        for k in present:  # all points are one artist and keep their order, so that no class lies on top
             handles.append(ax.scatter([], [], s=36, color=colors[k]))
             own = points[labels == k][:300]
             at = own[np.linalg.norm(own[:, None] - own, axis=-1).sum(1).argmin()].clip(-reach, reach)

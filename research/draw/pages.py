@@ -1,4 +1,4 @@
-"""Pages of HTML that stand by themselves: a title, and tables of text as it is."""
+"""Self-contained pages of HTML: a title, and tables of literal text."""
 
 import html
 from collections.abc import Sequence
@@ -21,13 +21,16 @@ def page(title: str, body: str) -> str:
 
 
 def literal(text: str, kind: str = "") -> str:
-    """Text as it is, with line breaks and spaces; marks that have no width are shown as pictures of them."""
+    """Text as it is, with line breaks and spaces; control characters are shown as pictures (␀ …).
+
+    kind: a class of STYLE.
+    """
     shown = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text)
     return f"<pre{f' class={kind}' if kind else ''}>{html.escape(shown)}</pre>"
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """A table of cells that are HTML already."""
+    """A table. The cells of its rows are HTML; those of its head are plain text."""
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)] if head else []
     lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table>"

@@ -1,7 +1,8 @@
 """Composed pictures as uint8 arrays (H, W, 3), and their files: PNG, MP4, GIF.
 
-Nothing here keeps global state, so a background thread may draw; labels are drawn by Pillow, in milliseconds.
-The bytes of a file are a function of the frames and the library versions: no clock, no thread count.
+Nothing here keeps global state, so a background thread may draw. Labels are drawn by Pillow, in milliseconds.
+The bytes of a file depend only on the frames and the versions of the libraries, not on the time or the number
+of threads.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ __all__ += ["write_gif", "write_mp4", "write_png"]
 
 INK = (30, 30, 30)
 MAGENTA = (255, 0, 255)
-N_EXACT = 128  # of the 256 colours of a GIF of charts: at most so many are kept as they are
+N_EXACT = 128  # of the 256 colours of a GIF of charts, at most this many are kept exactly
 
 
 def to_uint8(x) -> np.ndarray:
-    """Images as uint8 (N, H, W, 3); pixels that are not finite become magenta, grey is repeated.
+    """Images as uint8 (N, H, W, 3). Pixels that are not finite become magenta; grey is repeated three times.
 
-    x: tensor, array or list of these; float (…, C, H, W), clipped to [0, 1] and rounded; uint8 (…, H, W, C);
-    or uint8 (…, C, H, W) where the last axis can't be the channels. C is 1 or 3. ValueError otherwise.
+    x: a tensor, an array or a list of these. It is float (…, C, H, W), which is clipped to [0, 1] and
+    rounded; or uint8 (…, H, W, C); or uint8 (…, C, H, W) if the last axis can't be the channels. C is 1 or 3.
+    Anything else raises ValueError.
     """
     if isinstance(x, (list, tuple)):
         if not x:
             raise ValueError("no images to draw")
         return np.concatenate([to_uint8(image) for image in x])
-    if hasattr(x, "detach"):  # a tensor; numpy knows no bfloat16
+    if hasattr(x, "detach"):  # a tensor; numpy has no bfloat16
         x = x.detach().cpu()
         x = (x.float() if x.is_floating_point() else x).numpy()
     x = np.asarray(x)
@@ -67,7 +69,7 @@ def _font(size: int):
 
 
 def _extent(text: str, size: int) -> tuple[int, int]:
-    """Width and height in pixels; the height counts lines, so that it does not depend on the letters."""
+    """Width and height of a text in pixels; the height is that of its lines, whatever their letters are."""
     lines = text.split("\n")
     return math.ceil(max(_font(size).getlength(line) for line in lines)), len(lines) * (size + 3)
 
@@ -85,7 +87,9 @@ def _wrap(text: str, width: float, size: int) -> str:
 
 
 def _fit(labels: Sequence, width: float, height: float) -> tuple[list[str], int]:
-    """Labels, wrapped, and the largest font size, 12 to 8 px, at which all fit; else words end in '…'."""
+    """Labels, wrapped, and the largest font size from 12 to 8 px at which all fit. If none fits, the size is
+    8 and lines that are too wide end in '…'.
+    """
 
     def cut(line: str) -> str:
         while len(line) > 1 and _extent(line, size)[0] > width:
@@ -110,9 +114,10 @@ def grid(
 ) -> np.ndarray:
     """One picture of tiles in rows of n_cols, on white, each enlarged `scale` times by repeating pixels.
 
-    images: as in `to_uint8`; n_cols: by default the second axis of (rows, cols, C, H, W), else a square.
-    Without labels the picture is rows·(H·scale + pad) + pad high, and accordingly wide. Labels and the title
-    (wrapped) add space on the left and above; a title wider than a small picture also on the right.
+    images: as in `to_uint8`; n_cols: by default the second axis of (rows, cols, C, H, W), else such that the
+    tiles form a square. Without labels the picture is rows·(H·scale + pad) + pad pixels high, and its width
+    is computed alike. Labels and the title, which is wrapped, add space on the left and above; a title wider
+    than a small picture also adds space on the right.
     ValueError: no images, more or fewer labels than rows or columns, sizes below their minimum.
     """
     if n_cols is None and len(getattr(images, "shape", ())) >= 5:
@@ -160,28 +165,28 @@ def grid(
 
 
 def strip(images, labels=None, title=None, scale: int = 1, pad: int = 2) -> np.ndarray:
-    """One row of images with a label above each; otherwise as `grid`."""
+    """One row of images with a label above each; otherwise like `grid`."""
     tiles = to_uint8(images)
     return grid(tiles, len(tiles), col_labels=labels, title=title, scale=scale, pad=pad)
 
 
 def ping_pong(frames):
-    """Frames there and back (list, array or tensor) for a loop in which neither end is shown twice."""
+    """Frames (list, array or tensor) forwards and then backwards, for a loop that shows neither end twice."""
     order = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
     return [frames[i] for i in order] if isinstance(frames, (list, tuple)) else frames[order]
 
 
 def _save(path, write: Callable[[Path], None]) -> Path:
-    """Has `write` fill the file `path`; no reader ever sees half of it."""
+    """Writes the file `path`, by `write` to a temporary path, so that nobody ever reads half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with becoming(path, path.suffix) as temporary:  # the writers tell the format by it
+    with becoming(path, path.suffix) as temporary:  # the suffix tells the writers which format to write
         write(temporary)
     return path
 
 
 def _enlarge(frames, upscale: int, resample: str) -> list[Image.Image]:
-    """Frames (as `to_uint8`) as Pillow images, `upscale` times as large; resample: 'lanczos' or 'nearest'."""
+    """Frames (as in `to_uint8`) as Pillow images, `upscale` times as large. resample: lanczos or nearest."""
     images = [Image.fromarray(frame) for frame in to_uint8(frames)]
     size = (images[0].width * upscale, images[0].height * upscale)
     return [image.resize(size, Image.Resampling[resample.upper()]) for image in images]
@@ -200,12 +205,13 @@ def read_png(path) -> np.ndarray:
 
 
 def write_gif(path, frames, fps: float = 20, upscale: int = 1, resample: str = "lanczos") -> Path:
-    """Writes frames (as `to_uint8`) as an endless GIF, atomically; equal neighbours become one long frame.
+    """Writes frames (as in `to_uint8`) as an endless GIF, atomically. Equal neighbours become one long frame.
 
-    GIF counts time in hundredths of a second, and browsers slow down below two: 50 fps is the most.
+    A GIF counts time in hundredths of a second, and browsers slow down frames shorter than two of them, so
+    50 fps is the most.
     """
     images = _enlarge(frames, upscale, resample)
-    # One palette for all: with one a frame, areas at rest would flicker, and finding them takes seconds.
+    # One palette for all frames: with one for each, areas at rest flicker, and finding it takes seconds.
     palette = _palette(np.concatenate([np.asarray(image) for image in images[:: 1 + len(images) // 16]]))
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     options = {"loop": 0, "duration": max(20, round(100 / fps) * 10)}
@@ -213,10 +219,10 @@ def write_gif(path, frames, fps: float = 20, upscale: int = 1, resample: str = "
 
 
 def _palette(sheet: np.ndarray) -> Image.Image:
-    """256 colours for the pixels (H, W, 3), in a picture as `quantize` wants it.
+    """256 colours for the pixels (H, W, 3), as a picture that `quantize` takes.
 
-    Cut evenly from all pixels; but of charts, which are mostly flat, the colours of flat areas are kept as
-    they are: two classes with few points would be merged into one.
+    They are found by median cut of all pixels. In charts, which are mostly flat, the colours of flat areas
+    are kept exactly: otherwise two classes with few points could be merged into one.
     """
     red, green, blue = np.moveaxis(sheet.astype(np.uint32), -1, 0)
     numbers = (red << 16) + (green << 8) + blue
@@ -238,9 +244,10 @@ def _palette(sheet: np.ndarray) -> Image.Image:
 
 
 def write_mp4(path, frames, fps: float = 20, upscale: int = 1, resample: str = "lanczos") -> Path:
-    """Writes frames (as `to_uint8`) as H.264 in yuv420p, which every browser plays, atomically.
+    """Writes frames (as in `to_uint8`) as H.264 in yuv420p, which every browser plays, atomically.
 
-    Odd sizes get one more row or column, a copy of the last. OSError when ffmpeg fails (disk full, no x264).
+    An odd height or width is extended by a copy of the last row or column. OSError: ffmpeg fails, because the
+    disk is full or it lacks x264.
     """
     import imageio.v2 as imageio
 
@@ -259,7 +266,7 @@ def write_mp4(path, frames, fps: float = 20, upscale: int = 1, resample: str = "
         with imageio.get_writer(file, format="FFMPEG", **settings, **log) as writer:
             for frame in video:
                 writer.append_data(frame)
-        # imageio ignores ffmpeg's exit code; the index is written last and, by faststart, put in front.
+        # imageio ignores ffmpeg's exit code. The index is written last and moved to the front by faststart.
         if not file.exists() or b"moov" not in file.read_bytes()[:256]:
             raise OSError(f"ffmpeg could not write {path}")
 

@@ -1,10 +1,10 @@
 """How disentangled codes are where the factors are known: DCI, SAP and the FactorVAE score, beside MIG.
 
-Codes are (N, D) arrays, usually the means mu(x), and factors (N, F), N at least 1. A factor of at most n_bins
-values is categorical, any other continuous, as `mutual_information.discretize` has it. A factor that does not
-vary gets NaN and does not count. Codes with a value that is not finite make every score NaN. ValueError:
-factors that are not finite, or another N than the codes. Compare scores at equal N, n_bins and settings only;
-`mutual_information.jackknife` gives intervals.
+Codes are (N, D) arrays, usually the means mu(x), and factors (N, F), N at least 1. A factor with at most
+n_bins different values is categorical, any other continuous, as in `mutual_information.discretize`. A factor
+that does not vary gets NaN and does not count. Codes with a value that is not finite make every score NaN.
+ValueError: factors that are not finite, or another number of factors than of codes. Compare scores only at
+equal N, n_bins and settings; `mutual_information.jackknife` gives confidence intervals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from research.measure.mutual_information import discretize, mig
 
-MIN_VARIANCE = 0.01  # of an active latent, as in `latents.active_units`; the prior has 1
+MIN_VARIANCE = 0.01  # an active latent has more, as in `latents.active_units`; the prior's variance is 1
 
 
 def _checked(codes, factors, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -28,12 +28,12 @@ def _checked(codes, factors, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _first_half(n: int, seed: int) -> np.ndarray:
-    """Which of n examples a predictor is fitted on, (N,) bool; it is scored on the others."""
+    """The half of n examples on which a predictor is fitted, bool (n,); it is scored on the other half."""
     return np.random.default_rng(seed).permutation(n) < (n + 1) // 2
 
 
 def _active(codes: np.ndarray, min_variance: float) -> np.ndarray:
-    # A constant has no range, but may have a variance of 1e-34 from the rounding of its mean.
+    # The range of a constant is 0, but rounding of its mean may make its variance 1e-34.
     return (np.ptp(codes, axis=0) > 0) & (codes.var(0) > min_variance)
 
 
@@ -46,7 +46,9 @@ def _mean(values: np.ndarray, counts: np.ndarray) -> float:
 
 class DCI(NamedTuple):
     """disentanglement: mean of per_latent (D,) weighted by importance; completeness: mean of per_factor (F,);
-    informativeness: mean of informativeness_per_factor (F,); importance (D, F): columns sum to 1, or 0."""
+    informativeness: mean of informativeness_per_factor (F,); importance (D, F): each column sums to 1, or to
+    0.
+    """
 
     disentanglement: float
     completeness: float
@@ -58,7 +60,7 @@ class DCI(NamedTuple):
 
 
 def _concentration(importance: np.ndarray) -> np.ndarray:
-    """1 − entropy of each row of importances (R, C), in units of ln C: (R,). A row of zeros has 0."""
+    """1 − H / ln C, with H the entropy of a row of importances (R, C): (R,). For a row of zeros it is 0."""
     n, total = importance.shape[1], importance.sum(1, keepdims=True)
     p = np.divide(importance, total, out=np.full(importance.shape, 1 / n), where=total > 0)
     h = -(p * np.log(np.where(p > 0, p, 1))).sum(1)
@@ -68,15 +70,16 @@ def _concentration(importance: np.ndarray) -> np.ndarray:
 def dci(codes, factors, n_bins: int = 20, seed: int = 0, n_trees: int = 20) -> DCI:
     """Disentanglement, completeness, informativeness of codes (N, D) and factors (N, F), by random forests.
 
-    Eastwood & Williams 2018 (ICLR), §2. A forest per factor is fitted on one half of the examples. Of its
-    importances R (D, F), a latent's score is 1 − H(R_dk / Σ_k R_dk) / ln F, its weight Σ_k R_dk / ΣR; a
-    factor's completeness 1 − H(R_dk / Σ_d R_dk) / ln D. Informativeness, on the other half, is R², or for a
-    categorical factor (accuracy − c) / (1 − c), c the share of its commonest category; at least 0. A latent
-    of no importance gets NaN and no weight; if all are so, disentanglement and completeness are 0.
+    Eastwood & Williams 2018 (ICLR), §2. For each factor a forest is fitted on one half of the examples; the
+    forests' importances are R (D, F). The score of a latent is 1 − H(R_dk / Σ_k R_dk) / ln F, and its weight
+    is Σ_k R_dk / ΣR; the completeness of a factor is 1 − H(R_dk / Σ_d R_dk) / ln D. Informativeness is
+    measured on the other half: R² for a continuous factor; for a categorical one (accuracy − c) / (1 − c),
+    where c is the share of its commonest category. It is at least 0. A latent without importance gets NaN and
+    no weight; if all latents are like that, disentanglement and completeness are 0.
 
-    Trees try all latents at each cut and leave at least 10 examples. With the usual third of the latents a
-    cut, a perfect code has a disentanglement of 0.75; with leaves of one, importance goes to what fits the
-    noise.
+    Trees try all latents at each split, and each leaf has at least 10 examples. If they tried only a third of
+    the latents, as is usual, a perfect code would have a disentanglement of 0.75. If leaves had one example,
+    latents that fit the noise would gain importance.
     """
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
@@ -86,7 +89,8 @@ def dci(codes, factors, n_bins: int = 20, seed: int = 0, n_trees: int = 20) -> D
     per_factor, nan = informed.copy(), float("nan")
     if not np.isfinite(codes).all() or not varies.any():
         return DCI(nan, nan, nan, np.full(n_latents, nan), per_factor, informed, importance)
-    # The forests compute in float32: a code that varies little about a large mean would lose its digits.
+    # The forests compute in float32, in which a code that varies little about a large mean would lose its
+    # digits.
     spread = np.where(np.ptp(codes, axis=0) > 0, codes.std(0), np.inf)
     z, fit = (codes - codes.mean(0)) / spread, _first_half(len(codes), seed)
     for k in np.flatnonzero(varies):
@@ -116,7 +120,9 @@ def dci(codes, factors, n_bins: int = 20, seed: int = 0, n_trees: int = 20) -> D
 
 
 class SAP(NamedTuple):
-    """score: mean of the gaps per_factor (F,); predicted (D, F): how well a latent alone tells a factor."""
+    """score: mean of the gaps per_factor (F,); predicted (D, F): how well each single latent predicts each
+    factor, from 0 to 1.
+    """
 
     score: float
     per_factor: np.ndarray
@@ -124,26 +130,30 @@ class SAP(NamedTuple):
 
 
 def _nearest_mean(z: np.ndarray, v: np.ndarray, fit: np.ndarray) -> np.ndarray:
-    """Balanced accuracy, 0 at chance, of taking the category (N,) whose mean of z (N, D) is nearest: (D,)."""
+    """How well each latent of z (N, D) alone predicts the categories v (N,): (D,).
+
+    The prediction is the category with the nearest mean. Means are fitted where `fit` (N,) is true; elsewhere
+    the balanced accuracy is taken and scaled so that chance is 0.
+    """
     known, present = np.unique(v[fit]), np.unique(v[~fit])
     if len(present) < 2:
         return np.zeros(z.shape[1])
     means = np.stack([z[fit & (v == c)].mean(0) for c in known])  # (K, D)
     guess = known[np.abs(z[~fit, None] - means).argmin(1)]  # (N/2, D)
     recall = np.stack([(guess[v[~fit] == c] == c).mean(0) for c in present])  # (K, D)
-    return np.maximum(0, (recall.sum(0) - 1) / (len(present) - 1))  # chance is a sum of exactly 1
+    return np.maximum(0, (recall.sum(0) - 1) / (len(present) - 1))  # at chance the sum is exactly 1
 
 
 def sap(codes, factors, n_bins: int = 20, seed: int = 0, min_variance: float = MIN_VARIANCE) -> SAP:
     """Separated attribute predictability: mean over factors of the gap between the two best single latents.
 
-    Codes (N, D), factors (N, F). Kumar et al. 2018 (arXiv:1711.00848), §3: for a continuous factor the
-    squared correlation; for a categorical one, as there, balanced accuracy of thresholds on the latent. Here
-    these lie midway between the means of the categories (a linear discriminant with equal priors), are fitted
-    on one half and scored on the other, and a useless latent has 0, not one over the number of categories. A
-    latent of variance up to min_variance is inactive and has 0, as there. With one latent the second best is
-    0. disentanglement_lib scores categories by the plain accuracy of a regularised support vector machine,
-    which depends on the scale of the latent.
+    Codes (N, D), factors (N, F). As in Kumar et al. 2018 (arXiv:1711.00848), §3, a latent is scored by its
+    squared correlation with a continuous factor, and for a categorical one by the balanced accuracy of
+    thresholds on the latent; a latent with a variance up to min_variance is inactive and has 0. Here the
+    thresholds lie midway between the means of the categories (a linear discriminant with equal priors). They
+    are fitted on one half and scored on the other, and a useless latent has 0 instead of one over the number
+    of categories. With one latent the second best is 0. disentanglement_lib scores categories by the plain
+    accuracy of a regularised support vector machine, which depends on the scale of the latent.
     """
     codes, factors, categories, varies = _checked(codes, factors, n_bins)
     predicted = np.full((codes.shape[1], factors.shape[1]), np.nan)
@@ -167,7 +177,9 @@ def sap(codes, factors, n_bins: int = 20, seed: int = 0, min_variance: float = M
 
 
 class FactorVAE(NamedTuple):
-    """score: accuracy on the test votes; votes (D, F): how many of them latent d got with factor k fixed."""
+    """score: accuracy on the test votes; votes (D, F): how many test votes latent d got when factor k was
+    fixed.
+    """
 
     score: float
     votes: np.ndarray
@@ -182,15 +194,20 @@ def factor_vae(
     vote_size: int = 64,
     min_variance: float = MIN_VARIANCE,
 ) -> FactorVAE:
-    """Accuracy with which the latent of least variance tells which factor was fixed, for codes (N, D).
+    """How often the latent with the least variance reveals which factor was fixed: codes (N, D), factors (N,
+    F).
 
-    Kim & Mnih 2018 (arXiv:1802.05983), §4. A vote draws a factor, an example, and up to vote_size that share
-    its bin of that factor; the latent with the least variance, relative to that among all examples, gets it.
-    A latent stands for the factor with which it got most of n_votes training votes; the score is on n_votes
-    test votes. Chance is about 1/F. They render new examples with the factor fixed exactly; here it is fixed
-    up to one of n_bins bins among the given ones, one half of which votes in training and the other in the
-    test: votes of the same examples agree, and would lift chance. Latents of variance up to min_variance take
-    no part (without any, the score is 0), nor do bins of one example (without others, NaN).
+    Kim & Mnih 2018 (arXiv:1802.05983), §4. For each vote, a factor and an example are drawn, and then up to
+    vote_size examples whose value of that factor lies in the same bin. The latent that varies least among
+    them, relative to its variance among all examples, gets the vote. A latent stands for the factor for which
+    it got most of its n_votes training votes; the score is the accuracy on n_votes test votes. Chance is
+    about 1/F.
+
+    The authors render new examples in which the factor is fixed exactly. Here it is fixed up to one of n_bins
+    bins, among the given examples. One half of these votes in training and the other in the test, because
+    votes of the same examples agree and would raise chance. Latents with a variance up to min_variance do not
+    take part; if there are no others, the score is 0. Nor do bins with one example; if there are no others,
+    the score is NaN.
     """
     codes, factors, categories, varies = _checked(codes, factors, n_bins)
     votes = np.zeros((2, codes.shape[1], factors.shape[1]), dtype=np.int64)
@@ -200,7 +217,7 @@ def factor_vae(
     if not len(active):
         return FactorVAE(0.0, votes[1])
     z, first = codes[:, active] / codes[:, active].std(0), _first_half(len(codes), seed)
-    rng = np.random.default_rng((seed, 1))  # apart from the draws that made the halves
+    rng = np.random.default_rng((seed, 1))  # independent of the draws that made the halves
     for part, half in enumerate((np.flatnonzero(first), np.flatnonzero(~first))):
         for _ in range(n_votes):
             k = drawn[rng.integers(len(drawn))]
@@ -214,7 +231,7 @@ def factor_vae(
 
 
 def disentanglement(codes, factors, n_bins: int = 20, seed: int = 0) -> dict[str, float]:
-    """Every score of codes (N, D) and factors (N, F), under the names that are logged."""
+    """Every score of codes (N, D) and factors (N, F), by the name under which it is logged."""
     by_forests = dci(codes, factors, n_bins, seed)
     return {
         "mig": mig(codes, factors, n_bins).score,

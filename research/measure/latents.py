@@ -1,6 +1,6 @@
 """Paths and directions in latent space, and what q(z|x) = N(mu, exp(logvar)) says about each latent.
 
-N examples, D latents; codes are (N, D), a single code (D,). KL in nats.
+Shapes: N examples, D latents; codes are (N, D), a single code is (D,). KL is in nats.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SILENT_NATS = 0.05  # a latent with less KL is silent; with means of variance v that is v < 0.095, noise 1 − v
+SILENT_NATS = 0.05  # less KL: silent. With means of variance v and noise of variance 1 − v that is v < 0.095
 
 
 def _ratios(t, z: Tensor) -> Tensor:
-    """t, a number, list or tensor (*T), shaped (*T, 1, …, 1) to multiply z."""
+    """t, a number, list or tensor (*T), as a tensor (*T, 1, …, 1) that multiplies z."""
     t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
     return t.reshape(t.shape + (1,) * z.ndim)
 
 
 def lerp(z0: Tensor, z1: Tensor, t) -> Tensor:
-    """The straight line from z0 to z1 (both S) at t (*T): (*T, *S); exactly z0 at 0 and z1 at 1."""
+    """The straight line from z0 to z1 (both (*S)) at t (*T): (*T, *S); exactly z0 at 0 and z1 at 1."""
     t = _ratios(t, z0)
     return (1 - t) * z0 + t * z1
 
@@ -29,14 +29,15 @@ def lerp(z0: Tensor, z1: Tensor, t) -> Tensor:
 def slerp(z0: Tensor, z1: Tensor, t) -> Tensor:
     """The great arc from z0 to z1 (both (…, D)) at t (*T): (*T, …, D); exactly z0 at 0 and z1 at 1.
 
-    Codes of equal norm keep it on the way, and in many dimensions those of a Gaussian are nearly so; the
-    straight line passes through shorter ones, which no decoder has seen. Codes that are zero, parallel or
-    opposite have no definite arc and get the straight line. Shoemake 1985; White 2016 (arXiv:1609.04468).
+    Between codes of equal norm, the norm stays the same on the way; in many dimensions, codes drawn from a
+    Gaussian have nearly equal norms. The straight line passes through shorter codes, which no decoder has
+    seen. Codes that are zero, parallel or opposite have no definite arc and get the straight line. Shoemake
+    1985; White 2016 (arXiv:1609.04468).
     """
     t = _ratios(t, z0)
     n0, n1 = z0.norm(dim=-1, keepdim=True), z1.norm(dim=-1, keepdim=True)
     u0, u1 = z0 * n1, z1 * n0
-    # Kahan's form of the angle: near π the weights are large, and arccos is off by percents in float32.
+    # Kahan's form of the angle: near π the weights are large, and in float32 arccos is off by some per cent.
     angle = 2 * torch.atan2((u0 - u1).norm(dim=-1, keepdim=True), (u0 + u1).norm(dim=-1, keepdim=True))
     sine = torch.sin(angle)
     flat = (sine < 1e-3) | (n0 * n1 == 0)
@@ -49,9 +50,10 @@ def slerp(z0: Tensor, z1: Tensor, t) -> Tensor:
 def traversal(
     z: Tensor, dim_order, values, scale: Tensor | None = None, shift: Tensor | None = None
 ) -> Tensor:
-    """Copies of the code z (D,) with one latent replaced: z[d] = shift[d] + scale[d]·value; (R, C, D).
+    """Copies (R, C, D) of the code z (D,) in which one latent is replaced: z[d] = shift[d] + scale[d]·value.
 
-    dim_order: the latents d of the R rows; values: those of the C columns; scale (1) and shift (0): (D,).
+    dim_order (R,): the latent d of each row; values (C,), or (R, C): the value of each column; scale and
+    shift: (D,), by default 1 and 0.
     """
     dims = torch.as_tensor(dim_order, dtype=torch.long, device=z.device)
     column = torch.as_tensor(values, dtype=z.dtype, device=z.device).expand(len(dims), -1)
@@ -73,24 +75,25 @@ def kl_per_latent(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def sort_by_kl(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents from the most to the least informative (D,), equal ones by number; and their KL, so ordered."""
+    """The latents (D,) by their KL, the largest first, equal ones by number; and their KL in this order."""
     kl, order = torch.sort(kl_per_latent(mu, logvar), descending=True, stable=True)
     return order, kl
 
 
 def silent(kl: Tensor) -> Tensor:
-    """Which latents tell so little that nothing is to be read off them: KL below SILENT_NATS, a mask (D,).
+    """A mask (D,) of the latents that carry too little to be interpreted: their KL (D,) is below SILENT_NATS.
 
-    Stricter than `active_units`, whose bound is passed at 0.005 nats: the means of such a latent may still go
-    with factors, but its noise drowns them.
+    This is stricter than `active_units`, whose bound is reached at 0.005 nats: the means of a silent latent
+    may still correlate with factors, but its noise drowns them.
     """
     return kl < SILENT_NATS
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
-    """Which latents carry something of x: Var_x(E[z|x]) > threshold, as a mask (D,); its sum is the count.
+    """A mask (D,) of the latents that carry information about x: Var_x(E[z|x]) > threshold, for mu (N, D).
 
-    Burda et al. 2016 (arXiv:1509.00519), §5.2. The variance is that of the N examples, divided by N.
+    Burda et al. 2016 (arXiv:1509.00519), §5.2. The sum of squares is divided by N. The sum of the mask is the
+    number of active units.
     """
     return mu.var(0, correction=0) > threshold
 
@@ -98,31 +101,32 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
 def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, n: int, sampling: str) -> Tensor:
     """TC = E log q(z) − Σ_d E log q(z_d), in nats, from a batch of z ~ q(z|x); z, mu, logvar: (B, D), B > 1.
 
-    n: pictures in all. q(z) is a weighted sum of the batch's q(z|x), Chen et al. 2018 (arXiv:1802.04942):
-    "weighted", 1 / B each (eq. S5 less its constant (D − 1) ln n); or "stratified", 1 / n for a code's own
-    picture and the rest shared by the others, so that q(z) is exact for B = n (appendix C.2, where unequal
-    weights have the same mean). With codes that tell more than ln B nats either is a pressure, not a
-    measurement.
+    n: number of pictures in the whole set. q(z) is estimated by a weighted sum of the batch's q(z|x), as in
+    Chen et al. 2018 (arXiv:1802.04942). sampling="weighted": each has the weight 1 / B (eq. S5 without its
+    constant (D − 1) ln n). sampling="stratified": the code's own picture has 1 / n, and the others share the
+    rest equally, so that q(z) is exact for B = n (appendix C.2, where the weights differ but have the same
+    mean). If codes carry more than ln B nats, both are only a pressure in training, not a measurement.
     """
     b = len(z)
-    # (B, B, D), i's code under q(.|x_j)
+    # (B, B, D): at (i, j) the code of i under q(.|x_j)
     log_pair = -0.5 * ((z[:, None] - mu).square() * (-logvar).exp() + logvar)
     own = 1 / (n if sampling == "stratified" else b)
-    others = (1 - own) / max(b - 1, 1)  # the last pictures of an evaluation may be a single one
+    others = (1 - own) / max(b - 1, 1)  # the last batch of an evaluation may have a single picture
     log_w = torch.full((b, b), others, device=z.device).fill_diagonal_(own).log()
-    log_q = torch.logsumexp(log_pair.sum(2) + log_w, dim=1)  # (B,), like log_pair less ln 2π / 2 a latent
+    log_q = torch.logsumexp(log_pair.sum(2) + log_w, dim=1)  # (B,); lacks −½ ln 2π per latent, as above
     log_q_each = torch.logsumexp(log_pair + log_w[:, :, None], dim=1)  # (B, D)
     return (log_q - log_q_each.sum(1)).mean()
 
 
 def mutual_information(z: Tensor, mu: Tensor, logvar: Tensor) -> float:
-    """I(x; z) of N examples, nats: mean of log q(z|x) − log 1/N Σ_j q(z|x_j), one z ~ q(z|x) of each, (N, D).
+    """I(x; z) of N examples, in nats: the mean of log q(z|x) − log 1/N Σ_j q(z|x_j); z, mu, logvar: (N, D).
 
-    It is the KL less that of the aggregate posterior to the prior, and never above ln N: Hoffman & Johnson
-    2016 (ELBO surgery, NIPS workshop on approximate inference), §2.
+    z has one draw from q(z|x) for each example. I(x; z) is the KL term of the ELBO minus the KL of the
+    aggregate posterior from the prior, and never above ln N: Hoffman & Johnson 2016 (ELBO surgery, NIPS
+    workshop on approximate inference), §2.
     """
     z, mu, logvar = (t.double() for t in (z, mu, logvar))
-    own = -0.5 * ((z - mu).square() * (-logvar).exp() + logvar).sum(1)  # less D/2 ln 2π, as below
+    own = -0.5 * ((z - mu).square() * (-logvar).exp() + logvar).sum(1)  # without −D/2 ln 2π, as below
     total = 0.0
     for some, log_q in zip(z.split(50), own.split(50), strict=True):
         pair = -0.5 * ((some[:, None] - mu).square() * (-logvar).exp() + logvar).sum(2)  # (b, N)
@@ -138,9 +142,10 @@ class Aggregate(NamedTuple):
 
 
 def fit_aggregate(mu: Tensor, logvar: Tensor | None = None) -> Aggregate:
-    """Mean and full covariance of q(z) = E_x q(z|x), float64: Cov_x(mu) + E_x diag(exp(logvar)), over N.
+    """Mean and full covariance of q(z) = E_x q(z|x), float64: Cov_x(mu) + E_x diag(exp(logvar)), divided by
+    N.
 
-    Without logvar q(z|x) is a point, as in an autoencoder.
+    mu, logvar: (N, D). Without logvar, q(z|x) is a point, as in an autoencoder.
     """
     mu = mu.double()
     mean = mu.mean(0)
@@ -150,16 +155,19 @@ def fit_aggregate(mu: Tensor, logvar: Tensor | None = None) -> Aggregate:
 
 
 def gaussian_tc(fit: Aggregate) -> float:
-    """Total correlation of the fitted Gaussian, ½ (Σ_d ln cov_dd − ln det cov), nats: 0 where no latent tells
-    another one's value linearly, infinite where one is a function of others. Watanabe 1960.
+    """Total correlation of the fitted Gaussian, ½ (Σ_d ln cov_dd − ln det cov), in nats. Watanabe 1960.
+
+    It is 0 if no latent can be predicted linearly from others, and infinite if one is a linear function of
+    others.
     """
     return float(0.5 * (fit.cov.diagonal().log().sum() - torch.linalg.slogdet(fit.cov).logabsdet))
 
 
 def sample_aggregate(fit: Aggregate, n: int, generator: torch.Generator) -> Tensor:
-    """n codes (n, D), float32, of the fitted Gaussian; the noise is drawn on the generator's device.
+    """n codes (n, D), float32, drawn from the fitted Gaussian; the noise is drawn on the generator's device.
 
-    Through the symmetric root of the covariance, which unlike Cholesky's exists where latents are constant.
+    It uses the symmetric root of the covariance, which exists even if latents are constant; Cholesky's does
+    not.
     """
     values, vectors = torch.linalg.eigh(fit.cov)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -168,7 +176,9 @@ def sample_aggregate(fit: Aggregate, n: int, generator: torch.Generator) -> Tens
 
 
 class Regression(NamedTuple):
-    """target ≈ intercept + slope · (z @ direction): direction (D,) of norm 1, r2 on the codes of the fit."""
+    """target ≈ intercept + slope · (z @ direction). direction (D,) has norm 1; r2: R² on the codes of the
+    fit.
+    """
 
     direction: Tensor
     slope: float
@@ -179,12 +189,12 @@ class Regression(NamedTuple):
 def regression_direction(mu: Tensor, target: Tensor, ridge: float = 0.01) -> Regression:
     """The direction that best predicts a continuous factor, target (N,), linearly from codes mu (N, D).
 
-    Adding Δ / slope · direction changes the prediction by Δ; the code that goes with the factor changes along
-    Σ · direction, Σ the codes' covariance (Haufe et al. 2014). ridge is relative to a latent's mean variance;
-    without it unused latents, which hardly vary, get huge weights that fit noise. Where the target or all
-    codes are constant there is no direction: zeros, r2 0.
+    Adding Δ / slope · direction to a code changes the prediction by Δ. When the factor itself varies, codes
+    move along Σ · direction, where Σ is the codes' covariance (Haufe et al. 2014). ridge is relative to the
+    mean variance of a latent; without it, unused latents, which hardly vary, would get huge weights that fit
+    noise. If the target or all codes are constant, there is no direction: it is zeros, and r2 is 0.
     """
-    # Through float32, whose sums are exact in float64: what is constant then has a variance of exactly zero.
+    # Through float32, whose sums are exact in float64: so a constant has a variance of exactly zero.
     x, y = mu.float().double(), target.to(mu.device).float().double()
     x_mean, y_mean = x.mean(0), y.mean()
     x, y = x - x_mean, y - y_mean
@@ -201,9 +211,10 @@ def regression_direction(mu: Tensor, target: Tensor, ridge: float = 0.01) -> Reg
 def mirror_direction(mu: Tensor, mu_mirrored: Tensor) -> tuple[Tensor, float]:
     """The direction (D,), of norm 1, in which codes move when their images are mirrored; and its share.
 
-    mu, mu_mirrored: (N, D). First right singular vector of mu − mu_mirrored, not centred: an image and its
-    mirror image give opposite differences, so zero is their centre. Its largest entry is positive. The share
-    is the part of the squared differences that lies along it. Equal codes: zeros, share 0.
+    mu, mu_mirrored: (N, D). The direction is the first right singular vector of mu − mu_mirrored, which is
+    not centred: an image and its mirror image give opposite differences, so their centre is zero. Its entry
+    with the largest size is positive. The share is the part of the squared differences that lies along the
+    direction. If all codes are equal, the direction is zeros and the share is 0.
     """
     difference = (mu - mu_mirrored).double()
     _, singular, rows = torch.linalg.svd(difference, full_matrices=False)

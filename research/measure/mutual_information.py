@@ -1,9 +1,9 @@
-"""How well single latents stand for single factors: mutual information and MIG; intervals for any score.
+"""How well single latents represent single factors: mutual information and MIG; intervals for any score.
 
-Codes are (N, D) arrays, usually the means mu(x), and factors (N, F). Information is in nats. The estimator
-is that of disentanglement_lib (Locatello et al. 2019, arXiv:1811.12359): counts in bins of the means. It is
-biased upwards, by up to about (bins − 1)(categories − 1) / 2N a pair: compare at equal N and n_bins only.
-Other scores: `disentanglement`.
+Codes are (N, D) arrays, usually the means mu(x), and factors (N, F). Information is in nats. It is estimated
+as in disentanglement_lib (Locatello et al. 2019, arXiv:1811.12359), from counts in bins of the means. The
+estimate for a latent and a factor is biased upwards by up to about (bins − 1)(categories − 1) / 2N, so
+compare only at equal N and n_bins. `disentanglement` has other scores.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 def discretize(values, n_bins: int = 20) -> np.ndarray:
     """Columns of (N, K) numbers as categories 0, 1, …: (N, K) int64.
 
-    A column with at most n_bins distinct values keeps them as its categories; any other, also a factor, is
-    cut into n_bins of equal width from its least to its greatest value, as np.histogram cuts.
+    A column with at most n_bins distinct values keeps them as its categories. Any other, even a factor, is
+    cut into n_bins bins of equal width from its least to its greatest value, as in np.histogram.
     ValueError: values that are not finite, or not (N, K).
     """
     values = np.asarray(values, dtype=np.float64)
@@ -47,7 +47,7 @@ def entropy(categories: np.ndarray) -> np.ndarray:
 
 
 def mutual_information_matrix(codes, factors, n_bins: int = 20) -> np.ndarray:
-    """I(z_j; v_k) of codes (N, D) and factors (N, F), both through `discretize`: (D, F), nats.
+    """I(z_j; v_k) of codes (N, D) and factors (N, F), both after `discretize`: (D, F), nats.
 
     Latents with a value that is not finite get NaN. ValueError: no examples, unequal N, factors not finite.
     """
@@ -97,9 +97,10 @@ def mig(codes, factors, n_bins: int = 20) -> MIG:
 
 
 def main_factors(mi: np.ndarray, factor_entropy: np.ndarray, names: Sequence[str]) -> list[tuple[str, float]]:
-    """For each latent the factor that it carries most, by the share I(z_j; v_k) / H(v_k), and that share.
+    """For each latent, the factor with the largest share I(z_j; v_k) / H(v_k), and that share.
 
-    mi: (D, F) and factor_entropy: (F,) as in `MIG`. A latent that carries none is ('', 0.0).
+    mi: (D, F) and factor_entropy: (F,) as in `MIG`; names: of the F factors. A latent without information
+    gets ('', 0.0). ValueError: another number of names.
     """
     if len(names) != mi.shape[1]:
         raise ValueError(f"{len(names)} names for {mi.shape[1]} factors")
@@ -111,7 +112,7 @@ def main_factors(mi: np.ndarray, factor_entropy: np.ndarray, names: Sequence[str
 
 
 class Interval(NamedTuple):
-    """A score of all examples and the ends of its confidence interval; arrays, if the score is one."""
+    """A score on all examples and the ends of its confidence interval; arrays if the score is an array."""
 
     score: Any
     low: Any
@@ -129,14 +130,17 @@ def jackknife(
 ) -> Interval:
     """Confidence interval of score(codes, factors), a number or an array, by leaving out groups of examples.
 
-    Examples are dealt into g = n_groups; with θ_i the score without group i, SE² = (g − 1)/g Σ (θ_i − mean)²,
-    averaged over n_repeats deals; Student's t has n_repeats (g − 1) degrees of freedom. Calls score
-    g·n_repeats + 1 times. Quenouille 1956; few and large groups, as scores with bins, votes and trees jump:
-    Shao & Wu 1989 (Ann. Stat. 17:1176). A score's own draws enter SE² (g − 1)²/g-fold: 0.5 for 2 groups, 18
-    for 20, where the intervals of DCI and FactorVAE were 2 to 4 times too wide. Not a bootstrap: it repeats
-    examples, and repeats raise mutual information. The interval is for the examples that one might have had,
-    N of them: it knows neither of other training seeds nor of the estimator's bias at N, and may pass 0 or 1.
-    ValueError: n_groups not from 2 to N, or no repeats.
+    Examples are dealt into g = n_groups groups, n_repeats times. With θ_i the score without group i,
+    SE² = (g − 1)/g Σ (θ_i − mean)², averaged over the repeats; Student's t has n_repeats (g − 1) degrees of
+    freedom. score is called g·n_repeats + 1 times. Quenouille 1956. Groups are few and large, because scores
+    with bins, votes and trees jump: Shao & Wu 1989 (Ann. Stat. 17:1176). If a score itself draws random
+    numbers, their variance enters SE² with the factor (g − 1)²/g: 0.5 for 2 groups, 18 for 20, with which the
+    intervals of DCI and FactorVAE were 2 to 4 times too wide. A bootstrap would repeat examples, and repeats
+    raise mutual information.
+
+    The interval covers what other N examples would have given. It includes neither other training seeds nor
+    the estimator's bias at N, and it may extend beyond 0 or 1. ValueError: n_groups is not from 2 to N, or
+    n_repeats is below 1.
     """
     from scipy.special import stdtrit
 
@@ -150,6 +154,6 @@ def jackknife(
         kept = [np.delete(np.arange(n), group) for group in groups]
         theta = np.array([score(codes[rows], factors[rows]) for rows in kept], dtype=np.float64)
         squared_errors.append((n_groups - 1) / n_groups * ((theta - theta.mean(0)) ** 2).sum(0))
-    whole = np.asarray(score(codes, factors), dtype=np.float64)[()]  # [()]: a number, if it is one
+    whole = np.asarray(score(codes, factors), dtype=np.float64)[()]  # [()] turns an array () into a number
     reach = stdtrit(n_repeats * (n_groups - 1), (1 + confidence) / 2) * np.sqrt(np.mean(squared_errors, 0))
     return Interval(whole, whole - reach, whole + reach)

@@ -1,9 +1,10 @@
-"""How far generated samples are from real ones, by the features of both: distances, coverage, telling apart.
+"""How far generated samples are from real ones, by their features: distances, coverage, and whether a
+classifier can tell them apart.
 
 Sets of features are (N, K) and (M, K) tensors, float32 or float64, on any device; everything is computed in
-float64 on the CPU. ValueError: sets that are no such tensors, other K, too few rows, values that are not
-finite. Every figure depends on the features and on N: compare at equal features and equal N only, and beside
-the same figure between two disjoint real sets of that N, its floor (`scores`).
+float64 on the CPU. ValueError: tensors of other shapes, different K, too few rows, values that are not
+finite. Every figure depends on the features and on N. So compare only at equal features and equal N, and
+beside the floor: the same figure between two disjoint real sets of that N (`scores`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK = 500  # rows at once: a chunk of distances to 10,000 rows is 40 MB
+CHUNK = 500  # rows at once: their distances to 10,000 rows take 40 MB
 FOLDS = 5
 
 
@@ -24,7 +25,7 @@ def _checked(a: Tensor, b: Tensor, least: int) -> tuple[Tensor, Tensor]:
             f"two sets of features, (N, K) and (M, K) of at least {least} rows; got {tuple(a.shape)} and "
             f"{tuple(b.shape)}"
         )
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()  # first off the device: MPS has no float64
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()  # cpu() first: MPS has no float64
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("features must be finite")
     return a, b
@@ -36,10 +37,10 @@ def _checked(a: Tensor, b: Tensor, least: int) -> tuple[Tensor, Tensor]:
 def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Unbiased estimate of MMD² between a (N, K) and b (M, K), N and M at least 2: the kernel distance (KID).
 
-    Bińkowski et al. 2018 (arXiv:1801.01401), eq. 4, with their kernel (x·y / K + 1)³, over all pairs instead
-    of their mean over subsets. It is a squared distance, in the unit of the kernel. Its mean over samples of
-    equal distributions is 0 at any N, so it may be negative: then the two are not told apart. Meant for
-    some thousand rows.
+    Bińkowski et al. 2018 (arXiv:1801.01401), eq. 4, with their kernel (x·y / K + 1)³, but over all pairs at
+    once instead of a mean over subsets. It is a squared distance, in the unit of the kernel. For samples from
+    equal distributions its mean is 0 at any N, so it may be negative, which means that no difference is
+    found. Meant for a few thousand rows.
     """
     a, b = _checked(a, b, least=2)
     within_a = _kernel_sum(a, a) - _kernel(a.square().sum(1), a.shape[1]).sum()
@@ -53,7 +54,7 @@ def _kernel(products: Tensor, n_features: int) -> Tensor:
 
 
 def _kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-    """The kernel's sum over all pairs, those of a row with itself included."""
+    """The kernel's sum over all pairs of rows of a (N, K) and b (M, K), a row with itself included."""
     return torch.stack([_kernel(rows @ b.T, b.shape[1]).sum() for rows in a.split(CHUNK)]).sum()
 
 
@@ -61,14 +62,14 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Fréchet distance between Gaussians with the moments of a (N, K) and b (M, K), N and M at least 2.
 
     Heusel et al. 2017 (arXiv:1706.08500), eq. 6: |m_a − m_b|² + tr(S_a + S_b − 2 (S_a S_b)^½), a squared
-    distance in features², covariances divided by N − 1. Also for N < K: the trace of the root is taken from
-    the eigenvalues of the symmetric S_a^½ S_b S_a^½, which are those of S_a S_b. Biased upwards, the more the
-    smaller N, so that two samples of one distribution are apart, too.
+    distance in features², with covariances divided by N − 1. It also works for N < K: the trace of the root
+    is taken from the eigenvalues of the symmetric S_a^½ S_b S_a^½, which are those of S_a S_b. It is biased
+    upwards, more so for smaller N, so even two samples of one distribution have a distance above 0.
     """
     a, b = _checked(a, b, least=2)
     cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
     values, vectors = torch.linalg.eigh(cov_a)
-    # Of singular covariances rounding makes some eigenvalues negative, hence both clamps.
+    # If a covariance is singular, rounding makes some eigenvalues negative; hence both clamps.
     root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
     product = root_a @ cov_b @ root_a
     trace = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
@@ -80,11 +81,11 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def nearest(a: Tensor, b: Tensor, n: int = 1) -> tuple[Tensor, Tensor]:
-    """For each row of a (N, K) its n nearest rows of b (M, K), the nearest first, M at least n.
+    """For each row of a (N, K), its n nearest rows of b (M, K), the nearest first; M is at least n.
 
-    Returns their numbers in b, int64 (N, n), and their Euclidean distances, float64 (N, n). N·M·K operations:
-    distances are summed from differences, as the quicker way through products rounds and finds a distance
-    between equal rows.
+    Returns their indices in b, int64 (N, n), and their Euclidean distances, float64 (N, n). It takes N·M·K
+    operations: distances are summed from differences, because the faster way through products rounds, and so
+    finds a distance above 0 between equal rows.
     """
     a, b = _checked(a, b, least=1)
     if not 1 <= n <= len(b):
@@ -98,7 +99,7 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares from 0 to 1, but density, which may exceed 1; see `precision_recall`."""
+    """Shares from 0 to 1, except density, which may exceed 1; see `precision_recall`."""
 
     precision: float
     recall: float
@@ -107,17 +108,18 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(generated: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> PrecisionRecall:
-    """Are generated samples (N, K) among the real ones (M, K), and the real among the generated?
+    """Do generated samples (N, K) lie among the real ones (M, K), and the real among the generated?
 
-    A set's region is the union of balls around its rows, each with the radius of the distance to the row's
-    k-th nearest other row. Needs more rows than k and density_k in each set.
+    A set's region is the union of balls around its rows; the radius of a ball is the distance to the row's
+    k-th nearest other row. Each set needs more rows than k and density_k.
 
     precision, recall: share of generated rows in the real region, and of real rows in the generated region;
-    below 1 for equal distributions, too. With k, Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1 and 2.
-    density: in how many real balls a generated row lies, mean over these, divided by density_k; its mean is 1
-    for equal distributions. coverage: share of real balls that hold a generated row; about 1 − 2^−density_k
-    for equal distributions at N = M (lemma 2). With density_k, Naeem et al. 2020 (arXiv:2002.09797), §3.
-    A row on a ball's rim counts as inside it in all four, so that equal rows lie in each other's balls.
+    below 1 even for equal distributions. They use k: Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1, 2.
+    density: the number of real balls in which a generated row lies, averaged over these rows, divided by
+    density_k; its mean is 1 for equal distributions. coverage: share of real balls that contain a generated
+    row; about 1 − 2^−density_k for equal distributions at N = M (lemma 2). Both use density_k: Naeem et al.
+    2020 (arXiv:2002.09797), §3.
+    A row on a ball's rim counts as inside it in all four, so equal rows lie in each other's balls.
     """
     generated, real = _checked(generated, real, least=max(k, density_k) + 1)
     by_real = _neighbour_distances(real, max(k, density_k))  # (M, k)
@@ -145,7 +147,7 @@ def _neighbour_distances(x: Tensor, k: int) -> Tensor:
     found = []
     for start in range(0, len(x), CHUNK):
         distances = _distances(x[start : start + CHUNK], x)
-        # By its number, not by its distance: a row that equals another one is at distance 0 from that, too.
+        # A row itself is excluded by its index, not by its distance: that is 0 for equal rows, too.
         own = torch.arange(len(distances))
         distances[own, start + own] = torch.inf
         found.append(distances.topk(k, dim=1, largest=False).values)
@@ -156,13 +158,15 @@ def _neighbour_distances(x: Tensor, k: int) -> Tensor:
 
 
 def scores(generated: Tensor, real: Tensor, other_real: Tensor) -> dict[str, float]:
-    """All figures of generated samples against real ones, each set cut to its first n rows, the fewest.
+    """All figures of generated samples against real ones, (N, K), (M, K), (L, K).
 
-    kernel_distance, frechet_distance: of generated to real; …_floor: of other_real, real samples that are in
-    neither set, to real: what a perfect generator would have. A floor is a single draw, and that of the
-    kernel distance may by chance be several times as large. precision, recall, density, coverage as in
-    `precision_recall`; recall and coverage find that there are few different samples where the distances
-    hardly do. n: rows of each set.
+    Each set is cut to its first n rows, where n is the number of rows of the smallest set.
+
+    kernel_distance, frechet_distance: between generated and real; …_floor: between other_real and real, as a
+    perfect generator would have it; other_real are real samples that are in neither set. A floor is a single
+    draw; the floor of the kernel distance may by chance be several times as large. precision, recall, density
+    and coverage: as in `precision_recall`; if samples are few different ones, recall and coverage show it,
+    while the distances hardly do. n: rows of each set.
     """
     n = min(len(generated), len(real), len(other_real))
     generated, real, other_real = generated[:n], real[:n], other_real[:n]
@@ -177,12 +181,12 @@ def scores(generated: Tensor, real: Tensor, other_real: Tensor) -> dict[str, flo
 
 
 def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int) -> float:
-    """Accuracy at which a classifier tells generated (N, K) from real (M, K) features that it has not seen.
+    """Accuracy with which a classifier tells generated (N, K) from real (M, K) features that it has not seen.
 
-    Logistic regression on standardised features, 5-fold cross validation; both sets are cut to their first
-    min(N, M) rows, at least 5. 0.5: not told apart, by anything linear; 1: always. The seed deals the folds.
-    Repeated samples may lie in several folds, where they are told more easily. Lopez-Paz & Oquab 2017
-    (arXiv:1610.06545), eq. 2.
+    Logistic regression on standardised features, with 5-fold cross-validation; both sets are cut to their
+    first min(N, M) rows, at least 5. 0.5 means that nothing linear tells them apart; 1 means no mistakes.
+    seed: assigns rows to folds. Samples that occur repeatedly may lie in several folds, which makes them
+    easier to tell. Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -194,7 +198,7 @@ def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int) -> float:
     x = torch.cat([generated[:n], real[:n]]).numpy()
     is_real = np.arange(2 * n) >= n
     rng = np.random.default_rng(seed)
-    fold = np.concatenate([rng.permutation(n) % FOLDS for _ in range(2)])  # of both as many in each fold
+    fold = np.concatenate([rng.permutation(n) % FOLDS for _ in range(2)])  # as many of both in each fold
     right = 0
     for held_out in range(FOLDS):
         seen = fold != held_out

@@ -3,20 +3,22 @@
 What    LSTM, TCN (temporal convolutional network) and Transformer. Each has
         forward(tokens, rng)  logits of the next character at all positions at once: training, evaluation
         start(batch, device)  a state that has read nothing
-        read(tokens, state)   logits of what follows the tokens: reads any number of characters
+        read(tokens, state)   logits of the character after the tokens: reads any number of characters
         step(token, state)    the same for one character: generation, at a cost that does not grow
-        States change in place: torch.inference_mode() (a sixth faster) or no_grad(), one autocast or none.
+        The last two change the state in place. Use a state within torch.inference_mode() (a sixth faster) or
+        no_grad(), and within one autocast throughout or within none.
 Sources Hochreiter & Schmidhuber 1997; Jozefowicz et al. 2015 (ICML), §2.2 (forget gate); Zaremba et al. 2014
         (arXiv:1409.2329), §3.1 (where dropout goes); Bai et al. 2018 (arXiv:1803.01271), §3 (TCN); He et al.
         2016 (arXiv:1603.05027), fig. 4e (pre-activation); Vaswani et al. 2017 (arXiv:1706.03762); Zhang &
         Sennrich 2019 (arXiv:1910.07467, RMSNorm); Henry et al. 2020 (arXiv:2010.04245, QK-norm); So et al.
         2021 (arXiv:2109.08668, squared ReLU); Su et al. 2021 (arXiv:2104.09864), eq. 34 (rotary positions).
-Departs TCN: the published block, at a constant rate and without clipping, can break down once it knows its
-        text by heart (benchmarks/tcn_collapse.py). Ours normalises before each convolution and starts as the
-        identity (norm="layer"); the published is norm="none". Embeddings are widened before the first block.
-        Transformer: rotates the pairs (i, D − 1 − i) of a head instead of neighbours; no biases.
+Departs TCN: the published block can break down once it knows its text by heart, if the learning rate is
+        constant and gradients are not clipped (benchmarks/tcn_collapse.py). Our block normalises before each
+        convolution and starts as the identity (norm="layer"); norm="none" is the published one. Embeddings
+        are widened before the first block.
+        Transformer: rotates the pairs (i, D − 1 − i) of a head instead of neighbours; has no biases.
 Dropout draws its masks from the generator that forward is given, never from torch's global one; without a
-        generator there is none. So it acts between the layers of the LSTM, not within them.
+        generator there is no dropout. In the LSTM it acts between the layers, not within them.
 Shapes  B batch, T time (characters), V vocabulary, E embedding, C hidden units or channels, H heads,
         D = E / H head size, W = seq_len the window of the Transformer. Logits are float32 at least.
 """
@@ -30,13 +32,13 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from research.parts.lstm import LSTMLayers
 
-MAX_SCORE = 6.0  # attention logits lie within ± this: it is the scale of cosines of queries and keys
+MAX_SCORE = 6.0  # attention logits are cosines of queries and keys times this, so they lie within ± this
 ROPE_BASE = 10_000.0  # wavelengths of rotary positions go from 2π to almost 2π times this, in characters
-EMBED_STD = 0.3  # small, so that what the blocks add soon counts
+EMBED_STD = 0.3  # small, so that what the blocks add soon matters beside the embeddings
 
 
 def dropout(x: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
-    """x with a share p of its entries set to 0 and the others divided by 1 − p; all of it without `rng`."""
+    """x with each entry set to 0 with probability p, the others divided by 1 − p; x itself without `rng`."""
     if rng is None or p == 0:
         return x
     keep = torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float32) >= p
@@ -44,20 +46,23 @@ def dropout(x: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """bf16 as float32; float32 and float64 as they are."""
+    """x as float32; x itself if it is float32 or float64 already."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def rms_norm(x: Tensor) -> Tensor:
     """x (…, N) divided by its root mean square over N, without gains.
 
-    Half the operations of F.rms_norm on a CPU, where they would be a third of a generated character's time.
+    It takes half as many operations as F.rms_norm on a CPU, where those would be a third of the time that a
+    generated character takes.
     """
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul(x.shape[-1] ** -0.5).add(1e-6)
 
 
 def output_layer(n_in: int, vocab_size: int) -> nn.Linear:
-    """Layer to logits so small that an untrained model's loss is that of guessing, ln V."""
+    """Layer from n_in units to logits. They begin so small that an untrained model's loss is ln V, that of
+    guessing.
+    """
     head = nn.Linear(n_in, vocab_size)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
@@ -123,10 +128,11 @@ class LSTM(nn.Module):
 
 
 class CausalConv(nn.Conv1d):
-    """Dilated convolution over (B, T, C) in which a position sees itself and earlier ones only.
+    """Dilated convolution over (B, T, C) in which a position sees only itself and earlier ones.
 
-    Its cache (dilation, B, C, k − 1) keeps the inputs that are still needed. A position p sees p, p − d,
-    p − 2d …, all of them with the same remainder p mod d: one row of the cache, the oldest first.
+    Its cache (d, B, C, k − 1), for dilation d and kernel size k, keeps the inputs that are still needed.
+    Position p sees p, p − d, p − 2d …, which all have the same remainder mod d. Those before p are one row of
+    the cache, the oldest first.
     """
 
     def __init__(self, n_in: int, n_out: int, kernel_size: int, dilation: int):
@@ -134,11 +140,13 @@ class CausalConv(nn.Conv1d):
         super().__init__(n_in, n_out, kernel_size, dilation=dilation)
 
     def forward(self, x: Tensor, cache: Tensor | None = None, pos: int = 0) -> Tensor:
-        """x (B, T, C) → (B, T, C'); cache: what came before position `pos`, else zeros; changed in place."""
+        """x (B, T, C) → (B, T, C'). cache holds the inputs before position `pos` and is changed in place;
+        without it, those inputs are zeros.
+        """
         (k,), (d,) = self.kernel_size, self.dilation
         x = x.mT  # (B, C, T)
         if cache is None:
-            x = F.pad(x, ((k - 1) * d, 0))  # on the left alone: the future stays unseen
+            x = F.pad(x, ((k - 1) * d, 0))  # only on the left, so that the future stays unseen
         elif x.shape[2] == 1:
             row = cache[pos % d]
             taps = torch.cat((row, x), 2)  # (B, C, k)
@@ -156,9 +164,10 @@ class CausalConv(nn.Conv1d):
 class ConvBlock(nn.Module):
     """Residual block of two causal convolutions with the same dilation: (B, T, C) → (B, T, C).
 
-    norm="layer": x + conv(GELU(norm(conv(GELU(norm(x)))))), of which the last convolution starts at 0. A norm
-    over the channels of one position keeps the size of what the convolutions get, whatever the learning rate
-    does to the residual stream; over time, as BatchNorm, it would let a position see later ones.
+    norm="layer": x + conv(GELU(norm(conv(GELU(norm(x)))))); the weights of the outer convolution start at 0.
+    The norm is over the channels of one position. It keeps the size of the convolutions' inputs, whatever the
+    learning rate does to the residual stream. A norm over time, such as BatchNorm, would let a position see
+    later ones.
     norm="none": Bai et al. 2018, fig. 1b: relu(x + relu(conv(relu(conv(x))))) with weight norm.
     """
 
@@ -192,7 +201,9 @@ class ConvBlock(nn.Module):
 
 @dataclass
 class ConvState:
-    """pos: characters read; caches: per block, those of its two convolutions (2, dilation, B, C, k − 1)."""
+    """pos: number of characters read; caches: for each block those of its two convolutions,
+    (2, dilation, B, C, k − 1).
+    """
 
     pos: int
     caches: list[Tensor]
@@ -201,7 +212,7 @@ class ConvState:
 class TCN(nn.Module):
     """Residual blocks of causal convolutions; the dilation doubles from block to block.
 
-    receptive_field: how many characters, the latest included, a prediction depends on.
+    receptive_field: the number of characters, including the latest, that a prediction depends on.
     """
 
     def __init__(
@@ -237,7 +248,7 @@ class TCN(nn.Module):
         return at_least_float32(self.head(self._trunk(tokens, rng)))
 
     def start(self, batch_size: int, device: torch.device | str) -> ConvState:
-        """State that has read nothing: zeros, which is what the convolutions are padded with."""
+        """State that has read nothing: zeros, as in the padding of the convolutions."""
         conv, like = self.blocks[0].convs[0], {"device": device, "dtype": self.head.weight.dtype}
         shape = (batch_size, conv.in_channels, conv.kernel_size[0] - 1)
         return ConvState(0, [torch.zeros(2, 2**i, *shape, **like) for i in range(len(self.blocks))])
@@ -257,9 +268,11 @@ class TCN(nn.Module):
 
 
 def rotation(first: int, n: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and signed sin (n, D) that `rotate` vectors at the positions first … first + n − 1.
+    """cos and signed sin, both (n, D), with which `rotate` turns the vectors of the n positions from `first`
+    on.
 
-    Of the type and device of `like`. Angles are float64: float32 has steps of 0.008 at position 100,000.
+    They have the type and device of `like`. The angles are computed in float64, because float32 has steps of
+    0.008 at position 100,000.
     """
     exact = {"device": "cpu" if like.device.type == "mps" else like.device, "dtype": torch.float64}
     i, positions = torch.arange(head_dim // 2, **exact), torch.arange(first, first + n, **exact)
@@ -283,8 +296,10 @@ class RingCache:
         self.k, self.v = torch.zeros(2, *shape, device=device, dtype=dtype)
 
     def extend(self, k: Tensor, v: Tensor, pos: int) -> tuple[Tensor, Tensor]:
-        """Keep those of the T ≤ W positions pos, pos + 1 …; returns what these positions may attend to:
-        for T = 1 the ring as far as it is filled, else the ring as it was and after it the new ones.
+        """Keep k and v (B, H, T, D) of the T ≤ W positions pos, pos + 1 …
+
+        Returns the keys and values that these positions may attend to: for T = 1 the filled part of the ring,
+        else the ring as it was, followed by the new ones.
         """
         (n, window), slot = (k.shape[2], self.k.shape[2]), pos % self.k.shape[2]
         if n == 1:
@@ -302,9 +317,9 @@ class RingCache:
 def project(x: Tensor, layer: nn.Linear) -> Tensor:
     """layer(x) for x (B, T, N) and a layer without bias.
 
-    A single row by a large matrix, which is generation, does nothing but read the matrix. On a CPU the
-    batched product of its two halves does that twice as fast as the product with the whole. The column must
-    come from t(): with the strides of view(1, -1, 1) it is six times slower.
+    Generation multiplies a single row by a large matrix, which takes as long as reading the matrix. On a CPU
+    the batched product of its two halves is twice as fast as the product with the whole. The column must come
+    from t(): with the strides of view(1, -1, 1) the product is six times slower.
     """
     w = layer.weight
     if x.shape[:2] == (1, 1) and w.numel() >= 1 << 17 and x.device.type == "cpu":
@@ -313,7 +328,7 @@ def project(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention, then an MLP, each added to what it normalises: (B, T, E) → (B, T, E)."""
+    """Pre-norm residual block: self-attention, then an MLP, (B, T, E) → (B, T, E)."""
 
     def __init__(self, embed_dim: int, n_heads: int):
         super().__init__()
@@ -337,7 +352,9 @@ class AttentionBlock(nn.Module):
         cache: RingCache | None = None,
         pos: int = 0,
     ) -> Tensor:
-        """mask (T, keys), True where attention may go; None: to all earlier positions."""
+        """x (B, T, E) → (B, T, E). mask (T, keys) is True where a position may attend; without it, a position
+        attends to itself and to all earlier ones.
+        """
         (b, n, e), h = x.shape, self.n_heads
         qkv = project(rms_norm(x), self.qkv).view(b, n, 3 * h, -1).transpose(1, 2)  # (B, 3H, T, D)
         qk, v = qkv.narrow(1, 0, 2 * h), qkv.narrow(1, 2 * h, h)
@@ -358,8 +375,9 @@ class AttentionBlock(nn.Module):
 
 @dataclass
 class AttentionState:
-    """pos: position of the next character; layers: their caches; tokens (B, W): what was read, if learned;
-    rope: cos and sin of W positions around pos, if rotary.
+    """pos: position of the next character; layers: the cache of each layer; tokens (B, W): the characters
+    read, kept only for learned positions; rope: cos and sin of W positions around pos, only for rotary
+    positions.
     """
 
     pos: int
@@ -369,11 +387,12 @@ class AttentionState:
 
 
 class Transformer(nn.Module):
-    """Decoder-only, pre-norm; a position attends to the last W = seq_len positions, itself included.
+    """Decoder-only, pre-norm; a position attends to the last W = seq_len positions, including itself.
 
-    pos="rope" (rotary) and "none" go on for ever: beyond W characters every layer attends to a sliding
-    window, so that the last layer depends on up to 1 + n_layers (W − 1) characters. pos="learned" has a table
-    of W positions; when it is full, the later half of the window (W // 2) is kept and read anew from 0.
+    With pos="rope" (rotary) and "none" a text may have any length: beyond W characters every layer attends to
+    a sliding window, so the last layer depends on up to 1 + n_layers (W − 1) characters. pos="learned" has a
+    table of W positions; when it is full, the later half of the window (W // 2) is kept and is read again,
+    from position 0.
     """
 
     def __init__(
@@ -387,8 +406,10 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        assert pos in ("none", "learned", "rope"), f"pos={pos} is none of none, learned, rope"
-        assert embed_dim % (2 * n_heads) == 0, f"embed_dim={embed_dim} is no multiple of 2 * {n_heads} heads"
+        assert pos in ("none", "learned", "rope"), f"pos={pos} is not one of none, learned, rope"
+        assert embed_dim % (2 * n_heads) == 0, (
+            f"embed_dim={embed_dim} is not a multiple of 2 * {n_heads} heads"
+        )
         self.p, self.pos, self.seq_len, self.head_dim = dropout, pos, seq_len, embed_dim // n_heads
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.positions = nn.Parameter(torch.zeros(seq_len, embed_dim)) if pos == "learned" else None
@@ -399,7 +420,9 @@ class Transformer(nn.Module):
             nn.init.normal_(self.positions, std=EMBED_STD)
 
     def _mask(self, pos: int, n: int, filled: int, device: torch.device) -> Tensor | None:
-        """(T, filled + T): which of the ring's `filled` entries and of the T characters each one sees."""
+        """(T, filled + T): which of the ring's `filled` entries and of the T new characters each of these
+        sees.
+        """
         if n == 1 or (filled == 0 and n <= self.seq_len):
             return None
         slots = torch.arange(filled, device=device)
@@ -440,7 +463,7 @@ class Transformer(nn.Module):
         return at_least_float32(self.head(self._trunk(tokens, rng)))
 
     def start(self, batch_size: int, device: torch.device | str) -> AttentionState:
-        """State that has read nothing; its caches are of the type that autocast computes in."""
+        """State that has read nothing. Under autocast, its caches have the type that autocast computes in."""
         kind, dtype = torch.device(device).type, self.head.weight.dtype
         if torch.is_autocast_enabled(kind):  # else the whole cache would be converted at each step
             dtype = torch.get_autocast_dtype(kind)
@@ -455,7 +478,7 @@ class Transformer(nn.Module):
             excess = state.pos + tokens.shape[1] - self.seq_len
             if excess > 0:  # the table would run over
                 tokens = torch.cat((state.tokens[:, : state.pos], tokens), 1)
-                freed = self.seq_len - self.seq_len // 2  # at a time, as often as needed
+                freed = self.seq_len - self.seq_len // 2  # positions; this is repeated as often as needed
                 tokens, state.pos = tokens[:, -(-excess // freed) * freed :], 0
             state.tokens[:, state.pos : state.pos + tokens.shape[1]] = tokens
         for chunk in tokens.split(self.seq_len, 1):

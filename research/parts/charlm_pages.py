@@ -1,7 +1,8 @@
-"""Pages of HTML that show what a character model writes: beside the truth, over training, right and wrong.
+"""HTML pages that show what a character model writes: beside the truth, over the course of training, and
+which characters are right.
 
-For research/charlm.py, which logs them while it trains, and its tasks. Every page is self-contained. Blanks
-that would be invisible are marked: ␣ a space beside another blank or at an end, ↵ the end of a line.
+research/charlm.py logs them while it trains; its tasks use them too. Every page is self-contained. Blanks
+that would be invisible are marked: ␣ is a space beside another blank or at an end, ↵ is the end of a line.
 """
 
 import html
@@ -15,13 +16,16 @@ from research.draw.pages import literal, page, table
 from research.parts.charlm_sampling import LOOPS
 
 LINE_END = "↵"
-LEARNED = ("greedy", "temperature")  # shown over training: what it is surest of, and a fair sample
+LEARNED = ("greedy", "temperature")  # shown over training: what the model is surest of, and a fair sample
 
 
 def continuations(
     prompts: Sequence[str], truths: Sequence[str], written: Mapping[str, Sequence[str]], title: str
 ) -> str:
-    """What a model writes behind each prompt by every strategy, written[strategy][prompt], and the truth."""
+    """A page with the truth after each prompt and what a model writes there by every strategy.
+
+    written[strategy][i] belongs to prompts[i] and truths[i]; title is the end of the page's title.
+    """
     rows = [["prompt", *(literal(seen(p), "given") for p in prompts)]]
     rows.append(["how it goes on", *(literal(seen(t), "truth") for t in truths)])
     rows += [[html.escape(how), *(literal(seen(t), how) for t in texts)] for how, texts in written.items()]
@@ -29,8 +33,11 @@ def continuations(
 
 
 def learned(of: str, model: str, steps_per_epoch: int) -> File:
-    """What `model` wrote when: for each page of `continuations` that the run has logged as `of` a row of what
-    is most probable and one of what it drew.
+    """A page that shows what a run's model wrote at which step. For each page of `continuations` that the run
+    has logged under the key `of`, it has one row with the most probable continuations and one with drawn
+    ones.
+
+    model: its name in the title.
     """
 
     def write(path: Path) -> None:  # <run>/media/<key>/<step>.html, where keys have two parts
@@ -54,22 +61,22 @@ def learned(of: str, model: str, steps_per_epoch: int) -> File:
 
 
 def when(step: int, steps_per_epoch: int) -> str:
-    """A step, and the passes over the training part until then."""
+    """A step, and the number of passes over the training part until then, in words."""
     return f"step {step:,}, epoch {step / steps_per_epoch:.3g}"
 
 
 def seen(text: str) -> str:
-    """A short text in which blanks that nobody would see are marked."""
+    """A short text in which blanks that would be invisible are marked."""
     return re.sub(r"(?<!\S) | (?!\S)", "␣", text).replace("\n", f"{LINE_END}\n")
 
 
 def seen_by_lines(text: str) -> str:
-    """A text whose lines and their indents are seen: marked are only spaces at the ends of lines."""
+    """A text whose lines and indents are visible anyway: only spaces at the ends of lines are marked."""
     return re.sub(r" +(?=\n|\Z)", lambda found: "␣" * len(found[0]), text)
 
 
 def loops(figures: Mapping[str, float], no_repeat: int = 0) -> str:
-    """What to say of a text with these figures that goes in circles; nothing where it doesn't."""
+    """A remark on a text with these figures of `statistics` if it loops; else an empty string."""
     if figures["repetition"] <= LOOPS:
         return ""
     hint = "" if no_repeat else "; --no_repeat=12 forbids that"
@@ -77,7 +84,7 @@ def loops(figures: Mapping[str, float], no_repeat: int = 0) -> str:
 
 
 def written_text(text: str, figures: Mapping[str, float], no_repeat: int = 0) -> str:
-    """A cell with a text and, where it loops, a sentence that says so."""
+    """A cell with a text and, if the text loops, a remark that says so."""
     said = loops(figures, no_repeat)
     note = f'<p class="wrong">{html.escape(said)}</p>' if said else ""
     return literal(seen_by_lines(text)) + note
@@ -92,8 +99,10 @@ def _cells(text: str, kind: str) -> list[str]:
 
 
 def correctness(rows: Sequence[tuple[str, str, Sequence[bool], str, str]], title: str, explained: str) -> str:
-    """Held-out lines, each (prompt, rest, right, free, truth): of `rest` each character is marked by whether
-    the model, given the truth up to there, held it for the most probable; `free` is what it writes by itself.
+    """A page of held-out lines, each (prompt, rest, right, free, truth).
+
+    Each character of `rest` is marked by whether it was the model's most probable one after the true text
+    before it. `free` is what the model writes by itself; its characters are marked where they equal `truth`.
     """
     cells = [
         [

@@ -1,15 +1,17 @@
 """Seven ways to write with a character language model, and figures of what is written.
 
 What    generate() continues prompts with any model of charlm_models.py by its start, read and step.
-        EXPLAINED says in plain words what each strategy does; statistics() measures repetition and copying.
+        EXPLAINED describes each strategy in plain words; statistics() measures repetition and copying.
 Sources Holtzman et al. 2020 (arXiv:1904.09751, top_p); Nguyen et al. 2024 (arXiv:2407.01082, min_p); Su et
         al. 2022 (arXiv:2202.06417), eq. 5 (contrastive); Paulus et al. 2017 (arXiv:1705.04304), section 2.5
-        (no_repeat, there of three words in beam search); Li et al. 2016 (arXiv:1510.03055, distinct n-grams).
-Departs Texts have a given length, so that beam search needs no length penalty and no character ends a text.
-        Contrastive search compares with at most the last N_COMPARED vectors, and of the prompt with the last
-        one only, because `read` shows no other to the head.
-Choices are made in float64 and draws on the CPU, so that devices write the same text unless their logits
-differ by enough to matter. No text of a batch depends on others, unless drawn ones share a generator.
+        (no_repeat, which they use for three words in beam search); Li et al. 2016 (arXiv:1510.03055,
+        distinct n-grams).
+Departs Texts have a given length, so beam search needs no length penalty and no character ends a text.
+        Contrastive search compares with at most the last N_COMPARED vectors. Of the prompt it uses only the
+        last vector, because `read` shows no other to the head.
+Choices are made in float64 and draws on the CPU, so that all devices write the same text unless their logits
+differ by enough to matter. Texts of a batch do not depend on one another, unless their draws share a
+generator.
 Shapes  B batch, P prompt (characters), V vocabulary, K hypotheses or candidates of a text, C head input.
 """
 
@@ -31,11 +33,11 @@ from data.characters import words_of
 from research.common.flags import aside, require
 from research.parts.charlm_models import AttentionState, ConvState, RingCache
 
-TASKS = ("generate", "compare")  # those that read the flags of Decoding
+TASKS = ("generate", "compare")  # the tasks that read the flags of Decoding
 STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
 DRAWN = ("temperature", "top_k", "top_p", "min_p")
-N_COMPARED = 256  # vectors that contrastive search compares with: what it costs must not grow with the text
-SPAN = 20  # characters: what occurs twice at this length is no coincidence of common words
+N_COMPARED = 256  # vectors that contrastive search compares with, at most, so that its cost stays bounded
+SPAN = 20  # characters: when a span of this length occurs twice, this is not a coincidence of common words
 LOOPS = 0.5  # repetition above which a text is said to loop
 
 State = list[tuple[Tensor, Tensor]] | ConvState | AttentionState
@@ -44,7 +46,7 @@ OnChar = Callable[[Tensor], None]
 
 @dataclass
 class LineStates:
-    """States of B texts, each by itself: their lines begin at different characters."""
+    """One state for each of B texts: their lines begin at different characters, so they can't share one."""
 
     each: list[State]
 
@@ -84,7 +86,7 @@ EXPLAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How the next character is chosen. UserError, naming the flag, for what is impossible."""
+    """How the next character is chosen. An impossible value raises UserError, which names the flag."""
 
     HEADING = ("sampling", "how the next character of a new text is chosen")
 
@@ -141,12 +143,13 @@ def refuse_unread(how: Decoding) -> None:
 def filtered(logits: Tensor, how: Decoding) -> Tensor:
     """logits (B, V) → probabilities (B, V) with which temperature, top_k, top_p or min_p draws; float64, CPU.
 
-    Characters that are left out have probability 0. Of equals at the edge of top_k or top_p only some stay.
+    Characters that are left out have probability 0. If several are equally probable at the edge of top_k or
+    top_p, only some of them stay.
     """
     assert how.strategy in DRAWN, f"{how.strategy} draws nothing; only {', '.join(DRAWN)} do"
     x = logits.cpu().double()
-    # less the largest, which stays 0 where a tiny temperature makes all others infinite; some processors take
-    # a temperature below the smallest normal number for 0
+    # The largest is subtracted: it becomes 0 and stays 0 where a tiny temperature makes all others infinite.
+    # Some processors take a temperature below the smallest normal number for 0.
     x = (x - x.amax(-1, keepdim=True)) / max(how.temperature, sys.float_info.min)
     p = torch.softmax(x, -1)
     if how.strategy == "temperature":
@@ -154,7 +157,7 @@ def filtered(logits: Tensor, how: Decoding) -> Tensor:
     if how.strategy == "min_p":
         p = p.where(p >= how.min_p * p.amax(-1, keepdim=True), 0)
     else:
-        # by logits: different ones can have the same probability, and the first of equals is greedy's choice
+        # sorted by logits: different ones can have the same probability; greedy takes the first of equals
         index = x.sort(dim=-1, descending=True, stable=True).indices
         values = p.gather(-1, index)
         if how.strategy == "top_k":
@@ -166,14 +169,14 @@ def filtered(logits: Tensor, how: Decoding) -> Tensor:
 
 
 def without_repeats(logits: Tensor, text: Tensor, n: int) -> Tensor:
-    """logits (B, V) with −∞ for every character with which text (B, T) would end in n characters that it has
-    already. Where nothing else is possible, the row stays as it is. n = 0 changes nothing.
+    """logits (B, V) with −∞ for every character that would complete a run of n characters which text (B, T)
+    already contains. A row in which every character would do so stays as it is. n = 0 changes nothing.
     """
     t = text.shape[1]
     if n == 0 or t < n:
         return logits
     runs = text.unfold(1, n, 1)  # (B, T − n + 1, n)
-    begun = (runs[..., :-1] == text[:, None, t - n + 1 :]).all(-1)  # those that begin as the text ends
+    begun = (runs[..., :-1] == text[:, None, t - n + 1 :]).all(-1)  # the runs that begin as the text ends
     row, place = begun.nonzero(as_tuple=True)
     repeats = torch.zeros_like(logits, dtype=torch.bool)
     repeats[row, runs[row, place, -1]] = True
@@ -182,9 +185,9 @@ def without_repeats(logits: Tensor, text: Tensor, n: int) -> Tensor:
 
 
 def reorder(state: State | LineStates, rows: Tensor) -> State | LineStates:
-    """State of the texts `rows` (B',) of the B texts in `state`, in this order; the old state stays as it is.
+    """A new state for the texts with the numbers `rows` (B',) of the B texts in `state`, in this order.
 
-    A text may be named several times: these then go on independently.
+    A text may be named several times; its copies then go on independently. The old state stays as it is.
     """
     if isinstance(state, LineStates):
         return LineStates([reorder(state.each[row], rows.new_zeros(1)) for row in rows.tolist()])
@@ -197,7 +200,7 @@ def reorder(state: State | LineStates, rows: Tensor) -> State | LineStates:
 
 
 def _pick(cache: RingCache, rows: Tensor, pos: int) -> RingCache:
-    """The texts `rows` of a cache that has seen `pos` characters, without copying slots not filled yet."""
+    """The texts `rows` of a cache that has seen `pos` characters; slots not yet filled are not copied."""
     picked, filled = copy.copy(cache), min(pos, cache.k.shape[2])
     for name in ("k", "v"):
         old = getattr(cache, name)
@@ -209,7 +212,9 @@ def _pick(cache: RingCache, rows: Tensor, pos: int) -> RingCache:
 
 @contextmanager
 def _head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that gets what the model's head reads at each call within the block: (B, C), or (B, T, C)."""
+    """A list to which each call of the model within the `with` block adds what its head reads: (B, C), or
+    (B, T, C).
+    """
     seen: list[Tensor] = []
     hook = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
@@ -219,7 +224,9 @@ def _head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _directions(seen: list[Tensor], batch_size: int) -> Tensor:
-    """The latest vectors seen as (B, T, C) of length 1, whose products are cosines; empties the list."""
+    """The vectors in `seen` as (B, T, C), scaled to length 1, so that their products are cosines; empties
+    `seen`.
+    """
     latest = torch.cat(seen).reshape(batch_size, -1, seen[-1].shape[-1])
     seen.clear()
     return F.normalize(latest.float(), dim=-1)
@@ -229,9 +236,11 @@ def _directions(seen: list[Tensor], batch_size: int) -> Tensor:
 
 
 class LineModel:
-    """A model of single lines, that begins anew with each: of what stands before a line it reads but its end.
+    """Wraps a model of single lines, so that it begins anew with each line: of the text before a line it
+    reads only the line break.
 
-    In training it saw no line behind another; behind a line's end its own state would be one it never met.
+    In training, the model never saw one line after another. So it never met the state that it would have
+    after the end of a line.
     """
 
     def __init__(self, model: nn.Module, newline: int):
@@ -259,7 +268,7 @@ class LineModel:
 
 
 def writer(model: nn.Module, cut: str, alphabet: str) -> nn.Module | LineModel:
-    """What `generate` is given: a model that was trained with --cut=lines begins anew with each line."""
+    """The model to give to `generate`: one that was trained with --cut=lines begins anew with each line."""
     return LineModel(model, alphabet.index("\n")) if cut == "lines" else model
 
 
@@ -277,9 +286,9 @@ def generate(
 ) -> Tensor:
     """prompt (B, P) int64 on the model's device, P ≥ 1 → exactly n_chars further characters (B, n_chars).
 
-    rng: a generator of the CPU for each text, or one that they share; greedy, beam and contrastive draw
-    nothing. on_char gets the ids (B,) of each character as it is chosen; of beam, which may change its mind
-    until the end, all of them then.
+    rng: a CPU generator for each text, or one that all texts share; greedy, beam and contrastive draw
+    nothing. on_char is called with the ids (B,) of each character as it is chosen. Beam search may change its
+    mind until the end, so it makes all these calls then.
     """
     shape = tuple(prompt.shape)
     assert len(shape) == 2 and shape[1] >= 1, f"prompt of shape {shape}, not (B, at least 1)"
@@ -315,14 +324,14 @@ def generate(
 
 
 def _room(prompt: Tensor, n_chars: int) -> tuple[Tensor, Tensor]:
-    """The prompt with room behind it, (B, P + n_chars), and that room alone, of the same memory."""
+    """The prompt followed by empty room, (B, P + n_chars), and a view of that room alone, (B, n_chars)."""
     room = prompt.new_empty(len(prompt), n_chars)
     whole = torch.cat((prompt, room), 1)
     return whole, whole[:, prompt.shape[1] :]
 
 
 def _beam(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, on_char: OnChar) -> Tensor:
-    """The most probable of --beam_width hypotheses per text, which all grow by one character at a time."""
+    """The most probable of --beam_width hypotheses for each text. All grow by one character at a time."""
     b, device, before = len(prompt), prompt.device, prompt.cpu()
     logits, state = model.read(prompt, model.start(b, device))
     total = torch.zeros(b, 1, dtype=torch.float64)  # (B, K) log probabilities; at first K = 1
@@ -334,7 +343,7 @@ def _beam(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, on_char
             whole = torch.cat((before[:, None].expand(-1, k, -1), texts[:, :, :i]), 2)
             log_p = without_repeats(log_p, whole.flatten(0, 1), how.no_repeat)
         log_p = log_p.view(b, k, -1)
-        n_next = min(how.beam_width, log_p[0].numel())  # fewer as long as there are no more
+        n_next = min(how.beam_width, log_p[0].numel())  # at first there are fewer than beam_width
         total, best = (total[..., None] + log_p).flatten(1).topk(n_next)  # sorted
         parent, token = best // log_p.shape[2], best % log_p.shape[2]
         texts = texts.gather(1, parent[..., None].expand(-1, -1, n_chars))
@@ -349,16 +358,17 @@ def _beam(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, on_char
 
 
 def _contrastive(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, on_char: OnChar) -> Tensor:
-    """The candidate with the largest (1 − alpha) p − alpha (largest cosine to a vector before); eq. 5.
+    """At each step the candidate with the largest (1 − alpha) p − alpha (largest cosine to an earlier
+    vector); eq. 5.
 
-    The vectors are what the head reads. Each candidate is read, by a copy of the text's state.
+    The vectors are what the head reads. Each candidate is read by its own copy of the text's state.
     """
     b, device = len(prompt), prompt.device
     whole, text = _room(prompt, n_chars)
     with _head_inputs(model) as seen:
         logits, state = model.read(prompt, model.start(b, device))
-        past = _directions(seen, b)  # (B, 1, C): `read` shows its last position alone to the head
-        chosen = every = torch.arange(b, device=device)  # rows of the state that the texts have come to
+        past = _directions(seen, b)  # (B, 1, C): `read` shows only its last position to the head
+        chosen = every = torch.arange(b, device=device)  # the row of the state that each text goes on with
         for i in range(n_chars):
             k = min(how.top_k, logits.shape[1])
             allowed = without_repeats(logits, whole[:, : prompt.shape[1] + i], how.no_repeat)
@@ -371,7 +381,7 @@ def _contrastive(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, 
             with torch.autocast(device.type, enabled=False):  # bf16 has only steps of 0.004 below 1
                 penalty = (vectors @ past.mT).amax(2).cpu().double()
             value = (1 - how.alpha) * p - how.alpha * penalty
-            best = value.masked_fill(p == 0, -math.inf).argmax(1).to(device)  # 0: it would be a repeat
+            best = value.masked_fill(p == 0, -math.inf).argmax(1).to(device)  # p = 0: it would be a repeat
             chosen = every * k + best
             past = torch.cat((past, vectors[every, best][:, None]), 1)[:, -N_COMPARED:]
             text[:, i], logits = candidates[every, best], logits[chosen]
@@ -383,13 +393,15 @@ def _contrastive(model: nn.Module, prompt: Tensor, n_chars: int, how: Decoding, 
 
 
 def statistics(text: str, training_text: str) -> dict[str, float]:
-    """Repetition and copying of a text, of which 1, 2, 3: n in words, which white space separates.
+    """Repetition and copying of a text:
 
-    distinct_n  different word n-grams as a share of all, Li et al. 2016; 1 where there are none
-    repetition  share of the characters in a span of SPAN characters that is in the text more than once, even
-                where the two overlap
-    copied      characters in the longest span of the text that stands in training_text word for word
-    known_words share of the text's words, as `words_of` tells them, that are in training_text; 1 without any
+    distinct_n  n = 1, 2, 3: the number of different word n-grams divided by the number of all (Li et al.
+                2016); words are separated by white space; 1 if there are none
+    repetition  share of the characters that lie in a span of SPAN characters which occurs in the text more
+                than once; the occurrences may overlap
+    copied      characters in the longest span of the text that occurs in training_text word for word
+    known_words share of the text's words, as `words_of` finds them, that occur in training_text; 1 if there
+                are none
     """
     words = text.split()
     grams = {n: list(zip(*(words[i:] for i in range(n)), strict=False)) for n in (1, 2, 3)}
@@ -400,7 +412,7 @@ def statistics(text: str, training_text: str) -> dict[str, float]:
     return distinct | {"repetition": _repetition(text), "copied": copied, "known_words": share}
 
 
-@lru_cache(maxsize=1)  # many texts are compared with one, which may be long
+@lru_cache(maxsize=1)  # many texts are compared with the same training text, which may be long
 def _vocabulary(training_text: str) -> frozenset[str]:
     return frozenset(words_of(training_text))
 
@@ -415,7 +427,10 @@ def _repetition(text: str) -> float:
 
 
 def _copied(text: str, training_text: str) -> int:
-    """Two pointers: a span that is found grows at its end, any other moves on at the same length."""
+    """Length of the longest span of `text` that occurs in `training_text`, in characters.
+
+    Two pointers: a span that occurs grows at its end; any other moves on and keeps its length.
+    """
     start = 0
     for end in range(1, len(text) + 1):
         if text[start:end] not in training_text:

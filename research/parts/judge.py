@@ -13,11 +13,12 @@ from research.common.messages import console, escape
 def trained_once(
     what: str, source: str, data: Any, data_dir: str | Path, model: Any, train: Callable[[], Any]
 ) -> tuple[Any, str]:
-    """A network that judges pictures, from <data_dir>/readers or from `train()`; and its weights' digest.
+    """A network that judges pictures, loaded from <data_dir>/readers or made by `train()`; and the digest of
+    its weights.
 
-    what: in words; source: the file that makes it, `__file__`, which with data.content_hash decides whether
-    what is kept still holds; model: a new one, for the weights that are kept. Where nothing can be written it
-    is trained anew each time, and says so.
+    what: its name in messages; source: the file that defines it, `__file__`; model: a new network, into which
+    stored weights are loaded. Stored weights are used only if `source` and data.content_hash are the same as
+    when they were made. If they can't be stored, a line says so, and the network is trained anew each time.
     """
     made_of = f"{hashlib.sha256(Path(source).read_bytes()).hexdigest()}/{data.content_hash}"
     place = f"{data.train.shape[1]}_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"

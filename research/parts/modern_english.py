@@ -1,20 +1,20 @@
-r"""Shakespeare's English as today's, by rules: a table of words, verb endings, agreement and word order.
+r"""Rules that turn Shakespeare's English into today's: a table of words, verb endings, agreement, word order.
 
     modernise("Know'st thou not whence he cometh?")     # 'Do you not know from where he comes?'
     modernise("Good morrow, my lord.", "slang")         # 'Hey there, boss.'
     archaic_forms("Thou art a knave.")                  # ['Thou', 'art', 'knave']
     applied("Thou hast my love.")                       # Counter({'agreement': 1, 'pronouns': 1})
 
-RULES lists the rules in the order in which they are applied. They are applied again until none finds
-anything, so that a text which has been modernised stays as it is. Where a form has several meanings, the rule
-looks at the words beside it; where these do not decide, it leaves the form alone. Line breaks, blanks and
-punctuation stay; a straight and a curly apostrophe (' and ’) are the same to every rule.
+RULES lists the rules in the order in which they are applied. They are applied again and again until none
+finds anything, so a text that has been modernised stays as it is. If a form has several meanings, the rule
+looks at the words beside it; if these do not decide, it leaves the form alone. Line breaks, blanks and
+punctuation stay. Every rule treats straight and curly apostrophes (' and ’) alike.
 
 Sources E. A. Abbott, A Shakespearian Grammar (3rd ed. 1870), on the syntax of thou, of an for if, of verbs
         with be, of questions and negatives without do, and on shortened words; C. T. Onions, A Shakespeare
         Glossary (1911), for single words.
-Departs One meaning per word: haply is always "perhaps", whether it means that or "happily". The word order
-        changes only in short questions and negatives.
+Departs Each word has one meaning: haply always becomes "perhaps", even where it means "happily". The word
+        order changes only in short questions and negatives.
 """
 
 import re
@@ -25,12 +25,14 @@ from dataclasses import dataclass
 STYLES = ("modern", "slang")
 MOST_ROUNDS = 20  # three are enough for any line of tinyshakespeare
 
-Change = tuple[int, int, str]  # where a form begins and ends, and what takes its place
+Change = tuple[int, int, str]  # where a form begins and ends, and what replaces it
 
 
 @dataclass(frozen=True)
 class Rule:
-    """find: the changes that the rule would make in a text, from left to right, none of them empty."""
+    """One rule. find yields the changes that it would make in a text, from left to right; each replaces at
+    least one character.
+    """
 
     name: str
     what: str
@@ -38,7 +40,7 @@ class Rule:
     style: str = "modern"  # "slang" for the rules that only this style has
 
     def apply(self, text: str) -> tuple[str, int]:
-        """The text after this rule alone, and how many forms it changed."""
+        """The text after this rule only, and how many forms the rule changed."""
         parts, end, count = [], 0, 0
         for at, until, new in self.find(text):
             parts += [text[end:at], new]
@@ -459,7 +461,7 @@ GROUPS = {
 }
 WORDS: dict[str, str] = {old: new for table, _ in GROUPS.values() for old, new in table.items()}
 
-PHRASES = {  # what would read wrong word by word
+PHRASES = {  # phrases that would come out wrong if they were replaced word by word
     "canst not": "cannot",
     "content thee": "be content",
     "what are thy news": "what is your news",
@@ -533,7 +535,7 @@ PHRASES = {  # what would read wrong word by word
     "morrow next": "morrow",
 }
 
-# --- verbs: what may stand before -est, -eth and 'd -----------------------------------------------
+# --- verbs: the words that may stand before -est, -eth and 'd -------------------------------------
 
 VERBS = _words(
     """
@@ -602,7 +604,7 @@ PAST = _words(
     withdrew withheld woke won wore wove wrote wrought wrung
     """
 )
-ADJECTIVES = _words(  # those that are verbs as well are verbs only beside "thou"
+ADJECTIVES = _words(  # if one of them is a verb too, it counts as a verb only beside "thou"
     """
     ancient base bitter bold brave bright brief calm chief clean clear close cold common cool covert coy
     cruel curst damned dark dead dear deep dim dire dry dull empty fair faithful false fast fearful few
@@ -641,7 +643,7 @@ OWN_FORMS |= {
     "brake": "broke",
 }
 THIRD = {"have": "has", "do": "does", "go": "goes", "be": "is", "say": "says"}
-IRREGULAR_D = {  # 'd after verbs that are no longer regular
+IRREGULAR_D = {  # 'd after verbs that are irregular today
     "catch": "caught",
     "digg": "dug",
     "creep": "crept",
@@ -662,11 +664,11 @@ NOT_D = _words(  # before 'd: short for had or would
 A = "['’]"
 GAP = r"(?:[ \t]+|[ \t]*\r?\n[ \t]*)"  # between words of one sentence; a blank line ends a speech
 LETTER = r"[^\W\d_]"
-REACH = 200  # characters that are looked at on either side: a sentence, or a good part of one
+REACH = 200  # characters that rules look at on either side: a sentence, or a good part of one
 
 
 def _cased(old: str, new: str) -> str:
-    """`new` in the case of `old`: thou, Thou, THOU. One capital alone (I, O) does not count as capitals."""
+    """`new` in the case of `old`: thou, Thou, THOU. A single letter (I, O) does not count as all capitals."""
     letters = [c for c in old if c.isalpha()]
     if len(letters) > 1 and all(c.isupper() for c in letters):
         return new.upper()
@@ -676,7 +678,7 @@ def _cased(old: str, new: str) -> str:
 
 
 def _lowered(word: str) -> str:
-    """A word that no longer begins its sentence; I and words in capitals stay."""
+    """A word in lower case, because it no longer begins its sentence; I and words in capitals stay."""
     return (
         word
         if word == "I" or word.startswith(("I'", "I’")) or word[1:2].isupper()
@@ -685,7 +687,7 @@ def _lowered(word: str) -> str:
 
 
 def _without_i(match: re.Match[str], new: str) -> str:
-    """`new` for a phrase that begins with I: with a capital only where a sentence begins."""
+    """`new` in place of a phrase that begins with I; it gets a capital only where a sentence begins."""
     if match[0].isupper() and len(match[0]) > 1:
         return new.upper()
     before = match.string[max(0, match.start() - REACH) : match.start()].rstrip(" \t\"'’“‘(")
@@ -694,7 +696,7 @@ def _without_i(match: re.Match[str], new: str) -> str:
 
 
 def _spelt(words: Iterable[str]) -> str:
-    """A pattern of any of these words, longest first, a blank as one or more blanks of a line."""
+    """A pattern for any of these words, longest first. A blank in them matches any blanks within a line."""
     ordered = sorted(words, key=lambda word: (-len(word), word))
     return "|".join(re.escape(word).replace("'", A).replace("\\ ", "[ \t]+") for word in ordered)
 
@@ -704,14 +706,14 @@ def _plain_key(found: str) -> str:
 
 
 def _whole(pattern: str) -> re.Pattern[str]:
-    """Whole words, in any case."""
+    """A pattern that matches whole words, in any case."""
     return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
 
 
 def _rule(
     pattern: re.Pattern[str], new: Callable[[re.Match[str]], str | None]
 ) -> Callable[[str], Iterator[Change]]:
-    """new: what takes the place of a match; None where it stays."""
+    """A rule's `find`. new: returns what replaces a match, or None if it stays."""
 
     def find(text: str) -> Iterator[Change]:
         for match in pattern.finditer(text):
@@ -731,14 +733,14 @@ def _table(words: dict[str, str]) -> Callable[[str], Iterator[Change]]:
 
 
 def _before(match: re.Match[str]) -> str:
-    """The sentence up to the match, at most REACH characters of it."""
+    """The sentence up to the match; at most its last REACH characters."""
     before = match.string[max(0, match.start() - REACH) : match.start()]
     cut = max((m.end() for m in re.finditer(r"[.?!](?=\s)|\n[ \t\r]*\n", before)), default=0)
     return before[cut:]
 
 
 def _after(match: re.Match[str]) -> str:
-    """What follows the match, up to and with the sign that ends the sentence."""
+    """What follows the match, up to and including the mark that ends the sentence."""
     after = match.string[match.end() : match.end() + REACH]
     end = re.search(r"[.?!;]|:(?=\s)|\n[ \t\r]*\n", after)
     return after[: end.end()] if end else after
@@ -755,7 +757,7 @@ def _word_after(match: re.Match[str]) -> str:
 
 
 def _starts_clause(match: re.Match[str]) -> bool:
-    """Whether the match begins the text, a line after a sign, or what follows a sign."""
+    """Whether the match begins the text or follows a punctuation mark."""
     before = match.string[max(0, match.start() - 60) : match.start()].rstrip(" \t\r\n\"'’“‘(")
     return match.start() == 0 or not before or before[-1] in ".?!;:,-—–"
 
@@ -791,7 +793,7 @@ def _beside_thou(match: re.Match[str]) -> bool:
 
 
 def _candidates(stem: str) -> list[str]:
-    """What a verb may have been before an ending was put to `stem`: lov → love, deni → deny, runn → run."""
+    """What a verb may have been before it got its ending: lov → love, deni → deny, runn → run."""
     found = [stem, stem + "e"]
     if stem.endswith("i"):
         found += [stem[:-1] + "y"]
@@ -808,7 +810,7 @@ def _known(stem: str) -> str | None:
 
 
 def _guessed(stem: str) -> str:
-    """The plain form of a verb that is in no list, by English spelling."""
+    """The plain form of a verb that is not in any list, guessed by the rules of English spelling."""
     if stem.endswith("i"):
         return stem[:-1] + "y"
     if re.search(r"([bdgmnprt])\1$", stem):
@@ -946,7 +948,7 @@ NOT_BEFORE_VERB = _words(
 
 
 def _art(match: re.Match[str]) -> str | None:
-    """The verb alone: "thou art", "art thou"; never "the art of war"."""
+    """Only the verb: "thou art", "art thou"; "the art of war" stays."""
     before, after = _word_before(match), _word_after(match)
     if match.string[match.end() : match.end() + 1] in ("'", "’", "-"):
         return None
@@ -990,7 +992,7 @@ AFTER_ART |= {"the", "my", "in", "afraid", "now", "thus", "more", "most", "worth
 
 
 def _wilt(match: re.Match[str]) -> str | None:
-    """The auxiliary alone: "thou wilt", "wilt thou", "wilt not"; never "will wilt"."""
+    """Only the auxiliary: "thou wilt", "wilt thou", "wilt not"; "will wilt" stays."""
     before, after = _word_before(match), _word_after(match)
     if before in ("thou", "who") or after in ("thou", "not"):
         return _cased(match[0], "will")
@@ -999,7 +1001,7 @@ def _wilt(match: re.Match[str]) -> str | None:
     return None
 
 
-NOT_OWNED = _words(  # after "thine" where it stands for "yours"
+NOT_OWNED = _words(  # words that follow "thine" where it means "yours"
     """
     and or nor but if as at in on of to for from by with is are was were be being been has had have hath
     doth does do shall will would can could may might must not no alone i he she we they it thou you who
@@ -1007,7 +1009,7 @@ NOT_OWNED = _words(  # after "thine" where it stands for "yours"
     enough already more
     """
 )
-MINE_BEFORE = _spelt(  # "mine" means "my" before these alone: "a friend of mine is here"
+MINE_BEFORE = _spelt(  # "mine" means "my" only before these, and not in "a friend of mine is here"
     _words("""
     own eye eyes ear ears eyeballs honour honours enemy enemies arm arms armour uncle uncles aunt host
     hostess heart heir heirs hand hands head heels hair age oath oaths office anger answer adversary
@@ -1020,7 +1022,7 @@ MINE_BEFORE = _spelt(  # "mine" means "my" before these alone: "a friend of mine
 
 
 def _thine(match: re.Match[str]) -> str | None:
-    """Before a noun "your": thine eyes, of thine own; alone, the table's "yours"."""
+    """thine → your before a noun ("thine eyes", "of thine own"); by itself it becomes the table's "yours"."""
     after = _word_after(match)
     if not after or after in NOT_OWNED or (_word_before(match) == "of" and after != "own"):
         return None
@@ -1056,7 +1058,7 @@ def _twere(match: re.Match[str]) -> str:
 
 
 def _writ(match: re.Match[str]) -> str | None:
-    """The verb alone: "holy writ" and a lawyer's writ stay."""
+    """Only the verb: "holy writ" and a lawyer's writ stay."""
     before = _word_before(match)
     if before in _words("have has had hath hast is are was were be been being so am"):
         return _cased(match[0], "written")
@@ -1066,7 +1068,7 @@ def _writ(match: re.Match[str]) -> str | None:
 
 
 def _marry(match: re.Match[str]) -> str | None:
-    """The exclamation alone, with a sign after it: "Marry, sir"; "to love, marry, and live" stays."""
+    """Only the exclamation, before a punctuation mark: "Marry, sir"; "to love, marry, and live" stays."""
     before = match.string[max(0, match.start() - 60) : match.start()]
     if match.string[match.end() : match.end() + 1] not in (",", "!", ";"):
         return None
@@ -1090,7 +1092,7 @@ def _clitic(match: re.Match[str]) -> str:
     return _cased(match[0], made)
 
 
-ITS_N = _words("in upon open done seen then when on an been even")  # n't is short for "not" after all others
+ITS_N = _words("in upon open done seen then when on an been even")  # elsewhere n't is short for "not"
 
 
 def _it(match: re.Match[str]) -> str | None:
@@ -1121,7 +1123,7 @@ ASKING = _words("not art hast shalt wilt dost canst didst wert wouldst")
 
 
 def _order(match: re.Match[str]) -> str | None:
-    """Go thou, which is no question → go."""
+    """Go thou → go, if it is not a question."""
     if match["verb"].lower() not in ORDERS or not _starts_clause(match) or _asks(match):
         return None
     if _word_after(match) in ASKING:
@@ -1148,11 +1150,11 @@ def _left_out(match: re.Match[str]) -> str | None:
 
 
 AGREEING = {"hath": "have", "doth": "do", "hast": "have", "dost": "do"}
-AGREEING |= {"was": "were", "is": "are", "has": "have", "does": "do"}  # after "thou" alone
+AGREEING |= {"was": "were", "is": "are", "has": "have", "does": "do"}  # these only after "thou"
 
 
 def _agreement(match: re.Match[str]) -> str | None:
-    """After I, you, we and they the plain form: thou is → you are, they hath → they have."""
+    """The plain form after I, you, we and they: thou is → you are, they hath → they have."""
     verb = match["verb"].lower()
     if verb in ("was", "is", "has", "does") and match["subject"].lower() != "thou":
         return None
@@ -1211,7 +1213,7 @@ TELLING = _words("said thought told saw heard left")  # "Well?" said he; left yo
 
 
 def _question(match: re.Match[str]) -> str | None:
-    """know you not, what say you → do you not know, what do you say: in questions only."""
+    """know you not, what say you → do you not know, what do you say; only in questions."""
     verb, subject, wh = match["verb"].lower(), match["subject"], match["wh"]
     you = subject.lower() in ("you", "thou", "ye")
     helper, base = FORMS[verb]
@@ -1291,9 +1293,9 @@ def _forbid(match: re.Match[str]) -> str | None:
         return None
     before = match.string[max(0, match.start() - REACH) : match.start()].rstrip()
     if match["verb"].lower() not in COMMON and before and before[-1] not in ".?!;:":
-        return None  # "who toil, spin not, …" tells
+        return None  # "who toil, spin not, …" is a statement
     if match["subject"] and match["verb"].lower() in ASKED:
-        return None  # a question whose mark is far away
+        return None  # a question whose question mark is far away
     if match["verb"].lower() == "let" and match["object"] and match["object"].lower() in ("us", "it"):
         return None  # let us not go
     follows = match.string[match.end() : match.end() + REACH]
@@ -1400,7 +1402,7 @@ SHORT_FORMS = {
     "because": "'cause",
     "them": "'em",
 }
-NOT_CUT = {"it is", "i am", "you are", "i will", "you will"}  # at the end of a clause these stay: "so it is."
+NOT_CUT = {"it is", "i am", "you are", "i will", "you will"}  # they stay at the end of a clause: "so it is."
 NOT_AFTER_GOING = NOT_BEFORE_VERB | {
     "him",
     "me",
@@ -1416,7 +1418,7 @@ NOT_AFTER_GOING = NOT_BEFORE_VERB | {
 
 
 def _short(match: re.Match[str]) -> str | None:
-    """The short form; "going to" before a verb alone."""
+    """The short form; "going to" is shortened only before a verb."""
     key, after = _plain_key(match[0]), _word_after(match)
     if (key == "going to" and (not after or after in NOT_AFTER_GOING)) or (key in NOT_CUT and not after):
         return None
@@ -1430,7 +1432,7 @@ def _short(match: re.Match[str]) -> str | None:
         return None
     new = SHORT_FORMS[key]
     if match[0].startswith("i "):
-        new = "i" + new[1:]  # a text that writes a small i keeps it
+        new = "i" + new[1:]  # a small i in the text stays small
     return _cased(match[0], new)
 
 
@@ -1682,7 +1684,7 @@ def _rules(style: str) -> Iterator[Rule]:
 
 
 def _modern(text: str) -> tuple[str, Counter[str]]:
-    """The text when no rule of the style "modern" finds anything more in it, and how often each rule did."""
+    """The text after applying the rules of "modern" until none finds anything, and how often each did."""
     counts: Counter[str] = Counter()
     for _ in range(MOST_ROUNDS):
         before = text
@@ -1726,11 +1728,11 @@ def applied(text: str, style: str = "modern") -> Counter[str]:
 
 
 def archaic_forms(text: str) -> list[str]:
-    """The archaic words and expressions in a text, in their order, as they stand there.
+    """The archaic words and expressions in a text, in their order, as they are written there.
 
-    They are what the rules of the style "modern" find before any of them has changed the text: none exactly
-    where `modernise` leaves the text as it is. Of forms that overlap, the one that begins first is named,
-    then the longer.
+    They are what the rules of the style "modern" find before any of them has changed the text. So there are
+    none if and only if `modernise` leaves the text as it is. Of forms that overlap, only one is named: the
+    one that begins first, or the longest of those that begin together.
     """
     found = {(at, -end) for rule in _rules("modern") for at, end, _ in rule.find(text)}
     forms, reached = [], 0

@@ -1,11 +1,12 @@
 """Features of pictures, by which research/measure/sample_quality.py compares generated with real ones.
 
-What    `random_features`: of a convolutional network with random weights, which is never trained and the same
-        for every data set. Networks that know photos, such as Inception, suit no pictures of another kind,
-        for which Naeem et al. 2020 (arXiv:2002.09797) recommend random ones. `reader_features`: of the
-        reader of rendered faces (research/parts/face_reader.py), which sees what its training asked for, the
-        factors: it is trained on blurred pictures, too, and hardly notices blur and noise.
-Kept    Nothing: the weights are a function of this file, and `digest` tells which they are.
+What    `random_features` are those of a convolutional network with random weights, which is never trained and
+        is the same for every data set. Networks trained on photos, such as Inception, do not suit pictures of
+        other kinds; for these Naeem et al. 2020 (arXiv:2002.09797) recommend random networks.
+        `reader_features` are those of the network that reads rendered faces
+        (research/parts/face_reader.py). It sees what it was trained to see, the factors. It is trained on
+        blurred pictures too, so it hardly notices blur and noise.
+Kept    Nothing is stored: this file determines the weights, and `digest` identifies them.
 Shapes  N pictures, uint8 (N, S, S, 3), S a multiple of 8, at least 16; K features.
 """
 
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 from research.common.randomness import seeded
 from research.parts.face_reader import Reader, to_float
 
-SEED = 200209797  # no run's seed, so that no model starts with these weights
+SEED = 200209797  # runs do not use this seed, so no model starts with these weights
 WIDTHS = (24, 48, 64, 64)  # channels of the stages
-SLOPE = 0.2  # of the leaky ReLU where it is negative
-DETAIL = 3.0  # natural pictures have little of it: how much it is amplified
-EDGE, COLOUR = 8, 0.3  # a picture of 8×8 pixels, and its weight beside the other features
+SLOPE = 0.2  # of the leaky ReLU for negative numbers
+DETAIL = 3.0  # the factor by which detail is amplified, since natural pictures have little of it
+EDGE, COLOUR = 8, 0.3  # edge of the small picture in pixels, and its weight beside the other features
 N_FEATURES = 2 * sum(WIDTHS) + 3 * EDGE**2
 CHUNK = 20  # pictures at once: more leave the processor's cache and take longer
 READER_CHUNK = 250
@@ -34,10 +35,10 @@ class RandomNetwork(nn.Module):
     """Pictures, uint8 (N, S, S, 3) → features (N, 592), float32, by weights that are drawn once and fixed.
 
     Colour and layout: the picture at 8×8 pixels. Shapes and texture: mean and standard deviation over
-    positions of each channel of each of four stages, which are a 3×3 convolution and a leaky ReLU, with mean
-    pooling to half the size in between. The stages see the picture less its mean colour, since otherwise
-    brightness moves all features and hides the rest; and its detail, the difference from the mean of 3×3
-    pixels, amplified, since otherwise they hardly notice whether a picture is sharp.
+    positions of each channel of each of four stages. A stage is a 3×3 convolution and a leaky ReLU; between
+    stages, mean pooling halves the size. The stages see two things. One is the picture minus its mean colour:
+    otherwise brightness would move all features and hide the rest. The other is its detail, the difference
+    from the mean of 3×3 pixels, amplified: otherwise they would hardly notice whether a picture is sharp.
     """
 
     def __init__(self):
@@ -46,8 +47,8 @@ class RandomNetwork(nn.Module):
         self.stages = nn.ParameterList()
         with seeded(SEED):
             for n_in, n_out in itertools.pairwise(channels):
-                # He et al. 2015 (arXiv:1502.01852), eq. 15: variance 2 / ((1 + slope²) fan_in). Uniform, as a
-                # Gaussian is drawn through logarithms, which processors round differently.
+                # He et al. 2015 (arXiv:1502.01852), eq. 15: variance 2 / ((1 + slope²) fan_in). Uniform,
+                # because a Gaussian is drawn through logarithms, which processors round differently.
                 bound = (3 * 2 / ((1 + SLOPE**2) * 9 * n_in)) ** 0.5
                 weight = bound * (2 * torch.rand(n_out, n_in, 3, 3) - 1)
                 self.stages.append(weight.contiguous(memory_format=torch.channels_last))
@@ -78,9 +79,10 @@ def random_network() -> RandomNetwork:
 
 
 def random_features(pictures: Tensor) -> Tensor:
-    """Features (N, 592), float32, on the CPU, of pictures, uint8 (N, S, S, 3): `RandomNetwork`.
+    """Features (N, 592), float32 on the CPU, of pictures, uint8 (N, S, S, 3), by `RandomNetwork`.
 
-    2,000 pictures of 64×64 take about two seconds of one core.
+    2,000 pictures of 64×64 take about two seconds on one core. ValueError: another type or shape, or no
+    pictures.
     """
     _check(pictures)
     return torch.cat([random_network()(part) for part in pictures.cpu().split(CHUNK)])
@@ -90,7 +92,7 @@ def random_features(pictures: Tensor) -> Tensor:
 def reader_features(reader: Reader, pictures: Tensor) -> Tensor:
     """Features (N, 256), float32, of pictures, uint8 (N, S, S, 3): what the last layer of a reader sees.
 
-    Of the reader's image size; the reader is on the CPU.
+    S is the image size of the reader, which is on the CPU. ValueError: another type or shape, or no pictures.
     """
     _check(pictures)
     return torch.cat([reader.net[:-1](to_float(part)) for part in pictures.cpu().split(READER_CHUNK)])
@@ -102,7 +104,7 @@ def _check(pictures: Tensor) -> None:
 
 
 def digest(network: nn.Module) -> str:
-    """The first 8 hex digits of the sha256 of a network's weights, to stand beside what it measures."""
+    """The first 8 hex digits of the sha256 of a network's weights, to be shown beside what it measures."""
     state = hashlib.sha256()
     for value in network.state_dict().values():
         state.update(value.cpu().contiguous().numpy().tobytes())

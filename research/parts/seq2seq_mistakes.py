@@ -1,7 +1,8 @@
-"""Which answers are wrong, and how: exact match by subset, kinds of mistakes, maps of them.
+"""Which answers are wrong, and how: exact match by subset, kinds of mistakes, maps of where they are.
 
-For research/seq2seq_arith.py and its tasks. Answers are compared as text, kinds of mistakes as numbers.
-Shapes: N queries, A characters of an answer; ids as in data/arithmetic.py, never reversed.
+For research/seq2seq_arith.py and its tasks. Whether an answer is right is decided from its text; the kind of
+a mistake, from its number. Shapes: N queries, A characters of an answer; ids as in data/arithmetic.py, never
+reversed.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from data import arithmetic
 from data.arithmetic import OPERATORS, Queries, values_of
 from research.draw.charts import chart
 
-KINDS = {  # what each kind counts; an answer is of the first that fits
+KINDS = {  # what each kind counts; a wrong answer belongs to the first kind that fits
     "no_number": "nothing, a minus or a blank within, a leading zero, an operator",
     "sign": "the right number with the wrong sign",
     "off_by_one": "1 more or less",
@@ -27,11 +28,11 @@ KINDS = {  # what each kind counts; an answer is of the first that fits
 NAMES = {"+": "add", "-": "subtract", "*": "multiply"}
 SIGNS = {"+": "+", "-": "−", "*": "×"}
 NOT_ASKED = "#9fb4c0"
-CELLS = 100  # of a map along each side: with three digits a cell is ten operands
+CELLS = 100  # cells along each side of a map, at most: with three digits a cell is ten operands wide
 
 
 def carries(queries: Queries) -> Tensor:
-    """Columns of each sum that carry, of each difference (smaller from larger) that borrow; int64 (N,).
+    """How many columns of each sum carry, or of each difference (larger minus smaller) borrow; int64 (N,).
 
     −1 for products, which have no such columns.
     """
@@ -47,7 +48,7 @@ def carries(queries: Queries) -> Tensor:
 
 
 def kinds_of(ids: Tensor, queries: Queries, alphabet: str) -> Tensor:
-    """For answers ids (N, A): −1 where right, else the place in KINDS; int64 (N,)."""
+    """The kind of mistake of answers ids (N, A), as its index in KINDS, or −1 if right; int64 (N,)."""
     given, is_number = values_of(ids, alphabet)
     true, off = queries.answer, (given - queries.answer).abs()
     digits, true_digits = (_n_digits(v) for v in (given, true))
@@ -62,7 +63,7 @@ def kinds_of(ids: Tensor, queries: Queries, alphabet: str) -> Tensor:
         (given.abs() % power == true.abs() % power) & ((given < 0) == (true < 0)),
         torch.ones_like(is_number),
     )
-    found = torch.stack(tests).int().argmax(0)  # the first that is true
+    found = torch.stack(tests).int().argmax(0)  # the first test that is true
     return torch.where((ids == queries.tgt).all(1), -1, found)
 
 
@@ -72,7 +73,7 @@ def _n_digits(values: Tensor) -> Tensor:
 
 
 def figures(ids: Tensor, queries: Queries, alphabet: str, part: str) -> dict[str, float]:
-    """Exact match and characters right of answers ids (N, A); keys as in docs/METRICS.md."""
+    """Exact match and share of right characters of answers ids (N, A); keys as in docs/METRICS.md."""
     right = ids == queries.tgt
     return {
         f"{part}/exact_match": right.all(1).double().mean().item(),
@@ -81,8 +82,8 @@ def figures(ids: Tensor, queries: Queries, alphabet: str, part: str) -> dict[str
 
 
 def breakdown(ids: Tensor, queries: Queries, alphabet: str, part: str) -> dict[str, float]:
-    """Exact match by operator, by length of the answer, with and without a carry or borrow; the share of all
-    queries that has each kind of mistake; keys as in docs/METRICS.md.
+    """Exact match of answers ids (N, A) by operator, by length of the answer, and with and without a carry or
+    borrow; the share of each kind of mistake among all queries. Keys as in docs/METRICS.md.
     """
     right = (ids == queries.tgt).all(1)
     carried, length = carries(queries), (queries.tgt != alphabet.index(arithmetic.BLANK)).sum(1)
@@ -96,7 +97,7 @@ def breakdown(ids: Tensor, queries: Queries, alphabet: str, part: str) -> dict[s
 
 
 def table(ids: Tensor, queries: Queries, alphabet: str, rows: Sequence[int]) -> list[dict[str, str]]:
-    """Query, answer, what the model says, and the kind of mistake, of some rows."""
+    """For each of these rows, the query, the answer, what the model says, and the kind of mistake."""
     kinds, named, out = kinds_of(ids, queries, alphabet), names(), []
     for row in rows:
         kind = int(kinds[row])
@@ -112,12 +113,12 @@ def table(ids: Tensor, queries: Queries, alphabet: str, rows: Sequence[int]) -> 
 
 
 def names() -> list[str]:
-    """KINDS as one reads them."""
+    """The names of KINDS as they are shown, without underscores."""
     return [kind.replace("_", " ") for kind in KINDS]
 
 
 def percent(n: int, of: int) -> str:
-    """A share in per cent, with as many decimals as keep it from being rounded to none or to all."""
+    """A share in per cent, with enough decimals that it is not rounded to 0 or to 100."""
     share, decimals = 100 * n / of, 1
     while 0 < n < of and float(f"{share:.{decimals}f}") in (0, 100):
         decimals += 1
@@ -125,7 +126,7 @@ def percent(n: int, of: int) -> str:
 
 
 def score(right: Tensor) -> str:
-    """How many of (N,) are right: '9,952 of 9,992 right (99.6 %)'."""
+    """How many are right, from booleans (N,): '9,952 of 9,992 right (99.6 %)'."""
     n, of = int(right.sum()), len(right)
     return f"{n:,} of {of:,} right ({percent(n, of)})"
 
@@ -138,8 +139,8 @@ def told(row: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Map:
-    """Where one operator's queries are right. shares: float64 (C, C) over a (rows) and b, NaN where no query
-    is; score: how many of all are, in words.
+    """Where one operator's queries are right. shares: share right in each cell, float64 (C, C) over a (rows)
+    and b, NaN where there is no query; score: how many of all queries are right, in words.
     """
 
     shares: np.ndarray
@@ -147,7 +148,7 @@ class Map:
 
 
 def maps(right: Tensor, queries: Queries, digits: int) -> dict[str, Map]:
-    """The map of each operator, of queries of operands with at most so many digits; right (N,)."""
+    """The map of each operator that occurs. right: bool (N,); digits: the most digits that an operand has."""
     side = min(CELLS, 10**digits)
     cell = 10**digits // side
     out = {}
@@ -167,9 +168,9 @@ def maps(right: Tensor, queries: Queries, digits: int) -> dict[str, Map]:
 def map_picture(by_op: dict[str, Map], digits: int, about: str) -> np.ndarray:
     """The maps side by side, uint8 (H, W, 3): dark where answers are wrong, grey where no query was asked.
 
-    about: what to say in each title.
+    about: the end of each title.
     """
-    one_query = 10**digits <= CELLS  # in a cell: it is right or wrong, and nothing between
+    one_query = 10**digits <= CELLS  # each cell has one query, which is right or wrong
 
     def draw(ax, op: str) -> None:
         from matplotlib import colormaps

@@ -38,5 +38,5 @@ TEXT_FLAGS = tuple(field.name for field in dataclasses.fields(TextFlags))
 
 
 def load_text(cfg: Any) -> text.TextSplits:
-    """The text of --dataset as the flags of `cfg` ask for it. Raises DataError: missing or unusable."""
+    """The text of --dataset, read as the flags in `cfg` say. DataError: it is missing or unusable."""
     return text.load(cfg.dataset, cfg.data_dir, **{name: getattr(cfg, name) for name in TEXT_FLAGS})

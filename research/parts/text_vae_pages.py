@@ -15,13 +15,13 @@ from research.draw.pages import literal, page, table
 
 
 def random_page(written: Mapping[str, Sequence[str]], title: str) -> str:
-    """Sentences of the same codes, a column a strategy."""
+    """A page of sentences, written[strategy][i]: a row for each code, a column for each strategy."""
     rows = [[literal(text) for text in row] for row in zip(*written.values(), strict=True)]
     return page(title, table(rows, list(written)))
 
 
 def rebuilt_page(truth: Sequence[str], again: Sequence[str], title: str) -> str:
-    """Sentences beside what is written of their codes; equal ones are marked."""
+    """A page of sentences beside what the decoder writes from their codes; equal ones are marked."""
     rows = [
         [literal(x, "given"), literal(y, "right" if x == y else "")]
         for x, y in zip(truth, again, strict=True)
@@ -30,7 +30,11 @@ def rebuilt_page(truth: Sequence[str], again: Sequence[str], title: str) -> str:
 
 
 def way_page(ends: Sequence[str], way: Sequence[str], title: str) -> str:
-    """What is written of codes on the way from the code of one sentence to that of another."""
+    """A page with the sentences written from codes on the way from the code of one sentence to that of
+    another.
+
+    ends: these two sentences; way: what is written, from the first end (t = 0) to the second (t = 1).
+    """
     rows = [["", "from", literal(ends[0], "given")]]
     for i, text in enumerate(way):
         rows.append([f"{i / max(1, len(way) - 1):.2f}", "", literal(text)])
@@ -39,7 +43,7 @@ def way_page(ends: Sequence[str], way: Sequence[str], title: str) -> str:
 
 
 def plane(mu: Tensor) -> Tensor:
-    """The two directions (D, 2) in which codes (N, D) vary most; of a single latent it and nothing."""
+    """The two directions (D, 2) in which codes (N, D) vary most. With D = 1, the second direction is zero."""
     centred = (mu - mu.mean(0)).double()
     axes = torch.linalg.svd(centred, full_matrices=False)[2][:2].T
     if axes.shape[1] < 2:
@@ -48,7 +52,7 @@ def plane(mu: Tensor) -> Tensor:
 
 
 def map_picture(points: np.ndarray, values: np.ndarray, title: str) -> np.ndarray:
-    """Points (N, 2) with colours by their place in the text, 0 to 1."""
+    """A chart of points (N, 2), coloured by `values` (N,), the place of each in the text, from 0 to 1."""
 
     def draw(ax) -> None:
         shown = ax.scatter(points[:, 0], points[:, 1], c=values, s=5, cmap="viridis", alpha=0.7, linewidths=0)
@@ -60,12 +64,14 @@ def map_picture(points: np.ndarray, values: np.ndarray, title: str) -> np.ndarra
 
 
 def map_file(mu: Tensor, positions: np.ndarray, title: str) -> File:
-    """The codes on the plane in which they vary most, coloured by the place of their sentences."""
+    """A picture of codes mu (N, D) on the plane in which they vary most, coloured by `positions` (at least
+    N): the place of each sentence in the text, from 0 to 1.
+    """
     return picture(map_picture, (mu @ plane(mu)).numpy(), positions[: len(mu)], title)
 
 
 def kl_file(order: Tensor, kl: Tensor, about: str) -> File:
-    """KL of each latent, the most telling first."""
+    """A bar chart of `kl`, in nats, of the latents `order`."""
     names = [f"z{d}" for d in order.tolist()]
     return picture(charts.bars, kl.tolist(), names, f"KL per latent, {about}", "nats")
 
@@ -74,10 +80,11 @@ def kl_file(order: Tensor, kl: Tensor, about: str) -> File:
 
 
 def likeness(made: Tensor, tokens: Tensor, vocabulary: Vocabulary) -> dict[str, float]:
-    """How near what is written, ids (N, T'), is to the sentences, ids (N, T) filled with PAD.
+    """How near the written sentences made, ids (N, T'), are to the true ones, tokens: ids (N, T) padded with
+    PAD.
 
-    exact: share of sentences that are equal; exact_tokens: share of the places of the sentences that hold the
-    same token; bleu: BLEU of up to four words (Papineni et al. 2002), by torchmetrics.
+    exact: share of sentences that are equal; exact_tokens: share of the true tokens for which the same token
+    is written in the same place; bleu: BLEU of up to four words (Papineni et al. 2002), by torchmetrics.
     """
     from torchmetrics.functional.text import bleu_score
 
@@ -95,9 +102,8 @@ def likeness(made: Tensor, tokens: Tensor, vocabulary: Vocabulary) -> dict[str, 
 
 
 def plausibility(written: Sequence[str], training: Sequence[str]) -> dict[str, float]:
-    """Share of the words of sentences that occur in the training sentences, and of their pairs of neighbours.
-
-    1 where there is nothing to count.
+    """known_words: share of the written words that occur in the training sentences; known_pairs: the same for
+    pairs of neighbouring words. Both are 1 if there is nothing to count.
     """
     known, pairs = set(), set()
     for sentence in training:
@@ -114,6 +120,6 @@ def plausibility(written: Sequence[str], training: Sequence[str]) -> dict[str, f
 
 
 def twisted_page(before: Sequence[str], after: Sequence[str], title: str) -> str:
-    """Sentences beside what a twist makes of them; those that stay are grey."""
+    """A page of sentences before and after the twist; those that it does not change are grey."""
     rows = [[literal(x), literal(y, "given" if x == y else "")] for x, y in zip(before, after, strict=True)]
     return page(title, table(rows, ["written", "twisted"]))

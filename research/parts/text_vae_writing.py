@@ -15,14 +15,16 @@ from research.parts.charlm_sampling import Decoding, generate
 
 
 class Writer:
-    """The decoder of a TextVAE with the codes z (B, D) of the sentences that it is to write.
+    """The decoder of a TextVAE, together with the codes z (B, D) of the sentences that it will write.
 
-    Its state of a sentence is the LSTM's, the code, and whether the sentence has ended: behind EOS there is
-    only EOS. BOS, PAD and UNK are never written.
+    The state of a sentence is the LSTM's state, the code, and whether the sentence has ended: after EOS only
+    EOS follows. BOS, PAD and UNK are never written.
     """
 
     def __init__(self, model: Any, z: Tensor | None, n: int = 1):
-        """n: how many sentences a language model, which has no codes, is to write."""
+        """z: codes (B, D), or None for a language model, which has none; n: how many sentences that one
+        writes.
+        """
         self.model, self.head = model, model.head
         self.z = z if z is not None and z.shape[1] else None
         self.n = n if z is None else len(z)
@@ -64,10 +66,10 @@ def write_sentences(
     longest: int,
     start: Sequence[int] = (),
 ) -> Tensor:
-    """Ids (B, len(start) + longest) of a sentence for each code, on the CPU; behind an EOS there is only EOS.
+    """Ids (B, len(start) + longest) of a sentence for each code, on the CPU; after an EOS only EOS follows.
 
-    start: ids with which each of them begins. Contrastive search and --no_repeat also look at what is written
-    behind an end; there they have no choice.
+    start: ids with which each sentence begins. Contrastive search and --no_repeat also look at what follows
+    the end of a sentence, but have no choice there.
     """
     device = writer.head.weight.device
     prompt = torch.tensor([[BOS, *start]], device=device).expand(writer.n, -1)
@@ -77,7 +79,10 @@ def write_sentences(
 
 @torch.no_grad()
 def rebuilt(model: nn.Module, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """What is most probable of the means of q(z|x), token by token: (B, T + 1), on the CPU."""
+    """Sentences rebuilt from their codes: tokens (B, T), lengths (B,) → ids (B, T + 1), on the CPU.
+
+    The code is the mean of q(z|x), and each token is the most probable after those before it.
+    """
     mu, _ = model.encode(tokens, lengths)
     how = Decoding(strategy="greedy")
     return write_sentences(Writer(model, mu), how, torch.Generator(), tokens.shape[1] + 1)

@@ -1,7 +1,7 @@
-"""Views of a latent space of small pictures: the plane that is shown, its decoded map, a film of latents.
+"""Views of the latent space of small pictures: the plane that is shown, its decoded map, a film of latents.
 
-For research/vae_mnist.py, which logs them while it trains, and its tasks. `decode` takes codes (B, D) on the
-model's device to logits (B, 1, S, S). Every picture shows sigmoid(logits).
+research/vae_mnist.py logs them while it trains; its tasks use them too. `decode` turns codes (B, D) on the
+model's device into logits (B, 1, S, S). Every picture shows sigmoid(logits).
 """
 
 import json
@@ -21,43 +21,46 @@ from research.draw import charts, pictures
 from research.measure import latents
 
 Decode = Callable[[Tensor], Tensor]
-WIDE = 4.0  # how far from the prior's mean the wider map goes, in its standard deviations
-N_MAP = 20  # pictures on an edge of the map
-RINGS = (1, 2, 3)  # circles around the prior's mean, in its standard deviations
-KEPT = "scatter"  # the text in a PNG that says what it shows
+WIDE = 4.0  # how far from the prior's mean the wide map goes, in the prior's standard deviations
+N_MAP = 20  # pictures along each side of the map
+RINGS = (1, 2, 3)  # circles around the prior's mean, in the prior's standard deviations
+KEPT = "scatter"  # the name of the text in a PNG that records what it shows
 
 
 def plane(mu: Tensor) -> Tensor:
     """The plane (D, 2) of latent space that is shown: two latents as they are, else the first two principal
-    components of codes mu (N, D). Orthonormal, so that on it the prior is the same as on two latents.
+    components of codes mu (N, D). Its axes are orthonormal, so the prior looks the same on it as on two
+    latents.
     """
-    if mu.shape[1] <= 2 or not mu.isfinite().all():  # diverged: there is no SVD of codes that are not finite
+    if mu.shape[1] <= 2 or not mu.isfinite().all():  # diverged: codes that are not finite have no SVD
         return torch.eye(mu.shape[1], 2)
     _, _, rows = torch.linalg.svd((mu - mu.mean(0)).double().cpu(), full_matrices=False)
     axes = rows[:2].T
-    signs = torch.sign(axes.gather(0, axes.abs().argmax(0, keepdim=True)))  # SVD leaves them open
+    signs = torch.sign(axes.gather(0, axes.abs().argmax(0, keepdim=True)))  # an SVD does not determine signs
     return (axes * signs).float()
 
 
 def on_plane(latent_dim: int) -> str:
-    """What the plane of `plane` is, for titles; of one or two latents that goes without saying."""
+    """A phrase for titles that names the plane of `plane`; '' for one or two latents, where it is obvious."""
     return "" if latent_dim <= 2 else f" on the first two principal components of {latent_dim} latents"
 
 
 def latent_name(d: int) -> str:
-    """Latent d as it is written: z₀."""
+    """The name of latent d, such as z₀."""
     return "z" + str(d).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def axis_names(latent_dim: int) -> tuple[str, str]:
-    """What lies along the two axes of the plane of `plane`; '' where there is one latent."""
+    """The names of the two axes of the plane of `plane`; with one latent, the second is ''."""
     if latent_dim > 2:
         return "first principal component", "second principal component"
     return latent_name(0), latent_name(1) if latent_dim == 2 else ""
 
 
 def map_values(n: int, wide: bool) -> Tensor:
-    """Coordinates of the map's n columns: quantiles of the prior, each as probable, or equally spaced."""
+    """Coordinates (n,) of the map's columns: quantiles of the prior, all equally probable, or equal steps
+    (wide).
+    """
     if wide:
         return torch.linspace(-WIDE, WIDE, n)
     return torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float()
@@ -65,16 +68,20 @@ def map_values(n: int, wide: bool) -> Tensor:
 
 @torch.no_grad()
 def latent_map(decode: Decode, axes: Tensor, values: Tensor, device: torch.device) -> Tensor:
-    """Decoded pictures (n, n, 1, S, S) of the plane, its second axis upwards; values (n,): coordinates."""
+    """Decoded pictures (n, n, 1, S, S) of the plane, with its second axis upwards.
+
+    axes (D, 2): the plane; values (n,): coordinates on both axes.
+    """
     second, first = torch.meshgrid(values.flip(0), values, indexing="ij")
     z = torch.stack([first, second], -1) @ axes.T  # (n, n, D)
     return torch.sigmoid(decode(z.flatten(0, 1).to(device))).cpu().unflatten(0, (len(values), -1))
 
 
 def map_grid(decode: Decode, axes: Tensor, wide: bool, device: torch.device, about: str) -> dict[str, Any]:
-    """What `pictures.grid` is to draw: the map on the prior's quantiles, or on equal steps, which go farther.
+    """The arguments of `pictures.grid` for the map on the prior's quantiles, or on equal steps, which go
+    farther (wide).
 
-    about: what to say in the title.
+    about: the end of the title.
     """
     values = map_values(N_MAP, wide)
     ticks = [f"{v:.1f}" for v in values.tolist()]
@@ -92,15 +99,15 @@ def map_grid(decode: Decode, axes: Tensor, wide: bool, device: torch.device, abo
 
 
 def map_files(decode: Decode, axes: Tensor, device: torch.device, about: str) -> dict[str, File]:
-    """The map on both scales, to be drawn in the background."""
+    """The map on both scales, by key; it is drawn in the background."""
     grids = {wide: map_grid(decode, axes, wide, device, about) for wide in (False, True)}
     keys = {False: "latent/manifold", True: "latent/manifold_wide"}
     return {keys[wide]: picture(pictures.grid, **given) for wide, given in grids.items()}
 
 
 def scatter_file(points: Tensor, labels: Tensor, names: Sequence[str], title: str, latent_dim: int) -> File:
-    """Codes (N, 2) on the plane, by class, as a PNG that also keeps what it shows: a film of these can draw
-    them again with other limits.
+    """Codes (N, 2) on the plane, coloured by class, as a PNG. The file also records what it shows, so that a
+    film of such pictures can draw them again with other limits.
     """
     what = {
         "points": [[round(v, 3) for v in point] for point in points.tolist()],
@@ -121,8 +128,8 @@ def scatter_file(points: Tensor, labels: Tensor, names: Sequence[str], title: st
 
 
 def film(of: str) -> File:
-    """A GIF of the pictures `of` in this run's media, with the limits of the last one; an interrupted run has
-    the same pictures.
+    """A GIF of the pictures that this run has logged under the key `of`, all with the limits of the last one.
+    An interrupted run gets the same film, because its pictures are files.
     """
 
     def write(path: Path) -> None:  # <run>/media/<key>/<step>.gif, where keys have two parts
@@ -130,13 +137,15 @@ def film(of: str) -> File:
         kept = [p for i, p in enumerate(reversed(kept)) if i % (1 + len(kept) // 60) == 0][::-1]
         frames = same_limits(kept)
         frames = [frame for frame in frames if frame.shape == frames[-1].shape]
-        pictures.write_gif(path, [*frames, *frames[-1:] * 6], fps=4)  # the last one stands a while
+        pictures.write_gif(path, [*frames, *frames[-1:] * 6], fps=4)  # the last one is shown for a while
 
     return File(".gif", write)
 
 
 def same_limits(files: Sequence[Path]) -> list[np.ndarray]:
-    """The pictures in these files; those of `scatter_file` with other limits than the last drawn anew."""
+    """The pictures in these files, uint8 (H, W, 3). Those by `scatter_file` whose limits differ from the last
+    one's are drawn anew with its limits.
+    """
     frames, shown = [], []
     for file in files:
         with Image.open(file) as image:
@@ -150,7 +159,9 @@ def same_limits(files: Sequence[Path]) -> list[np.ndarray]:
 
 
 def two_of_different_classes(labels: Tensor, rng: torch.Generator) -> tuple[int, int]:
-    """Numbers of two random pictures of two random classes; of any two where all are of one class."""
+    """Indices of two random pictures of two random classes. If all are of one class, the first is random and
+    the second follows it.
+    """
     first = int(torch.randint(len(labels), (), generator=rng))
     others = torch.nonzero(labels != labels[first])[:, 0]
     if not len(others):
@@ -162,7 +173,7 @@ def two_of_different_classes(labels: Tensor, rng: torch.Generator) -> tuple[int,
 
 @torch.no_grad()
 def interpolation(decode: Decode, z0: Tensor, z1: Tensor, title: str, n_frames: int = 49) -> dict[str, File]:
-    """The straight way from code z0 (D,) at t = 0 to z1 at t = 1: nine pictures, a video there and back."""
+    """The straight line from code z0 (D,) at t = 0 to z1 at t = 1: nine pictures, a video there and back."""
     codes = latents.lerp(z0, z1, torch.linspace(0, 1, n_frames, device=z0.device))
     frames = pictures.to_uint8(torch.sigmoid(decode(codes)).cpu())
     nine = range(0, n_frames, n_frames // 8)

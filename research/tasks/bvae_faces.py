@@ -9,8 +9,8 @@ Faces   --index=N is the N-th picture of the test part, --image=FILE any picture
 Flags   The model's flags and β come from the checkpoint's run. So do --dataset and --data_dir, unless they
         were given; a value equal to the flag's default counts as not given. --seed is the task's own, so that
         models are compared on the same noise.
-Shapes  D latents, S image size; codes (…, D) are on the CPU, where draws and directions are equal everywhere.
-        Every picture shows sigmoid(x_logits). RMSE is over pixels in [0, 1].
+Shapes  D latents, S image size. Codes (…, D) are on the CPU, so that draws and directions are the same on all
+        devices. Every picture shows sigmoid(x_logits). RMSE is over pixels in [0, 1].
 """
 
 from typing import Any
@@ -41,12 +41,14 @@ from research.tasks.faces_bench import (
 from research.tasks.faces_rotation import rotate
 from research.tasks.faces_ways import between_random_codes, measured
 
-N_REPEATS = 5  # of the jackknife: 11 times the scores, a quarter of a minute
-N_SHOWN = 16  # latents in a composed picture; the numbers have all
+N_REPEATS = 5  # of the jackknife, which computes the scores 11 times; that takes 15 s
+N_SHOWN = 16  # latents in a composed picture, at most; the numbers are about all latents
 
 
 def bench_of(cfg: script.Config) -> tuple[Bench, dict[str, Any]]:
-    """The model of --checkpoint with its data, and its run's config.json. Raises UserError and DataError."""
+    """The model of --checkpoint with its data, and the config.json of its run. Raises UserError and
+    DataError.
+    """
     file, run_config = find_run(cfg, "bvae_faces")
     run_config = run_config | {"flags": script.renewed(run_config.get("flags", {}))}
     cfg = flags_of_run(cfg, run_config)
@@ -57,7 +59,7 @@ def bench_of(cfg: script.Config) -> tuple[Bench, dict[str, Any]]:
         cfg,
         data,
         task,
-        name=f"β\u00a0=\u00a0{cfg.beta:g}, {data.name}",  # not to be broken
+        name=f"β\u00a0=\u00a0{cfg.beta:g}, {data.name}",  # \u00a0: no line break here
         encoder=lambda x: script.encode_all(model, x, task.device),
         decoder=lambda z: torch.sigmoid(model.decode(z)),
         shown_range=lambda mu: script.shown_range(model, mu, cfg),
@@ -70,15 +72,16 @@ def bench_of(cfg: script.Config) -> tuple[Bench, dict[str, Any]]:
 
 
 def kl_to_prior(fit: latents.Aggregate) -> float:
-    """KL(N(mean, cov) ‖ N(0, I)) in nats; infinite where the covariance is singular."""
+    """KL(N(mean, cov) ‖ N(0, I)) in nats; infinite if the covariance is singular."""
     spread = fit.cov.trace() - len(fit.mean) - torch.linalg.slogdet(fit.cov).logabsdet
     return float(0.5 * (fit.mean.square().sum() + spread))
 
 
 def random_generation(bench: Bench) -> dict[str, Any]:
-    """64 codes of the prior N(0, I) beside 64 of the aggregate posterior, a Gaussian fitted to q(z) over
-    training faces; tile by tile from the same noise. The decoder was trained on codes of q(z): the farther
-    q(z) is from N(0, I), the worse are samples of the prior. The video moves through 16 of each.
+    """64 pictures from the prior N(0, I) beside 64 from the aggregate posterior, a Gaussian fitted to q(z)
+    over training faces. Pictures in the same place come from the same noise. The decoder was trained on codes
+    of q(z), so the farther q(z) is from N(0, I), the worse are samples from the prior. The video moves
+    through 16 of each.
     """
     mu, logvar = bench.encode(bench.data.train[:N_FIT])
     fit = latents.fit_aggregate(mu, logvar if bench.has_prior else None)
@@ -96,7 +99,7 @@ def random_generation(bench: Bench) -> dict[str, Any]:
     ]
     bench.task.picture("samples", stack(panels, 1))
 
-    # cos·a + sin·b of two independent codes has their distribution at every angle, and closes after 2π.
+    # For two independent codes a, b: cos·a + sin·b has their distribution at every angle and period 2π.
     angle = torch.linspace(0, 2 * torch.pi, 2 * N_FRAMES - 1)[:-1, None, None]
     walks = []
     for centre, z in zip((torch.zeros_like(fit.mean), fit.mean), codes.values(), strict=True):
@@ -120,17 +123,18 @@ def random_generation(bench: Bench) -> dict[str, Any]:
 
 
 def latent_analysis(bench: Bench) -> dict[str, Any]:
-    """Every latent on its own: its KL, the information that it carries about each known factor, and pictures
-    from −3 to 3. A silent latent is marked and given no meaning: its mean may correlate with a factor, but
-    the decoder receives it under noise that drowns it.
+    """Every latent by itself: its KL, the information that it carries about each known factor, and pictures
+    from −3 to 3. A silent latent is marked as such and not interpreted: its mean may correlate with a factor,
+    but it reaches the decoder under noise that drowns it.
 
-    With β = 0 there is no prior: from −3 to 3 standard deviations of the codes, and variance in place of KL.
+    With β = 0 there is no prior. Pictures then go from −3 to 3 standard deviations of the codes, and variance
+    replaces KL.
     """
     cfg, data = bench.cfg, bench.data
     mu, logvar = bench.encode(data.test[:N_TEST])
     order, value = script.latent_order(mu, logvar, cfg)
     kl = value if bench.has_prior else None
-    # without a prior there is no measure of silence: the decoder may amplify as it likes
+    # without a prior, silence can't be measured: the decoder may amplify any latent
     silent = latents.silent(value) if bench.has_prior else torch.zeros(len(value), dtype=torch.bool)
     results: dict[str, Any] = {
         "n_test": len(mu),
@@ -165,8 +169,8 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
             "mi_nats": mi,
             "mi_share": share,
         } | scores(bench, mu, logvar)
-        shown = np.where(silent.numpy()[:, None], np.nan, share)  # what these tell is noise, whatever it says
-        title = "Share of each factor that a latent tells, I(z; v) / H(v)"
+        shown = np.where(silent.numpy()[:, None], np.nan, share)  # of silent latents the share means nothing
+        title = "Share of each factor's information that a latent carries, I(z; v) / H(v)"
         title += "; grey: silent" if silent.any() else ""
         title = f"{title}; {bench.name}, MIG {found.score:.3f}"
         bench.task.picture("factors", charts.heatmap(shown, rows, data.factor_names, title))
@@ -177,8 +181,8 @@ def latent_analysis(bench: Bench) -> dict[str, Any]:
 
 
 def scores(bench: Bench, mu: Tensor, logvar: Tensor) -> dict[str, Any]:
-    """Every score of disentanglement with its 95 % interval over the examples, for mu, logvar (N, D) of the
-    first N test faces; and MIG of codes that are drawn from q(z|x), as Chen et al. 2018 define it.
+    """Every score of disentanglement with its 95 % interval over the examples, for mu and logvar (N, D) of
+    the first N test faces. Also the MIG of codes drawn from q(z|x), as Chen et al. 2018 define it.
     """
     truth = bench.data.factors["test"][: len(mu)]
     shift, scale = bench.shown_range(mu)
@@ -198,8 +202,10 @@ def scores(bench: Bench, mu: Tensor, logvar: Tensor) -> dict[str, Any]:
 def traversals(
     bench: Bench, chosen: list[Face], top: Tensor, shown: tuple[Tensor, Tensor], rows: list, carried: list
 ) -> None:
-    """Pictures of the latents `top` (R,) from −3 to 3 in the (shift, scale) `shown`, one for each face; and a
-    video in which all latents move at once. rows, carried: what to say of each latent.
+    """A picture for each face, in which the latents `top` (R,) go from −3 to 3; and a video with all of these
+    latents side by side.
+
+    shown: (shift, scale), each (D,), of these values; rows, carried: two texts about each latent.
     """
     z, (shift, scale) = bench.encode(torch.cat([face.x for face in chosen]))[0], shown
     unit = "" if bench.has_prior else " sd"
@@ -227,7 +233,7 @@ def traversals(
     names = [face.label for face in chosen]
     for v, tiles in zip(values.tolist(), moved(values).transpose(2, 0, 1, 3, 4, 5), strict=True):
         title = f"One latent changed to {signed(v)}{unit} in each column: {which}"
-        halves = []  # eight latents each; tiles: (faces, R, S, S, 3)
+        halves = []  # with eight latents each; tiles: (faces, R, S, S, 3)
         for at in range(0, len(top), 8):
             shown_tiles, columns = tiles[:, at : at + 8], labels[at : at + 8]
             heading = title if at == 0 else None
@@ -240,8 +246,9 @@ def traversals(
 
 
 def interpolate(bench: Bench) -> dict[str, Any]:
-    """From one face to another on the straight line between their codes. With --random between two random
-    codes, also along the great arc, on which codes keep the length that the decoder was trained on.
+    """From one face to another on the straight line between their codes. With --random it is between two
+    random codes, and also along the great arc, on which codes keep the length that the decoder was trained
+    on.
     """
     ratios, cfg = torch.linspace(0, 1, N_FRAMES), bench.cfg
     if cfg.random:
@@ -277,7 +284,7 @@ RUNS = {task.__name__: task for task in (random_generation, latent_analysis, rot
 
 
 def run(cfg: script.Config) -> dict[str, Any]:
-    """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    """Do --task with --checkpoint; returns the content of results.json. Raises UserError and DataError."""
     bench, run_config = bench_of(cfg)
     results = {
         "beta": bench.cfg.beta,

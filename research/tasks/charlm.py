@@ -1,16 +1,16 @@
-"""What a trained character model writes and knows: text and numbers from a checkpoint.
+"""What a trained character model writes, and how well it predicts: text and numbers from a checkpoint.
 
 Run     python research/charlm.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
-Tasks   generate   --chars characters after --start, by --strategy; --samples texts; a single text is shown
-                   while it is written
+Tasks   generate   writes --samples texts of --chars characters after --start, by --strategy; a single text is
+                   shown while it is written
         evaluate   bits per character of the test part or of --text; for held-out lines, which characters were
-                   the model's most probable ones, given the true ones before, and what it writes itself
+                   the model's most probable ones given the true ones before, and what it writes by itself
 Flags   The model's flags and its alphabet come from the checkpoint. So do --dataset and --data_dir, unless
         they were given; a value equal to the flag's default counts as not given. --seed is the task's own.
-Draws   Each text has its own random draws, a function of (seed, start, strategy, number): more --samples
-        leave the first texts as they are.
+Draws   Each text has its own random draws, which depend only on (seed, start, strategy, number): with more
+        --samples, the first texts stay the same.
 Python  from research.tasks.charlm import LyricsGenerator
-        LyricsGenerator("I walk", 300)      # by the newest model of songs, or checkpoint="runs/<run>"
+        LyricsGenerator("I walk", 300)      # with the newest model of songs, or checkpoint="runs/<run>"
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ from research.parts import charlm_pages as pages
 from research.parts.charlm_sampling import Decoding, generate, refuse_unread, statistics, writer
 from research.parts.text_flags import load_text
 
-N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown, and their characters that are given
-LINE_LIMIT = 200  # characters of a line that are shown: some texts have a chapter in one
+N_LINES, LINE_PROMPT = 12, 16  # held-out lines that are shown; characters of each that are given
+LINE_LIMIT = 200  # characters of a line that are shown: some texts have a whole chapter in one line
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -58,8 +58,8 @@ def load_model(
 
 
 def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
-    """`given` after the run's --normalize and --lower, without the characters that the model has never seen,
-    whose number is printed.
+    """`given` after the run's --normalize and --lower, without the characters that the model has never seen.
+    If there are any, a line says how many. what: the name of the text in this line.
     """
     given = Cleaning(cfg.normalize, cfg.lower).rewrite(readable(given))
     if strange := text.unknown(given, alphabet):
@@ -71,23 +71,25 @@ def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
 
 
 def prompt_of(given: str, alphabet: str, device: torch.device) -> Tensor:
-    """Tokens (1, P) that the model reads first; for an empty text the end of the previous line or song."""
+    """Tokens (1, P) that the model reads first; for an empty text, the end of a previous line or song."""
     begin = next((c for c in (text.SONG_END, "\n", " ") if c in alphabet), alphabet[0])
     return text.encode(given or begin, alphabet).long()[None].to(device)
 
 
 def draws(cfg: script.Config, start: str, n: int) -> Sequence[torch.Generator]:
-    """A generator for each of n texts behind `start`: a function of (seed, start, strategy, its number)."""
+    """A generator for each of n texts after `start`; it depends only on (seed, start, strategy, number)."""
     return [make_rng(cfg.seed, 0, "pictures", of=(start, cfg.strategy, i)) for i in range(n)]
 
 
 def newest_songs(out: str) -> Path:
-    """The folder of the run of a character model on a CSV of songs that has finished last; in `out`, seen
-    from here or, as from a notebook, from the root of this tree. Raises UserError where there is none.
+    """The folder of the character model's run on a CSV of songs that finished last.
+
+    It is looked for in the folder `out`, relative to the working directory, or else to the root of this
+    repository, as a notebook needs it. Raises UserError if there is none.
     """
     place = Path(out) if Path(out).is_dir() else ROOT / out
     found = []
-    for file in (*place.glob(f"*/{CONFIG}"), *place.glob(f"*/*/{CONFIG}")):  # runs, and those of sweeps
+    for file in (*place.glob(f"*/{CONFIG}"), *place.glob(f"*/*/{CONFIG}")):  # runs, and runs of sweeps
         config, status = read_json(file) or {}, read_json(file.with_name(STATUS)) or {}
         songs = {*ENDINGS} & {*Path(str(config.get("flags", {}).get("dataset")).lower()).suffixes}
         finished = status.get("status") == "finished" and ".old-" not in file.parent.name
@@ -109,10 +111,11 @@ def LyricsGenerator(
     seed: int = 0,
     **flags: Any,
 ) -> str:
-    """`starting_string` and exactly `char_count` characters behind it, by a trained model.
+    """`starting_string`, followed by exactly `char_count` characters that a trained model writes.
 
-    checkpoint: its run folder; default: that of the newest run on a CSV of songs, whose name is printed.
-    flags: others of research/charlm.py (temperature, no_repeat ...). Raises UserError for a wrong value.
+    checkpoint: the folder of the model's run; by default the newest run on a CSV of songs, whose name is
+    printed. flags: other flags of research/charlm.py (temperature, no_repeat ...). Raises UserError for a
+    wrong value.
     """
     if checkpoint is None:
         checkpoint = newest_songs(flags.get("out", script.Config.out))
@@ -132,7 +135,7 @@ def LyricsGenerator(
 
 
 def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> dict[str, Any]:
-    """Texts by --strategy; with figures of repetition and, if the training text is there, of copying."""
+    """Texts by --strategy, with figures of repetition and, if the training text can be read, of copying."""
     given = known(cfg.start, cfg, alphabet, "--start")
     prompt = prompt_of(given, alphabet, task.device).expand(cfg.samples, -1)
 
@@ -177,7 +180,10 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
 
 
 def held_out_part(cfg: script.Config, alphabet: str, trained_on: str | None) -> tuple[script.Part, str]:
-    """The test part of the text, and what it is."""
+    """The test part of --dataset, and what it is, in words. Raises UserError and DataError.
+
+    trained_on: hash of the text of the training; if it is another text, a line warns.
+    """
     splits = load_text(cfg)
     if splits.alphabet != alphabet:
         raise UserError(
@@ -193,7 +199,7 @@ def held_out_part(cfg: script.Config, alphabet: str, trained_on: str | None) -> 
 
 
 def part_of_file(cfg: script.Config, alphabet: str) -> tuple[script.Part, str]:
-    """The text in --text=FILE as the model can read it, and the file's name."""
+    """The characters of --text=FILE that the model knows; the file's name. Raises UserError and DataError."""
     what = f"--text={cfg.text}"
     try:
         given = "".join(read_chunks(Path(cfg.text), what, cfg.encoding))
@@ -211,9 +217,9 @@ def part_of_file(cfg: script.Config, alphabet: str) -> tuple[script.Part, str]:
 
 
 def lines_to_show(cfg: script.Config, part: script.Part, alphabet: str) -> list[str]:
-    """At most N_LINES lines, spread over the first million characters, that are longer than their prompt."""
+    """At most N_LINES lines, spread over the first million characters, that are longer than a prompt."""
     if cfg.pos == "learned" and cfg.seq_len <= LINE_PROMPT + 8:
-        return []  # the table of positions has no room for a prompt and more
+        return []  # the table of positions has no room for more than a prompt
     lines = [line + "\n" for line in text.decode(part.ids[:1_000_000], alphabet).split("\n")[1:-1]]
     lines = [line[:LINE_LIMIT] for line in lines if len(line) > LINE_PROMPT + 8]
     return lines[:: max(1, len(lines) // N_LINES)][:N_LINES]
@@ -222,7 +228,9 @@ def lines_to_show(cfg: script.Config, part: script.Part, alphabet: str) -> list[
 def score(
     cfg: script.Config, model: nn.Module, alphabet: str, task: Task, trained_on: str | None
 ) -> dict[str, Any]:
-    """Bits per character of the test part, or of --text in the same windows; held-out lines, marked."""
+    """Bits per character of the test part, or of --text cut into the same windows; a page of held-out lines
+    whose characters are marked as right or wrong.
+    """
     if cfg.text is None:
         part, name = held_out_part(cfg, alphabet, trained_on)
     else:
@@ -262,11 +270,11 @@ def score(
 
 
 def run(cfg: script.Config) -> dict[str, Any]:
-    """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    """Do --task with --checkpoint; returns the content of results.json. Raises UserError and DataError."""
     if cfg.task == "generate":
         refuse_unread(cfg)
     device = pick_device(cfg.device)
-    encoding = cfg.encoding  # as given here; the run's is that of its --dataset
+    encoding = cfg.encoding  # the one given here is that of --text; the run's is that of its --dataset
     cfg, model, alphabet, file, run_config = load_model(cfg, device)
     if cfg.text is not None:
         cfg = dataclasses.replace(cfg, encoding=encoding)

@@ -1,11 +1,12 @@
 """Songs that a trained character model writes with every strategy: charlm_corpus --task=compare.
 
-Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
-How     Three songs (from --start, from the first line of --song, from nothing) with every strategy of
-        research/parts/charlm_sampling.py, with figures and what each strategy does, in <run>/compare/; the
-        figures of every song are also in songs.csv.
-Draws   Each song has its own random draws, a function of (seed, start, strategy, number of the sample):
-        another --song, or more --samples, leave the other songs as they are.
+Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME" How     It
+writes three songs (from --start, from the first line of --song, from nothing) with every strategy of
+        research/parts/charlm_sampling.py. The page in <run>/compare/ shows them with figures and explains
+        each strategy; the figures of every song are also in songs.csv.
+Draws   Each song has its own random draws, which depend only on (seed, start, strategy, number of the
+sample):
+        with another --song or more --samples, the other songs stay the same.
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given.
 """
@@ -55,16 +56,16 @@ FIGURES = (
     "share of words that are in it."
 )
 DECODING = [field.name for field in fields(Decoding)]
-OWN = ("start", "song", "chars", "samples")  # flags that this task has for itself
-# of the command's other flags those that a character model's script has too
+OWN = ("start", "song", "chars", "samples")  # flags whose meaning is this task's own
+# the other flags of this command that the character model's script has, too
 SHARED = {f.name for f in fields(Config)} & {f.name for f in fields(script.Config)} - {*OWN}
-TITLE_LIKE = 0.85  # a --song that is as near as this to a title is taken for a slip in it
+TITLE_LIKE = 0.85  # a --song that is at least this similar to a title is taken for a misspelt title
 
 
 def run(command: Config) -> dict[str, Any]:
-    """Write songs by every strategy; returns what results.json says. Raises UserError and DataError."""
+    """Write songs by every strategy; returns the content of results.json. Raises UserError and DataError."""
     flags = {name: getattr(command, name) for name in SHARED}
-    cfg = script.Config(**flags)  # a character model's flags, as its own tasks have them
+    cfg = script.Config(**flags)  # the flags as the tasks of the character model have them
     device = pick_device(cfg.device)
     cfg, model, alphabet, file, run_config = load_model(cfg, device)
     splits = load_text(cfg)
@@ -109,7 +110,9 @@ def run(command: Config) -> dict[str, Any]:
 
 
 def known_start(command: Config, flag: str, given: str, cfg: script.Config, alphabet: str) -> str:
-    """What the model knows of a start. Raises UserError: nothing of what the user gave by `flag`."""
+    """The characters of a start that the model knows. UserError: the user gave it by `flag`, and there are
+    none.
+    """
     asked = getattr(command, flag) is not None
     start = known(given, cfg, alphabet, f"--{flag}" if asked else f"the start {given!r}")
     require(bool(start or not given or not asked), command, flag, "of characters that the model has seen")
@@ -117,14 +120,17 @@ def known_start(command: Config, flag: str, given: str, cfg: script.Config, alph
 
 
 def pick_line(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
-    """The first line of the song --song, or --song itself as a line, and what it is; without --song the first
-    line of the first song, or of the text, of the test part. Raises UserError for a slip in a song's name.
+    """A line to begin with, and what it is, in words.
+
+    With --song it is the first line of that song, or --song itself if there is no such song. Without, it is
+    the first line of the first song of the test part, or of the test part itself if the text has no songs.
+    Raises UserError if --song looks like a misspelt title.
     """
     require(cfg.song is None or bool(cfg.song.strip()), cfg, "song", "the name of a song, or a line")
     songs = splits.songs
     if songs is None and cfg.song is None:
         lyrics = text.decode(splits.test, splits.alphabet)
-        lyrics = lyrics.partition("\n")[2] or lyrics  # its first line may have begun in the part before
+        lyrics = lyrics.partition("\n")[2] or lyrics  # the first line may have begun in the part before
         return first_line(lyrics), f"the first line of the test part of {splits.name}"
     if songs is None:
         return cfg.song, "the line of --song"
@@ -152,7 +158,7 @@ def pick_line(cfg: Config, splits: text.TextSplits) -> tuple[str, str]:
 
 
 def first_line(lyrics: str) -> str:
-    """The first line that is sung: notes of an editor, whole lines in brackets, come before it."""
+    """The first line that is sung. An editor's notes, which are whole lines in brackets, are skipped."""
     sung = re.sub(r"\A(\s*(\[[^\]]*\]|\([^)]*\)|\{[^}]*\})[^\w\n]*(\n|\Z))+", "", lyrics).strip()
     return (sung or lyrics.strip()).partition("\n")[0].strip()
 
@@ -161,7 +167,7 @@ def first_line(lyrics: str) -> str:
 
 
 def as_csv(songs: Sequence[Mapping[str, Any]], no_repeat: int) -> str:
-    """The figures of each song, and which it is."""
+    """A CSV with a row for each song: which song it is, and its figures."""
     written = io.StringIO()
     names = ["start", "strategy", "no_repeat", "sample", *statistics("", "")]
     rows = csv.DictWriter(written, names, extrasaction="ignore", lineterminator="\n")
@@ -174,7 +180,7 @@ def as_csv(songs: Sequence[Mapping[str, Any]], no_repeat: int) -> str:
 
 
 def lay_out(title: str, songs: Sequence[Mapping[str, Any]], notes: Sequence[str], no_repeat: int) -> str:
-    """Print songs, each with its figures, and notes; returns a page of the same."""
+    """Print songs, each with its figures, and notes; returns a page with the same content."""
     figures, rows = list(statistics("", "")), []
     printed = Table("strategy", "text", title=Text(title), box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
     several = any(song["sample"] > 1 for song in songs)

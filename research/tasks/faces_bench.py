@@ -1,12 +1,12 @@
-"""What the tasks on faces share: a model with its data, the face to work on, pictures put together.
+"""What the tasks on faces share: a model with its data, the face to work on, composed pictures.
 
-A folder of your own may show anything: its pictures are called faces only where its name says so.
+A folder of your own may contain any pictures; they are called faces only if its name says so.
 
 A family of faces builds a `Bench` from its own model and passes it to the tasks, which know nothing else
 about the model.
 
-Shapes  D latents, S image size; codes (…, D) are on the CPU, where draws and directions are equal everywhere.
-        RMSE is over pixels in [0, 1].
+Shapes  D latents, S image size. Codes (…, D) are on the CPU, so that draws and directions are the same on all
+        devices. RMSE is over pixels in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ from research.common.messages import UserError
 from research.common.task import Task
 from research.draw import pictures
 
-N_FIT, N_TEST = 5000, 2000  # at most so many training faces for a fit, test faces for statistics
-N_FRAMES = 49  # of the way there, 8 k + 1: nine of them are in the strip
+N_FIT, N_TEST = 5000, 2000  # at most this many training faces for a fit, and test faces for statistics
+N_FRAMES = 49  # frames from one end to the other, 8 k + 1, so that every k-th, nine in all, is in the strip
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Bench:
 
     cfg: the task's flags, with those of the checkpoint's model and data. name: model and data, for titles.
     encoder: uint8 pictures (N, S, S, 3) → mu, logvar (N, D). decoder: codes (B, D) on the task's device →
-    pictures (B, 3, S, S) in [0, 1]. shown_range: means mu (N, D) → shift and scale (D,) of what is shown
-    'from −3 to 3'. has_prior: codes were trained towards N(0, I); if not, that is in deviations of the codes.
+    pictures (B, 3, S, S) in [0, 1]. shown_range: means mu (N, D) → shift and scale, both (D,), of what is
+    shown 'from −3 to 3'. has_prior: whether codes were trained towards N(0, I); if not, 'from −3 to 3' is in
+    standard deviations of the codes.
     """
 
     cfg: Any
@@ -60,22 +61,22 @@ class Bench:
 
     @property
     def noun(self) -> str:
-        """What one of the pictures is called: 'face', 'emoji' … as the set's name says, else 'picture'."""
+        """What a picture is called: 'face', 'emoji' … if the name of the set says so, else 'picture'."""
         return self.data.noun
 
     @property
     def scale(self) -> int:
-        """How often a tile is enlarged so that it is at least 64 pixels wide."""
+        """The factor by which tiles are enlarged: the largest up to a width of 64 pixels, but at least 1."""
         return max(1, 64 // self.cfg.image_size)
 
     def row(self, images: Sequence[np.ndarray], labels: list[str], title: str | None = None) -> np.ndarray:
-        """Pictures (S, S, 3) in one row, large, with a label above each."""
+        """Pictures (S, S, 3) in one row, enlarged, with a label above each."""
         return pictures.strip(np.stack(images), labels, title, 2 * self.scale)
 
 
 class Face(NamedTuple):
-    """A face, or another picture, to work on. x: uint8 (1, S, S, 3); index: into the test part, None for a
-    picture file.
+    """A face, or another picture, to work on. x: uint8 (1, S, S, 3); label: its name in titles; index: its
+    number in the test part, None for a picture file.
     """
 
     x: Tensor
@@ -84,16 +85,16 @@ class Face(NamedTuple):
 
 
 def pick_face(bench: Bench, default: int, which: str = "") -> Face:
-    """The face of --image<which> or --index<which>, or the `default`-th one of the test part.
+    """The face of --image<which> or --index<which>, or the one with the number `default` in the test part.
 
-    UserError naming the flag: a file that can't be read, a number beyond the test part.
+    UserError, which names the flag: a file that can't be read, or a number beyond the test part.
     """
     cfg, n = bench.cfg, len(bench.data.test)
     path, index = getattr(cfg, f"image{which}"), getattr(cfg, f"index{which}")
     if path is not None:
         try:
             x = image_files.decode(path, cfg.image_size, bench.data.spans)
-        except Exception as error:  # Pillow's readers raise nearly any type on damaged bytes
+        except Exception as error:  # on damaged bytes, Pillow's readers raise exceptions of nearly any type
             raise UserError(f"--image{which}={path}: {image_files.reason(error)}") from None
         label = f"your {bench.noun} {which}" if which else f"your {bench.noun}"
         return Face(torch.from_numpy(x[None].copy()), label, None)
@@ -108,7 +109,7 @@ def rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def stack(parts: Sequence[np.ndarray], axis: int, gap: int = 20) -> np.ndarray:
-    """Pictures (H, W, 3) one below the other (axis 0) or side by side (1), on white."""
+    """Pictures (H, W, 3) on white, `gap` pixels apart: one below the other (axis 0) or side by side (1)."""
     other = 1 - axis
     extent = max(part.shape[other] for part in parts)
     padded = []
@@ -121,14 +122,16 @@ def stack(parts: Sequence[np.ndarray], axis: int, gap: int = 20) -> np.ndarray:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A number whose width does not depend on its sign, so that titles of a video stay where they are."""
+    """A number that always has a sign, so that its width stays the same and titles of a video do not move."""
     value = round(value, digits)
     sign = "−" if value < 0 else "+" if value > 0 else "±"
     return f"{sign}{abs(value):.{digits}f}"
 
 
 def animate(bench: Bench, name: str, frames: Sequence[np.ndarray], loop: bool = False) -> None:
-    """Write frames (H, W, 3) as a GIF and, twice as large, as MP4; there and back unless they are a loop."""
+    """Write frames (H, W, 3) as a GIF and, twice as large, as an MP4. Unless they are a loop, they are shown
+    forwards and then backwards.
+    """
     shown = list(frames) if loop else pictures.ping_pong(list(frames))
     bench.task.video(name, shown, fps=24, upscale=2)
     bench.task.gif(name, shown[::2], fps=12)  # half the frames: a GIF is large

@@ -1,5 +1,5 @@
-"""Autoencoders, VAEs and GANs of faces side by side: what each makes at random, between two codes, and how
-close that is to real pictures. For --task=compare of research/gan_faces.py.
+"""Autoencoders, VAEs and GANs of faces side by side: the pictures that each makes from random codes and
+between two codes, and how close they are to real ones. For --task=compare of research/gan_faces.py.
 
 Shapes  D latents, S image size; codes (…, D) lie on the CPU; pictures are uint8 (N, S, S, 3).
 """
@@ -45,8 +45,8 @@ FLOORS = (
 
 @dataclass(frozen=True)
 class Model:
-    """One of the models. draw: noise (N, D), standard normal → codes; decode: codes → pictures on the CPU;
-    rebuild: pictures → pictures, None for a model that encodes nothing.
+    """One of the models. draw: standard normal noise (N, D) → codes (N, D); decode: codes → pictures on the
+    CPU; rebuild: pictures → pictures, None for a model without an encoder.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Model:
 
 
 class Loaded(NamedTuple):
-    """What one --checkpoint holds: its network, the flags of its run, the hash of what it learned from."""
+    """What one --checkpoint contains: its network, the flags of its run, the hash of its training data."""
 
     network: Any
     flags: Any
@@ -65,7 +65,9 @@ class Loaded(NamedTuple):
 
 
 def load(cfg: gan_faces.Config, spec: str, device: torch.device) -> Loaded:
-    """The network of one --checkpoint with its weights. UserError: no such run, or of another family."""
+    """The network of one --checkpoint with its weights, on `device`. UserError: there is no such run, or it
+    is of another family.
+    """
     cfg = dataclasses.replace(cfg, checkpoint=spec)
     file = resolve(spec, cfg.weights, Path(cfg.data_dir) / "artifacts").absolute()
     config = config_of(file)
@@ -84,7 +86,7 @@ def load(cfg: gan_faces.Config, spec: str, device: torch.device) -> Loaded:
 
 
 def described(model: Any, own: Any, data: images.ImageSplits, device: torch.device) -> Model:
-    """A loaded model in the terms that all have in common."""
+    """A loaded network as a `Model`, so that all kinds can be used alike."""
     if isinstance(own, gan_faces.Config):
 
         def made(z: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def described(model: Any, own: Any, data: images.ImageSplits, device: torch.devi
 
     if own.beta > 0:
         return Model(f"VAE, β = {own.beta:g}", own.latent_dim, lambda z: z, decode, rebuild)
-    # no prior: draws of the Gaussian with the codes' mean and covariance
+    # there is no prior: codes are drawn from the Gaussian with the codes' mean and covariance
     fit = latents.fit_aggregate(bvae_faces.encode_all(model, data.train[:N_FIT], device)[0].cpu())
     values, vectors = torch.linalg.eigh(fit.cov)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -114,9 +116,11 @@ def described(model: Any, own: Any, data: images.ImageSplits, device: torch.devi
 
 
 def compare(cfg: gan_faces.Config) -> dict[str, Any]:
-    """Random pictures, ways between two codes, rebuilt pictures and scores of all --checkpoint, on one page.
+    """Random pictures, ways between two codes, rebuilt pictures and scores of every --checkpoint, on one
+    page.
 
-    On --dataset, else on that of the first one. UserError: another family, or other image sizes.
+    They are made on --dataset, by default on that of the first checkpoint. UserError: a checkpoint of another
+    family, or with another image size.
     """
     for name in set(GIVEN) & {f.name for f in dataclasses.fields(cfg)} - COMMON:
         require(
@@ -132,7 +136,7 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
         )
         alike = one.flags.image_size == of_first.image_size
         require(alike, dataclasses.replace(cfg, checkpoint=spec), "checkpoint", allowed)
-    # the first one's data, unless others are asked for
+    # the data of the first checkpoint, unless the user asked for others
     places = [
         name for name in ("dataset", "data_dir") if getattr(cfg, name) == getattr(gan_faces.Config, name)
     ]
@@ -141,7 +145,7 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
     )
     data = gan_faces.load_data(cfg)
     first = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").absolute()
-    # of the flags of its run only the data: the others are perhaps another family's, and not to be compared
+    # of the flags of its run only the data: the others may belong to another family and are not comparable
     config = (config_of(first) or {}) | {"flags": {"dataset": of_first.dataset}}
     task = start_task(cfg, first, config)
     models = [described(one.network, one.flags, data, task.device) for one in loaded]
@@ -205,7 +209,7 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
 
 
 def numbered(names: list[str]) -> list[str]:
-    """Names that are all different: equal ones get a number."""
+    """The names, made different: equal ones get a number."""
     return [
         f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
         for i, name in enumerate(names)
@@ -213,7 +217,9 @@ def numbered(names: list[str]) -> list[str]:
 
 
 def page_of(results: dict[str, Any], files: dict[str, Path], data: images.ImageSplits) -> str:
-    """The page: scores in each network's features beside those of real pictures, then the pictures."""
+    """The page: a table of scores for the features of each network, with those of real pictures; then the
+    picture files by their kind.
+    """
     body = []
     first = next(iter(results["models"].values()))
     for network in ("random", "reader"):
@@ -248,5 +254,5 @@ def page_of(results: dict[str, Any], files: dict[str, Path], data: images.ImageS
 
 
 def digits(value: float | None) -> str:
-    """A number of the table; nothing where a model has none."""
+    """A number of the table; an empty cell if there is none or it is not finite."""
     return "" if value is None or not np.isfinite(value) else f"{value:.4g}"

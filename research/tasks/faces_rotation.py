@@ -1,10 +1,13 @@
 """Faces turned by a trained autoencoder or β-VAE, and how far they really turn: --task=rotate of bvae_faces.
 
-How     One code step for all faces: by yaw where it is known, along the direction in which mirroring moves
-        codes where it is not, or along one latent (--dim).
-Measure Rendered faces: a reader trained on the ground truth (parts/face_reader.py) reads the yaw, and every
-        other factor, of N_FACES faces at N_VALUES values each; its own error, and its reading of faces that
-        are truly rendered at those yaws, are reported too. Photos: the mirror test.
+How     All faces are moved by the same step of their codes. If the yaw of training faces is known, the step
+is
+        a degree of yaw; if not, it goes along the direction in which mirroring moves codes. With --dim it
+        goes along one latent.
+Measure Rendered faces: a network trained on the ground truth, the reader (parts/face_reader.py), reads the
+yaw
+        and every other factor of N_FACES faces at N_VALUES values each. Its own error is reported too, and
+        what it reads from faces that are really rendered at those yaws. Photos: the mirror test.
 Shapes  T values, N faces, F factors, D latents, S image size. Codes lie on the CPU.
 """
 
@@ -32,41 +35,44 @@ from research.tasks.faces_bench import (
     stack,
 )
 
-N_FACES, N_VALUES = 100, 13  # turned faces of the test part that are measured
-NO_CHANGE = 0.01  # RMSE between the ends of a turn that nobody sees: 2.5 of 255
-TURNED_DEGREES = 30  # yaw read at one end less that at the other: a quarter of the 120 asked for
-MIRRORED = 0.5  # of the fine detail that tells left from right: with less gone, a head has hardly turned
-STAYS = 0.25  # with less than that gone it has not turned at all
+N_FACES, N_VALUES = 100, 13  # how many faces of the test part are measured, and at how many values each
+NO_CHANGE = 0.01  # a smaller RMSE between both ends of a turn is invisible: 2.5 of 255
+TURNED_DEGREES = 30  # the least change of the yaw read that counts as a turn; 120 degrees are asked for
+MIRRORED = 0.5  # a turn takes away at least this share of the fine detail that tells left from right
+STAYS = 0.25  # if less than this share is gone, the head has not turned at all; in between, hardly
 
 
 class Turn(NamedTuple):
-    """A way to move codes z (N, D): the picture at value v is that of z + (v − own(z))·step; step (D,)."""
+    """A way to move codes z (N, D): the picture at the value v shows the code z + (v − own(z))·step; step
+    (D,).
+    """
 
     step: Tensor
-    reading: Tensor  # (D,): own(z), the value that a code has by itself, is z @ reading + intercept
+    reading: Tensor  # (D,): the value of an unmoved code, own(z), is z @ reading + intercept
     intercept: float
     ends: float  # shown from −ends to ends
     unit: str
     how: str  # for titles
     numbers: dict[str, Any]
-    sides: bool = False  # goes where mirroring moves codes
+    sides: bool = False  # whether it goes along the direction in which mirroring moves codes
 
     def own(self, z: Tensor) -> Tensor:
-        """The values (N,) that codes (N, D) have by themselves."""
+        """The values (N,) of unmoved codes (N, D)."""
         return z @ self.reading + self.intercept
 
     def at(self, z: Tensor, values: Tensor) -> Tensor:
-        """Codes z (N, D) moved to each of values (T,): (N, T, D)."""
+        """Codes z (N, D) moved to each of the values (T,): (N, T, D)."""
         return z[:, None] + (values[:, None] - self.own(z)[:, None, None]) * self.step
 
 
 def turn_by_yaw(bench: Bench) -> Turn:
-    """By yaw in degrees, 0 straight ahead, as a linear regression on the codes of training faces predicts it.
+    """A turn by the yaw in degrees (0: straight ahead) that a linear regression on the codes of training
+    faces predicts.
 
-    Of all steps that change the prediction by a degree, that of least Mahalanobis length: Σw / wᵀΣw for
-    weights w and codes of covariance Σ, which is how codes change with yaw on the average (Haufe et al. 2014,
-    doi:10.1016/j.neuroimage.2013.10.067). Along w itself the latents that vary least would move most, and
-    those change the prediction, but hardly the picture.
+    Of all steps that change the prediction by a degree, it takes the one with the least Mahalanobis length:
+    Σw / wᵀΣw for weights w and codes with covariance Σ. This is how codes change with yaw on average (Haufe
+    et al. 2014, doi:10.1016/j.neuroimage.2013.10.067). Along w itself, the latents that vary least would move
+    most; they change the prediction, but hardly the picture.
     """
     column = bench.data.factor_names.index("yaw")
     parts = {"train": bench.data.train[:N_FIT], "test": bench.data.test[:N_TEST]}
@@ -94,9 +100,9 @@ def turn_by_yaw(bench: Bench) -> Turn:
 
 
 def turn_by_mirror(bench: Bench) -> Turn:
-    """Along the direction in which mirroring a picture moves its code; in standard deviations over training
-    faces, with 0 between the faces and their mirror images. Where heads are turned, this is mostly left and
-    right; where they are not, it may be the light.
+    """A turn along the direction in which mirroring a picture moves its code. Values are in standard
+    deviations over training faces and their mirror images, with 0 in the middle. If heads in the data are
+    turned, this is mostly left and right; if they are not, it may be the light.
     """
     x = bench.data.train[:N_FIT]
     mu, mirrored = bench.encode(x)[0], bench.encode(x.flip(2))[0]
@@ -117,7 +123,11 @@ def turn_by_mirror(bench: Bench) -> Turn:
 
 
 def turn_by_latent(bench: Bench, dim: int) -> Turn:
-    """By one latent from −3 to 3; with β = 0 in standard deviations of the codes of test faces."""
+    """A turn by one latent from −3 to 3; with β = 0 this is in standard deviations of the codes of test
+    faces.
+
+    UserError: there is no latent `dim`.
+    """
     require(dim < bench.cfg.latent_dim, bench.cfg, "dim", f"below {bench.cfg.latent_dim}")
     mu, logvar = bench.encode(bench.data.test[:N_TEST])
     shift, scale = bench.shown_range(mu)
@@ -134,7 +144,7 @@ def turn_by_latent(bench: Bench, dim: int) -> Turn:
 
 
 def spearman(asked: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Rank correlation of values (T,) with each row of found (N, T): (N,); 0 where a row does not vary."""
+    """Rank correlation of asked (T,) with each row of found (N, T): (N,); 0 for a row that does not vary."""
     from scipy.stats import rankdata
 
     ranks = rankdata(found, axis=1) - (len(asked) + 1) / 2
@@ -144,11 +154,13 @@ def spearman(asked: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def measure(bench: Bench, turn: Turn) -> dict[str, Any]:
-    """What a turn does to N test faces, read from its pictures: yaw, and how much each other factor changes.
+    """What a turn does to N test faces, as the reader sees it: the yaw, and how much each other factor
+    changes.
 
-    The change of another factor is the mean distance of its reading at each value from its reading in the
-    unturned, decoded face, as a share of the factor's range; for a category, the share of pictures in which
-    it differs. With a turn in degrees, faces rendered at those yaws are read too: the reader's own error.
+    The change of another factor is the distance between what is read at each value and what is read in the
+    unturned, decoded face, averaged and divided by the factor's range. For a category it is the share of
+    pictures in which it differs. For a turn in degrees, faces rendered at those yaws are read too, which
+    shows the reader's own error.
     """
     from research.parts import face_reader
 
@@ -201,19 +213,20 @@ def measure(bench: Bench, turn: Turn) -> dict[str, Any]:
     axis = {"°": "yaw asked for, degrees", " sd": "standard deviations", "": "value"}[turn.unit]
     title = f"{len(z)} test {bench.data.nouns} moved {turn.how}; {bench.name}"
     bench.task.picture("yaw_read", charts.curves(lines, axis, "yaw read off the pictures, degrees", title))
-    title = f"Mean change of what is not to change, share of its range; {title}"
+    title = f"Mean change of what should not change, as a share of its range; {title}"
     bench.task.picture("others", charts.heatmap(np.array(table), rows, [names[k] for k in others], title))
     return results
 
 
 def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
-    """Whether a turn changes faces into their mirror images: of the squared difference between a decoded face
-    and its mirror image, the share that disappears when the face is moved to the opposite value. 1: all of
+    """Whether a turn changes faces into their mirror images: the share of the squared difference between a
+    decoded face and its mirror image that disappears when the face is moved to the opposite value. 1: all of
     it; 0: no better than the unturned face; below 0: worse.
 
-    Light that changes sides can be most of that, so `mirror_share_detail` asks the same of `fine_detail`,
-    where a head moves its eyes, nose and mouth, and light hardly shows. Of rendered faces at 32 pixels that
-    only turn 0.87 of the detail is gone, of those whose light alone changes sides 0.02 (of all: 0.71, 0.24).
+    Light that changes sides can be most of that. So `mirror_share_detail` is the same share for
+    `fine_detail`, where a turning head moves its eyes, nose and mouth, and light hardly shows. In rendered
+    faces of 32 pixels that only turn, 0.87 of the detail disappears (0.71 of the whole); if only the light
+    changes sides, 0.02 (0.24 of the whole).
     """
     z = bench.encode(bench.data.test[:N_FACES])[0]
     unturned = bench.decode(z)
@@ -230,7 +243,9 @@ def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
 
 
 def fine_detail(x: np.ndarray) -> np.ndarray:
-    """What a blur of a 32nd of the edge takes from the middle of grey pictures (N, S, S, 3): (N, S', S')."""
+    """The fine detail in the middle of pictures (N, S, S, 3) with pixels from 0 to 255: (N, S', S'), grey, in
+    units of 255. It is what a blur with a deviation of 1/32 of the edge takes away.
+    """
     from scipy.ndimage import gaussian_filter
 
     grey, size = x.mean(-1) / 255, x.shape[1]
@@ -239,15 +254,15 @@ def fine_detail(x: np.ndarray) -> np.ndarray:
 
 
 def mirror_share(unturned: np.ndarray, opposite: np.ndarray, mirrored: np.ndarray) -> float:
-    """Share of the squared difference between `unturned` and `mirrored` that `opposite` does not have; NaN
-    where there is none.
+    """The share of the squared difference between `unturned` and `mirrored` that is gone between `opposite`
+    and `mirrored`; NaN if there is no difference. All three have the same shape.
     """
     before, after = (float(np.square(x - mirrored).sum()) for x in (unturned, opposite))
     return 1 - after / before if before > 0 else float("nan")
 
 
 def gone(share: float, detail: float) -> str:
-    """The result of a mirror test in words; a share below 0 is not written as a percentage."""
+    """The result of a mirror test in words; for a share below 0, by how much the difference grows."""
 
     def words(value: float) -> str:
         if value >= 0.005:
@@ -261,17 +276,17 @@ def gone(share: float, detail: float) -> str:
 
 
 def change_between_ends(bench: Bench, turn: Turn) -> float:
-    """RMSE between the pictures at both ends of a turn, mean over N_FACES test pictures."""
+    """RMSE between the pictures at both ends of a turn, averaged over N_FACES test pictures."""
     z = bench.encode(bench.data.test[:N_FACES])[0]
     ends = bench.decode(turn.at(z, torch.tensor([-turn.ends, turn.ends])))  # (N, 2, S, S, 3)
     return float(rmse(ends[:, 0], ends[:, 1]).mean())
 
 
 def what_is_wrong(turn: Turn, noun: str, numbers: dict[str, Any]) -> str | None:
-    """Why this is no turn, in one line for its pictures; None where it is one.
+    """Why this is not a turn, in one line for its pictures; None if it is one.
 
-    A trained reader of the yaw decides where there is one, else the mirror test. noun: of the pictures;
-    numbers: those of `change_between_ends`, `mirror_test` and `measure`.
+    If there is a trained reader, the yaw that it reads decides; if not, the mirror test does. noun: what the
+    pictures are called; numbers: the results of `change_between_ends`, `mirror_test` and `measure`.
     """
     change = numbers["change_between_ends"]
     if change < NO_CHANGE:
@@ -288,7 +303,7 @@ def what_is_wrong(turn: Turn, noun: str, numbers: dict[str, Any]) -> str | None:
     share, detail = numbers["mirror_share"], numbers["mirror_share_detail"]
     if detail >= MIRRORED:
         return None
-    # what is gone of the whole, but not of its detail, is smooth
+    # if much of the whole is gone, but little of its detail, what moved is smooth
     smooth = "light and background" if noun == "face" else "light and large shapes"
     moves = f": {smooth} change sides" if turn.sides and share > max(detail, 0) + 0.1 else ""
     return f"{still if not detail >= STAYS else hardly}{moves} (mirror test: {gone(share, detail)})"
@@ -298,8 +313,8 @@ def what_is_wrong(turn: Turn, noun: str, numbers: dict[str, Any]) -> str | None:
 
 
 def rotate(bench: Bench) -> dict[str, Any]:
-    """Turn a face: its pictures, how far each is from the unturned one and, where it can be rendered, from
-    the truth; measure what the same turn does to many faces, and decide whether it is a turn at all.
+    """Turn a face: its pictures, and how far each is from the unturned one and, if it can be rendered, from
+    the truth. Measures what the same turn does to many faces, and decides whether it is a turn at all.
     """
     cfg, face = bench.cfg, pick_face(bench, 0)
     known = "yaw" in bench.data.factor_names
@@ -317,7 +332,7 @@ def rotate(bench: Bench) -> dict[str, Any]:
 
 
 def show(bench: Bench, face: Face, turn: Turn, wrong: str | None) -> dict[str, Any]:
-    """Strip, video and distances of one turned face; all show `wrong`, the reason why it is no turn."""
+    """Strip, video and distances of one turned face. wrong: why it is not a turn; all pictures say so."""
     z = bench.encode(face.x)[0]
     own = float(turn.own(z)[0])
     values = torch.linspace(-1, 1, N_FRAMES) * ends_with(turn, own)
@@ -364,8 +379,8 @@ def show(bench: Bench, face: Face, turn: Turn, wrong: str | None) -> dict[str, A
 
 
 def ends_with(turn: Turn, own: float) -> float:
-    """Where the pictures of a turn end: far enough to include the face's own value, `own`.
+    """The value at which the pictures of a turn end, far enough to include the face's own value, `own`.
 
-    A yaw needs no more room: a reading of a code may be beyond ±60°, faces are not.
+    A yaw needs no more room than ±60°: the value of a code may lie beyond that, but faces do not.
     """
     return turn.ends if turn.unit == "°" else max(turn.ends, np.ceil(10 * abs(own)) / 10)

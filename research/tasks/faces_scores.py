@@ -1,4 +1,4 @@
-"""Scores of generated pictures against those of the test part, beside the same scores of real ones."""
+"""Scores of generated pictures against the test part, with the same scores of real pictures beside them."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ from data import images
 from research.measure import sample_quality
 from research.parts import face_reader, picture_features
 
-N_SCORED = 2000  # at most so many generated pictures, and real ones
+N_SCORED = 2000  # at most this many generated pictures, and as many real ones
 
 
 def scores(made: Tensor, data: images.ImageSplits, cfg: Any) -> dict[str, Any]:
     """Scores of generated pictures (N, S, S, 3) against data.test, by the features of both networks.
 
-    random: of one that is never trained; reader: of the reader of rendered faces, trained on these, whatever
-    the pictures here are. With each its digest: scores of other networks must not be compared.
+    Returns network → name → score. "random" is a network that is never trained; "reader" is the network that
+    reads rendered faces, which is trained on these, whatever the pictures here show. Each has its digest
+    under "network", because scores by different networks must not be compared.
     """
     rendered = images.load("synthetic", cfg.data_dir, cfg.image_size)
     reader, of_reader = face_reader.load(rendered, cfg.data_dir)

@@ -1,4 +1,4 @@
-"""Interpolation between random codes, for every family of faces, and its figures.
+"""Interpolation between random codes, and its figures; for every family of faces.
 
 Shapes  D latents, S image size, T pictures on the way.
 """
@@ -15,7 +15,7 @@ from research.tasks.faces_bench import N_FRAMES, N_TEST, Bench, animate, rmse
 
 
 def measured(codes: Tensor, frames: np.ndarray) -> dict[str, Any]:
-    """Numbers of one way: codes (T, D) and their pictures (T, S, S, 3)."""
+    """Figures of one way: the norms of its codes (T, D), and distances between its pictures (T, S, S, 3)."""
     return {
         "code_norms": codes.norm(dim=-1),
         "rmse_to_first": rmse(frames, frames[0]),
@@ -25,11 +25,11 @@ def measured(codes: Tensor, frames: np.ndarray) -> dict[str, Any]:
 
 
 def between_random_codes(bench: Bench, ratios: Tensor) -> dict[str, Any]:
-    """The line and the great arc between two random codes, at ratios (T,), one below the other."""
+    """The line and the great arc between two random codes, at ratios (T,), shown one below the other."""
     z0, z1 = torch.randn(2, bench.cfg.latent_dim, generator=bench.task.rng())
     paths = {"linear": latents.lerp(z0, z1, ratios), "spherical": latents.slerp(z0, z1, ratios)}
     distribution = "N(0, I)"
-    if not bench.has_prior:  # no prior: noise of the codes' own mean and spread
+    if not bench.has_prior:  # no prior: noise with the codes' own mean and spread
         shift, scale = bench.shown_range(bench.encode(bench.data.test[:N_TEST])[0])
         paths = {name: shift + scale * codes for name, codes in paths.items()}
         distribution = "N(mean, sd²) of the codes"

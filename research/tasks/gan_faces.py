@@ -2,15 +2,15 @@
 
 Run     python research/gan_faces.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
 Tasks   random_generation   64 random pictures, a walk through 16, and the training pictures nearest to 16
-        interpolate         between two random codes, by line and by arc
-        evaluate            distances, precision and recall of generated pictures against held-out ones, in
-                            features of a random network and of the reader of rendered faces; how often a
-                            classifier tells generated from real pictures
+        interpolate         between two random codes, by line and by arc evaluate            distances,
+        precision and recall of generated pictures against held-out ones, by the
+                            features of a random network and of a network that reads rendered faces; how often
+                            a classifier tells generated from real pictures
         compare             autoencoders, VAEs and GANs side by side, one --checkpoint each (faces_compare.py)
 Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were
         given; a value equal to the flag's default counts as not given. --seed is the task's own, so that
         models are compared on the same noise.
-Shapes  D latents, S image size; codes (…, D) are on the CPU. All pictures are made by the averaged generator.
+Shapes  D latents, S image size; codes (…, D) are on the CPU. The averaged generator makes all pictures.
 """
 
 from typing import Any
@@ -30,11 +30,14 @@ from research.tasks.faces_compare import compare
 from research.tasks.faces_scores import N_SCORED, scores
 from research.tasks.faces_ways import between_random_codes
 
-N_KNOWN = 5000  # at most so many training pictures among which the nearest are sought
+N_KNOWN = 5000  # the nearest training pictures are looked for among at most this many
 
 
 def bench_of(cfg: script.Config) -> tuple[Bench, script.GAN, dict[str, Any]]:
-    """The model of --checkpoint with its data, and its run's config.json. Raises UserError and DataError."""
+    """The model of --checkpoint in a bench with its data, the model itself, and its run's config.json.
+
+    Raises UserError and DataError.
+    """
     file, run_config = find_run(cfg, "gan_faces")
     cfg = flags_of_run(cfg, run_config)
     task = start_task(cfg, file, run_config)
@@ -54,20 +57,20 @@ def bench_of(cfg: script.Config) -> tuple[Bench, script.GAN, dict[str, Any]]:
 
 
 def no_encoder(x: Tensor) -> tuple[Tensor, Tensor]:
-    """A GAN has no way from a picture to its code."""
+    """Stands in for the encoder that a GAN does not have; no task may call it."""
     raise AssertionError(f"a GAN encodes no pictures, here {tuple(x.shape)}")
 
 
 def random_generation(bench: Bench, model: script.GAN) -> dict[str, Any]:
-    """64 pictures of random codes; 16 that wander through the codes; and which training pictures are nearest
-    to 16, by their features: is anything copied?
+    """64 pictures from random codes; a video of 16 that move through the codes; and the training pictures
+    that are nearest to 16 of them by their features, which shows whether any is copied.
     """
     z = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
     made = bench.decode(z)  # (64, S, S, 3)
     title = f"G(z), z ~ N(0, I); {bench.name}"
     bench.task.picture("samples", pictures.grid(made, 8, title=title, scale=bench.scale))
 
-    # cos·a + sin·b of two independent codes has their distribution at every angle, and closes after 2π
+    # for two independent codes a, b: cos·a + sin·b has their distribution at every angle and period 2π
     angle = torch.linspace(0, 2 * torch.pi, 2 * N_FRAMES - 1)[:-1, None, None]
     a, b = z[:32].split(16)
     walk = bench.decode(angle.cos() * a + angle.sin() * b)  # (T, 16, S, S, 3)
@@ -98,7 +101,9 @@ def interpolate(bench: Bench, model: script.GAN) -> dict[str, Any]:
 
 
 def evaluate(bench: Bench, model: script.GAN) -> dict[str, Any]:
-    """Scores of as many generated as test pictures, each beside that of real ones, its floor."""
+    """Scores of generated pictures against as many test pictures, each with the score of real ones, its
+    floor.
+    """
     cfg, data, device = bench.cfg, bench.data, bench.task.device
     n = min(N_SCORED, len(data.test), len(data.train))
     z = torch.randn(n, cfg.latent_dim, generator=bench.task.rng())
@@ -107,7 +112,7 @@ def evaluate(bench: Bench, model: script.GAN) -> dict[str, Any]:
     results |= scores(made, data, cfg)
     results |= script.judge(model, data.train, data.test, made, device)
     accuracy = results["random"]["two_sample_accuracy"]
-    title = f"G(z), told from real {data.nouns} in {accuracy:.0%} by their features; {bench.name}"
+    title = f"G(z); a classifier tells them from real {data.nouns} with {accuracy:.0%} accuracy; {bench.name}"
     both = [made[:32], data.test[:32]]
     panels = [
         pictures.grid(part, 8, title=what, scale=bench.scale)
@@ -123,7 +128,7 @@ RUNS = {task.__name__: task for task in (random_generation, interpolate, evaluat
 
 
 def run(cfg: script.Config) -> dict[str, Any]:
-    """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    """Do --task with --checkpoint; returns the content of results.json. Raises UserError and DataError."""
     if cfg.task == "compare":
         return compare(cfg)
     bench, model, run_config = bench_of(cfg)

@@ -1,17 +1,20 @@
-"""What a trained arithmetic model answers: a query of yours, all of the test part, its mistakes.
+"""What a trained arithmetic model answers: to a query of yours, to the test part; and its mistakes.
 
 Run     python research/seq2seq_arith.py --task=TASK --checkpoint=runs/<run>; files go to runs/<run>/TASK/
-Tasks   ask        --query: the answer, how sure each character is, where the decoder looked (attention), and
-                   pictures of the query or of the answer where the model's --mode has them
-        evaluate   exact match, characters right, by operator, length and carry, on the test part
-        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind; where
-                   the model's --mode has pictures, with the handwriting that was misread or what was drawn
+Tasks   ask        answers --query: how probable each character is, where the decoder looked (attention), and
+                   pictures of the query or of the answer if the model's --mode has them
+        evaluate   exact match and share of right characters on the test part; exact match also by operator,
+                   length and carry
+        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind; if
+        the
+                   model's --mode has pictures, also the handwriting that was misread, or what was drawn
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
-        value equal to the flag's default counts as not given. --seed is the task's own, and draws pictures.
-        --digits, where given, is the largest number of digits of an operand that is asked. With fewer digits
-        than the model was trained on: the queries of its test part without longer operands. With more, which
-        an LSTM can read but has never seen: test queries with so many digits that are longer than any
-        training query.
+        value equal to the flag's default counts as not given. --seed is the task's own; it chooses the
+        handwriting of pictures.
+        --digits is the largest number of digits of an operand that is asked. If it is smaller than in
+        training, those queries of the model's test part are asked whose operands are not longer. If it is
+        larger, queries are asked that are longer than any in training: an LSTM can read them, but has never
+        seen such ones.
 """
 
 import base64
@@ -36,17 +39,18 @@ from research.draw.charts import bars, heatmap
 from research.parts import seq2seq_mistakes as mistakes
 
 N_OF_A_KIND = 20  # wrong answers of each kind that are shown on the page
-N_IN_PICTURE = 5  # and in the picture of what was read or drawn
+N_IN_PICTURE = 5  # wrong answers of each kind in the picture of what was read or drawn
 
 
 # ------------------------------------------------------------------------------------------------ digits
 
 
 def with_digits(cfg: script.Config, digits: int, model: torch.nn.Module) -> tuple[script.Config, script.Data]:
-    """A test part of queries with at most `digits` digits that the model of `cfg` was not trained on; and
-    `cfg` with the number of digits with which they are written.
+    """Data whose test part has queries that the model of `cfg` was not trained on, with operands of at most
+    `digits` digits; and `cfg` with the number of digits with which they are written.
 
-    Raises UserError where the model cannot read them, DataError where there are none.
+    For more digits than the model learned, its answer_width is changed. Raises UserError if the model cannot
+    read such queries, DataError if there are none.
     """
     learned = cfg.digits
     if digits > learned:
@@ -92,7 +96,7 @@ def all_answers(
 def evaluate(
     cfg: script.Config, digits: int, model: torch.nn.Module, data: script.Data, task: Task
 ) -> dict[str, Any]:
-    """The figures of the test part."""
+    """The figures of the test part, as in `all_answers`."""
     return {"digits": digits} | all_answers(cfg, model, data, task.device)[1]
 
 
@@ -100,7 +104,7 @@ def evaluate(
 
 
 def inline(tile: Tensor) -> str:
-    """A picture (1, H, W) in [0, 1] as HTML that needs no file."""
+    """A picture (1, H, W) in [0, 1] as an HTML tag that contains it, so that it needs no file."""
     (pixels,) = pictures.to_uint8(tile[None])
     png = BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
@@ -110,8 +114,8 @@ def inline(tile: Tensor) -> str:
 def show_mistakes(
     cfg: script.Config, digits: int, model: torch.nn.Module, data: script.Data, task: Task
 ) -> dict[str, Any]:
-    """Kinds of mistakes: a page with examples of each, their frequencies as bars, and a map; for a model that
-    reads or draws pictures, also the pictures.
+    """Kinds of mistakes: a page with examples of each, their frequencies as bars, and a map. If the model
+    reads or draws pictures, the pictures are shown too.
     """
     test, alphabet = data.splits.test, data.splits.alphabet
     ids, figures = all_answers(cfg, model, data, task.device)
@@ -164,7 +168,9 @@ def show_mistakes(
 def ask(
     cfg: script.Config, digits: int, model: torch.nn.Module, data: script.Data, task: Task
 ) -> dict[str, Any]:
-    """The answer to --query, printed, with the probability of each of its characters."""
+    """Prints the answer to --query, with whether it is right; returns it with the probability of each of its
+    characters. Raises DataError for a query that the model can't read.
+    """
     alphabet, device = data.splits.alphabet, task.device
     try:
         a, op, b = arithmetic.parse(cfg.query, cfg.ops, digits)
@@ -214,7 +220,7 @@ def ask(
 
 
 def run(cfg: script.Config) -> dict[str, Any]:
-    """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    """Do --task with --checkpoint; returns the content of results.json. Raises UserError and DataError."""
     device = pick_device(cfg.device)
     file, run_config = find_run(cfg, "seq2seq_arith")
     asked, default = cfg, script.Config

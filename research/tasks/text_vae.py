@@ -2,11 +2,13 @@
 
 Run     python research/text_vae.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
         python research/text_vae.py --task=twist --text=path/to/any.txt     # needs no model
-Tasks   generate     --samples sentences of random codes by --strategy, each beginning with --start
-        interpolate  sentences from codes between --sentence and --sentence2, on the line and along an arc
-        evaluate     the figures of the test part; how often a step in the latent direction from archaic to
-                     modern lines makes an archaic line modern; how plausible samples are
-        twist        any text in today's English (--twist=modern) or in slang, by rules; to standard output
+Tasks   generate     --samples sentences from random codes by --strategy, each beginning with --start
+        interpolate  sentences from codes between those of --sentence and --sentence2, on the line and along
+                     the great arc
+        evaluate     the figures of the test part; how often an archaic line becomes modern when its code is
+                     moved in the direction from archaic to modern lines; how plausible samples are
+        twist        rewrites any text in today's English (--twist=modern) or in slang, by rules; it writes
+                     to standard output
 Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were
         given; a value equal to the flag's default counts as not given. --seed is the task's own.
 Shapes  N sentences, D latents; codes (N, D).
@@ -39,8 +41,8 @@ from research.parts.charlm_sampling import DRAWN, Decoding, refuse_unread
 from research.parts.modern_english import RULES, applied, archaic_forms, modernise
 from research.parts.text_vae_writing import Writer, write_sentences
 
-N_TRAIN_LINES, N_LINES = 5000, 400  # archaic lines, at most: of the direction, and those that are moved
-STEPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # lengths of the move, in differences of the means
+N_TRAIN_LINES, N_LINES = 5000, 400  # archaic lines, at most: to find the direction, and to be moved
+STEPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # lengths of the move, in units of the difference of the means
 
 
 def load_model(
@@ -57,7 +59,7 @@ def load_model(
 
 
 def data_of(cfg: script.Config, vocabulary: Vocabulary) -> SentenceSplits:
-    """The sentences of --dataset. Raises DataError where their tokens are not those that the model knows."""
+    """The sentences of --dataset. Raises DataError if their tokens are not those that the model knows."""
     data = script.load_data(cfg)
     if data.vocabulary != vocabulary:
         raise DataError(f"--dataset={cfg.dataset}: must have the tokens that the model of --checkpoint knows")
@@ -70,7 +72,7 @@ def twisted(text: str, twist: str) -> str:
 
 
 def ids_of(sentence: str, vocabulary: Vocabulary, cfg: script.Config, flag: str) -> list[int]:
-    """Ids of a sentence given by a flag; tokens that the model has never seen are printed. May be empty."""
+    """Ids of a sentence given by a flag; may be empty. Tokens that the model has never seen are printed."""
     sentence = readable(sentence.lower() if cfg.lower else sentence)
     ids = vocabulary.read(sentence).tolist()
     parts = sentence if vocabulary.level == "bpe" else vocabulary.split(sentence)
@@ -85,7 +87,7 @@ def ids_of(sentence: str, vocabulary: Vocabulary, cfg: script.Config, flag: str)
 
 
 def generate(cfg: script.Config) -> dict[str, Any]:
-    """--samples sentences from random codes, and the same rewritten by --twist."""
+    """--samples sentences from random codes, and the same sentences rewritten by --twist."""
     refuse_unread(cfg)
     device = pick_device(cfg.device)
     cfg, model, vocabulary, file, run_config = load_model(cfg, device)
@@ -118,12 +120,12 @@ def generate(cfg: script.Config) -> dict[str, Any]:
 
 
 def writer_of(model: script.TextVAE, z: Tensor, cfg: script.Config) -> Writer:
-    """What writes sentences of the codes z (N, D); of a language model with D = 0, N of them."""
+    """A writer of sentences from the codes z (N, D); for a language model, with D = 0, of N sentences."""
     return Writer(model, z if cfg.latent_dim else None, len(z))
 
 
 def share_archaic(lines: list[str]) -> float:
-    """Share of lines in which the rules find an archaic form; 0 of none."""
+    """Share of lines in which the rules find an archaic form; 0 if there are no lines."""
     return sum(bool(archaic_forms(line)) for line in lines) / max(1, len(lines))
 
 
@@ -131,7 +133,7 @@ def share_archaic(lines: list[str]) -> float:
 
 
 def interpolate(cfg: script.Config) -> dict[str, Any]:
-    """Sentences from codes between those of two sentences."""
+    """Sentences from codes between those of two sentences; without --sentence, of random test sentences."""
     device = pick_device(cfg.device)
     cfg, model, vocabulary, file, run_config = load_model(cfg, device)
     require(cfg.latent_dim > 0, cfg, "checkpoint", "a run with codes; this is a language model")
@@ -167,7 +169,9 @@ def interpolate(cfg: script.Config) -> dict[str, Any]:
 
 
 def evaluate(cfg: script.Config) -> dict[str, Any]:
-    """The figures of the test part, plausibility of samples, and the direction from archaic to modern."""
+    """The figures of the test part, the plausibility of samples, and the direction from archaic to modern
+    lines.
+    """
     device = pick_device(cfg.device)
     cfg, model, vocabulary, file, run_config = load_model(cfg, device)
     data = data_of(cfg, vocabulary)
@@ -188,8 +192,10 @@ def evaluate(cfg: script.Config) -> dict[str, Any]:
 def direction(
     model: script.TextVAE, data: SentenceSplits, cfg: script.Config, device: torch.device, task: Task
 ) -> dict[str, Any]:
-    """Move the codes of archaic test lines along the difference of the means of modernised and archaic
-    training lines; report how often the resulting sentence has no archaic form that the rules find.
+    """Move the codes of archaic test lines in a direction from archaic to modern ones, and report how often
+    the rules find no archaic form in the resulting sentences.
+
+    The direction is the mean code of modernised training lines minus that of the same lines as they are.
     """
     vocabulary = data.vocabulary
     pairs = {}
@@ -224,7 +230,7 @@ def direction(
 
 
 def codes(model: script.TextVAE, lines: list[str], vocabulary: Vocabulary, device: torch.device) -> Tensor:
-    """Means (N, D) of the codes of lines."""
+    """The codes (N, D) of N lines: the means of q(z|x)."""
     found = []
     for i in range(0, len(lines), 500):
         rows = [torch.from_numpy(vocabulary.read(line)).long() for line in lines[i : i + 500]]
@@ -239,7 +245,7 @@ def codes(model: script.TextVAE, lines: list[str], vocabulary: Vocabulary, devic
 
 
 def twist(cfg: script.Config) -> dict[str, Any]:
-    """Rewrite a text by rules, to standard output; what was done is told on the other stream."""
+    """Rewrite a text by rules, to standard output; standard error says how much was changed."""
     require(cfg.twist != "none", cfg, "twist", "modern or slang with --task=twist")
     require(cfg.checkpoint is None, cfg, "checkpoint", "left out with --task=twist, which reads no model")
     if cfg.text is not None:
@@ -251,9 +257,9 @@ def twist(cfg: script.Config) -> dict[str, Any]:
             whole = sys.stdin.buffer.read().decode(cfg.encoding or "utf-8")
         except (UnicodeDecodeError, LookupError) as error:
             raise UserError(
-                f"standard input is no text ({error}); --encoding says which encoding it has"
+                f"standard input is not text ({error}); --encoding says which encoding it has"
             ) from None
-    pieces = re.split(r"(\n[ \t]*\n)", whole)  # what stands between blank lines, and these
+    pieces = re.split(r"(\n[ \t]*\n)", whole)  # paragraphs, and the blank lines between them
     counts: Counter[str] = Counter()
     hidden = not console.is_terminal
     for piece in track(pieces, "rewriting", console=console, transient=True, disable=hidden):
@@ -269,5 +275,5 @@ RUNS = {"generate": generate, "interpolate": interpolate, "evaluate": evaluate, 
 
 @torch.no_grad()
 def run(cfg: script.Config) -> dict[str, Any]:
-    """Do --task; returns what results.json says. Raises UserError and DataError."""
+    """Do --task; returns the content of results.json. Raises UserError and DataError."""
     return RUNS[cfg.task](cfg)

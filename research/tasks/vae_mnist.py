@@ -1,19 +1,19 @@
 """What a trained VAE on digits has learned: pictures and numbers from a checkpoint.
 
 Run     python research/vae_mnist.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
-Tasks   generate       digits at random and around each class's centre; with --label around that of one class,
-                       with --z=0.5,-1 of that code
+Tasks   generate       digits from random codes, and from codes around each class's centre; with --label only
+                       around the centre of that class, with --z=0.5,-1 only from that code
         latent_space   codes of the test part by class, the map on two scales, what each latent carries
         interpolate    from one picture to another: in pixels, and in codes on the line and along a great arc;
-                       --index and --index2 are numbers of pictures of the test part
+                       --index and --index2 are numbers of pictures in the test part
         evaluate       ELBO, log-likelihood from --iw_samples codes, kNN accuracy of the code; Inception
                        Score, with its maximum, and Fréchet distance (research/parts/digit_classifier.py);
                        with two latents also log p(x) itself, and how far the ELBO is below it
 Flags   The model's flags, β and the pixels come from the checkpoint's run. So do --dataset and --data_dir,
         unless they were given; a value equal to the flag's default counts as not given. --seed is the task's
         own, so that models are compared on the same noise.
-Shapes  D latents; codes (…, D) are on the CPU, where draws are equal everywhere. Pictures that are shown or
-        scored are sigmoid(x_logits), also where pixels are binarised.
+Shapes  D latents. Codes (…, D) are on the CPU, so that draws are the same on all devices. Pictures that are
+        shown or scored are sigmoid(x_logits), even if training pixels are binarised.
 """
 
 import math
@@ -33,16 +33,16 @@ from research.draw import charts, pictures
 from research.measure import latents
 from research.parts import digit_classifier, vae_mnist_maps
 
-N_SHOWN = 2000  # at most so many codes in a scatter
-N_SCORED = 10_000  # at most so many generated pictures, and real ones, for the scores
+N_SHOWN = 2000  # codes in a scatter plot, at most
+N_SCORED = 10_000  # generated pictures for the scores, at most, and as many real ones
 GRID_STEP = 0.05  # of the grid of codes over which likelihoods are summed
-N_EXACT = 1000  # at most so many pictures whose likelihood is summed over a grid
-N_FRAMES = 49  # of the way there
+N_EXACT = 1000  # pictures whose likelihood is summed over a grid, at most
+N_FRAMES = 49  # frames from one end to the other
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What each task works with. cfg: with the flags of the checkpoint's model and data."""
+    """What each task works with. cfg: the task's flags, with those of the checkpoint's model and data."""
 
     cfg: script.Config
     model: script.VAE
@@ -63,14 +63,14 @@ class Bench:
     @property
     def name(self) -> str:
         """The model and its data, for titles."""
-        return f"β\u00a0=\u00a0{self.cfg.beta:g}, {self.data.name}"  # not to be broken
+        return f"β\u00a0=\u00a0{self.cfg.beta:g}, {self.data.name}"  # \u00a0: no line break here
 
 
 # ------------------------------------------------------------------------------------------------ generate
 
 
 def parse_code(cfg: script.Config) -> Tensor:
-    """The code (1, D) in --z. UserError unless it is D numbers."""
+    """The code (1, D) in --z. UserError: it is not D finite numbers."""
     try:
         z = torch.tensor([[float(word) for word in cfg.z.split(",")]])
     except ValueError:
@@ -81,8 +81,9 @@ def parse_code(cfg: script.Config) -> Tensor:
 
 
 def parse_label(cfg: script.Config, data: DigitSplits) -> int:
-    """The class that --label names, or its number where names are words. UserError for one that is not there
-    or has no training pictures.
+    """The index of the class that --label names; a label may also be this index itself, if names are words.
+
+    UserError: there is no such class, or it has no training pictures.
     """
     names = data.class_names
     present = [names[k] for k in data.train_labels.unique().tolist()]
@@ -95,10 +96,11 @@ def parse_label(cfg: script.Config, data: DigitSplits) -> int:
 
 
 def generate(bench: Bench) -> dict[str, Any]:
-    """Digits from codes: the one given, those of one class, or random ones and some of every class.
+    """Digits from codes: from the code given, from codes of one class, or from random codes and codes of
+    every class.
 
-    The codes of a class are those of its training pictures, z ~ q(z|x); its centre is the code
-    nearest to all others, because the mean of a class that lies in two places would be in neither.
+    The codes of a class are those of its training pictures, z ~ q(z|x). Its centre is the code that is
+    nearest to all others; if a class lies in two places, its mean would lie in neither.
     """
     cfg, data = bench.cfg, bench.data
     if cfg.z is not None:
@@ -136,7 +138,10 @@ def generate(bench: Bench) -> dict[str, Any]:
 
 
 def scatter(bench: Bench, mu: Tensor, axes: Tensor, title: str, **more: Any) -> np.ndarray:
-    """The first codes mu (N, D) of the test part on the plane of `axes`, by class."""
+    """A chart of the first N_SHOWN codes mu (N, D) of the test part on the plane axes (D, 2), by class.
+
+    more: other arguments of `charts.scatter`.
+    """
     mu, labels = mu[:N_SHOWN], bench.data.test_labels[:N_SHOWN]
     names = bench.data.class_names
     more |= {"rings": vae_mnist_maps.RINGS, "axes": vae_mnist_maps.axis_names(len(axes))}
@@ -144,8 +149,8 @@ def scatter(bench: Bench, mu: Tensor, axes: Tensor, title: str, **more: Any) -> 
 
 
 def latent_space(bench: Bench) -> dict[str, Any]:
-    """The codes of test pictures by class with the prior's 1, 2 and 3 standard deviations, the map decoded
-    from the plane, KL per latent; with more than two latents also each of them from −3 to 3.
+    """The codes of test pictures by class, with circles at 1, 2 and 3 standard deviations of the prior; the
+    map decoded from the plane; KL per latent. With more than two latents also each of them from −3 to 3.
     """
     mu, logvar = bench.encode(bench.data.test)
     axes, (order, kl) = vae_mnist_maps.plane(mu), latents.sort_by_kl(mu, logvar)
@@ -184,7 +189,7 @@ def latent_space(bench: Bench) -> dict[str, Any]:
 
 
 def pick_two(bench: Bench) -> tuple[int, int]:
-    """Numbers of two test pictures: --index and --index2, else of two random classes."""
+    """Numbers of two test pictures: --index and --index2, or else two random ones of two random classes."""
     cfg, n = bench.cfg, len(bench.data.test)
     i, j = vae_mnist_maps.two_of_different_classes(bench.data.test_labels, bench.task.rng())
     for name in ("index", "index2"):
@@ -194,8 +199,8 @@ def pick_two(bench: Bench) -> tuple[int, int]:
 
 
 def interpolate(bench: Bench) -> dict[str, Any]:
-    """From picture x₁ to x₂ in three ways: (1 − t) x₁ + t x₂ of the pixels, the same of their codes, decoded,
-    and the great arc between their codes. Only codes pass through other digits.
+    """From picture x₁ to x₂ in three ways: (1 − t) x₁ + t x₂ of the pixels; the same of their codes, decoded;
+    and the great arc between their codes, decoded. Only ways between codes pass through other digits.
     """
     i, j = pick_two(bench)
     x = bench.data.test[[i, j]]
@@ -249,10 +254,12 @@ def as_stored(shown: Tensor) -> Tensor:
 
 @torch.no_grad()
 def exact_nats(bench: Bench, *parts: Tensor) -> list[float]:
-    """log p(x) = log ∫ p(x|z) p(z) dz by a sum over a grid of two latents: means over uint8 (N, 28, 28).
+    """The mean of log p(x) = log ∫ p(x|z) p(z) dz over each part, uint8 (N, 28, 28), in nats, by a sum over a
+    grid of two latents.
 
-    The grid goes to ±5, or beyond all codes, in steps h = GRID_STEP. For a posterior of deviation σ it is
-    off by a share of about 2 exp(−2π²σ²/h²): 0.002 for σ = 0.03, which is where the KL is 8 nats.
+    The grid extends to ±5, or beyond all codes, in steps of h = GRID_STEP. For a posterior with standard
+    deviation σ the relative error of p(x) is about 2 exp(−2π²σ²/h²): 0.002 for σ = 0.03, where the KL is 8
+    nats.
     """
     edge = max(5.0, *(math.ceil(bench.encode(x)[0].abs().max().item() + 1) for x in parts))
     one = torch.linspace(-edge, edge, 1 + round(2 * edge / GRID_STEP))
@@ -270,7 +277,9 @@ def exact_nats(bench: Bench, *parts: Tensor) -> list[float]:
 
 
 def inference_gap(bench: Bench) -> dict[str, Any]:
-    """How far the ELBO is below log p(x), which two latents let one sum: what a better encoder gains."""
+    """How far the ELBO is below log p(x), in nats, which is what a better encoder could gain. With two
+    latents log p(x) can be summed over a grid.
+    """
     cfg, names = bench.cfg, ("train", "test")
     parts = [script.draw_pixels(getattr(bench.data, name), name, cfg)[:N_EXACT] for name in names]
     by_part: dict[str, Any] = {}
@@ -282,8 +291,8 @@ def inference_gap(bench: Bench) -> dict[str, Any]:
 
 
 def evaluate(bench: Bench) -> dict[str, Any]:
-    """Every figure of the test part: how well pictures are explained, what codes tell of classes, how real
-    generated pictures look to a classifier, with the same scores of equally many real pictures.
+    """Every figure of the test part: how well the model explains pictures, how well codes tell classes apart,
+    and how real generated pictures look to a classifier, with the same scores of as many real pictures.
     """
     cfg, data, device = bench.cfg, bench.data, bench.task.device
     x = script.draw_pixels(data.test, "test", cfg)
@@ -334,7 +343,7 @@ RUNS = {task.__name__: task for task in (generate, latent_space, interpolate, ev
 
 
 def run(cfg: script.Config) -> dict[str, Any]:
-    """Do --task on --checkpoint; returns what results.json says. Raises UserError and DataError."""
+    """Do --task with --checkpoint; returns the content of results.json. Raises UserError and DataError."""
     file, run_config = find_run(cfg, "vae_mnist")
     cfg = flags_of_run(cfg, run_config, *(["precision"] if cfg.task == "evaluate" else []))
     task = start_task(cfg, file, run_config)

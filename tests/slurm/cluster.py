@@ -53,7 +53,7 @@ FIELDS = {  # what `jobs` tells of a task, and squeue's name for it
 
 
 class ClusterError(Exception):
-    """The cluster cannot be had, or a SLURM command failed; the message is the whole story."""
+    """The cluster can't be started, or a SLURM command failed; the message says everything."""
 
 
 def missing() -> list[str]:
@@ -61,7 +61,9 @@ def missing() -> list[str]:
 
 
 def skip_reason() -> str:
-    """Why tests may be skipped here: no SLURM, and no way to get it. Empty otherwise, and always in CI."""
+    """Why tests may be skipped here: no SLURM, and no way to install it. Empty otherwise,
+    and always in CI.
+    """
     absent = missing()
     if absent and os.getuid() != 0 and not os.environ.get("CI"):
         return f"no SLURM here (missing: {', '.join(absent)}), and only root can install it"
@@ -90,7 +92,7 @@ def install() -> None:
 
 
 def started(pid: int) -> str | None:
-    """When this process started, in clock ticks: a pid is used again, the two together are not."""
+    """When this process started, in clock ticks: a pid is used again, but the two together are not."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -107,7 +109,7 @@ def processes() -> Iterator[tuple[int, int]]:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """What a process was started with; empty if it is gone or not ours to see."""
+    """The environment with which a process was started; empty if it is gone or not ours to see."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
         return dict(word.split("=", 1) for word in words if "=" in word)
@@ -169,7 +171,7 @@ def refuse() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing uses, below the range that the kernel gives out for connections."""
+    """Ports that nothing uses, below the range from which the kernel chooses ports for connections."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -220,7 +222,7 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a process needs in its environment to speak to this cluster and no other."""
+        """The environment variables that a process needs to talk to this cluster and to no other."""
         return {"SLURM_CONF": str(self.conf)}
 
     # ---- up and down
@@ -233,7 +235,9 @@ class Cluster:
         self.down()
 
     def up(self, guard: bool = False) -> None:
-        """Start all and wait until both nodes are idle; with `guard`, down it goes when this process dies."""
+        """Start everything and wait until both nodes are idle. guard: the cluster ends when this process
+        dies.
+        """
         refuse()
         install()
         if self.folder.exists() and any(self.folder.iterdir()):
@@ -298,7 +302,9 @@ class Cluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self) -> list[int]:
-        """All that runs because of this cluster: daemons, the steps they started, jobs and their children."""
+        """All processes that run because of this cluster: daemons, the steps they started, jobs and their
+        children.
+        """
         found = {pid for name in ("munged", "slurmctld", *NODES) if (pid := self._pid(name))}
         found |= self._steps()
         for pid, _ in processes():
@@ -319,7 +325,7 @@ class Cluster:
         self._start("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
 
     def restart_slurmctld(self, number: int = signal.SIGTERM, wait: float = 0) -> None:
-        """End slurmctld (TERM saves its state, KILL does not), wait so many seconds, start it again."""
+        """End slurmctld (TERM saves its state, KILL does not), wait so many seconds, and start it again."""
         self._end("slurmctld", number)
         time.sleep(wait)
         self.start_slurmctld()
@@ -331,11 +337,13 @@ class Cluster:
         self._start(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
 
     def kill_slurmd(self, node: str) -> None:
-        """kill -9 of the node's daemon alone. Its jobs run on, unseen: a node cut off from the network."""
+        """Send kill -9 only to the node's daemon. Its jobs run on, unseen: a node that is cut off from the
+        network.
+        """
         self._end(node, signal.SIGKILL)
 
     def kill_node(self, node: str) -> None:
-        """kill -9 of the node's daemon and of all its jobs: a node that lost power."""
+        """Send kill -9 to the node's daemon and to all its jobs: a node that lost power."""
         found = with_descendants(self._steps(node))
         self._end(node, signal.SIGKILL)
         kill(found)
@@ -362,7 +370,7 @@ class Cluster:
         (self.folder / f"{name}.process").write_text(f"{child.pid} {started(child.pid)}")
 
     def _pid(self, name: str) -> int | None:
-        """The daemon's pid if it lives; a pid that another process has by now is not it."""
+        """The daemon's pid if it is alive; a pid that another process has now does not count."""
         with contextlib.suppress(OSError, ValueError):
             pid, when = (self.folder / f"{name}.process").read_text().split()
             return int(pid) if started(int(pid)) == when else None
@@ -375,7 +383,7 @@ class Cluster:
         self._children = [child for child in self._children if child.poll() is None]
 
     def write(self) -> None:
-        """slurm.conf: the machine's name and processors are not looked at, everything is at 127.0.0.1."""
+        """slurm.conf: it does not depend on the machine's name and processors; everything is at 127.0.0.1."""
         host, user = socket.gethostname().split(".")[0], getpass.getuser()
         lines = {
             "ClusterName": "test",
@@ -434,7 +442,9 @@ class Cluster:
     # ---- what a test asks
 
     def run(self, *command: str, cwd: str | Path | None = None) -> str:
-        """Run a SLURM command; its stdout, stripped. Raises ClusterError with its words if it fails."""
+        """Run a SLURM command; returns its stdout, stripped. Raises ClusterError with its message if it
+        fails.
+        """
         # what SLURM set for a job around this process would be taken for options of this command
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))}
         env = outer | self.env | {"PATH": PATH}
