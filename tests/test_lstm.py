@@ -1,4 +1,4 @@
-"""LSTM layers: on a CPU they are nn.LSTM itself; their purpose shows only on CUDA (test_gpu.py)."""
+"""LSTM layers: nn.LSTM itself, but float32 where torch has no bfloat16 LSTM (CUDA: also test_gpu.py)."""
 
 import pytest
 import torch
@@ -6,18 +6,50 @@ from torch import nn
 
 from research.parts.lstm import LSTMLayers
 
+CAPABILITY = torch.backends.cpu.get_cpu_capability()
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_on_a_cpu_they_are_those_of_torch(bf16):
+
+def pair():
+    """Ours and torch's with the same weights, an input and a state."""
     torch.manual_seed(0)
     ours, theirs = LSTMLayers(6, 8, 2, batch_first=True), nn.LSTM(6, 8, 2, batch_first=True)
     theirs.load_state_dict(ours.state_dict())
-    x, state = torch.randn(3, 5, 6), (torch.randn(2, 3, 8), torch.randn(2, 3, 8))
+    return ours, theirs, torch.randn(3, 5, 6), (torch.randn(2, 3, 8), torch.randn(2, 3, 8))
+
+
+def check_equal(one, other, dtype):
+    (a, (h, c)), (b, (k, d)) = one, other
+    assert all(torch.equal(p, q) for p, q in ((a, b), (h, k), (c, d)))
+    assert a.dtype == dtype
+
+
+def test_without_autocast_they_are_those_of_torch():
+    ours, theirs, x, state = pair()
     for given in (None, state):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            (a, (h, c)), (b, (k, d)) = ours(x, given), theirs(x, given)
-        assert all(torch.equal(p, q) for p, q in ((a, b), (h, k), (c, d)))
-        assert a.dtype == (torch.bfloat16 if bf16 else torch.float32)
+        check_equal(ours(x, given), theirs(x, given), torch.float32)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_a_processor_without_avx512_computes_them_in_float32(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    ours, theirs, x, state = pair()
+    for given in (None, state):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = ours(x, given)
+            assert torch.is_autocast_enabled("cpu")
+        check_equal(found, theirs(x, given), torch.float32)
+
+
+def test_why_the_processor_matters():
+    """With AVX-512 torch computes them in bfloat16, and so do ours; with AVX2 torch stops."""
+    ours, theirs, x, state = pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        if CAPABILITY == "AVX2":
+            with pytest.raises(RuntimeError, match="LSTM"):
+                theirs(x, state)
+        else:
+            assert CAPABILITY.startswith("AVX512"), "try nn.LSTM in bfloat16 here, and say so in in_float32"
+            check_equal(ours(x, state), theirs(x, state), torch.bfloat16)
 
 
 def test_on_cuda_they_leave_autocast(monkeypatch):
