@@ -1,6 +1,7 @@
 """Training samples per second of seq2seq_arith's plain LSTM against Keras's addition example.
 
-    KERAS_BACKEND=torch uv run --with keras python benchmarks/seq2seq_arith.py
+    uv run --with keras python benchmarks/seq2seq_arith.py
+    python benchmarks/seq2seq_arith.py --peer path/to/keras     # uv pip install --target=path/to/keras keras
 
 Both learn sums of two three-digit numbers with an encoder and a decoder LSTM of 128 units: Keras's example
 (keras.io/examples/nlp/addition_rnn) by `fit` with its model, its reversed queries left aside, which cost
@@ -8,10 +9,12 @@ nothing; ours by the real functions of the script, in a loop without its log. Ro
 (benchmarks/race.py). Ours is fed the true character before each, Keras's the encoder's last state at each
 character, so that ours has one input product more. Ours is timed in both precisions, Keras's in its default,
 float32. How long each takes to make its training set is printed too: Keras's 50,000 sums, ours every query
-that there is. Without Keras only ours is timed.
+that there is. Keras computes with torch unless KERAS_BACKEND names something else. Without Keras only ours is
+timed.
 """
 
 import itertools
+import os
 import random
 import sys
 import time
@@ -37,9 +40,11 @@ CHARACTERS = "0123456789+ "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(race.JsonFlag):
     """Time training of the plain LSTM, beside Keras's where that is installed."""
 
+    peer: str | None = None
+    """folder that Keras was installed into; default: where this Python looks for packages"""
     threads: int = 1
     """CPU threads of torch"""
     steps: int = 60
@@ -48,6 +53,9 @@ class Flags:
     """rounds of each, in turn; the first of each is not counted"""
 
     def __post_init__(self):
+        super().__post_init__()
+        has_keras = self.peer is None or Path(self.peer, "keras/__init__.py").is_file()
+        require(has_keras, self, "peer", "a folder that holds the package keras")
         for name in ("threads", "steps"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.rounds >= 2, self, "rounds", "at least 2")
@@ -118,6 +126,9 @@ def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callabl
 
 def run(flags: Flags) -> None:
     race.begin(flags.threads, f"LSTM {WIDTH}", f"{DIGITS}-digit sums")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    if flags.peer:
+        sys.path.append(str(Path(flags.peer).resolve()))  # last: of what both have, ours counts
     try:
         import keras
     except ImportError as error:  # its backend's too
@@ -140,6 +151,7 @@ def run(flags: Flags) -> None:
         print(f"batch {batch_size}")
         figures = race.alternate(contenders, flags.rounds, about=f"batch {batch_size}")
         race.report(figures, "samples/s", peer="keras")
+        race.keep(flags, __file__, figures, "samples/s", peer="keras", variant=f"batch-{batch_size}")
 
 
 if __name__ == "__main__":

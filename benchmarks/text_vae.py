@@ -31,7 +31,7 @@ from research.common.randomness import make_rng
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(race.JsonFlag):
     """Time training steps of text_vae against a plain loop."""
 
     threads: int = 1
@@ -143,7 +143,9 @@ def run(flags: Flags) -> None:
         "plain": plain(flags, data),
     }
     contenders = {name: race.speed_of(work, flags.steps * flags.batch_size) for name, work in blocks.items()}
-    race.report(race.alternate(contenders, flags.blocks), "sentences/s", peer="plain")
+    figures = race.alternate(contenders, flags.blocks)
+    race.report(figures, "sentences/s", peer="plain")
+    race.keep(flags, __file__, figures, "sentences/s", peer="plain")
 
 
 if __name__ == "__main__":
