@@ -32,7 +32,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: import from this tree
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import race
 from data import digits, text
@@ -355,10 +356,11 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     lines = [
         f"# Speed on {newest['gpu'] or newest['cpu']}, {counted(newest['cores'], 'core')}",
         "",
-        "`make bench` wrote this from the JSON files beside it, which lie in a folder for each commit; see",
-        "[docs/benchmarks.md](../../../docs/benchmarks.md). Each figure is a median. A ratio is ours divided by",
-        "the peer's of the same round: the median, with the smallest and the largest. Fewer seconds are better,",
-        "and more of anything per second. A race to a loss is met only if our loss is at most the peer's.",
+        "`make bench` wrote this from the JSON files beside it, which lie in a folder for each commit. See",
+        "[docs/benchmarks.md](../../../docs/benchmarks.md). Each figure is a median over rounds. A ratio is",
+        "ours divided by the peer's of the same round: the median, with the smallest and the largest. Fewer",
+        "seconds are better, and more of anything per second. A race to a loss is met only if our loss is",
+        "at most the peer's.",
         "",
         line(HEADING),
         line(["---"] * len(HEADING)),

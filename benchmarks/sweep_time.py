@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: import from this tree
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import grid, race
 from research.common.commandline import main
