@@ -6,7 +6,8 @@
 
 Each benchmark is a process of its own; what it prints is shown. It writes its figures as JSON into
 benchmarks/results/DEVICE/COMMIT/, and benchmarks/results/DEVICE/README.md becomes one table of all JSON files
-of this device, the newest commit first. DEVICE is the processor or GPU with the number of cores.
+of this device, the newest commit first. DEVICE is the processor with its best vector instructions, or the
+GPU, with the number of cores.
 
 --peers is a folder with others' code:
 
@@ -241,10 +242,10 @@ def check_data(flags: Flags) -> None:
             )
 
 
-def slug(name: str, cores: int) -> str:
-    """A device as the name of a folder: "Intel(R) Xeon(R) Processor", 2 → "intel-xeon-2-cores"."""
+def slug(name: str, instructions: str, cores: int) -> str:
+    """A device as the name of a folder: "AMD EPYC", "avx2", 2 → "amd-epyc-avx2-2-cores"."""
     plain = re.sub(r"\((R|TM)\)|\b(\d+-Core|Processor|CPU)\b|@.*", " ", name, flags=re.IGNORECASE)
-    words = re.findall(r"[a-z0-9]+", plain.lower())
+    words = re.findall(r"[a-z0-9]+", f"{plain} {instructions}".lower())
     return "-".join([*words, str(cores), "core" if cores == 1 else "cores"])
 
 
@@ -254,14 +255,19 @@ def device_of(flags: Flags) -> str:
         import torch
 
         require(torch.cuda.is_available(), flags, "device", "cpu, since torch finds no GPU")
-    return slug(race.gpu() if flags.device == "cuda" else race.cpu(), os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    return (
+        slug(race.gpu(), "", cores)
+        if flags.device == "cuda"
+        else slug(race.cpu(), race.instructions(), cores)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the table
 
 
 NEEDED = {"benchmark", "variant", "unit", "peer", "figures", "ratios", "losses", "command"}
-NEEDED |= {"cpu", "gpu", "cores", "date", "commit", "committed"}
+NEEDED |= {"cpu", "instructions", "gpu", "cores", "date", "commit", "committed"}
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
@@ -353,8 +359,9 @@ def short(commit: str) -> str:
 def page(records: Sequence[dict[str, Any]]) -> str:
     """The README.md of a device, from all its files of figures, newest first."""
     newest = records[0]
+    device = newest["gpu"] or f"{newest['cpu']} {newest['instructions']}".strip()
     lines = [
-        f"# Speed on {newest['gpu'] or newest['cpu']}, {counted(newest['cores'], 'core')}",
+        f"# Speed on {device}, {counted(newest['cores'], 'core')}",
         "",
         "`make bench` wrote this from the JSON files beside it, which lie in a folder for each commit. See",
         "[docs/benchmarks.md](../../../docs/benchmarks.md). Each figure is a median over rounds. A ratio is",

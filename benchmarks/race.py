@@ -31,6 +31,7 @@ from research.common.identity import ROOT, git_state
 from research.common.messages import UserError, console
 
 Name = TypeVar("Name", bound=Hashable)
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # what matrix products are fast with
 
 
 class Spread(NamedTuple):
@@ -107,12 +108,30 @@ def begin(threads: int, *about: str, device: str = "cpu") -> None:
 
 def cpu() -> str:
     """The processor's name, as far as the system tells it."""
+    return told_of_cpu("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The most of INSTRUCTIONS that the processor has; "" where the system does not tell.
+
+    Virtual machines with processors that differ in this may all call theirs "AMD EPYC".
+    """
+    has = told_of_cpu("flags").split()
+    return next((one for one in INSTRUCTIONS if one in has), "")
+
+
+def told_of_cpu(what: str) -> str:
+    """What Linux tells of the first processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), "") or platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
+
+
+def lstm_precisions(device: str = "cpu") -> tuple[str, ...]:
+    """In which precisions torch can compute an LSTM: in bfloat16 oneDNN has none for AVX2 alone."""
+    return ("fp32",) if device == "cpu" and instructions() == "avx2" else ("fp32", "bf16")
 
 
 def torch_version() -> str:
@@ -194,6 +213,7 @@ def keep(
         "command": command(flags, benchmark),
         "device": device,
         "cpu": cpu(),
+        "instructions": instructions(),
         "gpu": gpu() if device.startswith("cuda") else None,
         "cores": os.cpu_count(),
         "threads": getattr(flags, "threads", None),

@@ -32,7 +32,7 @@ from research.common.commandline import main
 from research.common.flags import require
 from research.common.folder import CONFIG, STATUS
 from research.common.identity import ROOT
-from research.common.messages import UserError
+from research.common.messages import UserError, counted
 
 TOLERANCE = 0.02  # of a headline, relative where it is above 1: sums over other threads round differently
 
@@ -141,7 +141,7 @@ def ways(flags: Flags, steps: int) -> dict[str, Callable[[], float]]:
 
 def run(flags: Flags) -> None:
     steps = flags.steps or grid.FAMILIES[flags.family]
-    about = f"{flags.runs} runs of {flags.family}, {steps} steps each, {flags.workers} workers"
+    about = f"{flags.runs} runs of {flags.family}, {counted(steps, 'step')} each, {counted(flags.workers, 'worker')}"
     race.header(about, "seconds, of which less is better")
     if flags.family == "bvae_faces":  # the first run ever renders them, which takes a minute
         with tempfile.TemporaryDirectory() as folder:

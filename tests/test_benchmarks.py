@@ -117,17 +117,33 @@ def test_outside_of_a_checkout_the_commit_is_unknown(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "cores", "folder"),
+    ("name", "instructions", "cores", "folder"),
     [
-        ("AMD EPYC", 2, "amd-epyc-2-cores"),
-        ("Intel(R) Xeon(R) Processor", 2, "intel-xeon-2-cores"),
-        ("AMD EPYC 9B14 96-Core Processor", 180, "amd-epyc-9b14-180-cores"),
-        ("Intel(R) Core(TM) i7-8550U CPU @ 1.80GHz", 1, "intel-core-i7-8550u-1-core"),
-        ("NVIDIA H200", 16, "nvidia-h200-16-cores"),
+        ("AMD EPYC", "avx512_bf16", 2, "amd-epyc-avx512-bf16-2-cores"),
+        ("Intel(R) Xeon(R) Processor", "amx_bf16", 2, "intel-xeon-amx-bf16-2-cores"),
+        ("AMD EPYC 9B14 96-Core Processor", "avx512f", 180, "amd-epyc-9b14-avx512f-180-cores"),
+        ("Intel(R) Core(TM) i7-8550U CPU @ 1.80GHz", "avx2", 1, "intel-core-i7-8550u-avx2-1-core"),
+        ("Apple M2", "", 8, "apple-m2-8-cores"),
+        ("NVIDIA H200", "", 16, "nvidia-h200-16-cores"),
     ],
 )
-def test_a_device_is_a_plain_name(name, cores, folder):
-    assert bench.slug(name, cores) == folder
+def test_a_device_is_a_plain_name(name, instructions, cores, folder):
+    assert bench.slug(name, instructions, cores) == folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "best", "precisions"),
+    [
+        ("fpu avx2 sse", "avx2", ("fp32",)),
+        ("fpu avx2 avx512f", "avx512f", ("fp32", "bf16")),
+        ("avx512_bf16 avx2 avx512f amx_bf16", "amx_bf16", ("fp32", "bf16")),
+        ("", "", ("fp32", "bf16")),
+    ],
+)
+def test_a_processor_is_known_by_its_best_instructions(flags, best, precisions, monkeypatch):
+    monkeypatch.setattr(race, "told_of_cpu", lambda _: flags)
+    assert (race.instructions(), race.lstm_precisions()) == (best, precisions)
+    assert race.lstm_precisions("cuda") == ("fp32", "bf16")
 
 
 def table_of(folder: Path) -> list[dict[str, str]]:
@@ -227,7 +243,7 @@ def test_quick_bench(tmp_path):
     before = sorted((ROOT / "benchmarks/results").rglob("*"))
     command = [sys.executable, str(ROOT / "benchmarks/bench.py"), "--quick", "--only", "vae_mnist"]
     shown = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=500
+        command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=900
     )
     assert shown.returncode == 0, shown.stderr
     assert "[1/2] vae_mnist --threads=1" in shown.stdout and "[2/2] vae_mnist" in shown.stdout
@@ -275,7 +291,10 @@ def test_a_sweep_and_the_same_runs_one_after_another(tmp_path):
     )
     ours, theirs = (figures[0] for figures in record["figures"].values())
     assert ours > 0 and record["ratios"]["sweep"]["median"] == pytest.approx(ours / theirs, rel=1e-4)
-    assert "2 runs of seq2seq_arith, 1 steps each" in shown.stdout and " of one after another" in shown.stdout
+    assert (
+        "2 runs of seq2seq_arith, 1 step each, 1 worker" in shown.stdout
+        and " of one after another" in shown.stdout
+    )
 
 
 def run_of(**changes: Any) -> sweep_time.Run:
