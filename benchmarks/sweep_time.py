@@ -141,8 +141,8 @@ def ways(flags: Flags, steps: int) -> dict[str, Callable[[], float]]:
 
 def run(flags: Flags) -> None:
     steps = flags.steps or grid.FAMILIES[flags.family]
-    about = f"{flags.runs} runs of {flags.family}, {counted(steps, 'step')} each, {counted(flags.workers, 'worker')}"
-    race.header(about, "seconds, of which less is better")
+    each, workers = counted(steps, "step"), counted(flags.workers, "worker")
+    race.header(f"{flags.runs} runs of {flags.family}, {each} each, {workers}", "seconds: fewer are better")
     if flags.family == "bvae_faces":  # the first run ever renders them, which takes a minute
         with tempfile.TemporaryDirectory() as folder:
             plain_run(flags.family, 1, 0, Path(folder))

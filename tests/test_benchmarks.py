@@ -243,7 +243,7 @@ def test_quick_bench(tmp_path):
     before = sorted((ROOT / "benchmarks/results").rglob("*"))
     command = [sys.executable, str(ROOT / "benchmarks/bench.py"), "--quick", "--only", "vae_mnist"]
     shown = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=900
+        command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=1500
     )
     assert shown.returncode == 0, shown.stderr
     assert "[1/2] vae_mnist --threads=1" in shown.stdout and "[2/2] vae_mnist" in shown.stdout
@@ -281,7 +281,7 @@ def test_mistakes_are_one_line(tmp_path):
 def test_a_sweep_and_the_same_runs_one_after_another(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/sweep_time.py"), "--family=seq2seq_arith", "--runs=2"]
     command += ["--steps=1", "--rounds=1", "--workers=1", f"--json={tmp_path}"]
-    shown = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=900)
+    shown = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=1500)
     assert shown.returncode == 0, shown.stderr
     record = json.loads((tmp_path / "sweep_time-seq2seq_arith.json").read_text(encoding="utf-8"))
     assert (record["unit"], record["peer"], list(record["figures"])) == (
