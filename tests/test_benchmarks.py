@@ -303,7 +303,7 @@ def run_of(**changes: Any) -> sweep_time.Run:
 
 def test_rounding_is_the_same_work():
     sweep_time.check_same({"a": run_of()}, {"a": run_of(headline=-140.9)})
-    sweep_time.check_same({"a": run_of(headline=0.001)}, {"a": run_of(headline=0.002)})
+    sweep_time.check_same({"a": run_of(headline=0.0)}, {"a": run_of(headline=0.0)})
 
 
 @pytest.mark.parametrize(
@@ -314,9 +314,10 @@ def test_rounding_is_the_same_work():
         ({"a": run_of()}, {"a": run_of(step=8)}),
         ({"a": run_of(status="stopped")}, {"a": run_of(status="stopped")}),
         ({"a": run_of()}, {"a": run_of(headline=-150.0)}),
+        ({"a": run_of(headline=0.002)}, {"a": run_of(headline=0.003)}),
         ({"a": run_of(headline=None)}, {"a": run_of(headline=None)}),
     ],
-    ids=["other runs", "one run less", "fewer steps", "not finished", "another result", "no result"],
+    ids=["runs", "one run less", "fewer steps", "not finished", "ELBO", "small error", "no result"],
 )
 def test_other_work_has_no_ratio(sweep, plain):
     with pytest.raises(UserError, match=r"^no ratio: "):
