@@ -4,11 +4,13 @@ PY := .venv/bin/python
 # the CPU option of uv: `make install TORCH=cpu` takes torch's small CPU build and leaves the CUDA packages out
 TORCH ?=
 PYTEST := $(PY) -m pytest
+# a folder with others' code for `make bench`: `make bench PEERS=path/to/peers`
+PEERS ?=
 # tests that run at the same time: one more than two cores, because many of them wait (`make test JOBS=8`)
 JOBS ?= 3
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: no-python help install sweep notebooks test test-wandb test-slurm test-all check format lock clean
+.PHONY: no-python help install sweep notebooks test test-wandb test-slurm test-all check bench format lock clean
 help:
 	@echo "make install     .venv with the exact versions of requirements.lock; fetches a Python where none fits"
 	@echo "                 (TORCH=cpu: torch without CUDA; PYTHON=/path/to/python3.12: with that one)"
@@ -19,6 +21,8 @@ help:
 	@echo "make test-slurm  of these and the soaks, the ones on a real SLURM of two nodes on this machine"
 	@echo "make test-all    the soaks too: kill -9 storms, the full faces"
 	@echo "make check       ruff and the quick unit tests"
+	@echo "make bench       each family's speed against its peer, and one table of it; half an hour"
+	@echo "                 (PEERS=folder with others' checkouts; see docs/benchmarks.md)"
 	@echo "make format      ruff format"
 	@echo "make lock        resolve requirements.lock anew (environment.yml reads it)"
 
@@ -61,6 +65,10 @@ check: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(PYTEST) $(SHARED) -m "not soak" tests/test_flags.py tests/test_queue.py tests/test_metrics.py tests/test_sweeps.py
+
+bench: install
+	@echo "== each family's benchmark at its peer's own setting; the table goes to benchmarks/results/"
+	$(PY) benchmarks/bench.py $(if $(PEERS),--peers="$(PEERS)")
 
 format: install
 	.venv/bin/ruff format .

@@ -26,7 +26,7 @@ from research.common.randomness import make_rng
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(race.JsonFlag):
     """Time training steps of bvae_faces, alone or against a peer."""
 
     peer: str | None = None
@@ -111,7 +111,9 @@ def run(flags: Flags) -> None:
         steps["peer"] = peer(flags)
     pictures = flags.steps * flags.batch_size
     contenders = {name: race.speed_of(block(flags, step), pictures) for name, step in steps.items()}
-    race.report(race.alternate(contenders, flags.blocks), "pictures/s", peer="peer")
+    figures = race.alternate(contenders, flags.blocks)
+    race.report(figures, "pictures/s", peer="peer")
+    race.keep(flags, __file__, figures, "pictures/s", peer="peer")
 
 
 if __name__ == "__main__":

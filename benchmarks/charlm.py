@@ -8,14 +8,16 @@ it has read in a cache, is compared with a loop that reads the last full window 
 draws from the last logits, as nanoGPT's does (the logits of the other positions are 1 % of its work). Both
 begin after a full window, and the time to read it counts. Rounds of both alternate (benchmarks/race.py).
 Their texts differ: with the cache each layer attends to a window, so a character depends on more text than
-the loop has read.
+the loop has read. Several texts at a time are also compared with the loop that writes one after the other, as
+nanoGPT's sample.py does.
 
 With --race both train, one after the other, each in a process of its own with --threads threads. Our model
 uses the default recipe for --race_steps; nanoGPT (--peer, a checkout of github.com/karpathy/nanoGPT) uses the
 CPU setting of its README, from which the sizes of both are taken. Its loader reads our tinyshakespeare. Both
 are scored with their last weights by charlm's `evaluate`, on the last 10 % of the text, in consecutive
 windows, each character once. nanoGPT trains on the 90 % before that, our model on the same without its last
-10,000 characters. Without --peer only our model is trained.
+10,000 characters. Without --peer only our model is trained, on tinyshakespeare, or with --dataset=pydoc on the text that
+comes along.
 
 Only the seconds of the updates count, without reading the data, building the model and evaluating. nanoGPT
 evaluates before its first update. It saves only when it evaluates, so it must evaluate after the last update,
@@ -34,6 +36,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -59,13 +62,15 @@ SIZES = (  # layers, width, heads, window, batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(race.JsonFlag):
     """Time generation with charlm, or race it against nanoGPT."""
 
     race: bool = False
     """train ours and nanoGPT, instead of timing generation"""
     peer: str | None = None
     """race: checkout of karpathy/nanoGPT"""
+    dataset: Literal["shakespeare", "pydoc"] = "shakespeare"
+    """race: what ours learns; pydoc, which needs no download, only without --peer"""
     data_dir: str = "data/store"
     """race: where tinyshakespeare lies"""
     threads: int = 1
@@ -82,12 +87,15 @@ class Flags:
     """rounds of each, in turn; the first of each is not counted"""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("threads", "race_steps", "peer_steps", "chars", "uncached_chars"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.rounds >= 2, self, "rounds", "at least 2, of which the first is not counted")
         require(self.race or self.peer is None, self, "peer", "used with --race")
         is_checkout = self.peer is None or Path(self.peer, "train.py").is_file()
         require(is_checkout, self, "peer", "a checkout of karpathy/nanoGPT")
+        known = self.peer is None or self.dataset == "shakespeare"
+        require(known, self, "dataset", "shakespeare with --peer")
 
 
 # ------------------------------------------------------------------------------------------------ race
@@ -97,7 +105,7 @@ def config(flags: Flags) -> charlm.Config:
     """Our default recipe at the sizes of nanoGPT's CPU setting."""
     n_layers, width, n_heads, seq_len, _ = SIZES[0]
     return charlm.Config(
-        dataset="shakespeare",
+        dataset=flags.dataset,
         data_dir=flags.data_dir,
         steps=flags.race_steps,
         batch_size=12,
@@ -193,16 +201,19 @@ def train_both(flags: Flags) -> None:
     """Print seconds of training and test loss of our model and of nanoGPT."""
     cfg = config(flags)
     sizes = f"{cfg.n_layers} x {cfg.embed_dim}, window {cfg.seq_len}, batch {cfg.batch_size}"
-    race.begin(flags.threads, sizes, "tinyshakespeare")
+    race.begin(flags.threads, sizes, "tinyshakespeare" if flags.dataset == "shakespeare" else flags.dataset)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         took, loss = pool.submit(ours, flags).result()
     how = f"{cfg.steps} steps, trained on all but the last 10 % and 10,000 characters"
     print(f"ours    {took:6.1f} s   test loss {loss:.4f} nats   ({how})", flush=True)
+    figures, losses = {"ours": [took]}, {"ours": loss}
     if flags.peer:
-        peer_took, loss = peer(flags)
+        peer_took, peer_loss = peer(flags)
         how = f"{flags.peer_steps} steps, trained on the first 90 %"
-        print(f"nanoGPT {peer_took:6.1f} s   test loss {loss:.4f} nats   ({how})", end="; ")
+        print(f"nanoGPT {peer_took:6.1f} s   test loss {peer_loss:.4f} nats   ({how})", end="; ")
         print(f"ours took {took / peer_took:.2f} of it")
+        figures["nanoGPT"], losses["nanoGPT"] = [peer_took], peer_loss
+    race.keep(flags, __file__, figures, "s", peer="nanoGPT", variant="race", losses=losses)
 
 
 # ------------------------------------------------------------------------------------------------ generation
@@ -232,8 +243,18 @@ def generation(flags: Flags) -> None:
         for write, n_chars in ((cached, flags.chars), (uncached, flags.uncached_chars)):
             work = partial(write, model, prompt, n_chars, rng)
             contenders[write.__name__] = race.speed_of(work, batch * n_chars)
+        one_text = "uncached, 1 text"
+        if batch > 1:
+            work = partial(uncached, model, prompt[:1], flags.uncached_chars, rng)
+            contenders[one_text] = race.speed_of(work, flags.uncached_chars)
         print(f"{n_layers} x {width}, {n_heads} heads, window {seq_len}, batch {batch}")
-        race.report(race.alternate(contenders, flags.rounds), "characters/s", peer="uncached")
+        figures = race.alternate(contenders, flags.rounds)
+        race.report(figures, "characters/s", peer="uncached")
+        for other, variant in (("uncached", f"batch-{batch}"), (one_text, f"batch-{batch}-against-1")):
+            if other in figures:
+                two = {name: figures[name] for name in ("cached", other)}
+                variant = f"{n_layers}x{width}-{variant}"
+                race.keep(flags, __file__, two, "characters/s", peer=other, variant=variant)
 
 
 def run(flags: Flags) -> None:

@@ -27,7 +27,7 @@ from research.common.randomness import make_rng
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(race.JsonFlag):
     """Time training steps of gan_faces against a plain loop."""
 
     threads: int = 1
@@ -140,7 +140,10 @@ def run(flags: Flags) -> None:
     }
     pictures = flags.steps * flags.batch_size
     contenders = {name: race.speed_of(work, pictures) for name, work in blocks.items()}
-    race.report(race.alternate(contenders, flags.blocks), "pictures/s", peer="plain")
+    figures = race.alternate(contenders, flags.blocks)
+    race.report(figures, "pictures/s", peer="plain")
+    variant = "penalty" if flags.penalty else None
+    race.keep(flags, __file__, figures, "pictures/s", peer="plain", variant=variant)
 
 
 if __name__ == "__main__":

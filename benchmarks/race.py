@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders that are measured in turn, and how their figures are printed.
+"""What the benchmarks share: contenders that are measured in turn, how their figures are printed and kept.
 
 A contender is a function that does one round of work and returns its figure, such as pictures per second.
 Rounds of all contenders alternate, and a ratio is always that of two figures of the same round, so that it is
@@ -6,23 +6,32 @@ right even if the machine's speed drifts. The first round, in which caches fill 
 count.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
+import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.progress import track
 
+from research.common.flags import require
+from research.common.identity import ROOT, git_state
 from research.common.messages import UserError, console
 
 Name = TypeVar("Name", bound=Hashable)
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # what matrix products are fast with
 
 
 class Spread(NamedTuple):
@@ -99,12 +108,30 @@ def begin(threads: int, *about: str, device: str = "cpu") -> None:
 
 def cpu() -> str:
     """The processor's name, if the system reveals it."""
+    return told_of_cpu("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The most of INSTRUCTIONS that the processor has; "" where the system does not tell.
+
+    Virtual machines with processors that differ in this may all call theirs "AMD EPYC".
+    """
+    has = told_of_cpu("flags").split()
+    return next((one for one in INSTRUCTIONS if one in has), "")
+
+
+def told_of_cpu(what: str) -> str:
+    """What Linux tells of the first processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), "") or platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
+
+
+def lstm_precisions(device: str = "cpu") -> tuple[str, ...]:
+    """In which precisions torch can compute an LSTM: in bfloat16 oneDNN has none for AVX2 alone."""
+    return ("fp32",) if device == "cpu" and instructions() == "avx2" else ("fp32", "bf16")
 
 
 def torch_version() -> str:
@@ -133,6 +160,111 @@ def table(rows: Sequence[Sequence[str]]) -> None:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         print("| " + " | ".join(cells) + " |", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ keeping
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonFlag:
+    """The flag of each benchmark whose figures `keep` can write."""
+
+    json: str | None = None
+    """also write the figures into this folder, as JSON"""
+
+    def __post_init__(self):
+        is_folder = self.json is None or Path(self.json).is_dir() or not Path(self.json).exists()
+        require(is_folder, self, "json", "a folder, which is made where it is missing")
+
+
+def keep(
+    flags: JsonFlag,
+    script: str,
+    figures: Mapping[str, Sequence[float]],
+    unit: str,
+    peer: str | None = None,
+    variant: str | None = None,
+    losses: Mapping[str, float] | None = None,
+) -> None:
+    """Write the figures of all rounds to FOLDER/<benchmark>[-<variant>].json, where --json asks for it.
+
+    script: the benchmark's `__file__`; unit: "s", of which less is better, or something per second; peer: the
+    contender with which the others are compared, if it was run; losses: what each reached, in a race to one.
+    """
+    if flags.json is None:
+        return
+    benchmark = Path(script).stem
+    theirs = figures.get(peer)
+    ratios = {} if theirs is None else {name: Spread.of_ratios(of, theirs) for name, of in figures.items()}
+    device = getattr(flags, "device", "cpu")
+    commit, committed = state_of_code()
+    content = {
+        "benchmark": benchmark,
+        "variant": variant,
+        "unit": unit,
+        "peer": None if theirs is None else peer,
+        "figures": {name: [float(f"{figure:.6g}") for figure in of] for name, of in figures.items()},
+        "ratios": {
+            name: {"median": ratio.median, "min": ratio.low, "max": ratio.high}
+            for name, ratio in ratios.items()
+        },
+        "losses": losses,
+        "flags": {name: shown(value) for name, value in dataclasses.asdict(flags).items() if name != "json"},
+        "command": command(flags, benchmark),
+        "device": device,
+        "cpu": cpu(),
+        "instructions": instructions(),
+        "gpu": gpu() if device.startswith("cuda") else None,
+        "cores": os.cpu_count(),
+        "threads": getattr(flags, "threads", None),
+        "torch": torch_version(),
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "committed": committed,
+    }
+    folder = Path(flags.json)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{'-'.join(filter(None, (benchmark, variant)))}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def shown(value: Any) -> Any:
+    """A flag's value; of an absolute path only the name, since the rest means nothing on other machines."""
+    is_elsewhere = isinstance(value, str) and os.path.isabs(value)
+    return f"path/to/{Path(value).name}" if is_elsewhere else value
+
+
+def command(flags: JsonFlag, benchmark: str) -> str:
+    """What to type for the same again: the flags that differ from their defaults, without places of files."""
+    words = [f"python benchmarks/{benchmark}.py"]
+    for f in dataclasses.fields(flags):
+        value = getattr(flags, f.name)
+        if f.name not in ("json", "data_dir") and value != f.default:
+            words.append(f"--{f.name}={shown(value)}")
+    return " ".join(words)
+
+
+def gpu() -> str:
+    """The name of the GPU."""
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def state_of_code() -> tuple[str, str | None]:
+    """The commit, with "-dirty" where other files than results have changed since, and when it was made.
+
+    The commit is "unknown" and its time None outside of a checkout.
+    """
+    state = git_state()
+    if not (commit := state["commit"]):
+        return "unknown", None
+    changed = re.findall(r"(?m)^diff --git (?:\w/)?(\S+)", state["diff"])
+    dirty = any(not name.startswith("benchmarks/results/") for name in changed)
+    asked = ["git", "-C", str(ROOT), "show", "--no-patch", "--format=%cI", commit]
+    told = subprocess.run(asked, capture_output=True, text=True, encoding="utf-8")
+    return commit + ("-dirty" if dirty else ""), told.stdout.strip() or None
 
 
 # ------------------------------------------------------------------------------------------------ peers

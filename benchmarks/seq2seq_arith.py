@@ -1,6 +1,7 @@
 """Training samples per second of seq2seq_arith's plain LSTM against Keras's addition example.
 
-    KERAS_BACKEND=torch uv run --with keras python benchmarks/seq2seq_arith.py
+    uv run --with keras python benchmarks/seq2seq_arith.py
+    python benchmarks/seq2seq_arith.py --peer path/to/keras     # uv pip install --target=path/to/keras keras
 
 Both learn sums of two three-digit numbers with an encoder and a decoder LSTM of 128 units. Keras's example
 (keras.io/examples/nlp/addition_rnn) trains its model by `fit`, without reversing queries, which takes no
@@ -8,10 +9,13 @@ time. Our model is trained by the real functions of the script, in a loop withou
 alternate (benchmarks/race.py). The input of our decoder is the true previous character, that of Keras's is
 the encoder's last state at each character, so ours has one input product more. Our model is timed in both
 precisions, Keras's in its default, float32. The time that each takes to make its training set is printed,
-too: Keras makes 50,000 sums, our script all queries that exist. Without Keras only our model is timed.
+too: Keras makes 50,000 sums, our script all queries that exist. Keras computes
+with torch unless KERAS_BACKEND names something else. Without Keras only our model is timed. Without AVX-512
+torch has no LSTM in bfloat16, and our model is timed in float32 only.
 """
 
 import itertools
+import os
 import random
 import sys
 import time
@@ -37,9 +41,11 @@ CHARACTERS = "0123456789+ "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(race.JsonFlag):
     """Time training of the plain LSTM, beside Keras's where that is installed."""
 
+    peer: str | None = None
+    """folder that Keras was installed into; default: where this Python looks for packages"""
     threads: int = 1
     """CPU threads of torch"""
     steps: int = 60
@@ -48,6 +54,9 @@ class Flags:
     """rounds of each, in turn; the first of each is not counted"""
 
     def __post_init__(self):
+        super().__post_init__()
+        has_keras = self.peer is None or Path(self.peer, "keras/__init__.py").is_file()
+        require(has_keras, self, "peer", "a folder that holds the package keras")
         for name in ("threads", "steps"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.rounds >= 2, self, "rounds", "at least 2")
@@ -122,6 +131,9 @@ def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callabl
 
 def run(flags: Flags) -> None:
     race.begin(flags.threads, f"LSTM {WIDTH}", f"{DIGITS}-digit sums")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    if flags.peer:
+        sys.path.append(str(Path(flags.peer).resolve()))  # last: of what both have, ours counts
     try:
         import keras
     except ImportError as error:  # Keras or its backend
@@ -136,7 +148,7 @@ def run(flags: Flags) -> None:
         took = time.perf_counter() - began
         print(f"keras {keras.__version__} ({keras.backend.backend()}): {len(x):,} sums in {took:.2f} s")
     for batch_size in (32, 128):
-        rounds = {f"ours {p}": ours(flags, splits, batch_size, p) for p in ("fp32", "bf16")}
+        rounds = {f"ours {p}": ours(flags, splits, batch_size, p) for p in race.lstm_precisions()}
         if keras:
             rounds["keras"] = peer(flags, x, y, batch_size)
         samples = flags.steps * batch_size
@@ -144,6 +156,7 @@ def run(flags: Flags) -> None:
         print(f"batch {batch_size}")
         figures = race.alternate(contenders, flags.rounds, about=f"batch {batch_size}")
         race.report(figures, "samples/s", peer="keras")
+        race.keep(flags, __file__, figures, "samples/s", peer="keras", variant=f"batch-{batch_size}")
 
 
 if __name__ == "__main__":

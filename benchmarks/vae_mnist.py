@@ -6,7 +6,8 @@
 --peer is the folder `vae` of github.com/pytorch/examples, with its main.py unchanged: model (784-400-20),
 loss, optimiser, and its loader, which decodes every picture by itself; only its printing and its search for a
 GPU are turned off. Our script uses the same model and batch size, and takes pictures by index from uint8
-ones, as in training. Blocks of both alternate (benchmarks/race.py). Without --peer only our script is timed.
+ones, as in training. Blocks of both alternate (benchmarks/race.py). Without --peer only our script is timed, on
+MNIST, or with --dataset=digits on the small digits that come along.
 
 With --race_steps both are trained to the end with two latents: the example for its ten epochs, our default
 model for this number of steps. It prints the seconds of training, without reading the data, and the test
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 from unittest import mock
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -32,15 +34,18 @@ from benchmarks import race
 from data import digits
 from research import vae_mnist
 from research.common.commandline import main
+from research.common.flags import require
 from research.common.randomness import make_rng
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(race.JsonFlag):
     """Time training steps of vae_mnist, alone or against PyTorch's example."""
 
     peer: str | None = None
     """folder `vae` of a checkout of pytorch/examples"""
+    dataset: Literal["mnist", "digits"] = "mnist"
+    """what ours learns; digits, which need no download, only without --peer"""
     data_dir: str = "data/store"
     """where MNIST/raw lies"""
     threads: int = 1
@@ -51,8 +56,17 @@ class Flags:
     """steps per block"""
     blocks: int = 5
     """blocks of each, in turn; the first of each is not counted"""
+    compiled: bool = True
+    """also time ours in bf16 after torch.compile, which takes a minute to begin"""
     race_steps: int | None = None
     """train both with two latents, ours for so many steps, instead of timing blocks"""
+    peer_epochs: int = 10
+    """race: passes over the data of the example; its own default is 10"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.peer is None or self.dataset == "mnist", self, "dataset", "mnist with --peer")
+        require(self.peer_epochs >= 1, self, "peer_epochs", "at least 1")
 
 
 def ours(
@@ -121,33 +135,43 @@ def train_both(flags: Flags, data: digits.DigitSplits) -> None:
     took = race.seconds(ours(dataclasses.replace(flags, steps=cfg.steps), data, cfg, model))
     cost = -vae_mnist.evaluate(model, data.test, "test", cfg, device)["test/elbo_nats"]
     print(f"ours    {took:6.1f} s   test -ELBO {cost:.2f}   ({cfg.steps} steps)", flush=True)
-    if flags.peer is None:
-        return
+    figures, losses = {"ours": [took]}, {"ours": cost}
+    if flags.peer:
+        peer_took, peer_cost = train_peer(flags, data)
+        print(
+            f"example {peer_took:6.1f} s   test -ELBO {peer_cost:.2f}   ({flags.peer_epochs} epochs)",
+            end="; ",
+        )
+        print(f"ours took {took / peer_took:.2f} of it")
+        figures["example"], losses["example"] = [peer_took], peer_cost
+    race.keep(flags, __file__, figures, "s", peer="example", variant="race", losses=losses)
+
+
+def train_peer(flags: Flags, data: digits.DigitSplits) -> tuple[float, float]:
+    """Seconds of the example's epochs with two latents, and its test −ELBO."""
     module = peer_module(flags)
     torch.manual_seed(1)  # the example's own seed
     module.model.fc21, module.model.fc22, module.model.fc3 = (
         torch.nn.Linear(*size) for size in ((400, 2), (400, 2), (2, 400))
     )
     module.optimizer = torch.optim.Adam(module.model.parameters(), lr=1e-3)
-    peer_took = race.seconds(lambda: [module.train(epoch) for epoch in range(1, 11)])
-    x = vae_mnist.to_float(data.test, device)
+    took = race.seconds(lambda: [module.train(epoch) for epoch in range(1, flags.peer_epochs + 1)])
+    x = vae_mnist.to_float(data.test, torch.device("cpu"))
     with torch.no_grad():
         x_recon, mu, logvar = module.model(x)
-        cost = float(module.loss_function(x_recon, x, mu, logvar)) / len(x)
-    print(f"example {peer_took:6.1f} s   test -ELBO {cost:.2f}   (10 epochs)", end="; ")
-    print(f"ours took {took / peer_took:.2f} of it")
+        return took, float(module.loss_function(x_recon, x, mu, logvar)) / len(x)
 
 
 def run(flags: Flags) -> None:
-    data = digits.load("mnist", flags.data_dir)
+    data = digits.load(flags.dataset, flags.data_dir)
     if flags.race_steps:
         race.begin(flags.threads, f"batch {flags.batch_size}", "two latents")
         train_both(flags, data)
         return
     race.begin(flags.threads, f"batch {flags.batch_size}", "784-400-20")
     blocks = {}
-    for how in ("fp32", "bf16", "bf16 compiled"):  # the example's model and learning rate
-        cfg = vae_mnist.Config(
+    for how in ("fp32", "bf16", *(["bf16 compiled"] if flags.compiled else [])):
+        cfg = vae_mnist.Config(  # the example's model and learning rate
             width=400,
             depth=1,
             latent_dim=20,
@@ -163,7 +187,9 @@ def run(flags: Flags) -> None:
         blocks["peer"] = peer(flags)
     pictures = flags.steps * flags.batch_size
     contenders = {name: race.speed_of(block, pictures) for name, block in blocks.items()}
-    race.report(race.alternate(contenders, flags.blocks), "images/s", peer="peer")
+    figures = race.alternate(contenders, flags.blocks)
+    race.report(figures, "images/s", peer="peer")
+    race.keep(flags, __file__, figures, "images/s", peer="peer")
 
 
 if __name__ == "__main__":
