@@ -258,8 +258,9 @@ figures |= {"most_exact": exact[most], "most_char": scores["per character"][most
 # Each wrong answer is counted once, under the first kind that fits:
 
 # %%
-kinds = pd.Series(seq2seq_mistakes.KINDS, name="what it counts")
-display(kinds.rename(index=lambda kind: kind.replace("_", " ")).to_frame())
+counted = dict(zip(KINDS.values(), seq2seq_mistakes.KINDS.values()))
+with pd.option_context("display.max_colwidth", None):
+    display(pd.DataFrame({"what it counts": counted}))
 table = over_seeds(by_split.runs, ["train_fraction"], KINDS)
 notebook.picture(
     charts.heatmap(
@@ -340,11 +341,16 @@ figures |= {"carry": groups["with a carry or borrow"], "no_carry": groups["witho
 #
 # Encoder and decoder may each have several LSTM layers, one on top of the other. A further layer gives each
 # step of reading or writing one more step of computation, and makes training harder: the gradient has a
-# longer way to go. These models learned from the same queries for the same number of steps.
+# longer way to go. These models learned from the same queries for the same number of steps. After the two
+# scores: the exact match of some groups of queries, by operator, carry and length of the answer.
 
 # %%
 layers = ["hidden_dim", "encoder_layers", "decoder_layers"]
-table = over_seeds(by_depth.runs, layers, SCORES | KINDS)
+GROUPS = {"test/exact_add": "sums", "test/exact_subtract": "differences", "test/exact_carry": "with a carry"}
+GROUPS |= {"test/exact_no_carry": "without"}
+GROUPS |= {f"test/exact_length_{n}": f"{n} characters" for n in share}
+GROUPS = {key: name for key, name in GROUPS.items() if all(key in last(run) for run in by_depth.runs)}
+table = over_seeds(by_depth.runs, layers, SCORES | GROUPS | KINDS)
 
 
 def in_words(setting) -> str:
@@ -353,7 +359,7 @@ def in_words(setting) -> str:
     return f"{encoder} + {decoder} layers, {hidden} units"
 
 
-display(table[[*SCORES.values()]].round(4))
+display(table[[*SCORES.values(), *GROUPS.values()]].round(4))
 notebook.picture(
     charts.heatmap(100 * table[[*KINDS.values()]], [*map(in_words, table.index)], [*KINDS.values()]),
     "Mistakes of each kind in per cent of all test answers. 1 + 2 layers: one to read, two to write.",
@@ -584,15 +590,25 @@ if len(few_wrong):
 #
 # Change the query. The plain model says how sure it is of each character, the next one reads the query from
 # handwriting (where it has attention, the last picture shows where it looked for each character of its
-# answer), and the last one draws.
+# answer), and the last one draws. A query of the training part is no test of what was understood, so the
+# part is shown, too.
+
 
 # %%
+def part_of(query: str, it: tasks.Opened) -> str:
+    """The part that a query is in."""
+    a, _, b = arithmetic.parse(query, it.cfg.ops, it.digits)
+    parts = {name: getattr(it.data.splits, name) for name in arithmetic.PARTS}
+    return next(name for name, part in parts.items() if ((part.a == a) & (part.b == b)).any())
+
+
 query = "81+24"
 rows = []
 for fraction, run in by_fraction.items():
     found, _ = call(run, "ask", query=query)
     sure = ", ".join(f"{p:.2f}" for p in found["probability"])
-    row = {"learned from": f"{fraction:.0%}", "answer": found["answer"], "right": found["right"]}
+    row = {"learned from": f"{fraction:.0%}", "part": part_of(query, opened_of[fraction])}
+    row |= {"answer": found["answer"], "right": found["right"]}
     rows.append(row | {"probability of each character": sure})
 display(pd.DataFrame(rows).set_index("learned from"))
 for mode in ("image_to_text", "text_to_image"):
@@ -617,9 +633,9 @@ carries = "less often than" if f["carry"] < f["no_carry"] else "at least as ofte
 notebook.say(
     f"The model that learned from {f['chosen']:.0%} was looked at closely: {f['wrong']:,} of its",
     f"{f['tested']:,} test answers are wrong. The most frequent kind of mistake is “{f['kind']}”",
-    f"({f['of_kind']:,} answers). Answers with the fewest characters, {f['short']}, are right {shorter} those",
-    f"with the most, {f['long']}: {f['short_right']:.1%} and {f['long_right']:.1%}. Queries with a carry or",
-    f"borrow are right {carries} those without: {f['carry']:.1%} and {f['no_carry']:.1%}.",
+    f"({f['of_kind']:,} answers). Answers with the fewest characters, {f['short']}, are right {shorter}",
+    f"those with the most, {f['long']}: {f['short_right']:.1%} and {f['long_right']:.1%}. Queries with a",
+    f"carry or borrow are right {carries} those without: {f['carry']:.1%} and {f['no_carry']:.1%}.",
 )
 deeper = "more" if f["many_exact"] > f["few_exact"] else "not more"
 overlap = f["both_wrong"] / max(1, f["many_wrong"])
