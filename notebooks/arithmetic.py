@@ -156,7 +156,8 @@ notebook.picture(
 # %% [markdown]
 # The shapes of all tensors on the way from a query to its answer, for four queries and the three kinds of
 # models. B = 4 queries come first, then the characters: Q of a query, A of an answer. V is the size of the
-# alphabet and H the number of hidden units, twice as many where the encoder reads in both directions.
+# alphabet and H the number of hidden units, of which there are twice as many where the encoder reads in both
+# directions. Only the decoder's first state has the layers before the queries: (layers, B, H).
 # Pictures have 28×28 pixels. A model that draws chooses, for each character, one of K pictures.
 
 
@@ -292,8 +293,9 @@ figures |= {"chosen": chosen, "wrong": wrong, "tested": len(right)}
 figures |= {"kind": [*KINDS.values()][counts.argmax()], "of_kind": int(counts.max())}
 
 # %% [markdown]
-# The same mistakes over both numbers, a map for each operator. Light is right, dark is wrong; queries that
-# are not in the test part are grey-blue.
+# The same mistakes over both numbers, a map for each operator. Along a rising diagonal all differences are
+# the same, along a falling one all sums are: a dark line there is an answer that is hard. At the left and
+# the lower edge one of the numbers is small, in the corner between them both are.
 
 # %%
 _, files = call(run, "mistakes")
@@ -302,10 +304,12 @@ notebook.picture(files["map.png"], f"Which test queries are right, learned from 
 # %% [markdown]
 # ## Why these
 #
-# Four places to look for a reason:
+# Five places to look for a reason:
 #
 # - **What was seen.** Most answers have two or three characters, few have one. What is rare in training is
 #   learned worst. The first table has both numbers side by side.
+# - **Where the digits stand.** In `7+24` the operator and the second number stand one place further left
+#   than in `17+24`. Numbers of one digit are rare, too, so this other arrangement is seldom seen.
 # - **The order of writing.** The answer is written from its first digit on, and the first digit depends on
 #   all that follow: `45+54` is `99`, but `46+54` is `100`. So the whole sum has to be known before the first
 #   character is written. People begin at the other end for this reason.
@@ -348,7 +352,7 @@ figures |= {"carry": groups["with a carry or borrow"], "no_carry": groups["witho
 layers = ["hidden_dim", "encoder_layers", "decoder_layers"]
 GROUPS = {"test/exact_add": "sums", "test/exact_subtract": "differences", "test/exact_carry": "with a carry"}
 GROUPS |= {"test/exact_no_carry": "without"}
-GROUPS |= {f"test/exact_length_{n}": f"{n} characters" for n in share}
+GROUPS |= {f"test/exact_length_{n}": f"length {n}" for n in share}
 GROUPS = {key: name for key, name in GROUPS.items() if all(key in last(run) for run in by_depth.runs)}
 table = over_seeds(by_depth.runs, layers, SCORES | GROUPS | KINDS)
 
@@ -400,6 +404,7 @@ figures |= {"few_exact": table["exact match"][few], "many_exact": table["exact m
 figures |= {"few_share": shares[commonest][few], "many_share": shares[commonest][many]}
 figures |= {"many_wrong": int(failed[many].sum()), "both_wrong": both}
 figures["few_rate"] = failed[few].double().mean().item()
+figures["depth_seeds"] = len({run.flags["seed"] for run in by_depth.runs})
 figures |= {"best_depth": in_words(table["exact match"].idxmax()), "best_exact": table["exact match"].max()}
 
 # %% [markdown]
@@ -641,8 +646,9 @@ deeper = "more" if f["many_exact"] > f["few_exact"] else "not more"
 overlap = f["both_wrong"] / max(1, f["many_wrong"])
 chance = "more" if overlap > f["few_rate"] else "no more"
 notebook.say(
-    f"With {f['many']} {f['many_exact']:.1%} of the answers are right, {deeper} than with {f['few']}",
-    f"({f['few_exact']:.1%}). The best is {f['best_depth']}: {f['best_exact']:.1%}. The share of",
+    f"More layers, with {f['depth_seeds']} as the number of seeds: the model with {f['many']} has",
+    f"{f['many_exact']:.1%} of the answers right, {deeper} than the one with {f['few']}",
+    f"({f['few_exact']:.1%}). The best is {f['best_depth']}, with {f['best_exact']:.1%}. The share of",
     f"“{f['commonest']}” among the wrong answers goes from {f['few_share']:.0%} to {f['many_share']:.0%}.",
     f"Of the {f['many_wrong']:,} queries that the deeper model gets wrong, {f['both_wrong']:,} are wrong",
     f"with the fewest layers, too: {overlap:.1%}, {chance} than the {f['few_rate']:.1%} of all queries.",

@@ -37,8 +37,8 @@ LARGEST = 1_000_000  # bytes of a committed notebook
 PLACES = re.compile(r"/(?:home|root|tmp|Users|work)/\S+")  # on somebody's machine
 TEXT_VAE = {"dataset": "verses", "parameters": 40_000, "embed_dim": 16, "encoder_dim": 16, "steps": 40}
 TEXT_VAE |= {"eval_every": 20, "sample_every": 1000, "precision": "fp32", "seed": "[0]"}
-ARITHMETIC = {"data_dir": "{place}/store", "hidden_dim": 16, "steps": 60, "eval_every": 20}
-ARITHMETIC |= {"sample_every": 20, "train_fraction": 0.9, "seed": "[0]"}
+ARITHMETIC = {"data_dir": "{place}/store", "hidden_dim": 16, "steps": 30, "batch_size": 16}
+ARITHMETIC |= {"eval_every": 15, "sample_every": 30, "train_fraction": 0.9, "seed": "[0]"}
 # flags that make a sweep's runs short; {place} is a folder that the fixture fills
 SHORT = {
     "lyrics": {
