@@ -487,13 +487,12 @@ if len(wrongly):
 # pictures.
 
 # %%
-share = reads.cfg.train_fraction
-nearest = min(by_fraction, key=lambda fraction: abs(fraction - share))
+nearest = min(by_fraction, key=lambda fraction: abs(fraction - reads.cfg.train_fraction))
 compared = {"text → text": by_fraction[nearest], "text → image": of_mode["text_to_image"]}
 compared["image → text"] = of_mode["image_to_text"]
 names = sorted(reads.run_config["flags"].keys() & of_mode["image_to_text"].result_flags - {"dataset", "mode"})
 table = pd.DataFrame(
-    {kind: [str(run.flags[name]) for name in names] for kind, run in compared.items()}, names
+    {kind: [str(run.flags.get(name)) for name in names] for kind, run in compared.items()}, names
 )
 table = table[table.nunique(axis=1) > 1]
 display(table)
