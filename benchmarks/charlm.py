@@ -16,8 +16,8 @@ uses the default recipe for --race_steps; nanoGPT (--peer, a checkout of github.
 CPU setting of its README, from which the sizes of both are taken. Its loader reads our tinyshakespeare. Both
 are scored with their last weights by charlm's `evaluate`, on the last 10 % of the text, in consecutive
 windows, each character once. nanoGPT trains on the 90 % before that, our model on the same without its last
-10,000 characters. Without --peer only our model is trained, on tinyshakespeare, or with --dataset=pydoc on the text that
-comes along.
+10,000 characters. Without --peer only our model is trained, on tinyshakespeare, or with --dataset=pydoc on
+the text that comes along.
 
 Only the seconds of the updates count, without reading the data, building the model and evaluating. nanoGPT
 evaluates before its first update. It saves only when it evaluates, so it must evaluate after the last update,

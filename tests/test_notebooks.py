@@ -23,7 +23,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from data import digits, synthetic
+from data import arithmetic, digits, glyphs, synthetic
 from data.old_lines import LINES
 from launch.results import notebook, read
 from notebooks import execute
@@ -37,6 +37,8 @@ LARGEST = 1_000_000  # bytes of a committed notebook
 PLACES = re.compile(r"/(?:home|root|tmp|Users|work)/\S+")  # on somebody's machine
 TEXT_VAE = {"dataset": "verses", "parameters": 40_000, "embed_dim": 16, "encoder_dim": 16, "steps": 40}
 TEXT_VAE |= {"eval_every": 20, "sample_every": 1000, "precision": "fp32", "seed": "[0]"}
+ARITHMETIC = {"data_dir": "{place}/store", "hidden_dim": 16, "steps": 30, "batch_size": 16}
+ARITHMETIC |= {"eval_every": 15, "sample_every": 30, "train_fraction": 0.9, "seed": "[0]"}
 # flags that make a sweep's runs short; {place} is a folder that the fixture fills
 SHORT = {
     "lyrics": {
@@ -72,6 +74,9 @@ SHORT = {
     },
     "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
     "text_vae_lm": TEXT_VAE,
+    "seq2seq_split": ARITHMETIC | {"train_fraction": "[0.9, 0.8]"},
+    "seq2seq_depth": ARITHMETIC | {"hidden_dim": "[16]", "encoder_layers": "[1]"},
+    "seq2seq_mode": ARITHMETIC | {"dataset": "digits", "precision": "fp32"},
 }
 
 
@@ -229,11 +234,15 @@ def make(sweep: str, place: Path) -> None:
     """The short runs of a sweep, once, by the real launcher."""
     if (place / "runs" / sweep).exists():
         return
-    if SHORT[sweep]["dataset"] == "digits":  # whose scores need a classifier: one that learned for a second
+    dataset = SHORT[sweep].get("dataset", "")
+    if dataset == "digits":  # whose scores need a classifier: one that learned for a second
+        known = digits.load("digits", str(place / "store"))
+        if sweep == "seq2seq_mode":  # and here it reads operators and blanks, too
+            known = glyphs.classes(known, arithmetic.alphabet_of("+-"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(digit_classifier, "STEPS", 150)
-            digit_classifier.load(digits.load("digits", str(place / "store")), place / "store")
-    if "faces" in SHORT[sweep]["dataset"]:
+            digit_classifier.load(known, place / "store")
+    if "faces" in dataset:
         write_faces(place / "faces")
     words = [f"--set={key}={str(value).format(place=place)}" for key, value in SHORT[sweep].items()]
     words += [f"--out={place / 'runs'}", "--workers=1", "--threads=1", "--wandb=disabled"]

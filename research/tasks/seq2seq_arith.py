@@ -20,6 +20,7 @@ Flags   The model's flags come from the checkpoint. So do --dataset and --data_d
 import base64
 import dataclasses
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -219,8 +220,21 @@ def ask(
 # ------------------------------------------------------------------------------------------------ entry
 
 
-def run(cfg: script.Config) -> dict[str, Any]:
-    """Do --task with --checkpoint; returns the content of results.json. Raises UserError and DataError."""
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A trained run, ready to be asked: `all_answers(it.cfg, it.model, it.data, it.device)`."""
+
+    cfg: script.Config  # the run's flags, with those that are the task's own
+    digits: int  # largest number of digits of an operand that is asked
+    model: torch.nn.Module
+    data: script.Data
+    device: torch.device
+    file: Path
+    run_config: dict[str, Any]
+
+
+def opened(cfg: script.Config) -> Opened:
+    """The run of --checkpoint with its model and data. Raises UserError and DataError."""
     device = pick_device(cfg.device)
     file, run_config = find_run(cfg, "seq2seq_arith")
     asked, default = cfg, script.Config
@@ -232,9 +246,15 @@ def run(cfg: script.Config) -> dict[str, Any]:
     alphabet = arithmetic.alphabet_of(cfg.ops)
     model = load_weights(cfg, script.build(cfg, alphabet, device), file).eval()
     cfg, data = with_digits(cfg, digits, model)
-    task = start_task(dataclasses.replace(cfg, digits=digits), file, run_config)
+    return Opened(cfg, digits, model, data, device, file, run_config)
+
+
+def run(cfg: script.Config) -> dict[str, Any]:
+    """Do --task with --checkpoint; returns the content of results.json. Raises UserError and DataError."""
+    it = opened(cfg)
+    task = start_task(dataclasses.replace(it.cfg, digits=it.digits), it.file, it.run_config)
     do = {"ask": ask, "evaluate": evaluate, "mistakes": show_mistakes}[cfg.task]
-    results = do(cfg, digits, model, data, task)
+    results = do(it.cfg, it.digits, it.model, it.data, task)
     task.numbers(results)
     task.finish()
     return results
