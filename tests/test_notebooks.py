@@ -37,6 +37,9 @@ LARGEST = 1_000_000  # bytes of a committed notebook
 PLACES = re.compile(r"/(?:home|root|tmp|Users|work)/\S+")  # on somebody's machine
 TEXT_VAE = {"dataset": "verses", "parameters": 40_000, "embed_dim": 16, "encoder_dim": 16, "steps": 40}
 TEXT_VAE |= {"eval_every": 20, "sample_every": 1000, "precision": "fp32", "seed": "[0]"}
+SMALL_FACES = {"dataset": "{place}/faces", "data_dir": "{place}/store", "image_size": 32, "seed": "[0]"}
+SMALL_FACES |= {"batch_size": 8, "steps": 30, "eval_every": 10, "sample_every": 10, "precision": "fp32"}
+FACES = SMALL_FACES | {"width": 8, "depth": 2, "hidden_dim": 16, "latent_dim": 4}
 # flags that make a sweep's runs short; {place} is a folder that the fixture fills
 SHORT = {
     "lyrics": {
@@ -55,21 +58,9 @@ SHORT = {
         "eval_every": 9,
         "iw_samples": 2,
     },
-    "bvae_beta": {
-        "dataset": "{place}/faces",
-        "data_dir": "{place}/store",
-        "beta": "[0, 40]",
-        "seed": "[0]",
-        "width": 4,
-        "depth": 2,
-        "hidden_dim": 16,
-        "latent_dim": 4,
-        "batch_size": 8,
-        "steps": 40,
-        "eval_every": 10,
-        "sample_every": 1000,
-        "precision": "fp32",
-    },
+    "bvae": FACES | {"beta": "[0, 40]"},
+    "bvae_sets": FACES | {"dataset": "[{place}/faces]", "beta": "[0, 1]"},
+    "gan_sets": SMALL_FACES | {"dataset": "[{place}/faces]", "width": 4, "latent_dim": 8},
     "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
     "text_vae_lm": TEXT_VAE,
 }
