@@ -389,6 +389,30 @@ def test_every_notebook_is_in_the_list() -> None:
     assert sorted(listed) == [(name, name) for name in execute.NAMES]
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import time; time.sleep(60)", "a cell took more than 0 minutes"),
+        ("import os; os._exit(1)", "its kernel died"),
+    ],
+)
+def test_a_notebook_that_hangs_or_dies_is_told_and_the_next_is_executed(
+    code: str, expected: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(execute, "FOLDER", tmp_path)
+    monkeypatch.setattr(execute, "NAMES", ["bad", "good"])
+    monkeypatch.setattr(execute, "CELL_TIMEOUT_S", 10)
+    head = (ROOT / "notebooks" / "lyrics.py").read_text("utf-8").partition("# %%")[0]
+    (tmp_path / "bad.py").write_text(f"{head}# %%\n{code}\n", encoding="utf-8")
+    (tmp_path / "good.py").write_text(f"{head}# %%\n1 + 1\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["execute.py"])
+    with pytest.raises(SystemExit) as stopped:
+        execute.main()
+    assert stopped.value.code == 1
+    assert f"notebooks/bad.py: {expected}" in capsys.readouterr().err
+    assert (tmp_path / "good.ipynb").is_file() and not (tmp_path / "bad.ipynb").exists()
+
+
 def test_an_unknown_notebook_is_refused() -> None:
     ran = subprocess.run(
         [sys.executable, "notebooks/execute.py", "lyricks"],
