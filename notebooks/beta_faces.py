@@ -19,7 +19,7 @@ import sys
 sys.path.insert(0, "..")  # the repository's root
 from launch.results import notebook
 
-sweep = notebook.runs_of("bvae_beta")
+sweep = notebook.runs_of("bvae")
 
 # %% [markdown]
 # ## Introduction
@@ -27,11 +27,11 @@ sweep = notebook.runs_of("bvae_beta")
 # A β-VAE squeezes a picture of a face through a code of a few numbers, the latents, and charges β for every
 # nat that the code tells. With β = 0 it is a plain autoencoder. A high β is said to buy order, a latent for
 # each property of a face, and to cost sharpness. This notebook compares models that differ in β alone: how
-# well they rebuild faces, what they draw from random codes, and what their latents mean. Nothing is trained
-# here. The runs were made by
+# well they rebuild faces, what they draw from random codes, what their latents mean, and whether a face can
+# be turned left and right and stay itself. Nothing is trained here. The runs were made by
 #
 # ```sh
-# python launch/local.py sweeps/bvae_beta.yaml
+# python launch/local.py sweeps/bvae.yaml
 # ```
 #
 # and everything below is read from their folders.
@@ -39,12 +39,16 @@ sweep = notebook.runs_of("bvae_beta")
 # %%
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import display
 from PIL import Image
 
+from launch.results.words import from_root
 from research import bvae_faces
 from research.draw import charts, pictures
 from research.measure import latents, mutual_information
+from research.tasks import bvae_faces as tasks
+from research.tasks import faces_compare
 
 figures = {}  # what the conclusion is made from
 
@@ -59,6 +63,15 @@ of_first_seed = {}  # β → a run
 for run in runs:
     of_first_seed.setdefault(run.flags["beta"], run)
 betas = [f"β = {beta:g}" for beta in of_first_seed]
+
+
+def call(run, task: str, **flags):
+    """Let a task of research/tasks/bvae_faces.py work on a run; returns its numbers and files by name."""
+    asked = bvae_faces.Config(task=task, checkpoint=from_root(run.folder), **notebook.QUIET, **flags)
+    with notebook.silently():
+        results = tasks.run(asked)
+    return results, {path.name: path for path in notebook.task(run, task).files}
+
 
 # %% [markdown]
 # ## The faces
@@ -123,16 +136,14 @@ rows = [
 ]
 means = pd.DataFrame(rows).astype(float).groupby("β").mean()
 display(means.round({"error (MSE)": 4, "KL, nats": 2, "active units": 1, "MIG": 2}))
-in_use = means[means["active units"] > 0].index
 if means["MIG"].notna().any():
-    chosen = means["MIG"].idxmax()
-    figures["order"] = f"MIG is highest at β = {chosen:g}, {means['MIG'][chosen]:.2f}."
+    best = means["MIG"].idxmax()
+    figures["order"] = f"MIG is highest at β = {best:g}, {means['MIG'][best]:.2f}."
 else:
-    chosen = in_use[len(in_use) // 2] if len(in_use) else means.index[0]
     figures["order"] = "The factors of these pictures are not known, so MIG could not be measured."
 mse, low, high = means["error (MSE)"], means.index[0], means.index[-1]
 figures |= {"seeds": len({run.flags["seed"] for run in runs}), "low": low, "high": high}
-figures |= {"low_mse": mse[low], "high_mse": mse[high], "chosen": chosen, "chosen_mse": mse[chosen]}
+figures |= {"low_mse": mse[low], "high_mse": mse[high]}
 figures |= {"low_units": means["active units"][low], "high_units": means["active units"][high]}
 
 # %% [markdown]
@@ -153,25 +164,114 @@ boards("sample/reconstructions")
 # %% [markdown]
 # ## Faces from random codes
 #
-# What is decoded from codes drawn from the prior. With β = 0 there is no prior; these codes are drawn from
-# a normal distribution that was fitted to the codes of real faces. Two things can be compared: how much the
-# pictures look like the faces above, and how much they vary.
+# Sixteen faces of each β, decoded from random codes. A β-VAE draws its codes from the prior, the standard
+# normal distribution towards which its codes were trained. With β = 0 nothing pulls codes there, so these
+# codes are drawn from a normal distribution with the mean and covariance of the codes of real faces.
 
 # %%
-boards("sample/random")
+cfg = bvae_faces.Config(task="random_generation", checkpoint=from_root(runs[0].folder), **notebook.QUIET)
+rows = {}
+for name, run in zip(betas, of_first_seed.values()):
+    loaded = faces_compare.load(cfg, from_root(run.folder), torch.device("cpu"))
+    model = faces_compare.described(loaded.network, loaded.flags, data, torch.device("cpu"))
+    noise = torch.randn(500, model.latent_dim, generator=torch.Generator().manual_seed(0))
+    made = model.decode(model.draw(noise))
+    notebook.picture(pictures.grid(made[:16], 8, scale=2), name)
+    rows[name] = {"variety": made.double().std(0).mean().item()}
+    rows[name]["sharpness"] = (made.double().diff(dim=1).square().mean() ** 0.5).item()
 
 # %% [markdown]
-# ## What the latents mean
-#
-# Of the model with the most order (where factors are not known, of a middle β): one latent is changed at a
-# time, a row for each, the ones that tell most first. Below the way between two test faces, along a
-# straight line between their codes.
+# How they differ, in two figures, each relative to 500 real faces: how much the pictures vary (the standard
+# deviation of a pixel over the pictures) and how sharp they are (the difference of neighbouring pixels).
+# Two things pull in opposite directions. With a low β each latent holds detail, but a random code may
+# combine what no face combines. With a high β few latents are left, which tell only what changes many
+# pixels, and the decoder paints the mean of all faces that share these properties: whole, smooth faces.
 
 # %%
-run = of_first_seed[chosen]
-notebook.picture(notebook.media(run, "latent/traversal")[-1][1], f"One latent at a time, β = {chosen:g}.")
-notebook.picture(notebook.media(run, "sample/interpolation")[-1][1], f"Between two faces, β = {chosen:g}.")
-notebook.video(notebook.media(run, "sample/interpolation_video")[-1][1], "The same as a video.")
+real = data.test[:500].double()
+of_real = [real.std(0).mean().item(), (real.diff(dim=1).square().mean() ** 0.5).item()]
+random = pd.DataFrame(rows).T / of_real
+display(random.round(2))
+figures |= {"low_sharp": random["sharpness"].iloc[0], "high_sharp": random["sharpness"].iloc[-1]}
+figures |= {"low_vary": random["variety"].iloc[0], "high_vary": random["variety"].iloc[-1]}
+
+# %% [markdown]
+# ## Which latent does what
+#
+# For each β one face whose latents are changed one at a time, a row for each, the ones that tell most
+# first. Where the factors of the faces are known, the map shows the share of each factor that a latent
+# tells: a column with one dark cell is a factor with a latent of its own.
+
+# %%
+analyses = {}
+for name, run in zip(betas, of_first_seed.values()):
+    analyses[name], files = call(run, "latent_analysis", index=0)
+    notebook.picture(files["traversal_1.png"], f"One latent at a time, {name}.")
+    if "factors.png" in files:
+        notebook.picture(files["factors.png"], f"Which latent tells which factor, {name}.")
+
+# %% [markdown]
+# The same as a table: for each factor the latent that tells most of it, and what share. A latent that tells
+# nothing is left out. Without known factors there is only the number of latents that are not silent.
+
+# %%
+best, silent = {}, {}
+for name, found in analyses.items():
+    silent[name] = len(found["silent_latents"])
+    if "mi_share" in found:
+        quiet = np.isin(found["latents_sorted"], found["silent_latents"])
+        share = np.where(quiet[:, None], 0, np.nan_to_num(found["mi_share"]))  # latents × factors
+        at = share.argmax(0)
+        best[name] = {
+            factor: f"z{int(found['latents_sorted'][i])}: {share[i, k]:.0%}" if share[i, k] > 0 else "–"
+            for k, (factor, i) in enumerate(zip(found["factors"], at))
+        }
+display(pd.DataFrame(best) if best else pd.DataFrame({"silent latents": silent}))
+figures["silent"] = ", ".join(str(n) for n in silent.values())
+
+# %% [markdown]
+# ## A face turned left and right
+#
+# A direction in the space of codes turns faces. Where the yaw of each face is known, the direction is how
+# codes change with yaw, and the row below shows faces that are truly rendered at those angles. For photos
+# it is the direction in which mirroring a picture moves its code. The same test face is turned with each β.
+
+# %%
+turns = {}
+for name, run in zip(betas, of_first_seed.values()):
+    turns[name], files = call(run, "rotate", index=0)
+    notebook.picture(files["strip.png"], f"Turned left and right, {name}.")
+
+# %% [markdown]
+# Does it stay itself? On rendered faces a network that was trained to read the factors of a face reads a
+# hundred turned ones: how far the head really turns, and how much everything that should stay the same
+# changes, as a share of its range (the reader's own error on truly rendered faces stands beside it). On
+# photos the mirror test tells: which share of the difference to the mirror image disappears when a face
+# is moved to the other side, over all pixels and in the fine detail of the eyes, nose and mouth.
+
+# %%
+columns = {"yaw_span_degrees": "turned by, degrees", "others_change_mean": "others change"}
+columns |= (
+    {"others_change_rendered_mean": "reader's error"} if "others_change_mean" in turns[betas[0]] else {}
+)
+columns |= {"mirror_share": "mirrored, all", "mirror_share_detail": "mirrored, detail"}
+table = pd.DataFrame(turns).T.reindex(columns=[*columns]).astype(float).dropna(axis=1, how="all")
+display(table.rename(columns=columns).round(3))
+notebook.video(files["turn.mp4"], f"The same as a video, {name}.")
+sentences = []
+for name, of in table.to_dict("index").items():
+    if "others_change_mean" in of:
+        sentences.append(
+            f"{name}: asked to turn by 120°, a head turns by {of['yaw_span_degrees']:.0f}°, and everything"
+            f" else changes by {of['others_change_mean']:.1%} of its range"
+            f" ({of['others_change_rendered_mean']:.1%} is the reader's own error)."
+        )
+    else:
+        sentences.append(
+            f"{name}: of the difference to the mirror image {of.get('mirror_share', np.nan):.0%} is gone, and"
+            f" of its fine detail {of.get('mirror_share_detail', np.nan):.0%}."
+        )
+figures["turns"] = " ".join(sentences)
 
 # %% [markdown]
 # ## Conclusion
@@ -187,8 +287,15 @@ notebook.say(
 )
 notebook.say(
     f"At β = {f['low']:g} {f['low_units']:.1f} latents are active, at β = {f['high']:g} {silent}.",
-    f"{f['order']} Shown above is β = {f['chosen']:g}, whose error is {f['chosen_mse']:.4f}.",
+    f"{f['order']} Latents that are silent, by β: {f['silent']}.",
 )
+varied = "less" if f["high_vary"] < f["low_vary"] else "no less"
+notebook.say(
+    f"Random faces vary {varied} at the highest β: {f['high_vary']:.2f} times as much as real ones, against",
+    f"{f['low_vary']:.2f} at the lowest. Their sharpness is {f['high_sharp']:.2f} and {f['low_sharp']:.2f}",
+    "times that of real ones.",
+)
+notebook.say(f"Turned left and right: {f['turns']}")
 
 # %% [markdown]
 # ## On your own faces
@@ -196,7 +303,7 @@ notebook.say(
 # Any folder of pictures, of any size and format:
 #
 # ```sh
-# python launch/local.py sweeps/bvae_beta.yaml --set dataset=path/to/photos --name=bvae_beta
+# python launch/local.py sweeps/bvae.yaml --set dataset=path/to/photos --name=bvae
 # ```
 #
 # Then run this notebook again. Where you show photos, say whose they are.

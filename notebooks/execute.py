@@ -16,7 +16,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
@@ -71,8 +71,12 @@ def without_place(text: str) -> str:
     return text.replace(f"{ROOT}/", "").replace(str(ROOT), ".")
 
 
-def why(error: CellExecutionError) -> str:
+def why(error: CellExecutionError | CellTimeoutError | DeadKernelError) -> str:
     """What to say of a notebook that stopped: of missing runs their one line, else all that Python says."""
+    if isinstance(error, CellTimeoutError):
+        return f" a cell took more than {CELL_TIMEOUT_S / 60:.0f} minutes"
+    if isinstance(error, DeadKernelError):
+        return " its kernel died, perhaps for want of memory"
     return f" {error.evalue}" if error.ename == "Missing" else f"\n{error}"
 
 
@@ -87,7 +91,7 @@ def main() -> None:
         notebook = load(FOLDER / f"{name}.py")
         try:
             client_of(notebook).execute()
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"notebooks/{name}.py:{why(error)}", file=sys.stderr)
             failed += 1
             continue

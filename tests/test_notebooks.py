@@ -39,6 +39,9 @@ TEXT_VAE = {"dataset": "verses", "parameters": 40_000, "embed_dim": 16, "encoder
 TEXT_VAE |= {"eval_every": 20, "sample_every": 1000, "precision": "fp32", "seed": "[0]"}
 ARITHMETIC = {"data_dir": "{place}/store", "hidden_dim": 16, "steps": 30, "batch_size": 16}
 ARITHMETIC |= {"eval_every": 15, "sample_every": 30, "train_fraction": 0.9, "seed": "[0]"}
+SMALL_FACES = {"dataset": "{place}/faces", "data_dir": "{place}/store", "image_size": 32, "seed": "[0]"}
+SMALL_FACES |= {"batch_size": 8, "steps": 30, "eval_every": 10, "sample_every": 10, "precision": "fp32"}
+FACES = SMALL_FACES | {"width": 8, "depth": 2, "hidden_dim": 16, "latent_dim": 4}
 # flags that make a sweep's runs short; {place} is a folder that the fixture fills
 SHORT = {
     "lyrics": {
@@ -57,21 +60,9 @@ SHORT = {
         "eval_every": 9,
         "iw_samples": 2,
     },
-    "bvae_beta": {
-        "dataset": "{place}/faces",
-        "data_dir": "{place}/store",
-        "beta": "[0, 40]",
-        "seed": "[0]",
-        "width": 4,
-        "depth": 2,
-        "hidden_dim": 16,
-        "latent_dim": 4,
-        "batch_size": 8,
-        "steps": 40,
-        "eval_every": 10,
-        "sample_every": 1000,
-        "precision": "fp32",
-    },
+    "bvae": FACES | {"beta": "[0, 40]"},
+    "bvae_sets": FACES | {"dataset": "[{place}/faces]", "beta": "[0, 1]"},
+    "gan_sets": SMALL_FACES | {"dataset": "[{place}/faces]", "width": 4, "latent_dim": 8},
     "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
     "text_vae_lm": TEXT_VAE,
     "seq2seq_split": ARITHMETIC | {"train_fraction": "[0.9, 0.8]"},
@@ -405,6 +396,30 @@ def test_runs_are_fetched_from_wandb(place: Path, tmp_path: Path, server: Any, m
 def test_every_notebook_is_in_the_list() -> None:
     listed = re.findall(r"(?m)^\| \[(\w+)\]\((\w+)\.ipynb\)", (execute.FOLDER / "README.md").read_text())
     assert sorted(listed) == [(name, name) for name in execute.NAMES]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import time; time.sleep(60)", "a cell took more than 0 minutes"),
+        ("import os; os._exit(1)", "its kernel died"),
+    ],
+)
+def test_a_notebook_that_hangs_or_dies_is_told_and_the_next_is_executed(
+    code: str, expected: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(execute, "FOLDER", tmp_path)
+    monkeypatch.setattr(execute, "NAMES", ["bad", "good"])
+    monkeypatch.setattr(execute, "CELL_TIMEOUT_S", 10)
+    head = (ROOT / "notebooks" / "lyrics.py").read_text("utf-8").partition("# %%")[0]
+    (tmp_path / "bad.py").write_text(f"{head}# %%\n{code}\n", encoding="utf-8")
+    (tmp_path / "good.py").write_text(f"{head}# %%\n1 + 1\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["execute.py"])
+    with pytest.raises(SystemExit) as stopped:
+        execute.main()
+    assert stopped.value.code == 1
+    assert f"notebooks/bad.py: {expected}" in capsys.readouterr().err
+    assert (tmp_path / "good.ipynb").is_file() and not (tmp_path / "bad.ipynb").exists()
 
 
 def test_an_unknown_notebook_is_refused() -> None:
