@@ -11,6 +11,9 @@ import pytest
 # A file is one group, because its tests share what its fixtures made; but here each test is long, needs
 # little of that, and may go to any worker:
 EACH_ALONE = {"test_wandb_faults.py", "test_wandb_sweeps.py", "test_search_storm.py"}
+# so is each of these, of a file whose other tests share the runs of one of them
+ALONE_TOO = {"test_a_notebook_executes_on_short_runs_and_concludes_from_them"}
+WITH_THEIR_FILE = {"test_a_notebook_executes_on_short_runs_and_concludes_from_them[lyrics]"}
 # there is one SLURM cluster on a machine
 GROUPS = {"test_slurm_sweeps.py": "slurm", "test_slurm_cluster.py": "slurm"}
 # The longest groups come first, so that no worker is left with one at the end. Those that mostly wait for a
@@ -38,8 +41,9 @@ FIRST = (
 def group_of(nodeid: str) -> str:
     """The group of the test tests/FILE::NAME, or tests/FILE::NAME[PARAMETERS]."""
     path, _, name = nodeid.partition("::")
-    file = path.rpartition("/")[2]
-    return name if file in EACH_ALONE else GROUPS.get(file, file)
+    file, function = path.rpartition("/")[2], name.partition("[")[0]
+    alone = file in EACH_ALONE or (function in ALONE_TOO and name not in WITH_THEIR_FILE)
+    return name if alone else GROUPS.get(file, file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.groups import group_of
 
 ROOT = Path(__file__).resolve().parents[1]
+EXECUTES = "test_a_notebook_executes_on_short_runs_and_concludes_from_them"
 CONFTEST = """
 from tests.groups import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 """
@@ -34,6 +35,9 @@ def test_it(i, worker_id):
         ("tests/test_slurm_cluster.py::test_a", "slurm"),
         ("tests/test_slurm_sweeps.py::test_a[6 trials]", "slurm"),
         ("tests/test_wandb_sweeps.py::test_a[bvae]", "test_a[bvae]"),
+        (f"tests/test_notebooks.py::{EXECUTES}[x]", f"{EXECUTES}[x]"),
+        (f"tests/test_notebooks.py::{EXECUTES}[lyrics]", "test_notebooks.py"),
+        ("tests/test_notebooks.py::test_faults_are_found", "test_notebooks.py"),
     ],
 )
 def test_the_group_of_a_test(nodeid, group):
