@@ -298,8 +298,8 @@ def test_a_sweep_from_first_to_last(place):
     assert states and {s["status"] for s in states.values()} <= {"preempted"}, states
     assert all(0 < s["step"] < 400 for s in states.values()), states
 
-    # the same command goes on to the end
-    code, text = place.forked()
+    # the same command goes on to the end, here with one worker, which trains both trials
+    code, text = place.forked("tiny.yaml", "--workers=1")
     assert code == 0, text
     assert set(place.trials()) == {0, 4}
     for beta, state in place.states().items():
