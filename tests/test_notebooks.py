@@ -52,8 +52,9 @@ SHORT = {
         "data_dir": "{place}/store",
         "width": 64,
         "sample_every": 90,
-        "eval_every": 9,
+        "eval_every": 45,
         "iw_samples": 2,
+        "precision": "fp32",
     },
     "bvae_beta": {
         "dataset": "{place}/faces",
