@@ -143,7 +143,7 @@ def test_every_kind_of_media_arrives(server: Server, config, tmp_path, monkeypat
 def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch, tally) -> None:
     """--checkpoint=entity/project/name:alias: a task and a training start from it, with lineage."""
     values = online.flags(tiny, out=str(tmp_path / "runs"), project="art", steps=4)
-    with online.training(server, tmp_path / "w", values) as first:
+    with online.training(server, tmp_path / "w", values, script=online.QUICK) as first:
         assert first.ended() == 0, first.said()
     folder = folder_of(tmp_path / "runs")
     name = json.loads((folder / "config.json").read_text())["wandb_id"]
@@ -153,8 +153,10 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
     for flag in ("steps", "seed", "batch_size", "log_every", "eval_every", "sample_every", "save_every"):
         task.pop(flag, None)
     again = values | {"checkpoint": spec, "steps": 2, "out": str(tmp_path / "more")}
-    begin = lambda flags, log: online.training(server, tmp_path / log, flags, log)  # noqa: E731
-    with begin(task, "task") as one, begin(again, "again") as two:
+    with (
+        online.training(server, tmp_path / "task", task, "task") as one,
+        online.training(server, tmp_path / "again", again, "again", online.QUICK) as two,
+    ):
         assert (one.ended(), two.ended()) == (0, 0), one.said() + two.said()
     in_project = [run for (project, _), run in server.runs.items() if project == "art"]
     made = {run.jobType: run for run in in_project if run.name != name}
