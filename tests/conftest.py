@@ -14,48 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.groups import pytest_collection_modifyitems as pytest_collection_modifyitems
+from tests.groups import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler
+
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-
-# How workers of pytest-xdist share the tests (--dist loadgroup). A file is one group, because its tests share
-# what its fixtures made; but here each test is long, needs little of that, and may go to any worker:
-EACH_ALONE = {"test_wandb_faults.py", "test_wandb_sweeps.py", "test_search_storm.py"}
-# there is one SLURM cluster on a machine
-GROUPS = {"test_slurm_sweeps.py": "slurm", "test_slurm_cluster.py": "slurm"}
-# The longest groups come first, so that no worker is left with one at the end. Those that mostly wait for a
-# cluster, an agent or a server stand between those that compute, so that they overlap.
-FIRST = (
-    "slurm",
-    "test_local.py",
-    "test_notebooks.py",
-    "test_core_and_agent_killed",
-    "test_bvae_faces_tasks.py",
-    "test_preempted_agents_hand_the_run_on",
-    "test_docs.py",
-    "test_stop_of_an_agents_run",
-    "test_upload.py",
-    "test_local_directs_a_wandb_sweep",
-    "test_a_search_that_is_killed_and_continued",
-    "test_wandb_faults.py",
-    "test_faults.py",
-    "test_wandb_sweeps.py",
-    "test_run.py",
-    "test_search_storm.py",
-)
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its group and its place; within a file the order stays the same."""
-
-    def place(item: pytest.Item) -> int:
-        keys = (item.name.partition("[")[0], GROUPS.get(item.path.name), item.path.name)
-        return min((FIRST.index(key) for key in keys if key in FIRST), default=len(FIRST))
-
-    for item in items:
-        name = item.path.name
-        group = GROUPS.get(name) or (item.name if name in EACH_ALONE else name)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,14 @@ A child starts before any module of this project is imported, and then runs as `
 
 import json
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FORKING = """
 import atexit, importlib, json, os, runpy, sys, traceback
@@ -89,3 +92,37 @@ def run_each(
     assert server.returncode == 0, server.stderr
     read = lambda i, kind: (scratch / f"{i}.{kind}").read_text()  # noqa: E731
     return [Ended(int(read(i, "code")), read(i, "out"), read(i, "err")) for i in range(len(commands))]
+
+
+def fork(what: Callable[[], Any], out: Path, err: Path, env: Mapping[str, str]) -> int:
+    """Do `what` in a fork of this very process, with what it has imported already; the fork's process id.
+
+    out, err: files, emptied before, for what it prints; they may be the same. env: its whole environment.
+    """
+    for file in (out, err):
+        file.write_bytes(b"")
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        for number, file in ((1, out), (2, err)):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
+        sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1, closefd=False)  # not pytest's
+        sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
+        os.environ.clear()
+        os.environ.update(env)
+        what()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def run_script(command: Sequence[str], cwd: Path) -> None:
+    """As `python SCRIPT ARGS` in that folder would: for `fork`."""
+    os.chdir(cwd)
+    sys.argv = list(command)
+    runpy.run_path(command[0], run_name="__main__")

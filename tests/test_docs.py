@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 from research import bvae_faces, charlm, gan_faces, seq2seq_arith, text_vae, vae_mnist
-from tests import conftest
+from tests import groups
 from tests.forks import run_each
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,13 +205,12 @@ def test_every_logged_key_is_explained(tmp_path, monkeypatch):
 
 
 def test_tests_that_are_named_exist():
-    """They are listed in the Makefile, and where conftest.py says which tests come first and which go to any
-    worker.
-    """
+    """In the Makefile, and where groups.py says which tests come first and which go to any worker."""
     files = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
     named = re.findall(r"tests/([\w.]+\.py)", (ROOT / "Makefile").read_text())
     assert len(named) > 8 and all((ROOT / "tests" / name).exists() for name in named), named
-    for name in {*conftest.FIRST, *conftest.EACH_ALONE, *conftest.GROUPS} - set(conftest.GROUPS.values()):
+    named = {*groups.FIRST, *groups.EACH_ALONE, *groups.ALONE_TOO, *groups.GROUPS}
+    for name in named - set(groups.GROUPS.values()):
         assert name in files or any(f"def {name}(" in text for text in files.values()), name
 
 

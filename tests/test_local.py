@@ -2,13 +2,11 @@
 
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -17,6 +15,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+
+from tests.forks import fork, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = {
@@ -105,27 +105,13 @@ class Place:
 
     def fork(self, err: Path, *args: str) -> int:
         """Start local.py in a fork of this process, which has imported torch already; its process id."""
-        if (pid := os.fork()) == 0:
-            code = 1
-            try:
-                os.chdir(self.folder)
-                os.dup2(os.open(err, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
-                os.dup2(2, 1)
-                sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)  # not pytest's
-                os.environ.clear()
-                os.environ.update(ENV)
-                for name in [n for n in sys.modules if n.split(".")[0] in ("research", "data", "launch")]:
-                    del sys.modules[name]  # this tree's; the copy's are wanted
-                sys.argv = self.command(*args)
-                runpy.run_path(sys.argv[0], run_name="__main__")
-                code = 0
-            except SystemExit as stop:
-                code = stop.code or 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        return pid
+
+        def what() -> None:
+            for name in [n for n in sys.modules if n.split(".")[0] in ("research", "data", "launch")]:
+                del sys.modules[name]  # this tree's; the copy's are wanted
+            run_script(self.command(*args), self.folder)
+
+        return fork(what, err, err, ENV)
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +298,8 @@ def test_a_sweep_from_first_to_last(place):
     assert states and {s["status"] for s in states.values()} <= {"preempted"}, states
     assert all(0 < s["step"] < 400 for s in states.values()), states
 
-    # the same command goes on to the end
-    code, text = place.forked()
+    # the same command goes on to the end, here with one worker, which trains both trials
+    code, text = place.forked("tiny.yaml", "--workers=1")
     assert code == 0, text
     assert set(place.trials()) == {0, 4}
     for beta, state in place.states().items():

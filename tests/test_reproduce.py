@@ -7,12 +7,9 @@ import json
 import math
 import os
 import re
-import runpy
 import signal
 import subprocess
-import sys
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -33,6 +30,7 @@ from launch.sweep.pool import LocalFlags
 from research.common.folder import write_json
 from research.common.identity import ROOT
 from research.common.messages import UserError
+from tests.forks import fork, run_script
 
 LOSS = "test/loss"
 
@@ -751,25 +749,8 @@ def begun(place: Path, script: str, *args: str) -> int:
     """Start a launcher in a fork of this process, which has imported torch already; its process id. What it
     says goes to files `out` and `err`.
     """
-    if (pid := os.fork()) == 0:
-        code = 1
-        try:
-            os.chdir(place)
-            for number, name in ((1, "out"), (2, "err")):
-                os.dup2(os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-            sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
-            os.environ.clear()
-            os.environ.update(ENV)
-            sys.argv = [str(ROOT / "launch" / script), *args]
-            runpy.run_path(sys.argv[0], run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
+    command = [str(ROOT / "launch" / script), *args]
+    return fork(lambda: run_script(command, place), place / "out", place / "err", ENV)
 
 
 def ended(place: Path, pid: int) -> tuple[int, str, str]:

@@ -1,5 +1,7 @@
-"""Sweeps through launch/slurm.py on a real SLURM of two nodes: undisturbed, with many
-faults, online, edited.
+"""Sweeps through launch/slurm.py on a real SLURM of two nodes: calm, in a storm of faults, online, edited.
+
+The calm sweep and the storm have a short form, whose trials are a stand-in without torch that mostly waits
+between its steps, and the soak, whose trials are real trainings. Online and edited sweeps always train.
 """
 
 import contextlib
@@ -24,9 +26,10 @@ from tests.slurm.cluster import Cluster, ClusterError, skip_reason
 from tests.wandb_server import Server
 
 pytestmark = pytest.mark.skipif(bool(skip_reason()), reason=skip_reason())
+SHORT = (6,)  # sizes of which the trials are the stand-in's
 SIZES = [pytest.param(6, id="6 trials"), pytest.param(24, id="24 trials", marks=pytest.mark.soak)]
 TASKS = 6
-STEPS = 800  # of a trial: some seconds, so that faults hit it while it trains
+STEPS = {6: 150, 24: 800}  # of a trial: some seconds, so that faults hit it while it trains
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +56,20 @@ def launch(cluster: Cluster, *args: str, code: int = 0, root: Path = online.ROOT
     return done.stdout + done.stderr
 
 
+def write_grid(path: Path, program: str, values: dict[str, Any], n: int) -> Path:
+    """A sweep of n seeds."""
+    parameters = {k: {"value": v} for k, v in values.items()} | {"seed": {"values": list(range(n))}}
+    content = {"program": program, "method": "grid", "parameters": parameters}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
 def sweep_file(path: Path, tiny: dict[str, Any], n: int, **more: Any) -> Path:
-    values = online.flags(tiny, steps=STEPS, log_every=10, save_every=20, eval_every=200) | more
+    """A sweep of n trainings."""
+    values = online.flags(tiny, log_every=10, save_every=20, eval_every=200) | more
     for name in ("threads", "device"):
         values.pop(name)
-    parameters = {k: {"value": v} for k, v in values.items()} | {"seed": {"values": list(range(n))}}
-    path.write_text(
-        yaml.safe_dump({"program": online.SCRIPT, "method": "grid", "parameters": parameters}),
-        encoding="utf-8",
-    )
-    return path
+    return write_grid(path, online.SCRIPT, values, n)
 
 
 def ask_for(place: Path, yaml_file: Path, name: str, *more: str) -> list[str]:
@@ -120,8 +127,13 @@ def calm(cluster: Cluster, tiny, place: Path) -> Callable[[int], Queue]:
 
     def run(n: int) -> Queue:
         if n not in made:
-            name = f"calm{n}"
-            said = launch(cluster, *ask_for(place, sweep_file(place / f"{n}.yaml", tiny, n), name))
+            name, file = f"calm{n}", place / f"{n}.yaml"
+            if n in SHORT:
+                quick = {"steps": STEPS[n], "save_every": 5, "eval_every": 10, "pace": 0.1}
+                write_grid(file, "tests/stand_in.py", quick, n)
+            else:
+                sweep_file(file, tiny, n, steps=STEPS[n])
+            said = launch(cluster, *ask_for(place, file, name))
             assert said.count("array ") == 2, said  # six tasks where an array may have five
             made[n] = Queue(place / name)
             assert finish(cluster, made[n], lambda: pytest.fail(said), 60 + 12 * n) == 0
@@ -139,7 +151,7 @@ def test_each_trial_once(cluster: Cluster, calm, place: Path, n: int, record_pro
         assert [p.name for p in queue.run_folder(trial).glob("lease.*")] == ["lease.1"]
     said = launch(cluster, str(place / f"{n}.yaml"), f"--out={place}", f"--name=calm{n}", "--status")
     assert f"{n} finished" in said and f"{n} expected" in said and "0 failed" in said
-    assert said.count(f" {STEPS}/{STEPS} ") == n
+    assert said.count(f" {STEPS[n]}/{STEPS[n]} ") == n
     record_property("slurm", {"trials": n, "finished": n, "faults": 0})
 
 
@@ -220,7 +232,7 @@ def test_online_with_a_preemption(cluster: Cluster, tiny, place: Path, tally) ->
     """wandb agent in the array: on USR1 the agent ends, the task comes back, the run goes on under its id."""
     with Server() as server:
         env = server.env(place / "w") | {"HOME": os.environ["HOME"]}
-        file = sweep_file(place / "online.yaml", tiny, 1, steps=1500)
+        file = sweep_file(place / "online.yaml", tiny, 1, steps=1000)
         args = ask_for(place, file, "online", "--wandb=online", "--project=cluster", "--tasks=1")
         launch(cluster, *args, **env)
         (sweep,) = server.sweeps.values()
@@ -264,7 +276,7 @@ def test_jobs_run_the_snapshot(cluster: Cluster, tiny, place: Path) -> None:
     ],
 )
 def test_refused_in_one_line(cluster: Cluster, tiny, place: Path, given: str, says: str) -> None:
-    file = sweep_file(place / "refused.yaml", tiny, 1)
+    file = sweep_file(place / "refused.yaml", tiny, 1, steps=5)
     said = launch(cluster, str(file), f"--out={place}", *given.split(), code=2)
     assert says in said and len(said.strip().splitlines()) == 1, said
     assert not (place / "refused").exists()

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from research.common.media import File
 from research.common.run import Run
 from research.common.task import Task
 from tests.conftest import write_dot
+from tests.forks import fork
 from tests.online import lost_rows, until
 from tests.wandb_server import Server
 
@@ -41,29 +41,18 @@ class Fork:
     def __init__(self, server: Server, home: Path, what: Callable[[], Any], **env: str):
         self.log = home / f"log-{time.monotonic_ns()}"
         known = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | server.env(home)
-        self.log.touch()
         wandb.teardown()  # a client that an earlier test of this process left would not work in the fork
-        self.pid, self.code = os.fork(), None
-        if self.pid:
-            return
-        code = 1
-        try:
+
+        def alone() -> None:
             os.setsid()
-            os.dup2(os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
-            os.dup2(2, 1)
-            sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = os.fdopen(2, "w", 1, closefd=False)
-            os.environ.clear()
-            os.environ.update(known | {"COLUMNS": "200", "TMPDIR": str(home)} | env)
             upload.SETTLE_S = 1.0
-            what()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            wandb.teardown()
-            os._exit(code)
+            try:
+                what()
+            finally:
+                wandb.teardown()
+
+        env = known | {"COLUMNS": "200", "TMPDIR": str(home)} | env
+        self.pid, self.code = fork(alone, self.log, self.log, env), None
 
     def ended(self) -> tuple[int, str]:
         if self.code is None:

@@ -1,5 +1,6 @@
 """Sweeps through the real `wandb sweep` and `wandb agent -f`, and what a run leaves on the server."""
 
+import contextlib
 import json
 import os
 import signal
@@ -25,20 +26,26 @@ MEDIA = {"charlm": {".html"}, "seq2seq_arith": {".html", ".png"}, "text_vae": {"
 
 
 def each_sweep() -> list[Any]:
-    """Every sweep; those after the first of a script only in the soak tests, because starting their runs
-    takes long.
+    """Sweep, number of agents, values of the parameter that varies.
+
+    Two agents share bvae's, which is made by `wandb sweep`. Of each other script, one agent starts one run of
+    its first sweep. Two agents on each of the sweeps are soaks: to start their runs takes long, and
+    tests/test_sweeps.py puts each YAML through W&B's schema and the script's own parser.
     """
-    seen: set[str] = set()
-    found = []
+    seen = {"research/bvae_faces.py"}
+    found = [pytest.param(short_sweeps.ROOT / "sweeps" / "bvae.yaml", 2, 3, id="bvae")]
     for path in short_sweeps.SWEEPS:
         program = short_sweeps.read(path)["program"]
-        found.append(pytest.param(path, id=path.stem, marks=[pytest.mark.soak] if program in seen else []))
+        if program not in seen:
+            found.append(pytest.param(path, 1, 1, id=f"{path.stem}-one_run"))
         seen.add(program)
+        if path.stem != "bvae":
+            found.append(pytest.param(path, 2, 2, id=path.stem, marks=pytest.mark.soak))
     return found
 
 
-@pytest.mark.parametrize("path", each_sweep())
-def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -> None:
+@pytest.mark.parametrize(("path", "n_agents", "n_values"), each_sweep())
+def test_sweep_through_agents(path, n_agents, n_values, server: Server, tiny, tmp_path, tally) -> None:
     content = short_sweeps.read(path)
     family = Path(content["program"]).stem
     places = {name: tiny[name] for name in ("data_dir", "threads", "device")} | {
@@ -46,14 +53,18 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
     }
     if family in ("bvae_faces", "gan_faces"):
         places["dataset"] = tiny["dataset"]
-    n_values = 3 if path.stem == "bvae" else 2  # with three, an agent takes a second run
     content = short_sweeps.short(content, places, n_values)
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
-    sweep = online.wandb_sweep(server, tmp_path / "w", tmp_path / "sweep.yaml")
-    usual = path.stem == "bvae"  # once as the docs say it, else with shorter waits
-    begin = lambda name: online.agent(server, tmp_path / name, sweep, "agent", usual)  # noqa: E731
-    with begin("one") as one, begin("two") as two:
-        assert (one.ended(), two.ended()) == (0, 0), one.said() + two.said()
+    usual = path.stem == "bvae"  # once by the commands of the docs, else with shorter waits
+    if usual:
+        (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+        sweep = online.wandb_sweep(server, tmp_path / "w", tmp_path / "sweep.yaml")
+    else:
+        sweep = online.make_sweep(server, content)
+    with contextlib.ExitStack() as stack:
+        begin = lambda i: online.agent(server, tmp_path / f"agent{i}", sweep, "agent", usual)  # noqa: E731
+        agents = [stack.enter_context(begin(i)) for i in range(n_agents)]
+        ended = [agent.ended() for agent in agents]
+        assert set(ended) == {0}, "\n".join(agent.said() for agent in agents)
     runs = server.sweeps[sweep.rpartition("/")[2]].members
     varied = [k for k, v in content["parameters"].items() if "values" in v]
     points = Counter(tuple(run.settings[k] for k in varied) for run in runs)
@@ -61,11 +72,8 @@ def test_sweep_through_two_agents(path, server: Server, tiny, tmp_path, tally) -
     assert len(points) == n_points
     assert set(points.values()) == {1}  # each point exactly once
     worked = server.sweeps[sweep.rpartition("/")[2]].agents  # agent -> its last run
-    idle = list(worked.values()).count(None)
-    assert (len(worked), idle) == (
-        2,
-        0 if n_points > 1 else 1,
-    )  # a sweep of one point has a run for one agent
+    idle = list(worked.values()).count(None)  # a sweep of one point has a run for one agent
+    assert (len(worked), idle) == (n_agents, max(0, n_agents - n_points))
     for run in runs:
         folder = tmp_path / "runs" / run.name
         assert (run.state, run.exitcode, run.jobType) == ("finished", 0, "train")
@@ -135,7 +143,7 @@ def test_every_kind_of_media_arrives(server: Server, config, tmp_path, monkeypat
 def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch, tally) -> None:
     """--checkpoint=entity/project/name:alias: a task and a training start from it, with lineage."""
     values = online.flags(tiny, out=str(tmp_path / "runs"), project="art", steps=4)
-    with online.training(server, tmp_path / "w", values) as first:
+    with online.training(server, tmp_path / "w", values, script=online.QUICK) as first:
         assert first.ended() == 0, first.said()
     folder = folder_of(tmp_path / "runs")
     name = json.loads((folder / "config.json").read_text())["wandb_id"]
@@ -145,8 +153,10 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
     for flag in ("steps", "seed", "batch_size", "log_every", "eval_every", "sample_every", "save_every"):
         task.pop(flag, None)
     again = values | {"checkpoint": spec, "steps": 2, "out": str(tmp_path / "more")}
-    begin = lambda flags, log: online.training(server, tmp_path / log, flags, log)  # noqa: E731
-    with begin(task, "task") as one, begin(again, "again") as two:
+    with (
+        online.training(server, tmp_path / "task", task, "task") as one,
+        online.training(server, tmp_path / "again", again, "again", online.QUICK) as two,
+    ):
         assert (one.ended(), two.ended()) == (0, 0), one.said() + two.said()
     in_project = [run for (project, _), run in server.runs.items() if project == "art"]
     made = {run.jobType: run for run in in_project if run.name != name}
@@ -161,8 +171,8 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
 
 
 def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> None:
-    """launch/local.py --wandb=online: a real sweep; a killed run is finished under its own id."""
-    values = online.flags(tiny, steps=1500, log_every=50, save_every=100, eval_every=500)
+    """launch/local.py --wandb=online: a real sweep; a run that is killed is finished under its own id."""
+    values = online.flags(tiny, steps=900, log_every=50, save_every=50, eval_every=300)
     content = {
         "program": "research/bvae_faces.py",
         "method": "grid",
