@@ -1,5 +1,7 @@
 # The contributor's menu. `make sweep` and `make test` install what they need first.
 SHELL := /bin/bash
+# where this is set, each worker of pytest compiles all tests anew at every run: 15 s of a core
+unexport PYTHONDONTWRITEBYTECODE
 PY := .venv/bin/python
 # the CPU option of uv: `make install TORCH=cpu` takes torch's small CPU build and leaves the CUDA packages out
 TORCH ?=

@@ -1,6 +1,7 @@
 """Who may import whom. Every import counts, even one inside a function or only for type checkers."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def imports(name: str) -> Iterator[str]:
             yield from found or ([node.module] if node.module in MODULES else [])
 
 
-GRAPH = {name: set(imports(name)) - {name} for name in MODULES}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """The modules of ours that each imports. Not made on import: every worker of pytest imports this file."""
+    return {name: set(imports(name)) - {name} for name in MODULES}
 
 
 def layer_of(name: str) -> str:
@@ -64,7 +68,7 @@ def allowed(name: str) -> set[str]:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_arrows(name: str) -> None:
     """data ← draw, measure ← common ← parts ← <family>.py ← tasks; commands never import one another."""
-    wrong = {target for target in GRAPH[name] if layer_of(target) not in allowed(name)}
+    wrong = {target for target in graph()[name] if layer_of(target) not in allowed(name)}
     assert not wrong, f"{name} may import from {sorted(allowed(name))}, not {sorted(wrong)}"
 
 
@@ -74,13 +78,13 @@ def circles() -> list[list[str]]:
     def reached(name: str) -> set[str]:
         found, left = set(), [name]
         while left:
-            for target in GRAPH[left.pop()] - found:
+            for target in graph()[left.pop()] - found:
                 found.add(target)
                 left.append(target)
         return found
 
-    reach = {name: reached(name) for name in GRAPH}
-    knots = {frozenset(b for b in reach[a] if a in reach[b]) for a in GRAPH if a in reach[a]}
+    reach = {name: reached(name) for name in graph()}
+    knots = {frozenset(b for b in reach[a] if a in reach[b]) for a in graph() if a in reach[a]}
     return [sorted(knot) for knot in knots]
 
 
@@ -89,4 +93,5 @@ def test_no_circle() -> None:
 
 
 if __name__ == "__main__":
-    print(f"{len(MODULES)} modules, {sum(map(len, GRAPH.values()))} imports, circles: {circles() or 'none'}")
+    n_imports = sum(map(len, graph().values()))
+    print(f"{len(MODULES)} modules, {n_imports} imports, circles: {circles() or 'none'}")

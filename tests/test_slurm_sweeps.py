@@ -116,7 +116,7 @@ def finish(cluster: Cluster, queue: Queue, again: Callable[[], Any], within_s: f
         if too_few_tasks(cluster, queue):
             again()
             submitted += 1
-        time.sleep(0.5)
+        time.sleep(1)
     return submitted
 
 
@@ -247,7 +247,7 @@ def test_online_with_a_preemption(cluster: Cluster, tiny, place: Path, tally) ->
         assert run.history_states == ["running", "preempting", "preempted", "running", "finished"]
         tally(server, {run.name: place / "online" / run.name})
         assert server.refused == []
-        online.until(lambda: not alive(cluster), timeout_s=60)
+        online.until(lambda: not alive(cluster), timeout_s=60, every_s=0.5)
 
 
 def test_jobs_run_the_snapshot(cluster: Cluster, tiny, place: Path) -> None:
