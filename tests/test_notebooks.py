@@ -37,6 +37,8 @@ LARGEST = 1_000_000  # bytes of a committed notebook
 PLACES = re.compile(r"/(?:home|root|tmp|Users|work)/\S+")  # on somebody's machine
 TEXT_VAE = {"dataset": "verses", "parameters": 40_000, "embed_dim": 16, "encoder_dim": 16, "steps": 40}
 TEXT_VAE |= {"eval_every": 20, "sample_every": 1000, "precision": "fp32", "seed": "[0]"}
+PROSE = {"dataset": "{place}/chapter.txt", "n_layers": 2, "n_heads": 2, "embed_dim": 16, "seq_len": 16}
+PROSE |= {"steps": 32, "eval_every": 8, "seed": "[0]"}
 # flags that make a sweep's runs short; {place} is a folder that the fixture fills
 SHORT = {
     "lyrics": {
@@ -72,6 +74,8 @@ SHORT = {
     },
     "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
     "text_vae_lm": TEXT_VAE,
+    "prose": PROSE | {"parameters": "[8_000, 16_000]", "learning_rate": "[0.008]"},
+    "prose_pos": PROSE | {"parameters": 8_000},
 }
 
 
@@ -209,6 +213,13 @@ def write_songs(path: Path) -> None:
             rows.writerow([f"Band {i % 7}", f"Song {i}", lyrics + ("é" if i < 3 else "")])
 
 
+def write_prose(path: Path) -> None:
+    """A text of 40 paragraphs."""
+    rng = random.Random(0)
+    paragraphs = [" ".join(rng.choices(LINES, k=2)) for _ in range(40)]
+    path.write_text("\n".join(paragraphs), encoding="utf-8")
+
+
 def write_faces(folder: Path) -> None:
     """Eighty rendered faces as files, of which no factors are known."""
     folder.mkdir(exist_ok=True)
@@ -219,9 +230,10 @@ def write_faces(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CSV of songs; `make` puts runs into it."""
+    """A folder with a CSV of songs and a text; `make` puts runs into it."""
     place = tmp_path_factory.mktemp("notebooks")
     write_songs(place / "songs.csv")
+    write_prose(place / "chapter.txt")
     return place
 
 

@@ -72,9 +72,17 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def curves(
-    series: Mapping[str, tuple], xlabel: str, ylabel: str, title: str = "", logy: bool = False
+    series: Mapping[str, tuple],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    logy: bool = False,
+    logx: bool = False,
 ) -> np.ndarray:
-    """Lines name → (x, y); values that are not finite (with logy also those not positive) leave gaps."""
+    """Lines name → (x, y); values that are not finite (with logy also those not positive) leave gaps.
+
+    logx: equal steps along x double it, so x must be positive.
+    """
 
     def draw(ax):
         lines, dashes = [], ("-", "--", ":")
@@ -86,6 +94,9 @@ def curves(
             lines += ax.plot(x, y, marker=marker, markersize=3.5, linewidth=1.5, **style)
         if logy:
             ax.set_yscale("log", nonpositive="mask")
+        if logx:
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")  # 16, not matplotlib's 2⁴
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(alpha=0.25)
         if len(lines) > 6:  # too many to lie over the lines

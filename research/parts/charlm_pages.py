@@ -28,6 +28,14 @@ def continuations(
     return page(f"Continuations of validation text, {title}", table(rows))
 
 
+def read_continuations(text: str) -> tuple[list[str], list[str], dict[str, list[str]]]:
+    """What a page of `continuations` shows, blanks marked: prompts, truths, and written[strategy][prompt]."""
+    shown: dict[str, list[str]] = {}
+    for kind, cell in re.findall(r"<pre class=(\w+)>(.*?)</pre>", text, re.S):
+        shown.setdefault(kind, []).append(html.unescape(cell))
+    return shown.pop("given"), shown.pop("truth"), shown
+
+
 def learned(of: str, model: str, steps_per_epoch: int) -> File:
     """What `model` wrote when: for each page of `continuations` that the run has logged as `of` a row of what
     is most probable and one of what it drew.
