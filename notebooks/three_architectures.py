@@ -615,8 +615,8 @@ notebook.say(
     f"{f['learned_bpc']:.2f} and with rotary ones {f['rope_bpc']:.2f}. With {f['none_behind']} of",
     f"{f['seeds_pos']} seeds it is worse without positions than with rotary ones. When earlier characters",
     f"are shuffled, the output of its first block changes by {f['first_block']:.1%}, and by",
-    f"{f['first_block_rope']:.1%} with rotary positions. The order of characters is worth {f['order_none']:.2f} bits to it, and",
-    f"{f['order_rope']:.2f} with rotary positions.",
+    f"{f['first_block_rope']:.1%} with rotary positions. The order of characters is worth",
+    f"{f['order_none']:.2f} bits to it, and {f['order_rope']:.2f} with rotary positions.",
 )
 
 # %% [markdown]
