@@ -43,6 +43,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
@@ -338,18 +339,20 @@ overview.insert(0, "learning rate", rounded["rate"].first())
 display(overview)
 
 # %% [markdown]
-# The training loss as it was logged, with dropout and as the mean of an epoch, beside the validation loss.
-# Where both still fall, the model could go on learning. Where validation rises while training falls, what
-# the model still learns is its own text by heart.
+# How the gap grows, with the training loss as it was logged, as the mean of an epoch. Dropout makes this
+# loss larger, so a line may begin below zero. Where a line rises, the model still gains on its own text
+# what it does not gain on other text: it learns by heart.
 
 # %%
 lines = {}
 for name in NAMES:
     runs = runs_with(name, large)
-    lines[f"{NAMES[name]}, training"] = mean_line(runs, "train/loss_epoch", 1 / math.log(2))
-    lines[f"{NAMES[name]}, validation"] = mean_line(runs, "val/bpc")
+    steps, bits = mean_line(runs, "val/bpc")
+    logged = "train/loss_epoch" if "train/loss_epoch" in last(runs[0]) else "train/loss"  # no whole epoch
+    in_training = np.interp(steps, *mean_line(runs, logged, 1 / math.log(2)))
+    lines[NAMES[name]] = (steps[1:], (bits - in_training)[1:])
 notebook.picture(
-    charts.curves(lines, "step", "bits per character"), f"Training and validation, {large:,} parameters."
+    charts.curves(lines, "step", "validation less training, bits"), f"Models of about {large:,} parameters."
 )
 means = best[best["parameters"] == large].groupby("model")[["val", "gap"]].mean()
 figures |= {"by_heart": NAMES[means["gap"].idxmax()], "gap": means["gap"].max()}
@@ -361,9 +364,10 @@ figures["better"] = ", ".join(NAMES[name] for name in better) or "none"
 # ## Early, midway and late
 #
 # The same places of the validation part at three moments of the training: what the model reads, how the
-# text goes on in truth, and what the model writes. `greedy` always writes the most probable character: it
-# shows what the model is surest of. `top_p` draws among the probable characters: it shows what the model
-# holds for possible. ␣ marks a space at an end, ↵ the end of a line.
+# text goes on in truth, and what the model writes. `greedy` always writes the most probable character. It
+# shows what the model is surest of, and soon goes round in circles, because the same characters always lead
+# to the same next one. `top_p` draws among the probable characters: it shows what the model holds for
+# possible. ␣ marks a space at an end or beside another one, ↵ the end of a line.
 
 # %%
 pages = {name: dict(notebook.media(runs_with(name, large)[0], "sample/continuations")) for name in NAMES}
