@@ -436,7 +436,8 @@ figures |= {"early_words": words["early"].mean(), "late_words": words["late"].me
 # An experiment with the trained models. The last characters of a validation window stay as they are, and
 # all characters before them are put in a random order, the same for each model. The same characters are
 # still there, but what they spell is lost. How much does the prediction of the next character suffer? Where
-# a line is flat, the model makes no use of the order of what stands further back.
+# a line is flat, the model makes no use of the order of what stands further back. Only the character behind
+# each window is scored, so small ups and downs of a line are chance.
 
 
 # %%
