@@ -862,6 +862,17 @@ def prose_sizes() -> str:
     )
 
 
+def prose_positions() -> str:
+    bpc = by_seed(results("prose_pos"), "test/bpc", "pos")
+    table, untold = bpc["learned"] - bpc["rope"], bpc["none"] - bpc["rope"]
+    assert len(bpc) == 2 and (table > 0).all() and (untold > table).all()
+    a, b = (" and ".join(f"{value:.2f}" for value in sorted(of)) for of in (untold, table))
+    return (
+        f"Without positions the Transformer takes {a} bits per character more than with rotary positions, and with a learned table "
+        f"{b} more (two seeds)."
+    )
+
+
 def recipe() -> str:
     runs = where(results("charlm_bayes"), seed=0)
     ended = runs[runs["status"] == "finished"]
@@ -1372,6 +1383,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         prose_order,
         prose_rates,
         prose_sizes,
+        prose_positions,
     ],
     "docs/gan_faces.md": [
         gan_is_stable,
@@ -1465,6 +1477,7 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     "sweeps/charlm_bayes.yaml": [recipe],
     "sweeps/charlm_lr.yaml": [best_rates, one_rate_for_all, default_rates],
     "sweeps/charlm_pos.yaml": [positions],
+    "sweeps/prose_pos.yaml": [prose_positions],
     "sweeps/prose.yaml": [prose_order, prose_rates, prose_sizes],
     "sweeps/seq2seq_best.yaml": [left_is_off_by_ten],
     "sweeps/seq2seq_depth.yaml": [layers_in_the_header],
