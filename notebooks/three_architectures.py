@@ -435,9 +435,10 @@ figures |= {"early_words": words["early"].mean(), "late_words": words["late"].me
 #
 # An experiment with the trained models. The last characters of a validation window stay as they are, and
 # all characters before them are put in a random order, the same for each model. The same characters are
-# still there, but what they spell is lost. How much does the prediction of the next character suffer? Where
-# a line is flat, the model makes no use of the order of what stands further back. Only the character behind
-# each window is scored, so small ups and downs of a line are chance.
+# still there, but what they spell is lost. How much does the prediction of the next character suffer? A
+# false order misleads a model that relies on the order, so on the left a good model may do worse than a
+# poor one. Where a line is flat, the model makes no use of the order of what stands further back. Only the
+# character behind each window is scored, so small ups and downs of a line are chance.
 
 
 # %%
@@ -594,11 +595,11 @@ ahead = f"with {f['n_ahead']} of {f['seeds']} seeds it is ahead of the {f['secon
 decided = "" if f["n_ahead"] == f["seeds"] >= 3 else ", too few to call it better"
 rose = "rose" if f["late_words"] > f["early_words"] else "did not rise"
 notebook.say(
-    f"The text {f['text']} has {f['characters']:,} characters, and models of about {f['large']:,} parameters",
+    f"The text `{f['text']}` has {f['characters']:,} characters; models of about {f['large']:,} parameters",
     f"passed over its training part {f['epochs']:.1f} times. On the test part the LSTM takes {f['lstm']}",
     f"bits per character, the TCN {f['tcn']} and the Transformer {f['transformer']}, each at the better of",
     f"its learning rates ({f['lstm_rate']:g}, {f['tcn_rate']:g} and {f['transformer_rate']:g}).",
-    f"The least takes the {f['first']}: {ahead}{decided}.",
+    f"The {f['first']} takes the fewest: {ahead}{decided}.",
 )
 notebook.say(
     f"Parameters: from {f['small']:,} to {f['large']:,} the LSTM gains {f['lstm_gain']:.2f} bits, the TCN",
@@ -607,9 +608,9 @@ notebook.say(
 )
 notebook.say(
     f"Counting pairs takes {f['pairs']:.2f} bits on the validation part, and the best of counting",
-    f"{f['counting']:.2f}. Better than that: {f['better']}. The gap between training and validation part is",
-    f"widest for the {f['by_heart']}, {f['gap']:.2f} bits, and narrowest for the {f['least_by_heart']},",
-    f"{f['least_gap']:.2f}.",
+    f"{f['counting']:.2f}. Models that are better than that: {f['better']}. The gap between training and",
+    f"validation part is widest for the {f['by_heart']}, {f['gap']:.2f} bits, and narrowest for the",
+    f"{f['least_by_heart']}, {f['least_gap']:.2f}.",
 )
 notebook.say(
     f"The share of drawn words that are known {rose}: early it was {f['early_words']:.0%}, late",
