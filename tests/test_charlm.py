@@ -337,6 +337,14 @@ def test_what_it_learned_when_shows_two_strategies_epochs_and_blanks(learn, monk
     assert page.count("<pre class=temperature>␣one↵\ntwo␣</pre>") == 9
 
 
+def test_a_page_of_continuations_can_be_read_back():
+    prompts, truths = ['who <b>is</b> "it" &', "and\n"], ["me", " a  b"]
+    written = {"greedy": ["the the", "<pre>"], "top_p": ["x\ny", ""]}
+    page = charlm.pages.continuations(prompts, truths, written, "lstm, step 1")
+    read = charlm.pages.read_continuations(page)
+    assert read == (['who <b>is</b> "it" &', "and↵\n"], ["me", "␣a␣␣b"], written | {"top_p": ["x↵\ny", ""]})
+
+
 @pytest.mark.parametrize(
     ("text", "marked"),
     [

@@ -821,6 +821,60 @@ def positions() -> str:
     )
 
 
+def prose_order() -> str:
+    runs = results("prose")
+    at = {
+        (n, rate): by_seed(where(runs, parameters=n, learning_rate=rate), "test/bpc", "model")
+        for n in (50_000, 200_000)
+        for rate in (0.002, 0.008)
+    }
+    assert all(len(of) == 2 for of in at.values())
+    last = pd.concat([of["lstm"] - of[other] for of in at.values() for other in ("tcn", "transformer")])
+    small, large = (at[n, 0.008]["transformer"] - at[n, 0.008]["tcn"] for n in (50_000, 200_000))
+    assert (last > 0).all() and (small > 0).all() and (large < 0).all()
+    a, b = (" and ".join(f"{value:.2f}" for value in sorted(abs(of))) for of in (small, large))
+    return (
+        f"The LSTM is last at both sizes and both learning rates, {span(last, 2)} bits per character behind the other two (two "
+        f"seeds). At a learning rate of 0.008 the TCN is {a} bits ahead of the Transformer with 50,000 parameters, and {b} behind "
+        "it with 200,000 (two seeds, too few to decide)."
+    )
+
+
+def prose_rates() -> str:
+    lost = gain(results("prose"), "learning_rate", 0.002, 0.008, "test/bpc")
+    by = {name: lost.xs(name, level="model") for name in ("lstm", "tcn", "transformer")}
+    assert len(lost) == 12 and (by["lstm"] > by["tcn"].max()).all() and (by["tcn"] > 0).all()
+    most = abs(by["transformer"]).max()
+    assert most < by["tcn"].max() and by["transformer"].min() < 0 < by["transformer"].max()
+    return (
+        f"With both sizes, a learning rate of 0.008 is {span(by['lstm'], 2)} bits better than 0.002 for the LSTM and "
+        f"{span(by['tcn'], 2)} for the TCN (two seeds); for the Transformer the two differ by at most {most:.2f}, in either "
+        "direction (two seeds)."
+    )
+
+
+def prose_sizes() -> str:
+    more = gain(results("prose"), "parameters", 50_000, 200_000, "test/bpc")
+    by = {name: more.xs(name, level="model") for name in ("lstm", "tcn", "transformer")}
+    assert len(more) == 12 and by["lstm"].min() > by["transformer"].max()
+    assert by["transformer"].min() > by["tcn"].max() and by["tcn"].min() > 0
+    return (
+        f"Four times the parameters gain {span(by['lstm'], 2)} bits for the LSTM, {span(by['transformer'], 2)} for the Transformer "
+        f"and {span(by['tcn'], 2)} for the TCN (two seeds)."
+    )
+
+
+def prose_positions() -> str:
+    bpc = by_seed(results("prose_pos"), "test/bpc", "pos")
+    table, untold = bpc["learned"] - bpc["rope"], bpc["none"] - bpc["rope"]
+    assert len(bpc) == 2 and (table > 0).all() and (untold > table).all()
+    a, b = (" and ".join(f"{value:.2f}" for value in sorted(of)) for of in (untold, table))
+    return (
+        f"Without positions the Transformer takes {a} bits per character more than with rotary positions, and with a learned table "
+        f"{b} more (two seeds)."
+    )
+
+
 def recipe() -> str:
     runs = where(results("charlm_bayes"), seed=0)
     ended = runs[runs["status"] == "finished"]
@@ -1328,7 +1382,15 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
         turn_on_the_page,
         why_not_more,
     ],
-    "docs/charlm.md": [architectures, best_rates, default_transformer_on_the_page],
+    "docs/charlm.md": [
+        architectures,
+        best_rates,
+        default_transformer_on_the_page,
+        prose_order,
+        prose_rates,
+        prose_sizes,
+        prose_positions,
+    ],
     "docs/gan_faces.md": [
         gan_is_stable,
         best_of_emoji_are_earlier,
@@ -1421,6 +1483,8 @@ CLAIMS: dict[str, list[Callable[[], str]]] = {
     "sweeps/charlm_bayes.yaml": [recipe],
     "sweeps/charlm_lr.yaml": [best_rates, one_rate_for_all, default_rates],
     "sweeps/charlm_pos.yaml": [positions],
+    "sweeps/prose_pos.yaml": [prose_positions],
+    "sweeps/prose.yaml": [prose_order, prose_rates, prose_sizes],
     "sweeps/seq2seq_best.yaml": [left_is_off_by_ten],
     "sweeps/seq2seq_depth.yaml": [layers_in_the_header],
     "sweeps/seq2seq_mode.yaml": [reading_costs],
@@ -1610,6 +1674,21 @@ def characters_table() -> list[Row]:
     ]
 
 
+def prose_table() -> list[Row]:
+    runs = results("prose")
+    assert (runs.groupby(["model", "parameters", "learning_rate"]).size() == 2).all()
+    models = ("lstm", "tcn", "transformer")
+    return [
+        [
+            f"{n:,}",
+            f"{rate:g}",
+            *(mean_sd(where(runs, model=m, parameters=n, learning_rate=rate)["test/bpc"], 2) for m in models),
+        ]
+        for n in (50_000, 200_000)
+        for rate in (0.002, 0.008)
+    ]
+
+
 def of_share(name: str, share: float, figure: str = "test/exact_match") -> str:
     runs = where(results(name), train_fraction=share)
     assert len(runs) == 3
@@ -1661,6 +1740,7 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
         ("latents", "β", "ELBO", "log-likelihood, 20 codes", "KL", "kNN accuracy of the code"),
     ): digits_table,
     ("docs/charlm.md", ("parameters", "LSTM", "TCN", "Transformer")): characters_table,
+    ("docs/charlm.md", ("parameters", "learning rate", "LSTM", "TCN", "Transformer")): prose_table,
     (
         "docs/bvae_faces.md",
         (

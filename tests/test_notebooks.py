@@ -42,6 +42,8 @@ ARITHMETIC |= {"eval_every": 15, "sample_every": 30, "train_fraction": 0.9, "see
 SMALL_FACES = {"dataset": "{place}/faces", "data_dir": "{place}/store", "image_size": 32, "seed": "[0]"}
 SMALL_FACES |= {"batch_size": 8, "steps": 30, "eval_every": 10, "sample_every": 10, "precision": "fp32"}
 FACES = SMALL_FACES | {"width": 8, "depth": 2, "hidden_dim": 16, "latent_dim": 4}
+PROSE = {"dataset": "{place}/chapter.txt", "n_layers": 2, "n_heads": 2, "embed_dim": 16, "seq_len": 16}
+PROSE |= {"steps": 32, "eval_every": 8, "sample_every": 1000, "seed": "[0]"}
 # flags that make a sweep's runs short; {place} is a folder that the fixture fills
 SHORT = {
     "lyrics": {
@@ -69,6 +71,8 @@ SHORT = {
     "seq2seq_split": ARITHMETIC | {"train_fraction": "[0.9, 0.8]"},
     "seq2seq_depth": ARITHMETIC | {"hidden_dim": "[16]", "encoder_layers": "[1]"},
     "seq2seq_mode": ARITHMETIC | {"dataset": "digits", "precision": "fp32"},
+    "prose": PROSE | {"parameters": "[8_000, 16_000]", "learning_rate": "[0.008]"},
+    "prose_pos": PROSE | {"parameters": 8_000},
 }
 
 
@@ -206,6 +210,13 @@ def write_songs(path: Path) -> None:
             rows.writerow([f"Band {i % 7}", f"Song {i}", lyrics + ("é" if i < 3 else "")])
 
 
+def write_prose(path: Path) -> None:
+    """A text of 40 paragraphs."""
+    rng = random.Random(0)
+    paragraphs = [" ".join(rng.choices(LINES, k=2)) for _ in range(40)]
+    path.write_text("\n".join(paragraphs), encoding="utf-8")
+
+
 def write_faces(folder: Path) -> None:
     """Eighty rendered faces as files, of which no factors are known."""
     folder.mkdir(exist_ok=True)
@@ -216,9 +227,10 @@ def write_faces(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CSV of songs; `make` puts runs into it."""
+    """A folder with a CSV of songs and a text; `make` puts runs into it."""
     place = tmp_path_factory.mktemp("notebooks")
     write_songs(place / "songs.csv")
+    write_prose(place / "chapter.txt")
     return place
 
 

@@ -218,6 +218,17 @@ def test_charts_show_their_data():
     assert grey.mean() > 0.05
 
 
+def test_with_logx_doubling_is_always_as_far():
+    def gaps(logx: bool) -> np.ndarray:
+        drawn = pictures.curves({"a": ([1, 2, 4, 8], [1.0] * 4)}, "characters", "bits", logx=logx)
+        blue = drawn[..., 2].astype(int) - drawn[..., 0] > 60
+        tall = blue.sum(0) > 4  # the line is thinner than its markers
+        return np.diff(np.flatnonzero(np.diff(tall.astype(int)) == 1))
+
+    assert len(gaps(True)) == 3 and np.ptp(gaps(True)) <= 2
+    assert np.ptp(gaps(False)) > 50
+
+
 def eight_bits(colors: np.ndarray) -> np.ndarray:
     return (255 * colors).round().astype(int)
 

@@ -76,10 +76,15 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def curves(
-    series: Mapping[str, tuple], xlabel: str, ylabel: str, title: str = "", logy: bool = False
+    series: Mapping[str, tuple],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    logy: bool = False,
+    logx: bool = False,
 ) -> np.ndarray:
     """Lines, name → (x, y). Values that are not finite leave gaps, with logy also those that are not
-    positive.
+    positive. logx: equal steps along x double it, so x must be positive.
     """
 
     def draw(ax):
@@ -92,6 +97,9 @@ def curves(
             lines += ax.plot(x, y, marker=marker, markersize=3.5, linewidth=1.5, **style)
         if logy:
             ax.set_yscale("log", nonpositive="mask")
+        if logx:
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")  # 16, not matplotlib's 2⁴
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(alpha=0.25)
         if len(lines) > 6:  # such a long legend would cover the lines

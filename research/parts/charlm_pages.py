@@ -32,6 +32,14 @@ def continuations(
     return page(f"Continuations of validation text, {title}", table(rows))
 
 
+def read_continuations(text: str) -> tuple[list[str], list[str], dict[str, list[str]]]:
+    """What a page of `continuations` shows, blanks marked: prompts, truths, and written[strategy][prompt]."""
+    shown: dict[str, list[str]] = {}
+    for kind, cell in re.findall(r"<pre class=(\w+)>(.*?)</pre>", text, re.S):
+        shown.setdefault(kind, []).append(html.unescape(cell))
+    return shown.pop("given"), shown.pop("truth"), shown
+
+
 def learned(of: str, model: str, steps_per_epoch: int) -> File:
     """A page that shows what a run's model wrote at which step. For each page of `continuations` that the run
     has logged under the key `of`, it has one row with the most probable continuations and one with drawn
