@@ -83,7 +83,7 @@ def call(run, task: str, **flags):
 # %%
 flags = runs[0].flags
 data = bvae_faces.load_data(bvae_faces.Config(**{name: flags[name] for name in bvae_faces.DATA_FLAGS}))
-notebook.picture(pictures.grid(data.train[:24], 12, scale=2), f"The first pictures of {data.name}.")
+notebook.picture(pictures.grid(data.train[:24], 12), f"The first pictures of {data.name}.")
 figures |= {"pictures": len(data.train), "size": flags["image_size"]}
 
 # %% [markdown]
@@ -123,9 +123,9 @@ notebook.picture(charts.curves(lines, "epoch", "MSE", logy=True), "Error on vali
 # %% [markdown]
 # ## What β costs and buys
 #
-# Test figures, means over the seeds. Active units are latents whose mean differs from face to face. MIG,
-# the mutual information gap, tells how much more of each factor the best latent tells than the next best
-# one: 1 is a latent for each factor. It needs pictures whose factors are known.
+# Test figures, means over the seeds. Active units are latents whose mean differs from face to face, however
+# little. MIG, the mutual information gap, tells how much more of each factor the best latent tells than the
+# next best one: 1 is a latent for each factor. It needs pictures whose factors are known.
 
 # %%
 notebook.source(mutual_information.mig)
@@ -144,7 +144,6 @@ else:
 mse, low, high = means["error (MSE)"], means.index[0], means.index[-1]
 figures |= {"seeds": len({run.flags["seed"] for run in runs}), "low": low, "high": high}
 figures |= {"low_mse": mse[low], "high_mse": mse[high]}
-figures |= {"low_units": means["active units"][low], "high_units": means["active units"][high]}
 
 # %% [markdown]
 # ## Rebuilt faces
@@ -176,7 +175,7 @@ for name, run in zip(betas, of_first_seed.values()):
     model = faces_compare.described(loaded.network, loaded.flags, data, torch.device("cpu"))
     noise = torch.randn(500, model.latent_dim, generator=torch.Generator().manual_seed(0))
     made = model.decode(model.draw(noise))
-    notebook.picture(pictures.grid(made[:16], 8, scale=2), name)
+    notebook.picture(pictures.grid(made[:16], 8), name)
     rows[name] = {"variety": made.double().std(0).mean().item()}
     rows[name]["sharpness"] = (made.double().diff(dim=1).square().mean() ** 0.5).item()
 
@@ -199,20 +198,23 @@ figures |= {"low_vary": random["variety"].iloc[0], "high_vary": random["variety"
 # ## Which latent does what
 #
 # For each β one face whose latents are changed one at a time, a row for each, the ones that tell most
-# first. Where the factors of the faces are known, the map shows the share of each factor that a latent
-# tells: a column with one dark cell is a factor with a latent of its own.
+# first. Look for rows in which one thing changes, and for rows in which several things change together.
 
 # %%
-analyses = {}
+analyses, maps = {}, {}
 for name, run in zip(betas, of_first_seed.values()):
+    picture = Image.open(notebook.media(run, "latent/traversal")[-1][1]).convert("RGB")
+    picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))  # to keep the notebook small
+    notebook.picture(np.asarray(picture), f"One latent at a time, {name}.")
     analyses[name], files = call(run, "latent_analysis", index=0)
-    notebook.picture(files["traversal_1.png"], f"One latent at a time, {name}.")
-    if "factors.png" in files:
-        notebook.picture(files["factors.png"], f"Which latent tells which factor, {name}.")
+    maps[name] = files.get("factors.png")
 
 # %% [markdown]
-# The same as a table: for each factor the latent that tells most of it, and what share. A latent that tells
-# nothing is left out. Without known factors there is only the number of latents that are not silent.
+# Where the factors of the faces are known, it can be measured which latent tells which: for each factor the
+# latent that tells most of it, and what share. A latent that tells less than 0.05 nats is silent and not
+# counted: the noise that is added to a code drowns it, even if its mean varies. The map shows all latents of
+# the β with the highest MIG: a column with one bright cell is a factor with a latent of its own. Without
+# known factors there is only the number of silent latents.
 
 # %%
 best, silent = {}, {}
@@ -227,7 +229,10 @@ for name, found in analyses.items():
             for k, (factor, i) in enumerate(zip(found["factors"], at))
         }
 display(pd.DataFrame(best) if best else pd.DataFrame({"silent latents": silent}))
-figures["silent"] = ", ".join(str(n) for n in silent.values())
+figures["silent"] = ", ".join(f"{n} at {name}" for name, n in silent.items())
+if best:
+    name = max(analyses, key=lambda name: analyses[name]["mig"])
+    notebook.picture(maps[name], f"Which latent tells which factor, {name}.")
 
 # %% [markdown]
 # ## A face turned left and right
@@ -257,7 +262,6 @@ columns |= (
 columns |= {"mirror_share": "mirrored, all", "mirror_share_detail": "mirrored, detail"}
 table = pd.DataFrame(turns).T.reindex(columns=[*columns]).astype(float).dropna(axis=1, how="all")
 display(table.rename(columns=columns).round(3))
-notebook.video(files["turn.mp4"], f"The same as a video, {name}.")
 sentences = []
 for name, of in table.to_dict("index").items():
     if "others_change_mean" in of:
@@ -279,16 +283,12 @@ figures["turns"] = " ".join(sentences)
 # %%
 f = figures
 costs = "costs" if f["high_mse"] > f["low_mse"] else "does not cost"
-silent = "no latent is" if f["high_units"] == 0 else f"{f['high_units']:.1f} latents are"
 notebook.say(
     f"Models of {f['parameters']:,} parameters with {f['latents']} latents learned {f['pictures']:,} faces",
     f"of {f['size']} pixels; the number of seeds is {f['seeds']}. From β = {f['low']:g} to {f['high']:g} the",
     f"error goes from {f['low_mse']:.4f} to {f['high_mse']:.4f}: β {costs} sharpness.",
 )
-notebook.say(
-    f"At β = {f['low']:g} {f['low_units']:.1f} latents are active, at β = {f['high']:g} {silent}.",
-    f"{f['order']} Latents that are silent, by β: {f['silent']}.",
-)
+notebook.say(f"Silent latents: {f['silent']}. {f['order']}")
 varied = "less" if f["high_vary"] < f["low_vary"] else "no less"
 notebook.say(
     f"Random faces vary {varied} at the highest β: {f['high_vary']:.2f} times as much as real ones, against",
