@@ -37,9 +37,9 @@ install: .venv/installed
 # half of the time where the processor multiplies bfloat16 itself; elsewhere it would take many times as long
 PRECISION := $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bf16 || echo fp32)
 sweep: install
-	@echo "== beta-VAE on rendered faces: beta 0, 4, 20, 600 steps in $(PRECISION), on this machine"
+	@echo "== beta-VAE on rendered faces: beta 0, 4, 20, 350 steps in $(PRECISION), on this machine"
 	$(PY) launch/local.py sweeps/bvae.yaml --name=bvae-quick \
-	  --set precision=$(PRECISION) --set steps=600 --set 'seed=[0]'
+	  --set precision=$(PRECISION) --set steps=350 --set 'seed=[0]'
 
 notebooks: install
 	@echo "== all notebooks, from the runs in $${NOTEBOOK_RUNS:-runs}; one whose runs are missing says how to make them"
