@@ -263,8 +263,8 @@ def state_of_code() -> tuple[str, str | None]:
     changed = re.findall(r"(?m)^diff --git (?:\w/)?(\S+)", state["diff"])
     dirty = any(not name.startswith("benchmarks/results/") for name in changed)
     asked = ["git", "-C", str(ROOT), "show", "--no-patch", "--format=%cI", commit]
-    told = subprocess.run(asked, capture_output=True, text=True, encoding="utf-8")
-    return commit + ("-dirty" if dirty else ""), told.stdout.strip() or None
+    shown = subprocess.run(asked, capture_output=True, text=True, encoding="utf-8")
+    return commit + ("-dirty" if dirty else ""), shown.stdout.strip() or None
 
 
 # ------------------------------------------------------------------------------------------------ peers
