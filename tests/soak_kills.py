@@ -31,7 +31,7 @@ if not __package__:
     sys.path[0] = str(ROOT)
 
 from research.common import lease as leases  # noqa: E402
-from research.common.folder import read_json  # noqa: E402
+from research.common.folder import DONE, read_json  # noqa: E402
 
 KINDS = {"training": 0.6, "worker": 0.25, "local.py": 0.15}
 
@@ -185,9 +185,9 @@ class Storm:
                 rows += wanted[path].count(b"\n")
         for folder in run_folders(self.folder / "runs" / name):
             status = read_json(folder / "status.json") or {}
-            ends = Counter((read_json(p) or {}).get("released") for p in folder.glob("lease.*"))
-            if status.get("status") != "finished" or ends["finished"] != 1:
-                self.differences.append(f"{name}/{folder.name}: {status.get('status')}, leases {dict(ends)}")
+            if status.get("status") != "finished" or not ended_once(folder):
+                leases_of = [read_json(path) for path in sorted(folder.glob("lease.*"))]
+                self.differences.append(f"{name}/{folder.name}: {status.get('status')}, leases {leases_of}")
         return rows
 
 
@@ -201,6 +201,22 @@ def children(pid: int) -> list[int]:
                 if int(parent) == pid and state not in "ZX":
                     found.append(int(entry.name))
     return found
+
+
+def ended_once(folder: Path) -> bool:
+    """Whether exactly one attempt at the run has brought it to its end.
+
+    It gave its lease back with the run's status. An attempt killed after it had written the status, while it
+    waited for W&B, could not: then its lease is the last one, as nobody runs again what is done.
+    """
+    n, last = leases.newest(folder)
+    status = (read_json(folder / "status.json") or {}).get("status")
+    ends = [(read_json(folder / f"lease.{k}") or {}).get("released") for k in range(1, n + 1)]
+    given_back = sum(end in DONE for end in ends)
+    if given_back == 0 and last is not None:
+        gone = leases.process_start(last["pid"]) != last["pid_start"]
+        return status in DONE and last["role"] == "train" and last["released"] is None and gone
+    return given_back == 1 and status in ends
 
 
 def run_folders(sweep: Path) -> list[Path]:

@@ -20,8 +20,8 @@ from launch.sweep.history import Histories
 from launch.sweep.proposer import Proposer
 from launch.sweep.queue import DONE, Queue
 from research.common import lease as leases
-from research.common.folder import HYPERBAND, read_json
-from tests.soak_kills import children
+from research.common.folder import HYPERBAND, read_json, write_json
+from tests.soak_kills import children, ended_once
 from tests.test_local import ROOT, SWEEP, Place
 from tests.test_local import place as place  # a fixture
 
@@ -130,8 +130,8 @@ def check(folder: Path, spec: dict, cap: int, confirm: int) -> Counter:
         counts[status["status"]] += 1
         value[trial.key] = histories.value(trial, status)
         assert status["status"] in DONE, (trial, status)
-        ends = Counter((read_json(p) or {}).get("released") for p in queue.run_folder(trial).glob("lease.*"))
-        assert sum(ends[state] for state in DONE) == 1, ends
+        attempts = {p.name: read_json(p) for p in queue.run_folder(trial).glob("lease.*")}
+        assert ended_once(queue.run_folder(trial)), attempts
         steps = [step for step, _ in histories.logged(trial)]
         assert steps == sorted(set(steps))
 
@@ -165,6 +165,30 @@ def check(folder: Path, spec: dict, cap: int, confirm: int) -> Counter:
     ]
     assert all(not (queue.run_folder(t) / HYPERBAND).exists() for t in more)
     return counts
+
+
+@pytest.mark.parametrize(
+    "attempts, once",
+    [
+        ([{"released": "finished"}], True),
+        ([{"released": "died"}, {}, {"released": "finished"}], True),
+        ([{}], True),  # killed between its last status and the end of W&B
+        ([{"pid_start": None}], False),  # it is still at it: this process has no such start
+        ([{}, {"role": "worker"}], False),  # the worker's training process never began
+        ([{"released": "finished"}, {"released": "finished"}], False),
+        ([{"released": "stopped"}], False),  # what it said then is not what the folder says
+        ([{"released": "died"}], False),
+        ([], False),
+    ],
+)
+def test_what_counts_as_an_end(tmp_path, attempts, once):
+    write_json(tmp_path / "status.json", {"status": "finished"})
+    for n, attempt in enumerate(attempts, 1):
+        me = {"role": "train", "pid": os.getpid(), "pid_start": "another", "released": None} | attempt
+        if me["pid_start"] is None:
+            me["pid_start"] = leases.process_start(os.getpid())
+        write_json(tmp_path / f"lease.{n}", me)
+    assert ended_once(tmp_path) == once
 
 
 def test_a_search_that_is_killed_and_continued(place, capsys):
