@@ -6,14 +6,18 @@ ended, its exit code. The trial is a process of its own in a session of its own,
 been started: it runs the script from its first line, with the job's arguments, environment and log.
 
 Before a fork the server only imports. Whatever a fork would break or share, such as OpenMP's threads, a CUDA
-context or random numbers, is created in the trial. Each process may be killed at any moment:
+context or random numbers, is created in the trial. A trial leaves as a forked process should: its threads and
+exit handlers have their turn, but it doesn't take apart, object by object, what it has inherited, since that
+would copy all of it and takes longer than a short training. Each process may be killed at any moment:
 
 - the server: its trial continues, and because the trial holds the socket too, the worker notices its end;
 - the worker: its trial continues; the server ends after the trial;
 - the trial: the server reports its exit code, as a shell would.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -22,9 +26,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # modules that trials import while they run, by the module that imports them
 LATER = {
@@ -152,9 +158,9 @@ def serve(program: str, connection: socket.socket, later: Mapping[str, Sequence[
         for name in wanted if n == 1 else ():  # not for the first trial, which may be the only one
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
+        gc.freeze()  # trials never search what was imported for garbage, which would copy it, too
         if (pid := os.fork()) == 0:
-            become(program, json.loads(line))
-            return
+            leave(become(program, json.loads(line)))
         tell(connection, pid=pid)
         _, status = os.waitpid(pid, 0)
         tell(connection, code=os.waitstatus_to_exitcode(status))
@@ -164,11 +170,11 @@ def tell(connection: socket.socket, **what: int) -> None:
     try:
         connection.sendall(f"{json.dumps(what)}\n".encode())
     except OSError:  # the worker has been killed
-        sys.exit()
+        leave(0)
 
 
-def become(program: str, job: dict) -> None:
-    """In the trial: run the script as `python program …` does."""
+def become(program: str, job: dict) -> int:
+    """In the trial: run the script as `python program …` does; returns the exit code."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED_TO_STOP)
     log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -179,8 +185,29 @@ def become(program: str, job: dict) -> None:
     os.environ.update(job["env"])
     sys.argv = [program, *job["args"]]
     sys.path[0] = str(Path(program).parent)
-    runpy.run_path(program, run_name="__main__")
+    try:
+        runpy.run_path(program, run_name="__main__")
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # prints it; W&B's client has one that also notes it
+        return 1
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process as Python does, in the same order, but leave its memory to the system."""
+    threading._shutdown()  # waits for threads that are no daemons, and ends pools of them
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a full disk; a stream that the script has closed
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":
     serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), json.loads(sys.argv[3]))
+    leave(0)
