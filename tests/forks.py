@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 FORKING = """
-import atexit, importlib, json, os, runpy, sys, traceback
+import atexit, gc, importlib, json, os, runpy, sys, traceback
 
 usual = ("numpy", "torch", "yaml", "rich.console", "tyro", "PIL.Image")
 for name in (*usual, *sys.argv[2:]):
     importlib.import_module(name)
+gc.freeze()  # children would search all of this for garbage, and copy it thereby
 
 
 def child(command, out, err):
