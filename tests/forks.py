@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 FORKING = """
-import atexit, gc, importlib, json, os, runpy, sys, traceback
+import atexit, gc, importlib, json, os, runpy, sys, threading, traceback
 
 usual = ("numpy", "torch", "yaml", "rich.console", "tyro", "PIL.Image")
 for name in (*usual, *sys.argv[2:]):
@@ -47,6 +47,7 @@ for i, command in enumerate(json.load(sys.stdin)):
     pid = os.fork()
     if pid == 0:
         code = child(command, f"{folder}/{i}.out", f"{folder}/{i}.err")
+        threading._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -115,7 +116,9 @@ def fork(what: Callable[[], Any], out: Path, err: Path, env: Mapping[str, str]) 
         what()
         code = 0
     except SystemExit as stop:
-        code = stop.code or 0
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if stop.code is not None and not isinstance(stop.code, int):
+            print(stop.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import textwrap
 import time
@@ -15,7 +16,17 @@ from launch.sweep.fork_server import ForkServer
 
 pytestmark = pytest.mark.skipif(not fork_server.POSSIBLE, reason="trials are forked on Linux only")
 SCRIPT = """
-    import json, os, signal, sys, time
+    import atexit, concurrent.futures, json, os, signal, sys, threading, time
+
+    def note(text):
+        with open(sys.argv[2], "a") as file:
+            file.write(text + " ")
+
+    def later(text):
+        time.sleep(0.3)
+        note(text)
+
+    left_open = open(sys.argv[3], "w") if len(sys.argv) > 3 else None
 
     if __name__ == "__main__":
         what, *rest = sys.argv[1:]
@@ -31,6 +42,28 @@ SCRIPT = """
             sys.exit(int(rest[0]))
         elif what == "raise":
             raise ValueError("no such thing")
+        elif what == "leave":
+            left_open.write("all of it")
+            atexit.register(note, "handler")
+            concurrent.futures.ThreadPoolExecutor(1).submit(later, "pool")
+            threading.Thread(target=later, args=["thread"]).start()
+            sys.excepthook = lambda kind, error, at: note(f"hook:{error}")
+            if rest[2] == "text":
+                sys.exit("for this reason")
+            elif rest[2] == "raise":
+                raise ValueError("wrong")
+            elif rest[2] == "no stdout":
+                sys.stdout = None
+            elif rest[2] == "closed":
+                sys.stdout.close()
+            elif rest[2] == "full":
+                sys.stdout = open("/dev/full", "w")
+                print("lost")
+            elif rest[2] == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            elif rest[2] == "broken handler":
+                atexit.register(lambda: 1 / 0)
         elif what == "sleep":
             print("sleeps", flush=True)
             time.sleep(float(rest[0]))
@@ -100,6 +133,38 @@ def test_each_trial_begins_anew(server, tmp_path):
 def test_exit_codes_are_those_of_the_script(server, tmp_path, args, code):
     assert wait(server.start(args, tmp_path / "log", dict(os.environ))) == code
     assert ("ValueError: no such thing" in (tmp_path / "log").read_text()) == (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "hook"),
+    [
+        ("at its end", 0, ""),
+        ("text", 1, ""),
+        ("raise", 1, "hook:wrong"),
+        ("no stdout", 0, ""),
+        ("closed", 0, ""),
+        ("full", 120, ""),
+        ("interrupt", -signal.SIGINT, "hook:"),
+        ("broken handler", 0, ""),
+    ],
+)
+def test_a_trial_leaves_as_its_script_would(server, tmp_path, how, code, hook):
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ends = []
+    for name in ("plain", "forked"):
+        noted, left_open, log = (tmp_path / f"{name}.{what}" for what in ("noted", "open", "log"))
+        args = ["leave", str(noted), str(left_open), how]
+        if name == "plain":
+            command, printed = [sys.executable, str(server.program), *args], open(log, "wb")  # noqa: SIM115
+            ended = subprocess.run(command, stdout=printed, stderr=printed, env=env).returncode
+            printed.close()
+        else:
+            ended = wait(server.start(args, log, env))
+        said = log.read_text()
+        ends.append((ended, sorted(noted.read_text().split()), left_open.read_text()))
+        assert ("for this reason" in said) == (how == "text")
+        assert ("ZeroDivisionError" in said) == (how == "broken handler")
+    assert ends[0] == ends[1] == (code, sorted([*hook.split(), "handler", "pool", "thread"]), "all of it")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -19,6 +19,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -192,19 +193,35 @@ def become(program: str, job: dict) -> int:
             return stop.code or 0
         print(stop.code, file=sys.stderr)
         return 1
-    except BaseException:
+    except BaseException as error:
         sys.excepthook(*sys.exc_info())  # prints it; W&B's client has one that also notes it
-        return 1
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as Python does, in the same order, but leave its memory to the system."""
-    threading._shutdown()  # waits for threads that are no daemons, and ends pools of them
-    atexit._run_exitfuncs()
+    """End the process as Python does, in the same order, but leave its memory to the system.
+
+    code: the exit code, or −n to end by signal n.
+    """
+    try:
+        threading._shutdown()  # waits for threads that are no daemons, and ends pools of them
+        atexit._run_exitfuncs()
+        for thing in gc.get_objects():  # those made since the fork, as all others are frozen
+            if issubclass(type(thing), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
+                with contextlib.suppress(OSError, ValueError):  # as Python ignores it; closed
+                    thing.flush()  # the script has left it open
+    except BaseException:  # such as a signal meanwhile: what the script has said counts
+        sys.excepthook(*sys.exc_info())
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # a full disk; a stream that the script has closed
-            stream.flush()
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:  # a full disk, for which Python has this code
+            code = code or 120
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
     os._exit(code & 0xFF)
 
 
