@@ -133,7 +133,7 @@ NAMES = tuple(dict.fromkeys(job.script for job in JOBS))
 class Goal(NamedTuple):
     """What a file of figures is about: the work and the peer in words, and the ratio that is asked for.
 
-    In seconds a ratio is to be at most so much, in anything per second at least.
+    A ratio of seconds must be at most `asked`; one of speeds at least.
     """
 
     work: str
@@ -366,8 +366,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         "`make bench` wrote this from the JSON files beside it, which lie in a folder for each commit. See",
         "[docs/benchmarks.md](../../../docs/benchmarks.md). Each figure is a median over rounds. A ratio is",
         "ours divided by the peer's of the same round: the median, with the smallest and the largest. Fewer",
-        "seconds are better, and more of anything per second. A race to a loss is met only if our loss is",
-        "at most the peer's.",
+        "seconds are better; of anything per second or minute, more is. A race to a loss is met only if our",
+        "loss is at most the peer's.",
         "",
         line(HEADING),
         line(["---"] * len(HEADING)),
@@ -388,18 +388,22 @@ def run(flags: Flags) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         of_device = Path(scratch if flags.quick else RESULTS, device)
         folder = of_device / short(race.state_of_code()[0])
+        read_records(of_device)  # a file that cannot be read is told now, not in half an hour
         for number, job in enumerate(jobs, 1):
             words = command(job, flags, folder)
             print(f"\n[{number}/{len(jobs)}] {job.script} {' '.join(words[2:-1])}", flush=True)
-            if subprocess.run(words).returncode:
-                failed.append(f"{job.script} ({number} of {len(jobs)})")
+            ended = subprocess.run(words).returncode
+            unknown = sorted({path.stem for path in folder.glob("*.json")} - GOALS.keys())
+            if ended or unknown:
+                why = f", whose figures have no row in GOALS: {', '.join(unknown)}" if unknown else ""
+                failed.append(f"{job.script} ({number} of {len(jobs)}){why}")
             if records := read_records(of_device):
                 text_of_page = page(records)
                 (of_device / "README.md").write_text(text_of_page, encoding="utf-8")
         if flags.quick and records:
             print(f"\n{text_of_page}", flush=True)
     if failed:
-        console.print(f"failed, so that the table lacks them: {', '.join(failed)}")
+        console.print(f"failed, so that the table lacks new figures of them: {', '.join(failed)}")
         sys.exit(1)
 
 

@@ -2,8 +2,8 @@
 
 A contender is a function that does one round of work and returns its figure, such as pictures per second.
 Rounds of all contenders alternate, and a ratio is always that of two figures of the same round, so that it is
-right even if the machine's speed drifts. The first round, in which caches fill and compilers work, does not
-count.
+right even if the machine's speed drifts. The first rounds, in which caches fill and compilers work, do not
+count; a benchmark of whole commands, which fill no cache, counts all.
 """
 
 import dataclasses
@@ -130,8 +130,10 @@ def told_of_cpu(what: str) -> str:
 
 
 def lstm_precisions(device: str = "cpu") -> tuple[str, ...]:
-    """In which precisions torch can compute an LSTM: in bfloat16 oneDNN has none for AVX2 alone."""
-    return ("fp32",) if device == "cpu" and instructions() == "avx2" else ("fp32", "bf16")
+    """The precisions in which a device computes LSTM layers: see `research.parts.lstm.in_float32`."""
+    from research.parts.lstm import in_float32  # imports torch
+
+    return ("fp32",) if in_float32(device) else ("fp32", "bf16")
 
 
 def torch_version() -> str:

@@ -123,9 +123,9 @@ notebook.picture(charts.curves(lines, "epoch", "MSE", logy=True), "Error on vali
 # %% [markdown]
 # ## What β costs and buys
 #
-# Test figures, means over the seeds. Active units are latents whose mean differs from face to face, however
-# little. MIG, the mutual information gap, tells how much more of each factor the best latent tells than the
-# next best one: 1 is a latent for each factor. It needs pictures whose factors are known.
+# Test figures, means over the seeds. Active units are latents whose mean varies from face to face, with a
+# variance above 0.01. MIG, the mutual information gap, tells how much more of each factor the best latent
+# tells than the next best one: 1 is a latent for each factor. It needs pictures whose factors are known.
 
 # %%
 notebook.source(mutual_information.mig)

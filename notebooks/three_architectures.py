@@ -185,7 +185,7 @@ notebook.say(
 )
 
 # %% [markdown]
-# ## The Transformer: look anywhere, once it is known where
+# ## The Transformer: it looks anywhere, but needs to know where that is
 #
 # Every character has a query, a key and a value, three vectors that are computed from it. Its query is
 # compared with the keys of all characters before it in the window. The better a key fits, the more weight

@@ -144,8 +144,8 @@ notebook.source(gan_faces.discriminator_loss, gan_faces.generator_loss, gan_face
 # | typical failure | random codes decode to nothing | codes that say nothing | mode collapse |
 # | used for | compression, features | the same, with uncertainty | sharp pictures in one pass |
 #
-# Three numbers of each run: its size, how many pictures it has seen (steps times batch), and the step of
-# its best weights.
+# Three numbers of each run: its size, the number of its latents, and how many pictures it has seen (steps
+# times batch).
 
 # %%
 rows = {}
@@ -203,8 +203,8 @@ figures |= {"d_train": seen_by_d["training pictures taken for real"][1][-1]}
 figures |= {"d_held_out": seen_by_d["validation pictures taken for real"][1][-1]}
 
 # %% [markdown]
-# Pictures from the same random codes early, midway and at the end of the training, and the nearest training
-# pictures of some at the end: a GAN that copies would show the same face twice.
+# Pictures from the same random codes at three steps, the last of which is the end of the training, and the
+# nearest training pictures of some at the end: a GAN that copies would show the same face twice.
 
 # %%
 made = notebook.media(gan, "sample/random")

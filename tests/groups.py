@@ -11,7 +11,7 @@ import pytest
 # A file is one group, because its tests share what its fixtures made; but here each test is long, needs
 # little of that, and may go to any worker:
 EACH_ALONE = {"test_wandb_faults.py", "test_wandb_sweeps.py", "test_search_storm.py"}
-# so is each of these, of a file whose other tests share the runs of one of them
+# each of these tests, too, is a group of its own; its file's others stay with the one that makes their runs
 ALONE_TOO = {"test_a_notebook_executes_on_short_runs_and_concludes_from_them"}
 WITH_THEIR_FILE = {"test_a_notebook_executes_on_short_runs_and_concludes_from_them[lyrics]"}
 # there is one SLURM cluster on a machine

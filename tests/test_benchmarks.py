@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import bench, race, sweep_time
 from research.common.commandline import parse
@@ -132,18 +133,31 @@ def test_a_device_is_a_plain_name(name, instructions, cores, folder):
 
 
 @pytest.mark.parametrize(
-    ("flags", "best", "precisions"),
+    ("flags", "best"),
     [
-        ("fpu avx2 sse", "avx2", ("fp32",)),
-        ("fpu avx2 avx512f", "avx512f", ("fp32", "bf16")),
-        ("avx512_bf16 avx2 avx512f amx_bf16", "amx_bf16", ("fp32", "bf16")),
-        ("", "", ("fp32", "bf16")),
+        ("fpu avx2 sse", "avx2"),
+        ("fpu avx2 avx512f", "avx512f"),
+        ("avx512_bf16 avx2 avx512f amx_bf16", "amx_bf16"),
+        ("", ""),
     ],
 )
-def test_a_processor_is_known_by_its_best_instructions(flags, best, precisions, monkeypatch):
+def test_a_processor_is_known_by_its_best_instructions(flags, best, monkeypatch):
     monkeypatch.setattr(race, "told_of_cpu", lambda _: flags)
-    assert (race.instructions(), race.lstm_precisions()) == (best, precisions)
-    assert race.lstm_precisions("cuda") == ("fp32", "bf16")
+    assert race.instructions() == best
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "precisions"),
+    [
+        ("cpu", "AVX2", ("fp32",)),
+        ("cpu", "AVX512", ("fp32", "bf16")),
+        ("cpu", "DEFAULT", ("fp32",)),
+        ("cuda", "AVX512", ("fp32",)),
+    ],
+)
+def test_an_lstm_is_timed_in_the_precisions_that_it_computes_in(device, capability, precisions, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert race.lstm_precisions(device) == precisions
 
 
 def table_of(folder: Path) -> list[dict[str, str]]:

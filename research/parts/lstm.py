@@ -1,4 +1,4 @@
-"""LSTM layers that compute in the requested precision."""
+"""LSTM layers that compute in float32 where torch's bfloat16 LSTM fails."""
 
 import torch
 from torch import Tensor, nn
