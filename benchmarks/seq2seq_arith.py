@@ -88,7 +88,7 @@ def ours(
             loss = script.loss_fn(model, batch, rng, cfg)
             for group in optimizer.param_groups:
                 group["lr"] = script.lr_at(s, cfg)
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
             optimizer.step()
