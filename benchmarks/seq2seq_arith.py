@@ -10,17 +10,23 @@ alternate (benchmarks/race.py). The input of our decoder is the true previous ch
 the encoder's last state at each character, so ours has one input product more. Our model is timed in both
 precisions, Keras's in its default, float32. The time that each takes to make its training set is printed,
 too: Keras makes 50,000 sums, our script all queries that exist. Keras computes
-with torch unless KERAS_BACKEND names something else. Without Keras only our model is timed. Without AVX-512
-torch has no LSTM in bfloat16, and our model is timed in float32 only.
+with torch unless KERAS_BACKEND names something else. It runs in a process of its own, which waits while ours
+is timed: a folder made by `--target` holds a NumPy too, which may be newer than ours and which packages there
+are compiled for. Without Keras only our model is timed. Without AVX-512 torch has no LSTM in bfloat16, and
+our model is timed in float32 only.
 """
 
 import itertools
+import multiprocessing
 import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -82,7 +88,7 @@ def ours(
             loss = script.loss_fn(model, batch, rng, cfg)
             for group in optimizer.param_groups:
                 group["lr"] = script.lr_at(s, cfg)
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
             optimizer.step()
@@ -109,10 +115,12 @@ def sums() -> tuple[np.ndarray, np.ndarray]:
     return np.array(made[0]), np.array(made[1])
 
 
-def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], None]:
-    """A function that runs a round of `fit` of the example's model on some of its sums."""
+@cache
+def peer(batch_size: int, steps: int) -> Callable[[], None]:
+    """A function that runs a round of `fit` of the example's model on some of its sums. It is made once."""
     import keras
 
+    x, y = sums()
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -124,39 +132,64 @@ def peer(flags: Flags, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callabl
         ]
     )
     model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
-    n = flags.steps * batch_size
-    some = np.arange(n) % len(x)
+    some = np.arange(steps * batch_size) % len(x)
     return lambda: model.fit(x[some], y[some], batch_size=batch_size, epochs=1, verbose=0)
+
+
+# --------------------------------------------------------------------------------------- Keras's process
+
+
+@contextmanager
+def process_of_peer(folder: str | None) -> Iterator[ProcessPoolExecutor]:
+    """The process that Keras runs in. It looks for packages in `folder` first, if one is given."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    before = list(sys.path)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        if folder is not None:
+            sys.path.insert(1, str(Path(folder).resolve()))  # after our code; the new process copies the list
+        pool.submit(os.getpid).result()
+        sys.path[:] = before
+        yield pool
+
+
+def begin_peer(threads: int) -> str:
+    """What to print about Keras, imported now, and its data. Raises ImportError if it, or its backend, is
+    missing.
+    """
+    torch.set_num_threads(threads)
+    import keras
+
+    took = race.seconds(sums)
+    return f"keras {keras.__version__} ({keras.backend.backend()}): {N_SUMS:,} sums in {took:.2f} s"
+
+
+def peer_speed(batch_size: int, steps: int) -> float:
+    """Samples per second in a round of Keras's."""
+    return race.speed_of(peer(batch_size, steps), steps * batch_size)()
 
 
 def run(flags: Flags) -> None:
     race.begin(flags.threads, f"LSTM {WIDTH}", f"{DIGITS}-digit sums")
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    if flags.peer:
-        sys.path.append(str(Path(flags.peer).resolve()))  # last: of what both have, ours counts
-    try:
-        import keras
-    except ImportError as error:  # Keras or its backend
-        keras = None
-        print(f"no Keras ({error}): only ours is timed")
     began = time.perf_counter()
     splits = arithmetic.load("+", DIGITS, 0.5)
     print(f"ours: {len(splits.train):,} training queries in {time.perf_counter() - began:.2f} s")
-    if keras:
-        began = time.perf_counter()
-        x, y = sums()
-        took = time.perf_counter() - began
-        print(f"keras {keras.__version__} ({keras.backend.backend()}): {len(x):,} sums in {took:.2f} s")
-    for batch_size in (32, 128):
-        rounds = {f"ours {p}": ours(flags, splits, batch_size, p) for p in race.lstm_precisions()}
-        if keras:
-            rounds["keras"] = peer(flags, x, y, batch_size)
-        samples = flags.steps * batch_size
-        contenders = {name: race.speed_of(round_, samples) for name, round_ in rounds.items()}
-        print(f"batch {batch_size}")
-        figures = race.alternate(contenders, flags.rounds, about=f"batch {batch_size}")
-        race.report(figures, "samples/s", peer="keras")
-        race.keep(flags, __file__, figures, "samples/s", peer="keras", variant=f"batch-{batch_size}")
+    with process_of_peer(flags.peer) as process:
+        try:
+            print(process.submit(begin_peer, flags.threads).result())
+            has_keras = True
+        except ImportError as error:
+            print(f"no Keras ({error}): only ours is timed")
+            has_keras = False
+        for batch_size in (32, 128):
+            samples = flags.steps * batch_size
+            rounds = {f"ours {p}": ours(flags, splits, batch_size, p) for p in race.lstm_precisions()}
+            contenders = {name: race.speed_of(round_, samples) for name, round_ in rounds.items()}
+            if has_keras:
+                contenders["keras"] = lambda n=batch_size: process.submit(peer_speed, n, flags.steps).result()
+            print(f"batch {batch_size}")
+            figures = race.alternate(contenders, flags.rounds, about=f"batch {batch_size}")
+            race.report(figures, "samples/s", peer="keras")
+            race.keep(flags, __file__, figures, "samples/s", peer="keras", variant=f"batch-{batch_size}")
 
 
 if __name__ == "__main__":

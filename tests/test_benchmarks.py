@@ -289,6 +289,44 @@ def test_mistakes_are_one_line(tmp_path):
         bench.Flags(device="cuda", only="charlm")
 
 
+# --------------------------------------------------------------------------------------- Keras's process
+
+STAND_IN = """
+import types
+import iniconfig  # also where pytest is; here the one beside this package is wanted
+class Model:
+    def __init__(self, layers): pass
+    def compile(self, **how): pass
+    def fit(self, x, y, batch_size, epochs, verbose): assert (len(x), len(y)) == (batch_size, batch_size)
+def layer(*args, **how): pass
+__version__ = iniconfig.VERSION
+Input, Sequential = layer, Model
+layers = types.SimpleNamespace(LSTM=layer, RepeatVector=layer, Dense=layer)
+backend = types.SimpleNamespace(backend=lambda: "none")
+"""
+
+
+def addition(*flags: str) -> str:
+    """What the benchmark against Keras prints after one step of each."""
+    command = [sys.executable, str(ROOT / "benchmarks/seq2seq_arith.py"), "--steps=1", "--rounds=2", *flags]
+    made = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=600)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+def test_keras_gets_the_packages_of_its_folder(tmp_path):
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras/__init__.py").write_text(STAND_IN, encoding="utf-8")
+    (tmp_path / "iniconfig.py").write_text('VERSION = "of the folder"', encoding="utf-8")
+    said = addition(f"--peer={tmp_path}")
+    assert "keras of the folder (none): 50,000 sums in " in said
+    assert len(re.findall(r"(?m)^keras .* x1\.00 of keras", said)) == 2  # batches of 32 and of 128
+    (tmp_path / "keras/__init__.py").write_text("import no_such_backend", encoding="utf-8")
+    said = addition(f"--peer={tmp_path}")
+    assert "no Keras (No module named 'no_such_backend'): only ours is timed" in said
+    assert "of keras" not in said
+
+
 # --------------------------------------------------------------------------------------- a sweep's time
 
 

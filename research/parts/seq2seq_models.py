@@ -198,8 +198,12 @@ class LSTM(Seq2Seq):
         if self.bridge is not None:
             h, c = (self.bridge(rearrange(s, "(l d) b n -> l b (d n)", d=2)) for s in (h, c))
         n, have = self.decoder.num_layers, len(h)
-        layers = [max(0, have - n + i) for i in range(n)]
-        return Memory(outputs, (h[layers].contiguous(), c[layers].contiguous()))
+        if have > n:
+            h, c = h[-n:], c[-n:]
+        elif have < n:
+            layers = [max(0, have - n + i) for i in range(n)]
+            h, c = h[layers], c[layers]
+        return Memory(outputs, (h, c))
 
     def decode(self, memory: Memory, before: Tensor | None, rng: torch.Generator | None = None) -> Tensor:
         """before (B, t) → logits (B, t + 1, V); None → (B, A, K), for pictures."""
