@@ -39,6 +39,7 @@ from data import arithmetic
 from research import seq2seq_arith as script
 from research.common.commandline import main
 from research.common.flags import require
+from research.common.messages import UserError
 from research.common.randomness import make_rng
 
 CPU, DIGITS, WIDTH = torch.device("cpu"), 3, 128
@@ -178,6 +179,8 @@ def run(flags: Flags) -> None:
             print(process.submit(begin_peer, flags.threads).result())
             has_keras = True
         except ImportError as error:
+            if flags.peer:
+                raise UserError(f"--peer={flags.peer}: Keras cannot be imported from it ({error})") from None
             print(f"no Keras ({error}): only ours is timed")
             has_keras = False
         for batch_size in (32, 128):
