@@ -15,7 +15,6 @@ generator.
 Shapes  B batch, P prompt (characters), V vocabulary, K hypotheses or candidates of a text, C head input.
 """
 
-import copy
 import math
 import sys
 from collections import Counter
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from data.characters import words_of
 from research.common.flags import aside, require
-from research.parts.charlm_models import AttentionState, ConvState, RingCache
+from research.parts.charlm_models import AttentionState, ConvState
 
 TASKS = ("generate", "compare")  # the tasks that read the flags of Decoding
 STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
@@ -195,19 +194,8 @@ def reorder(state: State | LineStates, rows: Tensor) -> State | LineStates:
         return ConvState(state.pos, [cache.index_select(2, rows) for cache in state.caches])
     if isinstance(state, AttentionState):
         tokens = None if state.tokens is None else state.tokens.index_select(0, rows)
-        return replace(state, layers=[_pick(cache, rows, state.pos) for cache in state.layers], tokens=tokens)
+        return replace(state, layers=[cache.pick(rows, state.pos) for cache in state.layers], tokens=tokens)
     return [(h.index_select(0, rows), c.index_select(0, rows)) for h, c in state]
-
-
-def _pick(cache: RingCache, rows: Tensor, pos: int) -> RingCache:
-    """The texts `rows` of a cache that has seen `pos` characters; slots not yet filled are not copied."""
-    picked, filled = copy.copy(cache), min(pos, cache.k.shape[2])
-    for name in ("k", "v"):
-        old = getattr(cache, name)
-        new = old.new_empty(len(rows), *old.shape[1:])
-        new[:, :, :filled] = old[:, :, :filled].index_select(0, rows)
-        setattr(picked, name, new)
-    return picked
 
 
 @contextmanager
