@@ -185,6 +185,16 @@ def test_draws_are_those_of_multinomial(v):
         assert torch.equal(draw(p, ours[0]), torch.multinomial(p, 1, generator=theirs[0])[:, 0])
 
 
+def test_a_normalised_weight_is_computed_once_for_a_text():
+    model, calls = build("tcn as published"), []
+    conv = model.blocks[0].convs[0]
+    conv.parametrizations.weight[0].register_forward_hook(lambda *_: calls.append(1))
+    write(model, ids(1, 3), 10, "temperature")
+    assert len(calls) == 1
+    model.forward(ids(1, 3))  # afterwards it is computed anew, so that training goes on
+    assert len(calls) == 2
+
+
 def test_nothing_is_drawn_from_what_is_not_a_number():
     with pytest.raises(AssertionError, match="not numbers"):
         write(Always(torch.tensor([0.0, math.nan])), ids(1, 1), 1, "temperature")

@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from data.characters import words_of
 from research.common.flags import aside, require
@@ -281,6 +282,7 @@ def writer(model: nn.Module, cut: str, alphabet: str) -> nn.Module | LineModel:
 
 
 @torch.inference_mode()
+@parametrize.cached()  # a weight that is normalised is computed once, not at each character
 def generate(
     model: nn.Module,
     prompt: Tensor,
