@@ -174,17 +174,18 @@ def test_generating_far_beyond_the_window_in_float32(name):
             torch.testing.assert_close(logits, expected[:, i], rtol=1e-4, atol=1e-4)
 
 
-def test_a_single_row_by_large_matrices():
-    """A long row takes another path: the products of two halves."""
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_few_rows_by_large_matrices(rows):
+    """Up to three long rows take another path: the products of two halves."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Transformer(V, 384, 1, 6, W)
         nn.init.normal_(model.blocks[0].out.weight, std=0.05)
         nn.init.normal_(model.blocks[0].down.weight, std=0.02)
         nn.init.normal_(model.head.weight, std=0.3)
-    tokens = text(1, 2 * W)
+    tokens = text(rows, 2 * W)
     with torch.no_grad():
-        expected, state = model(tokens), model.start(1, "cpu")
+        expected, state = model(tokens), model.start(rows, "cpu")
         for i in range(tokens.shape[1]):
             logits, state = model.step(tokens[:, i], state)
             torch.testing.assert_close(logits, expected[:, i], rtol=1e-4, atol=1e-4)

@@ -18,6 +18,7 @@ from research.parts.charlm_sampling import (
     SPAN,
     STRATEGIES,
     Decoding,
+    draw,
     filtered,
     generate,
     refuse_unread,
@@ -166,6 +167,37 @@ def test_draws_are_as_frequent_as_they_are_probable(strategy):
     assert torch.equal(counts > 0, p > 0)
     chi2 = ((counts - n * p) ** 2 / (n * p))[p > 0].sum()
     assert chi2 < 22.5  # at 6 degrees of freedom exceeded once in 1000
+
+
+@pytest.mark.parametrize("v", [2, 7, 65, 300])
+def test_draws_are_those_of_multinomial(v):
+    """Texts stay the same as long as torch draws a category as it does now."""
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(3)]
+
+    p = torch.rand(3, v, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    p[:, 0] = 0
+    ours, theirs = generators(), generators()
+    for _ in range(20):
+        expected = [torch.multinomial(row, 1, generator=one) for row, one in zip(p, theirs, strict=True)]
+        assert torch.equal(draw(p, ours), torch.cat(expected))
+        assert torch.equal(draw(p, ours[0]), torch.multinomial(p, 1, generator=theirs[0])[:, 0])
+
+
+def test_a_normalised_weight_is_computed_once_for_a_text():
+    model, calls = build("tcn as published"), []
+    conv = model.blocks[0].convs[0]
+    conv.parametrizations.weight[0].register_forward_hook(lambda *_: calls.append(1))
+    write(model, ids(1, 3), 10, "temperature")
+    assert len(calls) == 1
+    model.forward(ids(1, 3))  # afterwards it is computed anew, so that training goes on
+    assert len(calls) == 2
+
+
+def test_nothing_is_drawn_from_what_is_not_a_number():
+    with pytest.raises(AssertionError, match="not numbers"):
+        write(Always(torch.tensor([0.0, math.nan])), ids(1, 1), 1, "temperature")
 
 
 @pytest.mark.parametrize(

@@ -292,39 +292,66 @@ class RingCache:
     Keys are kept rotated by their own positions, so that their order within the ring does not matter.
     """
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device | str, dtype: torch.dtype):
-        self.k, self.v = torch.zeros(2, *shape, device=device, dtype=dtype)
+    def __init__(self, k: Tensor, v: Tensor):
+        self.k, self.v = k, v
+        self.flat_k, self.flat_v = k.flatten(0, 1), v.flatten(0, 1)  # the same memory as (B H, W, D)
+
+    def add(self, k: Tensor, v: Tensor, pos: int) -> tuple[Tensor, Tensor]:
+        """Keep k and v (B, H, D) of position `pos`.
+
+        Returns the filled part of the ring, to all of which this position may attend, as (B H, filled, D).
+        """
+        window = self.k.shape[2]
+        self.k.select(2, pos % window).copy_(k)
+        self.v.select(2, pos % window).copy_(v)
+        if pos + 1 >= window:
+            return self.flat_k, self.flat_v
+        return self.flat_k.narrow(1, 0, pos + 1), self.flat_v.narrow(1, 0, pos + 1)
 
     def extend(self, k: Tensor, v: Tensor, pos: int) -> tuple[Tensor, Tensor]:
         """Keep k and v (B, H, T, D) of the T ≤ W positions pos, pos + 1 …
 
-        Returns the keys and values that these positions may attend to: for T = 1 the filled part of the ring,
-        else the ring as it was, followed by the new ones.
+        Returns the ring as it was, followed by the new ones. A mask must say which of them a position may
+        attend to.
         """
         (n, window), slot = (k.shape[2], self.k.shape[2]), pos % self.k.shape[2]
-        if n == 1:
-            self.k.narrow(2, slot, 1).copy_(k)
-            self.v.narrow(2, slot, 1).copy_(v)
-            filled = min(pos + 1, window)
-            return self.k.narrow(2, 0, filled), self.v.narrow(2, 0, filled)
         filled = min(pos, window)
         keys, values = (torch.cat((t[:, :, :filled], new), 2) for t, new in ((self.k, k), (self.v, v)))
         slots = torch.arange(slot, slot + n, device=k.device) % window
         self.k[:, :, slots], self.v[:, :, slots] = k, v
         return keys, values
 
+    def pick(self, rows: Tensor, pos: int) -> "RingCache":
+        """A new cache for the texts `rows` (B',) of one that has read `pos` characters. Slots that are not
+        yet filled are not copied.
+        """
+        filled, picked = min(pos, self.k.shape[2]), []
+        for old in (self.k, self.v):
+            new = old.new_empty(len(rows), *old.shape[1:])
+            new[:, :, :filled] = old[:, :, :filled].index_select(0, rows)
+            picked.append(new)
+        return RingCache(*picked)
 
-def project(x: Tensor, layer: nn.Linear) -> Tensor:
-    """layer(x) for x (B, T, N) and a layer without bias.
 
-    Generation multiplies a single row by a large matrix, which takes as long as reading the matrix. On a CPU
-    the batched product of its two halves is twice as fast as the product with the whole. The column must come
-    from t(): with the strides of view(1, -1, 1) the product is six times slower.
+def halved(w: Tensor) -> Tensor:
+    """A weight (M, N) as `project` multiplies by it: a large one on a CPU as its halves (2, M / 2, N)."""
+    return w.view(2, -1, w.shape[1]) if w.numel() >= 1 << 17 and w.device.type == "cpu" else w
+
+
+def project(x: Tensor, w: Tensor) -> Tensor:
+    """x (B, N) times the transposed weight w (M, N), or (2, M / 2, N) as `halved` gives it: (B, M).
+
+    Generation multiplies few rows by a large matrix, which takes as long as reading the matrix. On a CPU the
+    batched product of its two halves with one row is twice as fast as the product with the whole, and a
+    little faster with two or three. The column must come from t(): with the strides of view(-1, 1) the
+    product is six times slower.
     """
-    w = layer.weight
-    if x.shape[:2] == (1, 1) and w.numel() >= 1 << 17 and x.device.type == "cpu":
-        return torch.bmm(w.view(2, -1, w.shape[1]), x.view(1, -1).t().expand(2, -1, 1)).view(1, 1, -1)
-    return F.linear(x, w)
+    if w.ndim == 2:
+        return F.linear(x, w)
+    if len(x) > 3:
+        return F.linear(x, w.flatten(0, 1))
+    y = torch.bmm(w, x.t().expand(2, -1, -1))  # (2, M / 2, B)
+    return y.permute(2, 0, 1).reshape(len(x), -1)
 
 
 class AttentionBlock(nn.Module):
@@ -356,7 +383,7 @@ class AttentionBlock(nn.Module):
         attends to itself and to all earlier ones.
         """
         (b, n, e), h = x.shape, self.n_heads
-        qkv = project(rms_norm(x), self.qkv).view(b, n, 3 * h, -1).transpose(1, 2)  # (B, 3H, T, D)
+        qkv = self.qkv(rms_norm(x)).view(b, n, 3 * h, -1).transpose(1, 2)  # (B, 3H, T, D)
         qk, v = qkv.narrow(1, 0, 2 * h), qkv.narrow(1, 2 * h, h)
         qk = at_least_float32(qk)
         qk = qk / torch.linalg.vector_norm(qk, dim=-1, keepdim=True).add(1e-6)
@@ -368,20 +395,55 @@ class AttentionBlock(nn.Module):
             k, v = cache.extend(k, v, pos)
         causal = mask is None and n > 1
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=MAX_SCORE)
-        x = x + dropout(project(y.transpose(1, 2).reshape(b, n, e), self.out), p, rng)
-        y = F.relu(project(rms_norm(x), self.up))
-        return x + dropout(project(y * y, self.down), p, rng)
+        x = x + dropout(self.out(y.transpose(1, 2).reshape(b, n, e)), p, rng)
+        y = F.relu(self.up(rms_norm(x)))
+        return x + dropout(self.down(y * y), p, rng)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """The weights as `step` takes them. To find them in the module at each step takes a tenth of it."""
+        return tuple(halved(layer.weight) for layer in (self.qkv, self.out, self.up, self.down))
+
+    def step(
+        self,
+        x: Tensor,
+        weights: tuple[Tensor, ...],
+        rope: tuple[Tensor, Tensor] | None,
+        cache: RingCache,
+        pos: int,
+    ) -> Tensor:
+        """The same for position `pos` alone, after those in the cache: x (B, E), which is changed in place.
+
+        One position is so little work that it takes as long to start operations as to do them. So they are
+        cheap ones: on two dimensions, and in place. For one query on a CPU, two products and a softmax take
+        two thirds of the time of scaled_dot_product_attention.
+        """
+        qkv_weight, out_weight, up_weight, down_weight = weights
+        b, h = len(x), self.n_heads
+        qkv = project(rms_norm(x), qkv_weight).view(b, 3, h, -1)  # (B, 3, H, D)
+        qk, v = at_least_float32(qkv.narrow(1, 0, 2)), qkv.select(1, 2)
+        qk = qk / torch.linalg.vector_norm(qk, dim=-1, keepdim=True).add_(1e-6)
+        if rope is not None:
+            qk = rotate(qk, *rope)
+        q, k = qk.to(v.dtype).unbind(1)  # (B, H, D)
+        keys, values = cache.add(k, v, pos)  # (B H, filled, D)
+        scores = torch.bmm(q.reshape(b * h, 1, -1), keys.mT).mul_(MAX_SCORE)  # (B H, 1, filled)
+        y = torch.bmm(scores.softmax(-1), values).view(b, -1)
+        x += project(y, out_weight)
+        y = project(rms_norm(x), up_weight).relu_()
+        x += project(y.mul_(y), down_weight)
+        return x
 
 
 @dataclass
 class AttentionState:
-    """pos: position of the next character; layers: the cache of each layer; tokens (B, W): the characters
-    read, kept only for learned positions; rope: cos and sin of W positions around pos, only for rotary
-    positions.
+    """pos: position of the next character; layers: the cache of each layer; weights: those of each layer,
+    where `step` finds them soonest; tokens (B, W): the characters read, kept only for learned positions;
+    rope: cos and sin of W positions around pos, only for rotary positions.
     """
 
     pos: int
     layers: list[RingCache]
+    weights: list[tuple[Tensor, ...]]
     tokens: Tensor | None = None
     rope: tuple[Tensor, Tensor] | None = None
 
@@ -423,7 +485,7 @@ class Transformer(nn.Module):
         """(T, filled + T): which of the ring's `filled` entries and of the T new characters each of these
         sees.
         """
-        if n == 1 or (filled == 0 and n <= self.seq_len):
+        if filled == 0 and n <= self.seq_len:
             return None
         slots = torch.arange(filled, device=device)
         old = pos - 1 - (pos - 1 - slots) % self.seq_len  # the latest position before pos in each slot
@@ -440,16 +502,7 @@ class Transformer(nn.Module):
         if self.positions is not None:
             x = x + self.positions[pos : pos + n]
         x = dropout(x, self.p, rng)
-        rope = None
-        if self.pos == "rope" and state is not None and n == 1:
-            slot = pos % self.seq_len
-            if slot == 0 or state.rope is None:  # for the next W steps
-                state.rope = rotation(pos - slot, self.seq_len, self.head_dim, self.head.weight)
-            rope = tuple(t[slot] for t in state.rope)  # (D,)
-        elif self.pos == "rope":
-            rope = rotation(pos, n, self.head_dim, self.head.weight)
-            if state is not None:
-                state.rope = None
+        rope = rotation(pos, n, self.head_dim, self.head.weight) if self.pos == "rope" else None
         mask = self._mask(pos, n, 0 if state is None else min(pos, self.seq_len), x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, rope, mask, self.p, rng, None if state is None else state.layers[i], pos)
@@ -468,9 +521,11 @@ class Transformer(nn.Module):
         if torch.is_autocast_enabled(kind):  # else the whole cache would be converted at each step
             dtype = torch.get_autocast_dtype(kind)
         shape = (batch_size, self.blocks[0].n_heads, self.seq_len, self.head_dim)
-        tokens = torch.zeros(batch_size, self.seq_len, device=device, dtype=torch.int64)
-        rings = [RingCache(shape, device, dtype) for _ in self.blocks]
-        return AttentionState(0, rings, tokens if self.pos == "learned" else None)
+        rings = [RingCache(*torch.zeros(2, *shape, device=device, dtype=dtype)) for _ in self.blocks]
+        tokens = None
+        if self.pos == "learned":
+            tokens = torch.zeros(batch_size, self.seq_len, device=device, dtype=torch.int64)
+        return AttentionState(0, rings, [block.weights() for block in self.blocks], tokens)
 
     def read(self, tokens: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """tokens (B, T), T ≥ 1 → logits (B, V) of what follows, state."""
@@ -481,6 +536,7 @@ class Transformer(nn.Module):
                 freed = self.seq_len - self.seq_len // 2  # positions; this is repeated as often as needed
                 tokens, state.pos = tokens[:, -(-excess // freed) * freed :], 0
             state.tokens[:, state.pos : state.pos + tokens.shape[1]] = tokens
+        state.rope = None
         for chunk in tokens.split(self.seq_len, 1):
             x = self._trunk(chunk, state=state)
             state.pos += chunk.shape[1]
@@ -488,4 +544,20 @@ class Transformer(nn.Module):
 
     def step(self, token: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """token (B,) → logits (B, V) of what follows, state."""
-        return self.read(token[:, None], state)
+        pos = state.pos
+        if state.tokens is not None:
+            if pos == self.seq_len:  # the table is full
+                return self.read(token[:, None], state)
+            state.tokens[:, pos] = token
+        x, rope = self.embedding(token), None  # (B, E)
+        if self.positions is not None:
+            x += self.positions[pos]
+        if self.pos == "rope":
+            slot = pos % self.seq_len
+            if slot == 0 or state.rope is None:  # for the next W steps
+                state.rope = rotation(pos - slot, self.seq_len, self.head_dim, self.head.weight)
+            rope = tuple(t[slot] for t in state.rope)  # (D,)
+        for block, weights, cache in zip(self.blocks, state.weights, state.layers, strict=True):
+            x = block.step(x, weights, rope, cache, pos)
+        state.pos += 1
+        return at_least_float32(self.head(rms_norm(x))), state

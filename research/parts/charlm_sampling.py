@@ -15,7 +15,6 @@ generator.
 Shapes  B batch, P prompt (characters), V vocabulary, K hypotheses or candidates of a text, C head input.
 """
 
-import copy
 import math
 import sys
 from collections import Counter
@@ -28,10 +27,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from data.characters import words_of
 from research.common.flags import aside, require
-from research.parts.charlm_models import AttentionState, ConvState, RingCache
+from research.parts.charlm_models import AttentionState, ConvState
 
 TASKS = ("generate", "compare")  # the tasks that read the flags of Decoding
 STRATEGIES = ("greedy", "temperature", "top_k", "top_p", "min_p", "beam", "contrastive")
@@ -168,6 +168,23 @@ def filtered(logits: Tensor, how: Decoding) -> Tensor:
     return p / p.sum(-1, keepdim=True)
 
 
+def draw(p: Tensor, rng: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+    """p (B, V) probabilities, on the CPU → characters (B,), drawn with rng: a generator for each text, or one
+    that all share.
+
+    Each character waits for an exponential time of rate p, and the first one wins. torch.multinomial does the
+    same and draws the same, but it must be called for each generator, and each call takes longer than this.
+    """
+    assert (p.sum(-1) > 0).all(), f"probabilities {p.sum(-1).tolist()} in all: the logits are not numbers"
+    waits = torch.empty_like(p)
+    if isinstance(rng, torch.Generator):
+        waits.exponential_(generator=rng)
+    else:
+        for row, one in zip(waits, rng, strict=True):
+            row.exponential_(generator=one)
+    return (p / waits).argmax(-1)
+
+
 def without_repeats(logits: Tensor, text: Tensor, n: int) -> Tensor:
     """logits (B, V) with −∞ for every character that would complete a run of n characters which text (B, T)
     already contains. A row in which every character would do so stays as it is. n = 0 changes nothing.
@@ -195,19 +212,8 @@ def reorder(state: State | LineStates, rows: Tensor) -> State | LineStates:
         return ConvState(state.pos, [cache.index_select(2, rows) for cache in state.caches])
     if isinstance(state, AttentionState):
         tokens = None if state.tokens is None else state.tokens.index_select(0, rows)
-        return replace(state, layers=[_pick(cache, rows, state.pos) for cache in state.layers], tokens=tokens)
+        return replace(state, layers=[cache.pick(rows, state.pos) for cache in state.layers], tokens=tokens)
     return [(h.index_select(0, rows), c.index_select(0, rows)) for h, c in state]
-
-
-def _pick(cache: RingCache, rows: Tensor, pos: int) -> RingCache:
-    """The texts `rows` of a cache that has seen `pos` characters; slots not yet filled are not copied."""
-    picked, filled = copy.copy(cache), min(pos, cache.k.shape[2])
-    for name in ("k", "v"):
-        old = getattr(cache, name)
-        new = old.new_empty(len(rows), *old.shape[1:])
-        new[:, :, :filled] = old[:, :, :filled].index_select(0, rows)
-        setattr(picked, name, new)
-    return picked
 
 
 @contextmanager
@@ -276,6 +282,7 @@ def writer(model: nn.Module, cut: str, alphabet: str) -> nn.Module | LineModel:
 
 
 @torch.inference_mode()
+@parametrize.cached()  # a weight that is normalised is computed once, not at each character
 def generate(
     model: nn.Module,
     prompt: Tensor,
@@ -293,11 +300,9 @@ def generate(
     shape = tuple(prompt.shape)
     assert len(shape) == 2 and shape[1] >= 1, f"prompt of shape {shape}, not (B, at least 1)"
     assert n_chars >= 0, f"n_chars={n_chars}, but it must be at least 0"
-    several = None if isinstance(rng, torch.Generator) else list(rng)
-    assert several is None or len(several) == len(prompt), (
-        f"{len(several)} generators for {len(prompt)} texts"
-    )
-    for one in several or [rng]:
+    shared = isinstance(rng, torch.Generator)
+    assert shared or len(rng) == len(prompt), f"{len(rng)} generators for {len(prompt)} texts"
+    for one in [rng] if shared else rng:
         assert one.device.type == "cpu", f"a generator of {one.device}, but draws are made on the cpu"
     on_char = on_char or (lambda _: None)
     if n_chars == 0:
@@ -309,17 +314,15 @@ def generate(
     logits, state = model.read(prompt, model.start(len(prompt), prompt.device))
     whole, text = _room(prompt, n_chars)
     for i in range(n_chars):
-        if i > 0:
-            logits, state = model.step(text[:, i - 1], state)
         logits = without_repeats(logits, whole[:, : prompt.shape[1] + i], how.no_repeat)
         if how.strategy == "greedy":
-            text[:, i] = logits.argmax(-1)
-        elif several is None:
-            text[:, i] = torch.multinomial(filtered(logits, how), 1, generator=rng)[:, 0]
+            token = logits.argmax(-1)
         else:
-            p = filtered(logits, how)
-            text[:, i] = torch.cat([torch.multinomial(q, 1, generator=one) for q, one in zip(p, several)])
-        on_char(text[:, i])
+            token = draw(filtered(logits, how), rng).to(prompt.device)
+        text[:, i] = token
+        on_char(token)
+        if i < n_chars - 1:
+            logits, state = model.step(token, state)
     return text
 
 
