@@ -43,7 +43,7 @@ from data.characters import (
 from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
 from data.terminal import readable
-from data.text_files import codec_of, is_packed, read_chunks, read_whole, unpacked_name
+from data.text_files import codec_of, is_packed, read_chunks, unpacked_name
 from data.waiting import announced
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ __all__ = [
     "load_arrays",
     "one_hot",
     "read",
+    "read_pieces",
     "unknown",
 ]
 
@@ -190,15 +191,30 @@ def read(
 
     named: the named sets that the message suggests.
     """
+    chunks, name, report = read_pieces(dataset, data_dir, encoding, named)
+    return "".join(chunks), name, report
+
+
+def read_pieces(
+    dataset: str, data_dir: str | Path, encoding: str | None = None, named: Sequence[str] = NAMED_SETS
+) -> tuple[Iterator[str], str, list[str]]:
+    """Like `read`, but the text piece by piece; what is wrong with it may be raised only by one of these."""
     path, what = _find(dataset, Path(data_dir), named), f"--dataset={dataset}"
     if path is None:
-        return "".join(_pydoc()), dataset, []
+        return _pydoc(), dataset, []
+
+    def chunks() -> Iterator[str]:
+        try:
+            yield from read_chunks(path, what, encoding)
+        except OSError as e:
+            raise DataError(f"{what} cannot be read: {reason(e)}") from None
+
     try:
-        content, report = read_whole(path, what, encoding)
+        report = codec_of(path, what, encoding)[1]
     except OSError as e:
         raise DataError(f"{what} cannot be read: {reason(e)}") from None
     own = dataset not in NAMED_SETS
-    return content, readable(unpacked_name(path).stem) if own else dataset, report
+    return chunks(), readable(unpacked_name(path).stem) if own else dataset, report
 
 
 def holds(dataset: str) -> bool:
