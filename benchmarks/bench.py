@@ -126,6 +126,7 @@ JOBS = (
     Job(script="trials", flags={}, quick={"trials": 2, "rounds": 1}),
     Job(script="sweep_time", flags={"family": "vae_mnist"}, quick={"runs": 2, "steps": 1, "rounds": 1}),
     Job(script="sweep_time", flags={"family": "bvae_faces"}, quick={"runs": 2, "steps": 1, "rounds": 1}),
+    Job(script="memory", flags={}, quick={"only": "seq2seq_arith", "largest": 1, "steps": 1}),
 )
 NAMES = tuple(dict.fromkeys(job.script for job in JOBS))
 
@@ -133,7 +134,7 @@ NAMES = tuple(dict.fromkeys(job.script for job in JOBS))
 class Goal(NamedTuple):
     """What a file of figures is about: the work and the peer in words, and the ratio that is asked for.
 
-    A ratio of seconds must be at most `asked`; one of speeds at least.
+    A ratio in LESS_IS_BETTER, as of seconds, must be at most `asked`; one of speeds at least.
     """
 
     work: str
@@ -141,8 +142,10 @@ class Goal(NamedTuple):
     asked: float | None = None
 
 
+LESS_IS_BETTER = ("s", "MiB")
 VAE, KONNY, GPT, ADDITION = "PyTorch's VAE example", "1Konny/Beta-VAE", "nanoGPT", "Keras's addition example"
 NO_CACHE, PLAIN, ONE_BY_ONE = "a loop without a cache", "a plain loop", "one run after the other"
+SMALLEST = "itself with the smallest data"
 GOALS = {  # by the name of the file, without .json
     "vae_mnist-race": Goal("the example's loss after 10 epochs", VAE, 0.2),
     "vae_mnist": Goal("training, 784-400-20, batch 128", VAE, 4),
@@ -159,6 +162,12 @@ GOALS = {  # by the name of the file, without .json
     "trials-vae_mnist": Goal("one-step trials of vae_mnist", "–"),
     "sweep_time-vae_mnist": Goal("a sweep of vae_mnist", ONE_BY_ONE, 0.65),
     "sweep_time-bvae_faces": Goal("a sweep of bvae_faces", ONE_BY_ONE, 0.8),
+    "memory-charlm": Goal("peak of charlm", SMALLEST, 1.1),
+    "memory-text_vae": Goal("peak of text_vae", SMALLEST),
+    "memory-vae_mnist": Goal("peak of vae_mnist", SMALLEST),
+    "memory-bvae_faces": Goal("peak of bvae_faces", SMALLEST),
+    "memory-gan_faces": Goal("peak of gan_faces", SMALLEST),
+    "memory-seq2seq_arith": Goal("peak of seq2seq_arith", SMALLEST),
 }
 
 
@@ -318,7 +327,7 @@ def rows_of(record: dict[str, Any]) -> list[list[str]]:
             ratio = spread(record["ratios"][name], len(record["figures"][name]))
         asked = "–"
         if goal.asked is not None:
-            asked = f"{'≤' if unit == 's' else '≥'} {goal.asked:g}"
+            asked = f"{'≤' if unit in LESS_IS_BETTER else '≥'} {goal.asked:g}"
         measured_by = [short(record["commit"]), record["date"][:10], f"`{record['command']}`"]
         met = verdict(record, name, goal)
         rows.append([work, goal.peer, unit, figure(record, name), theirs, ratio, asked, met, *measured_by])
@@ -344,7 +353,7 @@ def verdict(record: dict[str, Any], name: str, goal: Goal) -> str:
     if goal.asked is None or peer is None:
         return "–"
     median = record["ratios"][name]["median"]
-    met = median <= goal.asked if record["unit"] == "s" else median >= goal.asked
+    met = median <= goal.asked if record["unit"] in LESS_IS_BETTER else median >= goal.asked
     if losses:
         met = met and losses[name] <= losses[peer]
     return "yes" if met else "no"
@@ -366,8 +375,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         "`make bench` wrote this from the JSON files beside it, which lie in a folder for each commit. See",
         "[docs/benchmarks.md](../../../docs/benchmarks.md). Each figure is a median over rounds. A ratio is",
         "ours divided by the peer's of the same round: the median, with the smallest and the largest. Fewer",
-        "seconds are better; of anything per second or minute, more is. A race to a loss is met only if our",
-        "loss is at most the peer's.",
+        "seconds and MiB are better; of anything per second or minute, more is. A race to a loss is met only if",
+        "our loss is at most the peer's.",
         "",
         line(HEADING),
         line(["---"] * len(HEADING)),

@@ -190,8 +190,9 @@ def keep(
 ) -> None:
     """Write the figures of all rounds to FOLDER/<benchmark>[-<variant>].json, where --json asks for it.
 
-    script: the benchmark's `__file__`; unit: "s", of which less is better, or something per second; peer: the
-    contender with which the others are compared, if it was run; losses: what each reached, in a race to one.
+    script: the benchmark's `__file__`; unit: "s" or "MiB", of which less is better, or something per second;
+    peer: the contender with which the others are compared, if it was run; losses: what each reached, in a
+    race to one.
     """
     if flags.json is None:
         return

@@ -43,6 +43,8 @@ SCRIPTS = (  # suggested in messages; any script that begins Unicode's name of a
     "cjk",
 )
 
+PIECE = 1 << 20  # characters that are decoded at a time, since they take 16 times the memory of the text
+
 # ---- characters and ids --------------------------------------------------------------------------------
 
 
@@ -57,8 +59,9 @@ def encode(text: str, alphabet: str) -> torch.Tensor:
 
 def decode(ids: torch.Tensor | np.ndarray | list[int], alphabet: str) -> str:
     """The text that ids (T,), on any device, stand for."""
-    places = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids, np.int64)
-    return _codes(alphabet)[places].tobytes().decode("utf-32-le", "surrogatepass")
+    places, codes = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids), _codes(alphabet)
+    pieces = (places[i : i + PIECE].astype(np.int64) for i in range(0, len(places), PIECE))
+    return "".join(codes[some].tobytes().decode("utf-32-le", "surrogatepass") for some in pieces)
 
 
 def unknown(text: str, alphabet: str) -> list[str]:

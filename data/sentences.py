@@ -21,16 +21,19 @@ import hashlib
 import json
 import os
 import re
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from data import DataError, lyrics, text
+from data.characters import whole
 from data.files import reason
 from data.old_lines import LINES
 from data.terminal import readable
@@ -54,6 +57,8 @@ PAD, BOS, EOS, UNK = range(4)
 MIN_SENTENCES = 60  # with fewer, val would have only two
 PTB = {"train": "ptb.train.txt", "val": "ptb.valid.txt", "test": "ptb.test.txt"}
 NOBODY = ""  # the speaker of lines that have none
+BLOCK = 1 << 16  # tokens that are hashed at a time
+IN_MEMORY = 16 << 20  # bytes of sentences, beyond which they lie in a temporary file
 SPACE = "▁"  # represents the space before a piece of a word
 
 # a word with its apostrophes and hyphens ('tis, know't, well-a-day), a number, or a punctuation mark
@@ -164,7 +169,7 @@ def _tokenizers() -> Any:
 
 
 def _learned(
-    sentences: Sequence[str], level: str, min_count: int, vocab_size: int, spaced: bool
+    sentences: Iterable[str], level: str, min_count: int, vocab_size: int, spaced: bool
 ) -> Vocabulary:
     """The vocabulary of training sentences: all characters or words that are frequent enough, or pieces of
     words.
@@ -179,7 +184,9 @@ def _learned(
         bpe.train_from_iterator(sentences, trainer)
         known = bpe.get_vocab()
         return Vocabulary(level, tuple(sorted(known, key=known.get)), bpe.to_str())
-    counts = Counter(token for sentence in sentences for token in split(sentence, level, spaced))
+    counts: Counter[str] = Counter()
+    for sentence in sentences:
+        counts.update(sentence if level == "char" else split(sentence, level, spaced))
     kept = sorted(t for t, n in counts.items() if n >= min_count and t not in SPECIAL)
     return Vocabulary(level, (*SPECIAL, *kept), None, spaced)
 
@@ -193,7 +200,7 @@ class Part:
     without BOS and EOS.
     """
 
-    tokens: np.ndarray  # int32 (N,)
+    tokens: np.ndarray  # (N,), uint8, int16 or int32: the first that holds all ids
     starts: np.ndarray  # int64 (S + 1,)
     speakers: np.ndarray  # int32 (S,), indices in SentenceSplits.speakers
     positions: np.ndarray  # float32 (S,), the place of a sentence in the text, from 0 to 1
@@ -208,7 +215,7 @@ class Part:
 
     def ids(self, s: int) -> np.ndarray:
         """Ids of sentence s, int32 (T,)."""
-        return self.tokens[self.starts[s] : self.starts[s + 1]]
+        return self.tokens[self.starts[s] : self.starts[s + 1]].astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -225,11 +232,46 @@ class SentenceSplits:
     report: list[str]  # what was removed and left out, how many words are unknown, how long sentences are
 
 
-@dataclass(frozen=True)
-class _Sentence:
-    text: str
-    speaker: str
-    position: float
+class _Found:
+    """The sentences of a text in order, with their speakers and places, kept compactly.
+
+    As Python's objects, the sentences of a large text would take ten times as much memory as the text.
+    """
+
+    def __init__(self, what: str, lower: bool, file: IO[bytes]):
+        self.what, self.lower = what, lower
+        self.file = file  # gets all sentences, one after the other, in UTF-8
+        self.sizes = array("i")  # the bytes of each
+        self.names = {NOBODY: 0}  # speaker -> id
+        self.speakers = array("i")
+        self.places, self.within = array("q"), array("d")  # line or number of a sentence, and lines after it
+
+    def append(self, sentence: str, speaker: str, place: int, within: float = 0.0) -> None:
+        """Add a sentence; place + within is where it begins, of the number of lines that `positions` gets."""
+        coded = (sentence.lower() if self.lower else sentence).encode("utf-8", "surrogatepass")
+        try:
+            self.file.write(coded)
+        except OSError as e:
+            place = tempfile.gettempdir()
+            raise DataError(f"{self.what}: its sentences cannot be written to {place}: {reason(e)}") from None
+        self.sizes.append(len(coded))
+        self.speakers.append(self.names.setdefault(speaker, len(self.names)))
+        self.places.append(place)
+        self.within.append(within)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def texts(self, rows: range) -> Iterator[str]:
+        """The sentences `rows`, which follow one another."""
+        self.file.seek(sum(self.sizes[: rows.start]))
+        for size in self.sizes[rows.start : rows.stop]:
+            yield self.file.read(size).decode("utf-8", "surrogatepass")
+
+    def positions(self, rows: range, n: int) -> np.ndarray:
+        """The places of the sentences `rows` in a text of n lines, from 0 to 1, float64 (S,)."""
+        places, within = (np.array(a[rows.start : rows.stop]) for a in (self.places, self.within))
+        return places / max(1, n) + within / max(1, n)
 
 
 @announced("reading --dataset={}")
@@ -259,33 +301,35 @@ def load(
     what = f"--dataset={dataset}"
     least, most = min_length or MIN_LENGTH[level], max_length or MAX_LENGTH[level]
     folder = Path(os.path.expanduser(dataset))
-    if dataset not in NAMED_SETS and folder.is_dir():
-        for flag, value, only in (("columns", columns, None), ("unit", unit, "lines")):
-            if value != only:
-                raise DataError(f"--{flag}={value}: {what} is a folder with one sentence per line; omit it")
-        name, parts, report = _ptb(folder, what, encoding, lower)
-        if level == "bpe":
-            raise DataError(f"--level=bpe: {what} has words between spaces; take word or char")
-        spaced = level == "word"
-    else:
-        name, found, report = _read(dataset, data_dir, unit, clean, encoding, columns)
-        if lower:
-            found = [_Sentence(s.text.lower(), s.speaker, s.position) for s in found]
-        parts, spaced = _split(found, what), False
-    rare = min_count if level == "word" and not spaced else 1
-    vocabulary = _learned([s.text for s in parts["train"]], level, rare, vocab_size, spaced)
-    if len(vocabulary) == len(SPECIAL):
-        raise DataError(f"--min_count={min_count}: no word of {what} is that frequent")
-    speakers = (NOBODY, *sorted({s.speaker for part in parts.values() for s in part} - {NOBODY}))
-    kept, counts = {}, Counter()
-    for part, some in parts.items():
-        kept[part] = _encoded(some, vocabulary, speakers, least, most, counts)
-        if len(kept[part]) < 2:
-            raise DataError(
-                f"{what}: {len(kept[part])} sentences of {least} to {most} tokens are left in {part}; "
-                "at least 2 are needed: see --min_length, --max_length and --level"
-            )
-    n = sum(map(len, parts.values()))
+    with tempfile.SpooledTemporaryFile(IN_MEMORY) as file:
+        found = _Found(what, lower, file)
+        if dataset not in NAMED_SETS and folder.is_dir():
+            for flag, value, only in (("columns", columns, None), ("unit", unit, "lines")):
+                if value != only:
+                    raise DataError(
+                        f"--{flag}={value}: {what} is a folder with one sentence per line; omit it"
+                    )
+            name, parts, report = _ptb(found, folder, what, encoding)
+            if level == "bpe":
+                raise DataError(f"--level=bpe: {what} has words between spaces; take word or char")
+            spaced = level == "word"
+        else:
+            name, n_lines, report = _read(found, dataset, data_dir, unit, clean, encoding, columns)
+            parts, spaced = {part: (rows, n_lines) for part, rows in _split(len(found), what).items()}, False
+        rare = min_count if level == "word" and not spaced else 1
+        vocabulary = _learned(found.texts(parts["train"][0]), level, rare, vocab_size, spaced)
+        if len(vocabulary) == len(SPECIAL):
+            raise DataError(f"--min_count={min_count}: no word of {what} is that frequent")
+        speakers = (NOBODY, *sorted(found.names.keys() - {NOBODY}))
+        kept, counts = {}, Counter()
+        for part, (rows, n_lines) in parts.items():
+            kept[part] = _encoded(found, rows, n_lines, vocabulary, speakers, least, most, counts)
+            if len(kept[part]) < 2:
+                raise DataError(
+                    f"{what}: {len(kept[part])} sentences of {least} to {most} tokens are left in {part}; "
+                    "at least 2 are needed: see --min_length, --max_length and --level"
+                )
+    n = len(found)
     for why, words in (("short", f"fewer than {least}"), ("long", f"more than {most}")):
         if counts[why]:
             report.append(f"{counts[why]:,} of {n:,} {unit} left out: they have {words} tokens")
@@ -296,9 +340,17 @@ def load(
 
 
 def _read(
-    dataset: str, data_dir: str, unit: str, clean: bool, encoding: str | None, columns: str | None
-) -> tuple[str, list[_Sentence], list[str]]:
-    """The name, the sentences in order, and the report of a text that is not a folder."""
+    found: _Found,
+    dataset: str,
+    data_dir: str,
+    unit: str,
+    clean: bool,
+    encoding: str | None,
+    columns: str | None,
+) -> tuple[str, int, list[str]]:
+    """Append the sentences of a text that is not a folder to `found`; returns its name, the number of lines
+    that their places count, and a report.
+    """
     what, report = f"--dataset={dataset}", []
     own = dataset not in NAMED_SETS
     is_table = own and unpacked_name(Path(dataset)).suffix.lower() in lyrics.ENDINGS
@@ -307,16 +359,14 @@ def _read(
     if columns is not None and not is_table:
         raise DataError(f"--columns={columns}: {what} has none; the flag is for a .csv or .tsv file")
     if dataset == "verses":  # the two kinds are mixed evenly, so that val and test have both
-        manual = [
-            s for s in _sentences(text.read("pydoc", data_dir)[0], unit, clean, Counter()) if s.text.strip()
-        ]
+        pydoc = _lines(text.read_pieces("pydoc", data_dir)[0])
+        manual = [sentence for sentence, *_ in _sentences(pydoc, unit, clean, Counter())]
         step = max(1, len(manual) // len(LINES))
-        mixed = []
         for i, sentence in enumerate(manual):
-            mixed.append(sentence.text)
+            found.append(sentence, NOBODY, len(found))
             if i % step == 0 and i // step < len(LINES):
-                mixed.append(LINES[i // step])
-        return dataset, [_Sentence(s, NOBODY, i / len(mixed)) for i, s in enumerate(mixed)], report
+                found.append(LINES[i // step], NOBODY, len(found))
+        return dataset, len(found), report
     if is_table:
         path = Path(os.path.expanduser(dataset))
         if not path.is_file():
@@ -325,15 +375,29 @@ def _read(
             songs, report = lyrics.read(path, what, encoding, columns)
         except OSError as e:
             raise DataError(f"{what} cannot be read: {reason(e)}") from None
-        removed, found = Counter(), []
+        removed: Counter[str] = Counter()
         for row in songs.itertuples():
-            some = _sentences(row.lyrics, unit, clean, removed, play=False)
-            found += [(s.text, row.artist) for s in some]
-        sentences = [_Sentence(s, by, i / len(found)) for i, (s, by) in enumerate(found)]
-        return readable(unpacked_name(path).stem), sentences, report + _about(removed)
-    whole, name, report = text.read(dataset, data_dir, encoding, NAMED_SETS)
-    removed: Counter = Counter()
-    return name, _sentences(whole, unit, clean, removed), report + _about(removed)
+            for sentence, *_ in _sentences(row.lyrics.splitlines(), unit, clean, removed, play=False):
+                found.append(sentence, row.artist, len(found))
+        return readable(unpacked_name(path).stem), len(found), report + _about(removed)
+    chunks, name, report = text.read_pieces(dataset, data_dir, encoding, NAMED_SETS)
+    removed, n_lines = Counter(), 0
+
+    def lines() -> Iterator[str]:
+        nonlocal n_lines
+        for line in _lines(chunks):
+            n_lines += 1
+            yield line
+
+    for sentence in _sentences(lines(), unit, clean, removed):
+        found.append(*sentence)
+    return name, n_lines, report + _about(removed)
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    """The lines of a text that is read piece by piece, as str.splitlines cuts the whole."""
+    for piece in whole(chunks, "\n", ""):
+        yield from piece.splitlines()
 
 
 def _about(removed: Counter) -> list[str]:
@@ -342,53 +406,58 @@ def _about(removed: Counter) -> list[str]:
     return [f"{removed[kind]:,} {words} removed" for kind, words in named.items() if removed[kind]]
 
 
-def _sentences(whole: str, unit: str, clean: bool, removed: Counter, play: bool = True) -> list[_Sentence]:
-    """Lines or sentences of a text in order, without blank ones, with their speakers.
+def _sentences(
+    lines: Iterable[str], unit: str, clean: bool, removed: Counter[str], play: bool = True
+) -> Iterator[tuple[str, str, int, float]]:
+    """Lines or sentences of a text in order, without blank ones: each with its speaker, the line at which
+    their part begins, and how many lines later the sentence begins.
 
     removed: counts what is removed; play: whether the text may have speakers and stage directions (in a song,
     "Enter night" is a line like any other).
     """
-    blocks: list[tuple[str, float, list[str]]] = [(NOBODY, 0.0, [])]  # (speaker, place, their lines)
-    lines = whole.splitlines()
+    speaker, at, said, n_said = NOBODY, 0, [], 0  # said: with unit 'lines' each is yielded at once instead
     for i, line in enumerate(lines):
         bare = " ".join(line.split())
-        at = i / len(lines)
-        if clean and play and _SPEAKER.fullmatch(bare) and bare[0].isupper() and len(bare.split()) <= 4:
-            removed["speaker"] += 1
-            blocks.append((bare[:-1], at, []))
-        elif not bare:
-            blocks.append((NOBODY, at, []))
+        speaks = clean and play and _SPEAKER.fullmatch(bare) and bare[0].isupper() and len(bare.split()) <= 4
+        if speaks or not bare:
+            yield from _ended(said, speaker, at)
+            speaker, at, said, n_said = bare[:-1] if speaks else NOBODY, i, [], 0
+            removed["speaker"] += bool(speaks)
         elif clean and play and _STAGE.fullmatch(bare):
             removed["stage"] += 1
         else:
             if clean:
                 bare, n = _ASIDE.subn("", bare)
                 removed["aside"] += n
-            blocks[-1][2].append(bare)
-    found = []
-    for speaker, at, said in blocks:
-        parts = said if unit == "lines" else _ended(" ".join(said))
-        for i, part in enumerate(parts):
-            if part.strip():
-                place = at + len(said) * i / len(parts) / max(1, len(lines))
-                found.append(_Sentence(part.strip(), speaker, place))
-    return found
+            if unit == "sentences":
+                said.append(bare)
+            elif bare.strip():
+                yield bare.strip(), speaker, at, float(n_said)
+            n_said += 1
+    yield from _ended(said, speaker, at)
 
 
-def _ended(text: str) -> list[str]:
-    """The sentences of a text. A sentence ends at a mark that white space and an upper-case letter follow."""
-    parts, begin = [], 0
+def _ended(said: list[str], speaker: str, at: int) -> Iterator[tuple[str, str, int, float]]:
+    """The sentences of the lines `said`, as `_sentences` yields them. A sentence ends at a mark that white
+    space and an upper-case letter follow.
+    """
+    text, parts, begin = " ".join(said), [], 0
     for match in _MAYBE_END.finditer(text):
         if match[2].isupper():
             parts.append(text[begin : match.start(1)])
             begin = match.end(1)
-    return [*parts, text[begin:]]
+    parts.append(text[begin:])
+    for i, part in enumerate(parts):
+        if part.strip():
+            yield part.strip(), speaker, at, len(said) * i / len(parts)
 
 
 def _ptb(
-    folder: Path, what: str, encoding: str | None, lower: bool
-) -> tuple[str, dict[str, list[_Sentence]], list[str]]:
-    """The name, the parts and the report of a folder with PTB's three files."""
+    found: _Found, folder: Path, what: str, encoding: str | None
+) -> tuple[str, dict[str, tuple[range, int]], list[str]]:
+    """Append the sentences of a folder with PTB's three files to `found`; returns its name, which sentences
+    are those of each part, with the number of its lines, and a report.
+    """
     parts, report = {}, []
     for part, file in PTB.items():
         path = folder / file
@@ -400,25 +469,27 @@ def _ptb(
             content, about = read_whole(path, f"{what}: {file}", encoding)
         except OSError as e:
             raise DataError(f"{what}: {file} cannot be read: {reason(e)}") from None
-        lines = [line.strip() for line in content.splitlines() if line.strip()]
-        parts[part] = [
-            _Sentence(line.lower() if lower else line, NOBODY, i / len(lines)) for i, line in enumerate(lines)
-        ]
+        first = len(found)
+        for line in content.splitlines():
+            if line.strip():
+                found.append(line.strip(), NOBODY, len(found) - first)
+        parts[part] = range(first, len(found)), len(found) - first
         report += about
     return readable(folder.name), parts, report
 
 
-def _split(found: list[_Sentence], what: str) -> dict[str, list[_Sentence]]:
-    """The parts of a text: test is the last tenth, val the twentieth before it."""
-    n = len(found)
+def _split(n: int, what: str) -> dict[str, range]:
+    """The parts of n sentences: test is the last tenth, val the twentieth before it."""
     if n < MIN_SENTENCES:
         raise DataError(f"{what} is too short: {n} sentences; at least {MIN_SENTENCES} are needed")
     val, test = n - n // 10 - n // 20, n - n // 10
-    return {"train": found[:val], "val": found[val:test], "test": found[test:]}
+    return {"train": range(val), "val": range(val, test), "test": range(test, n)}
 
 
 def _encoded(
-    some: list[_Sentence],
+    found: _Found,
+    some: range,
+    n_lines: int,
     vocabulary: Vocabulary,
     speakers: tuple[str, ...],
     least: int,
@@ -428,18 +499,22 @@ def _encoded(
     """Sentences of `least` to `most` tokens as ids. counts: gets the numbers of sentences that are too short
     and too long.
     """
-    place, rows, who, where = {s: i for i, s in enumerate(speakers)}, [], [], []
-    for sentence in some:
-        ids = vocabulary.read(sentence.text)
+    dtype = next(np.dtype(t) for t in ("u1", "i2", "i4") if len(vocabulary) <= np.iinfo(t).max + 1)
+    tokens, starts, kept = array(dtype.char), array("q", [0]), array("q")
+    for i, sentence in enumerate(found.texts(some)):
+        ids = vocabulary.read(sentence)
         if not least <= len(ids) <= most:
             counts["short" if len(ids) < least else "long"] += 1
             continue
-        rows.append(ids)
-        who.append(place[sentence.speaker])
-        where.append(sentence.position)
-    starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    tokens = np.concatenate(rows) if rows else np.empty(0, np.int32)
-    return Part(tokens, starts, np.array(who, np.int32), np.array(where, np.float32))
+        tokens.frombytes(ids.astype(dtype).tobytes())
+        starts.append(len(tokens))
+        kept.append(i)
+    place = {speaker: i for i, speaker in enumerate(speakers)}
+    ids_of = np.array([place[name] for name in found.names], np.int32)
+    who = ids_of[np.array(found.speakers[some.start : some.stop])[kept]]
+    where = found.positions(some, n_lines)[kept].astype(np.float32)
+    made = np.frombuffer(tokens, dtype) if tokens else np.empty(0, dtype)
+    return Part(made, np.array(starts), who, where)
 
 
 def _statistics(parts: dict[str, Part], vocabulary: Vocabulary, unit: str) -> str:
@@ -448,7 +523,8 @@ def _statistics(parts: dict[str, Part], vocabulary: Vocabulary, unit: str) -> st
     """
     lengths = np.concatenate([part.lengths for part in parts.values()])
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
-    unknown = ", ".join(f"{(part.tokens == UNK).mean():.2%} of {name}" for name, part in parts.items())
+    share = {name: np.count_nonzero(part.tokens == UNK) / len(part.tokens) for name, part in parts.items()}
+    unknown = ", ".join(f"{x:.2%} of {name}" for name, x in share.items())
     return (
         f"{len(lengths):,} {unit} ({sizes}), {lengths.mean():.1f} tokens each on average (median "
         f"{np.median(lengths):.0f}, at most {lengths.max()}); {len(vocabulary):,} different tokens "
@@ -460,6 +536,7 @@ def _digest(vocabulary: Vocabulary, parts: dict[str, Part]) -> str:
     sha = hashlib.sha256(f"{PIPELINE}\n".encode() + vocabulary.pack())
     for name, part in parts.items():
         sha.update(f"\n{name} {len(part)}\n".encode())
-        for array, kind in ((part.tokens, "<i4"), (part.starts, "<i8"), (part.speakers, "<i4")):
-            sha.update(array.astype(kind).tobytes())
+        for values, kind in ((part.tokens, "<i4"), (part.starts, "<i8"), (part.speakers, "<i4")):
+            for i in range(0, len(values), BLOCK):
+                sha.update(values[i : i + BLOCK].astype(kind))
     return sha.hexdigest()[:16]

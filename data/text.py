@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +43,7 @@ from data.characters import (
 from data.files import reason, write_whole
 from data.names import closest, did_you_mean, missing
 from data.terminal import readable
-from data.text_files import codec_of, is_packed, read_chunks, read_whole, unpacked_name
+from data.text_files import codec_of, is_packed, read_chunks, unpacked_name
 from data.waiting import announced
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ __all__ = [
     "load_arrays",
     "one_hot",
     "read",
+    "read_pieces",
     "unknown",
 ]
 
@@ -75,8 +77,8 @@ SONG_END = "\f"  # a character of its own, so that a model learns where songs en
 MIN_CHARACTERS = 1000  # with fewer, val would be a single line
 # characters of val, at most: enough to choose by, and more is better used for training
 MOST_VAL = 10_000
-LARGE = 64 << 20  # bytes; a larger file is never in memory as a whole: its ids are mapped from the cache
-BLOCK = 4 << 20  # ids of a map that are searched at a time
+LARGE = 16 << 20  # bytes; a larger file is never in memory as a whole: its ids are mapped from the cache
+BLOCK = 4 << 20  # ids of a map that are read at a time
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PLACES = ("shakespeare/input.txt", "tinyshakespeare/input.txt", "input.txt")  # under --data_dir
@@ -101,6 +103,15 @@ class TextSplits:
     test_starts: torch.Tensor
     songs: pandas.DataFrame | None  # artist, song, lyrics as cleaned, part; in the order of the file
     report: list[str]  # encoding, rows left out, what cleaning removed; a line each
+    mapping: mmap.mmap | None = None  # of the file that the parts of a large text are mapped from
+
+    def release(self) -> None:
+        """Give the memory of a mapped text back to the system; what is wanted again is read again.
+
+        Otherwise all that was ever read of it counts as memory of this process. It discards what was written
+        to the ids. Without a map it does nothing.
+        """
+        _release(self.mapping)
 
 
 def load(
@@ -131,7 +142,8 @@ def load(
     )
     tensors = {part: torch.from_numpy(ids) for part, (ids, _) in parts.items()}
     tensors |= {f"{part}_starts": torch.from_numpy(starts) for part, (_, starts) in parts.items()}
-    return TextSplits(name, content_hash, alphabet, **tensors, songs=songs, report=report)
+    mapping = _mapping(parts["train"][0])
+    return TextSplits(name, content_hash, alphabet, **tensors, songs=songs, report=report, mapping=mapping)
 
 
 @announced("reading --dataset={}")
@@ -179,15 +191,30 @@ def read(
 
     named: the named sets that the message suggests.
     """
+    chunks, name, report = read_pieces(dataset, data_dir, encoding, named)
+    return "".join(chunks), name, report
+
+
+def read_pieces(
+    dataset: str, data_dir: str | Path, encoding: str | None = None, named: Sequence[str] = NAMED_SETS
+) -> tuple[Iterator[str], str, list[str]]:
+    """Like `read`, but the text piece by piece; what is wrong with it may be raised only by one of these."""
     path, what = _find(dataset, Path(data_dir), named), f"--dataset={dataset}"
     if path is None:
-        return "".join(_pydoc()), dataset, []
+        return _pydoc(), dataset, []
+
+    def chunks() -> Iterator[str]:
+        try:
+            yield from read_chunks(path, what, encoding)
+        except OSError as e:
+            raise DataError(f"{what} cannot be read: {reason(e)}") from None
+
     try:
-        content, report = read_whole(path, what, encoding)
+        report = codec_of(path, what, encoding)[1]
     except OSError as e:
         raise DataError(f"{what} cannot be read: {reason(e)}") from None
     own = dataset not in NAMED_SETS
-    return content, readable(unpacked_name(path).stem) if own else dataset, report
+    return chunks(), readable(unpacked_name(path).stem) if own else dataset, report
 
 
 def holds(dataset: str) -> bool:
@@ -328,7 +355,7 @@ def _starts(ids: np.ndarray, mark: int) -> np.ndarray:
     """Int64 (S+1,): the beginnings of S sequences, each of which ends with `mark`, and the
     end of the last.
     """
-    ends = [i + np.flatnonzero(ids[i : i + BLOCK] == mark) + 1 for i in range(0, len(ids), BLOCK)]
+    ends = [i + np.flatnonzero(block == mark) + 1 for i, block in _blocks(ids)]
     return np.concatenate([[0], *ends])
 
 
@@ -338,16 +365,26 @@ def _borders(starts: np.ndarray) -> list[int]:
     """
     n, length = len(starts) - 1, starts[-1]
     cuts = max(0.85 * length, 0.9 * length - MOST_VAL), 0.9 * length
-    val, test = (int(np.abs(starts - cut).argmin()) for cut in cuts)
+    val, test = (_nearest(starts, cut) for cut in cuts)
     val = min(max(val, 1), n - 2)  # no part is empty
     return [0, val, min(max(test, val + 1), n - 1), n]
+
+
+def _nearest(starts: np.ndarray, cut: float) -> int:
+    """The index of the number that is nearest to `cut`, the first of equals. starts are sorted."""
+    above = int(np.searchsorted(starts, cut))
+    i, j = max(above - 1, 0), min(above, len(starts) - 1)
+    nearest = starts[i] if abs(starts[i] - cut) <= abs(starts[j] - cut) else starts[j]
+    return int(np.searchsorted(starts, nearest))
 
 
 def _parts(ids: np.ndarray, starts: np.ndarray, borders: Iterable[int]) -> Parts:
     parts = {}
     for part, (begin, end) in zip(PARTS, pairwise(borders)):
-        within = starts[(begin < starts) & (starts < end)]
-        parts[part] = ids[begin:end], np.concatenate(([begin], within, [end])) - begin
+        within = starts[np.searchsorted(starts, begin, "right") : np.searchsorted(starts, end)]
+        own = np.concatenate(([begin], within, [end]))
+        own -= begin
+        parts[part] = ids[begin:end], own
     return parts
 
 
@@ -355,8 +392,9 @@ def _digest(alphabet: str, parts: Parts) -> str:
     sha = hashlib.sha256(f"{PIPELINE}\n{alphabet}".encode())
     for part, (ids, starts) in parts.items():
         sha.update(f"\n{part} {len(ids)} {len(starts)}\n".encode())
-        sha.update(ids)
-        sha.update(starts.astype("<i8"))
+        for _, block in _blocks(ids):
+            sha.update(block)
+        sha.update(starts.astype("<i8", copy=False))
     return sha.hexdigest()[:16]
 
 
@@ -454,6 +492,23 @@ def _open_cache(file: Path, what: str, cut: str) -> tuple[str, str, Parts, None,
         return about["content_hash"], alphabet, parts, None, about["report"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _blocks(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """All ids in blocks, each with the index of its first; of a map no more than a block stays in memory."""
+    for i in range(0, len(ids), BLOCK):
+        yield i, ids[i : i + BLOCK]
+        _release(_mapping(ids))
+
+
+def _mapping(ids: np.ndarray) -> mmap.mmap | None:
+    """The map that the ids lie in; None if they are in memory."""
+    return getattr(ids, "_mmap", None)
+
+
+def _release(mapping: mmap.mmap | None) -> None:
+    if mapping is not None and hasattr(mapping, "madvise"):  # which Windows lacks
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _header(n: int, alphabet: str) -> bytes:

@@ -20,7 +20,9 @@ Units   loss in nats per character; bpc, bits per character, is loss / ln 2, bot
 import bisect
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +54,7 @@ TASKS = ("train", "generate", "evaluate")
 LEARNING_RATES = {"lstm": 0.008, "tcn": 0.002, "transformer": 0.002}  # why: sweeps/charlm_lr.yaml
 IGNORED = -1  # target in the rest of a row whose sequence is shorter, where there is no character
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
+ON_DEVICE = 64 << 20  # characters; a longer part stays where it is, and only its rows go to the device
 COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are looked for
 
 
@@ -209,32 +212,48 @@ class Part:
     """A part of the text as sequences, of which rows of at most --seq_len characters are cut.
 
     ids (N,) are all of it. Of sequence s the lengths[s] characters behind ids[begin[s]] are scored, each from
-    those before it.
+    those before it. release: called when rows were read, since of a mapped text they would stay in memory.
     """
 
     ids: Tensor
     begin: Tensor  # (S,)
     lengths: Tensor
     seq_len: int
+    release: Callable[[], None] | None = None
 
     def to(self, device: torch.device) -> "Part":
-        """The same on `device`, unless the text is so large that it is mapped from a file."""
-        if self.ids.numel() > text.LARGE:
+        """The same on `device`, unless it is too large for that."""
+        if self.ids.numel() > ON_DEVICE:
             return self
-        return Part(*(t.to(device) for t in (self.ids, self.begin, self.lengths)), self.seq_len)
+        moved = (t.to(device) for t in (self.ids, self.begin, self.lengths))
+        return Part(*moved, self.seq_len, self.release if device.type == "cpu" else None)
 
-    def pieces(self) -> tuple[Tensor, Tensor]:
-        """Where rows begin and how many characters each scores, (R,): every character of the part once."""
-        per = (self.lengths + self.seq_len - 1) // self.seq_len  # rows of each sequence
-        first = torch.repeat_interleave(per.cumsum(0) - per, per)
-        done = self.seq_len * (torch.arange(len(first), device=per.device) - first)
-        left = torch.repeat_interleave(self.lengths, per) - done
-        return torch.repeat_interleave(self.begin, per) + done, left.clamp(max=self.seq_len)
+    def n_rows(self) -> int:
+        """How many rows every character of the part once makes."""
+        last = self.seq_len - 1  # as in `ends`, which takes memory for each sequence
+        return sum(int(((some + last) // self.seq_len).sum()) for some in self.lengths.split(text.BLOCK))
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """How many rows each sequence has together with all before it, (S,)."""
+        return ((self.lengths + self.seq_len - 1) // self.seq_len).cumsum(0)
+
+    def pieces(self, some: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Where rows begin and how many characters each scores: every character of the part once, (R,); or
+        only `some` of these rows.
+        """
+        r = torch.arange(self.n_rows(), device=self.ids.device) if some is None else some
+        s = torch.searchsorted(self.ends, r, right=True)
+        first = torch.where(s > 0, self.ends[(s - 1).clamp(min=0)], 0)
+        done = self.seq_len * (r - first)
+        return self.begin[s] + done, (self.lengths[s] - done).clamp(max=self.seq_len)
 
     def rows(self, begin: Tensor, lengths: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Tokens and targets (R, T) from ids[begin]; targets are IGNORED beyond `lengths` characters."""
         place = torch.arange(self.seq_len + 1, device=begin.device)
         window = self.ids[(begin[:, None] + place).clamp(max=len(self.ids) - 1)].to(device).long()
+        if self.release is not None:
+            self.release()
         beyond = (place[:-1] >= lengths[:, None]).to(device)
         return window[:, :-1], window[:, 1:].masked_fill(beyond, IGNORED)
 
@@ -265,25 +284,33 @@ class Data:
     def content_hash(self) -> str:
         return self.text.content_hash
 
+    @cached_property
+    def known(self) -> str:
+        """The training text in which copies are looked for, as far as COPY_LIMIT."""
+        known = text.decode(self.text.train[:COPY_LIMIT], self.text.alphabet)
+        self.text.release()
+        return known
+
 
 def load_data(cfg: Config) -> Data:
     """The text of `cfg`. Raises DataError when it is missing or unusable."""
     splits = load_text(cfg)
     parts = {name: part_of(splits, name, cfg) for name in text.PARTS}
-    return Data(splits, parts, range(len(parts["train"].pieces()[0])))
+    return Data(splits, parts, range(parts["train"].n_rows()))
 
 
-def rows_of(ids: Tensor, starts: Tensor, cfg: Config) -> Part:
+def rows_of(ids: Tensor, starts: Tensor, cfg: Config, release: Callable[[], None] | None = None) -> Part:
     """ids (N,) as a part: one sequence, or lines that begin at `starts`, each read from the end before it."""
     if cfg.cut == "stream":  # songs, too, follow one another: a mark of its own ends each
         starts = torch.tensor([0, len(ids)])
-    begin = (starts[:-1] - 1).clamp(min=0)  # the first of all has none before it
-    return Part(ids, begin, starts[1:] - 1 - begin, cfg.seq_len)
+    begin = (starts[:-1] - 1).clamp_(min=0)  # the first of all has none before it
+    return Part(ids, begin, (starts[1:] - begin).sub_(1), cfg.seq_len, release)
 
 
 def part_of(splits: text.TextSplits, name: str, cfg: Config) -> Part:
     """The part `name` of a text."""
-    return rows_of(getattr(splits, name), getattr(splits, f"{name}_starts"), cfg)
+    release = None if splits.mapping is None else splits.release
+    return rows_of(getattr(splits, name), getattr(splits, f"{name}_starts"), cfg, release)
 
 
 # ------------------------------------------------------------------------------------------------ objective
@@ -307,9 +334,10 @@ def loss_fn(
 def evaluate(model: nn.Module, part: Part, name: str, cfg: Config, device: torch.device) -> dict[str, float]:
     """Loss and bits per character over a whole part, each character once; keys as in docs/METRICS.md."""
     total = torch.zeros(2, dtype=torch.float64)
-    begin, lengths = part.pieces()
-    for some in torch.arange(len(begin), device=begin.device).split(max(1, 8192 // cfg.seq_len)):
-        nats, n = loss_fn(model, part.rows(begin[some], lengths[some], device), None, cfg)
+    n_rows, at_once = part.n_rows(), max(1, 8192 // cfg.seq_len)
+    for first in range(0, n_rows, at_once):
+        some = torch.arange(first, min(first + at_once, n_rows), device=part.ids.device)
+        nats, n = loss_fn(model, part.rows(*part.pieces(some), device), None, cfg)
         total += torch.stack([nats * n, n]).cpu().double()
     nats = (total[0] / total[1]).item()
     return {f"{name}/loss": nats, f"{name}/bpc": nats / math.log(2)}
@@ -334,9 +362,7 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
         rng = make_rng(cfg.seed, 0, "pictures", of=() if strategy == "temperature" else (strategy,))
         made[strategy] = generate(pen, prompt, SHOWN_CHARS, Decoding(strategy=strategy), rng).cpu()
     written = {k: [text.decode(row, alphabet) for row in rows] for k, rows in made.items()}
-    figures = statistics(
-        "\n".join(written["temperature"]), text.decode(data.text.train[:COPY_LIMIT], alphabet)
-    )
+    figures = statistics("\n".join(written["temperature"]), data.known)
     prompts, truths = ([text.decode(row, alphabet) for row in rows] for rows in (prompt, truth))
     title = f"{cfg.model}, {pages.when(step, max(1, len(data.train) // cfg.batch_size))}"
     page: File = html(pages.continuations(prompts, truths, written, title))

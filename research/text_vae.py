@@ -505,7 +505,7 @@ def final(best: TextVAE, part: Sentences, data: sentences.SentenceSplits, cfg: C
     z = torch.randn(N_WRITTEN, cfg.latent_dim, generator=rng).to(part.begin.device)
     ids = write_sentences(Writer(best, z), Decoding(strategy="temperature"), rng, longest)
     written = [data.vocabulary.write(row) for row in ids.tolist()]
-    drawn = [data.vocabulary.write(data.train.ids(s)) for s in range(len(data.train))]
+    drawn = (data.vocabulary.write(data.train.ids(s)) for s in range(len(data.train)))
     metrics |= {f"test/{k}": v for k, v in pages.plausibility(written, drawn).items()}
     if cfg.latent_dim:
         rows = torch.arange(min(N_REBUILT, len(part)), device=part.begin.device)
@@ -537,7 +537,7 @@ def samples(
     made: dict[str, Any] = {
         "sample/random": html(pages.random_page(written, f"Sentences from z ~ N(0, I), {about}"))
     }
-    drawn = [data.vocabulary.write(data.train.ids(s)) for s in range(min(20_000, len(data.train)))]
+    drawn = (data.vocabulary.write(data.train.ids(s)) for s in range(min(20_000, len(data.train))))
     made |= {f"sample/{k}": v for k, v in pages.plausibility(written["temperature"], drawn).items()}
     if cfg.latent_dim:
         rows = torch.linspace(0, len(val) - 1, N_SHOWN).long().to(val.begin.device)
@@ -628,7 +628,7 @@ def train(cfg: Config) -> dict[str, float]:
     one = parts["train"].batch(torch.arange(2, device=device))
     run.describe(model, one.tokens, one.lengths, one.read, torch.zeros(2, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
-    lengths, epoch, order = torch.from_numpy(data.train.lengths), -1, []
+    lengths, epoch, order = parts["train"].lengths.cpu(), -1, []
     for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
         metrics: dict[str, Any] = {}
 

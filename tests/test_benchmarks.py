@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import bench, race, sweep_time
+from benchmarks import bench, memory, race, sweep_time
 from research.common.commandline import parse
 from research.common.messages import UserError
 from tests.forks import run_each
@@ -324,6 +325,68 @@ def test_keras_gets_the_packages_of_its_folder(tmp_path):
     made = addition(f"--peer={tmp_path}")
     said = f"error: --peer={tmp_path}: Keras cannot be imported from it (No module named 'no_such_backend')"
     assert made.returncode == 2 and " ".join(made.stderr.split()).endswith(said), made.stderr
+
+
+# -------------------------------------------------------------------------------------- a run's memory
+
+
+def test_the_peak_of_a_run_beside_that_of_the_bare_import(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/memory.py"), "--only=seq2seq_arith", "--largest=1"]
+    command += ["--steps=1", f"--json={tmp_path}"]
+    shown = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=1500)
+    assert shown.returncode == 0, shown.stderr
+    record = json.loads((tmp_path / "memory-seq2seq_arith.json").read_text(encoding="utf-8"))
+    assert (record["unit"], record["peer"]) == ("MiB", "10,000 sums")
+    assert list(record["figures"]) == ["import torch", "10,000 sums"]
+    bare, run = (figures[0] for figures in record["figures"].values())
+    assert 100 < bare < run < 4000 and f"| {run:,.0f} |" in re.sub(" +", " ", shown.stdout)
+
+
+def test_what_a_process_has_in_use_is_measured(tmp_path):
+    """In a process of its own: what pytest itself takes would count for the children that it starts."""
+    code = """
+        import sys
+        from benchmarks.memory import peak_of
+        made = "import time; made = bytearray(b'x') * {}; time.sleep(0.3)"
+        few, many = (peak_of([sys.executable, "-c", made.format(n)]) for n in (100 << 20, 300 << 20))
+        assert 195 < many.resident - few.resident < 205, (few, many)
+        if sys.platform == "linux":
+            assert 195 < many.anonymous - few.anonymous < 205, (few, many)
+        assert "torch" not in sys.modules
+        try:
+            peak_of([sys.executable, "-c", "raise SystemExit('this was wrong')"])
+        except RuntimeError as error:
+            assert "this was wrong" in str(error)
+        else:
+            raise AssertionError("a run that fails has no peak")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=True, timeout=300)
+
+
+@pytest.mark.parametrize("family", sorted(set(memory.FAMILIES) - {"text_vae"}))  # as charlm, but slower
+def test_each_family_has_data_that_grow(family, tmp_path):
+    of = memory.FAMILIES[family]
+    flags = [of.make(tmp_path, times) for times in (1, 2)]
+    assert len({of.size(times) for times in (1, 10)}) == 2
+    script = import_module(f"research.{family}")
+    small, large = (script.load_data(parse(script.Config, [*f, f"--data_dir={tmp_path}"])) for f in flags)
+    assert small.content_hash != large.content_hash
+    sizes = [len(data.train) for data in (small, large)]
+    assert sizes[1] > 1.8 * sizes[0]
+
+
+def test_a_largest_set_is_a_power_of_ten():
+    with pytest.raises(UserError, match="--largest=20: must be 1, 10, 100, 1000 or 10000"):
+        memory.Flags(largest=20)
+    with pytest.raises(UserError, match="--only=charm: must be some of charlm, text_vae,"):
+        memory.Flags(only="charm")
+
+
+def test_fewer_mib_are_better(tmp_path):
+    figures = {"import torch": [600.0], "1 MB": [900.0], "10 MB": [999.0]}
+    kept(tmp_path / "abc", "memory-charlm", figures=figures, unit="MiB", peer="1 MB")
+    bare, larger = table_of(tmp_path)
+    assert (bare["met"], larger["asked"], larger["ratio"], larger["met"]) == ("yes", "≤ 1.1", "1.11", "no")
 
 
 # --------------------------------------------------------------------------------------- a sweep's time

@@ -1,6 +1,11 @@
 """Lines and sentences as tokens: what is removed, what is left out, and ids that turn back into text."""
 
 import dataclasses
+import errno
+import io
+import random
+import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError, sentences
+from data import DataError, sentences, text_files
 from data.sentences import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary, join, load, split
 
 PLAY = """\
@@ -24,6 +29,7 @@ go you with bats and clubs? Speak on.
 [Exeunt]
 (They fight)
 """
+SNIPPETS = ["Juliet:\n", "Ay me. ", "She spéaks\n", "\r\n", "\n\n", "\r", "\u2028", "[x]", "文🎵\n", "Exit\n"]
 SHAKESPEARE = Path(__file__).resolve().parents[2] / "shared/data"
 
 
@@ -108,6 +114,68 @@ def test_lines_of_songs_are_no_stage_directions(tmp_path):
     data = load(written(tmp_path, "artist,song,lyrics\n" + rows, "songs.csv"), "x", level="char")
     assert {"Exit light 0", "Enter night 0", "(Off to the land 0)"} <= set(all_of(data))
     assert "[Chorus]" not in set(all_of(data))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    level=st.sampled_from(sentences.LEVELS),
+    unit=st.sampled_from(sentences.UNITS),
+    chunk=st.integers(1, 9),
+)
+def test_a_text_that_is_streamed_has_the_same_sentences(tmp_path_factory, seed, level, unit, chunk):
+    """Read a few bytes at a time, with its sentences in a file and its ids hashed a few at a time."""
+    file, of = tmp_path_factory.mktemp("streamed") / "a.txt", random.Random(seed)
+    file.write_bytes("".join(of.choices(SNIPPETS, k=of.randrange(100, 400))).encode())
+    how = {"level": level, "unit": unit, "min_length": 1, "max_length": 300, "vocab_size": 120}
+    outcomes = []
+    for in_memory, size, block in ((1 << 20, 1 << 20, 1 << 20), (0, chunk, 7)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sentences, "IN_MEMORY", in_memory or 1)  # 0 would be: always in memory
+            patch.setattr(sentences, "BLOCK", block)
+            patch.setattr(text_files, "CHUNK", size)
+            try:
+                data = load(str(file), "x", **how)
+            except DataError as e:
+                outcomes.append(str(e))
+            else:
+                parts = [
+                    (p.speakers.tolist(), p.positions.tolist()) for p in (data.train, data.val, data.test)
+                ]
+                outcomes.append((data.content_hash, data.speakers, data.report, all_of(data), parts))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(("n", "dtype"), [(100, "uint8"), (300, "int16"), (33_000, "int32")])
+def test_ids_take_no_more_bytes_than_they_need(tmp_path, n, dtype):
+    text = "".join(f"{chr(0x4E00 + i % n)} and {chr(0x10000 + i)}\n" for i in range(n))
+    data = load(written(tmp_path, text), "x", level="char", min_length=1)
+    assert data.train.tokens.dtype == dtype and data.train.ids(0).dtype == np.int32
+    assert all_of(data)[: len(data.train)] == text.splitlines()[: len(data.train)]
+
+
+def test_no_room_for_sentences_is_said_in_a_line(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sentences.tempfile, "SpooledTemporaryFile", lambda _: Full())
+    place = sentences.tempfile.gettempdir()
+    message = f"its sentences cannot be written to {place}: No space left on device"
+    with pytest.raises(DataError, match=re.escape(message)):
+        load("verses", "x")
+
+
+def test_a_text_takes_little_more_memory_than_its_ids(tmp_path):
+    """As strings its sentences took eleven times as much memory as the text has bytes."""
+    file = written(tmp_path, "".join(f"This is line number {i} of a long text.\n" for i in range(20_000)))
+    load(file, "x")  # imports
+    tracemalloc.start()
+    data = load(file, "x")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.train) == 17_000
+    assert peak < 5 * Path(file).stat().st_size
 
 
 def test_val_and_test_are_the_end_of_the_text(tmp_path):

@@ -5,8 +5,11 @@ import functools
 import hashlib
 import io
 import random
+import shutil
 import string
+import subprocess
 import sys
+import textwrap
 import threading
 import unicodedata
 import warnings
@@ -24,7 +27,8 @@ from hypothesis import strategies as st
 from data import DataError, characters, prepare, text, text_files
 from data.text import PARTS, TextSplits, decode, encode, load, one_hot, unknown
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
 # No surrogates, which UTF-8 lacks, and no NUL, by which a binary file is known
 CHARACTERS = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
 TEXTS = st.text(CHARACTERS, max_size=200)
@@ -415,6 +419,116 @@ def test_a_map_equals_what_is_in_memory(tmp_path, small_is_large, cut, wide):
     load(write(tmp_path / "a.txt", content + "!"), str(store), **flags)
     load(other, str(store), **flags | {"lower": False})
     assert len(list((store / "cache").iterdir())) == 6
+
+
+def reference(content: str, cut: str) -> tuple[str, str, dict[str, tuple[list[int], list[int]]]]:
+    """Content hash, alphabet and parts (ids, starts) of a text, as plainly as they can be written down."""
+    if cut == "lines":
+        content += "\n" * (not content.endswith("\n"))
+        lines = [f"{line}\n" for line in content.split("\n")[:-1] if line.strip()]
+        starts = [sum(map(len, lines[:i])) for i in range(len(lines) + 1)]
+        n, length = len(lines), starts[-1]
+        cuts = max(0.85 * length, 0.9 * length - text.MOST_VAL), 0.9 * length
+        val, test = (min(range(n + 1), key=lambda i: abs(starts[i] - cut)) for cut in cuts)
+        val = min(max(val, 1), n - 2)
+        borders = [starts[i] for i in (0, val, min(max(test, val + 1), n - 1), n)]
+        content = "".join(lines)
+    else:
+        n = len(content)
+        starts, test = [0, n], int(0.9 * n)
+        borders = [0, max(int(0.85 * n), test - text.MOST_VAL), test, n]
+    alphabet = "".join(sorted(set(content)))
+    ids = [alphabet.index(char) for char in content]
+    sha, parts = hashlib.sha256(f"{text.PIPELINE}\n{alphabet}".encode()), {}
+    for part, (begin, end) in zip(PARTS, pairwise(borders)):
+        own = [begin, *(s for s in starts if begin < s < end), end]
+        parts[part] = ids[begin:end], [s - begin for s in own]
+        sha.update(f"\n{part} {end - begin} {len(own)}\n".encode())
+        sha.update(np.array(ids[begin:end], np.uint8 if len(alphabet) <= 256 else "<i4").tobytes())
+        sha.update(np.array(parts[part][1], "<i8").tobytes())
+    return sha.hexdigest()[:16], alphabet, parts
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.lists(st.sampled_from(["a", "é", "文", "🎵", "e\u0301", "\r\n", "\n", "\r", " ", "\u2028"]))
+    .map("".join)
+    .flatmap(lambda s: st.text(CHARACTERS, max_size=60).map(lambda t: s + t)),
+    wide=st.booleans(),
+    cut=st.sampled_from(text.CUTS),
+    chunk=st.integers(1, 9),
+    block=st.integers(1, 9),
+    most_val=st.sampled_from([3, 10_000]),
+)
+def test_a_text_that_is_streamed_is_the_same_text(
+    tmp_path_factory, monkeypatch, content, wide, cut, chunk, block, most_val
+):
+    """Whatever lies at the borders of chunks and blocks: halves of characters, of marks, of line ends."""
+    content += "".join(map(chr, range(0x4E00, 0x4E00 + 300 * wide)))
+    for name, value in (("LARGE", 0), ("MIN_CHARACTERS", 3), ("BLOCK", block), ("MOST_VAL", most_val)):
+        monkeypatch.setattr(text, name, value)
+    monkeypatch.setattr(text_files, "CHUNK", chunk)
+    place = tmp_path_factory.mktemp("streamed")
+    file = write(place / "a.txt", content)
+    enough = sum(bool(line.strip()) for line in content.split("\n")) if cut == "lines" else len(content)
+    if enough < 3:
+        refused(file, place, cut=cut)
+        return
+    try:
+        content_hash, alphabet, parts = reference(content, cut)
+        for _ in range(2):  # written, then read back
+            splits = load(file, str(place), cut=cut)
+            assert (splits.content_hash, splits.alphabet) == (content_hash, alphabet)
+            for part, (ids, starts) in parts.items():
+                assert getattr(splits, part).tolist() == ids
+                assert getattr(splits, f"{part}_starts").tolist() == starts
+        splits.release()
+        assert joined(splits) == "".join(alphabet[i] for ids, _ in parts.values() for i in ids)
+    finally:
+        shutil.rmtree(place)
+
+
+def test_a_large_text_takes_hardly_any_memory(tmp_path):
+    """All but what two chunks take: neither the text nor the pages of its map are ever held as a whole."""
+    code = """
+        import sys, resource
+        import torch
+        from data import text
+        from research import charlm
+
+        def peak():
+            unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+        files, store = sys.argv[1:3], sys.argv[3]
+        peaks = []
+        for file in files:  # the small one first: what it takes is taken for granted
+            cfg = charlm.Config(dataset=file, data_dir=store, seq_len=8)
+            data = charlm.load_data(cfg)
+            part, rng = data.parts["train"], torch.Generator().manual_seed(0)
+            for _ in range(2000):
+                part.batch(12, rng)
+            last = data.parts["test"]
+            for first in range(0, last.n_rows(), 100_000):
+                rows = torch.arange(first, min(first + 1024, last.n_rows()))
+                last.rows(*last.pieces(rows), torch.device("cpu"))
+            assert len(data.known) == min(len(data.text.train), charlm.COPY_LIMIT)
+            peaks.append(peak())
+        print(peaks[1] - peaks[0])
+    """
+    files = []
+    for name, times in (("small", 1800), ("large", 36_000)):  # 3.5 MB and 70 MB
+        with open(tmp_path / f"{name}.txt", "w", encoding="utf-8") as f:
+            for _ in range(times):
+                f.write(PROSE)
+        files.append(str(tmp_path / f"{name}.txt"))
+    assert Path(files[1]).stat().st_size > 68_000_000
+    command = [sys.executable, "-c", textwrap.dedent(code), *files, str(tmp_path)]
+    # its peak is not below that of the process that starts it, so another one lies between
+    between = f"import subprocess, sys; sys.exit(subprocess.run({command!r}).returncode)"
+    shown = subprocess.run([sys.executable, "-c", between], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert float(shown.stdout) < 120, shown.stdout
 
 
 def test_a_damaged_cache_is_made_again(tmp_path, small_is_large):

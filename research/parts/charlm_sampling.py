@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from data.characters import words_of
+from data.characters import PIECE, whole, words_of
 from research.common.flags import aside, require
 from research.parts.charlm_models import AttentionState, ConvState
 
@@ -417,7 +417,11 @@ def statistics(text: str, training_text: str) -> dict[str, float]:
 
 @lru_cache(maxsize=1)  # many texts are compared with the same training text, which may be long
 def _vocabulary(training_text: str) -> frozenset[str]:
-    return frozenset(words_of(training_text))
+    pieces = (training_text[i : i + PIECE] for i in range(0, len(training_text), PIECE))
+    known: set[str] = set()
+    for piece in whole(pieces, "\n ", ""):  # a list of all words would be many times as large as the text
+        known.update(words_of(piece))
+    return frozenset(known)
 
 
 def _repetition(text: str) -> float:

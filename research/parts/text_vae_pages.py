@@ -1,6 +1,6 @@
 """Pages, charts and figures of what a text VAE writes, for research/text_vae.py and its tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -101,7 +101,7 @@ def likeness(made: Tensor, tokens: Tensor, vocabulary: Vocabulary) -> dict[str, 
     }
 
 
-def plausibility(written: Sequence[str], training: Sequence[str]) -> dict[str, float]:
+def plausibility(written: Sequence[str], training: Iterable[str]) -> dict[str, float]:
     """known_words: share of the written words that occur in the training sentences; known_pairs: the same for
     pairs of neighbouring words. Both are 1 if there is nothing to count.
     """
