@@ -10,8 +10,8 @@ imports, evaluations, pictures, checkpoints and the sweep's report count. They l
 data, without W&B. The faces of bvae_faces are rendered beforehand, by a run of one step.
 
 After each round it is checked that both ways have done the same: the same runs by their keys, all finished,
-with the same steps and, but for the rounding of other numbers of threads, the same headline. If not, no ratio
-is printed.
+with the same steps and with headlines that differ by at most 5 %, since other numbers of threads round sums
+otherwise. If not, no ratio is printed.
 """
 
 import json
@@ -35,7 +35,7 @@ from research.common.folder import CONFIG, STATUS
 from research.common.identity import ROOT
 from research.common.messages import UserError, counted
 
-TOLERANCE = 0.05  # of a headline, relative: sums over other numbers of threads are rounded differently
+TOLERANCE = 0.05  # of a headline, relative
 
 
 @dataclass(frozen=True, kw_only=True)
