@@ -287,9 +287,11 @@ class Data:
     @cached_property
     def known(self) -> str:
         """The training text in which copies are looked for, as far as COPY_LIMIT."""
-        known = text.decode(self.text.train[:COPY_LIMIT], self.text.alphabet)
-        self.text.release()
-        return known
+        pieces = []
+        for ids in self.text.train[:COPY_LIMIT].split(text.BLOCK):
+            pieces.append(text.decode(ids, self.text.alphabet))
+            self.text.release()
+        return "".join(pieces)
 
 
 def load_data(cfg: Config) -> Data:

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import sys
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -151,7 +152,7 @@ class Corpus:
 
 def count(splits: text.TextSplits) -> Corpus:
     """Count all parts of a text, piece by piece. Raises UserError where there is nothing to count."""
-    songs, words, characters, lengths = splits.songs, Counter(), Counter(), []
+    songs, words, characters, lengths = splits.songs, Counter(), Counter(), array("q")
     for piece in pieces_of(splits):
         characters.update(piece)
         units = piece.split("\n") if songs is None else [piece]
@@ -159,7 +160,7 @@ def count(splits: text.TextSplits) -> Corpus:
             if unit.strip():
                 found = words_of(unit)
                 words.update(found)
-                lengths.append((len(unit), len(found)))
+                lengths.extend((len(unit), len(found)))
     word_table = _ranked(words, "word", "count")
     word_table["stop_word"] = np.array([is_stop_word(word) for word in word_table["word"]], bool)
     character_table = _ranked(Counter({named(c): n for c, n in characters.items()}), "character", "count")
@@ -167,7 +168,7 @@ def count(splits: text.TextSplits) -> Corpus:
         raise UserError(f"--dataset: {splits.name} holds nothing but white space")
     artists = _ranked(Counter([] if songs is None else songs["artist"]), "artist", "songs")
     unit = "line" if songs is None else "song"
-    return Corpus(splits.name, unit, np.array(lengths), word_table, character_table, artists)
+    return Corpus(splits.name, unit, np.array(lengths).reshape(-1, 2), word_table, character_table, artists)
 
 
 def _ranked(counts: Counter[str], what: str, number: str) -> pd.DataFrame:
@@ -183,8 +184,14 @@ def pieces_of(splits: text.TextSplits) -> Iterator[str]:
     if splits.songs is not None:
         yield from splits.songs["lyrics"]
     else:
-        blocks = (ids for part in text.PARTS for ids in getattr(splits, part).split(text.BLOCK))
-        yield from whole((text.decode(ids, splits.alphabet) for ids in blocks), "\n", "")
+        yield from whole(_decoded(splits), "\n", "")
+
+
+def _decoded(splits: text.TextSplits) -> Iterator[str]:
+    for part in text.PARTS:
+        for ids in getattr(splits, part).split(text.BLOCK):
+            yield text.decode(ids, splits.alphabet)
+            splits.release()  # else all of a mapped text would stay in memory
 
 
 @cache
