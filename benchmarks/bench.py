@@ -14,7 +14,7 @@ GPU, with the number of cores.
     pytorch-examples/   a checkout of github.com/pytorch/examples; vae/main.py is used
     Beta-VAE/           a checkout of github.com/1Konny/Beta-VAE; model.py
     nanoGPT/            a checkout of github.com/karpathy/nanoGPT; all of it but its history
-    keras/              Keras as `uv pip install --target=path/to/peers/keras keras` puts it
+    keras/              Keras as `pip install --target=path/to/peers/keras keras` puts it
 
 A family whose peer is not there is timed alone, and the table says so. The other benchmarks bring their peer
 along: a plain loop around the same networks, a loop without a cache, runs one after the other. MNIST and
