@@ -26,7 +26,7 @@ SCRIPT = """
         time.sleep(0.3)
         note(text)
 
-    left_open = open(sys.argv[3], "w") if len(sys.argv) > 3 else None
+    left_open = open(sys.argv[3], "w") if __name__ == "__main__" and len(sys.argv) > 3 else None
 
     if __name__ == "__main__":
         what, *rest = sys.argv[1:]

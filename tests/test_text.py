@@ -424,7 +424,8 @@ def test_a_map_equals_what_is_in_memory(tmp_path, small_is_large, cut, wide):
 def reference(content: str, cut: str) -> tuple[str, str, dict[str, tuple[list[int], list[int]]]]:
     """Content hash, alphabet and parts (ids, starts) of a text, as plainly as they can be written down."""
     if cut == "lines":
-        content += "\n" * (not content.endswith("\n"))
+        if not content.endswith("\n"):
+            content += "\n"
         lines = [f"{line}\n" for line in content.split("\n")[:-1] if line.strip()]
         starts = [sum(map(len, lines[:i])) for i in range(len(lines) + 1)]
         n, length = len(lines), starts[-1]
