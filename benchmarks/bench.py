@@ -38,6 +38,7 @@ if not __package__:  # run as a script: import from this tree
 
 from benchmarks import memory, race
 from data import digits, text
+from research.common import processor
 from research.common.commandline import main
 from research.common.flags import require
 from research.common.identity import ROOT
@@ -268,7 +269,7 @@ def device_of(flags: Flags) -> str:
     return (
         slug(race.gpu(), "", cores)
         if flags.device == "cuda"
-        else slug(race.cpu(), race.instructions(), cores)
+        else slug(processor.cpu(), processor.instructions(), cores)
     )
 
 

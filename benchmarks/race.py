@@ -26,12 +26,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from rich.progress import track
 
+from research.common import processor
 from research.common.flags import require
 from research.common.identity import ROOT, git_state
 from research.common.messages import UserError, console
 
 Name = TypeVar("Name", bound=Hashable)
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # what matrix products are fast with
 
 
 class Spread(NamedTuple):
@@ -95,7 +95,7 @@ def alternate(
 
 def header(*about: str) -> None:
     """Print the machine and the versions with which the figures below were measured."""
-    print(", ".join([f"{cpu()} ({os.cpu_count()} cores)", f"torch {torch_version()}", *about]), flush=True)
+    print(", ".join([f"{processor.cpu()} ({os.cpu_count()} cores)", f"torch {torch_version()}", *about]), flush=True)
 
 
 def begin(threads: int, *about: str, device: str = "cpu") -> None:
@@ -104,29 +104,6 @@ def begin(threads: int, *about: str, device: str = "cpu") -> None:
 
     torch.set_num_threads(threads)
     header(device, "1 thread" if threads == 1 else f"{threads} threads", *about)
-
-
-def cpu() -> str:
-    """The processor's name, if the system reveals it."""
-    return told_of_cpu("model name") or platform.processor() or platform.machine()
-
-
-def instructions() -> str:
-    """The most of INSTRUCTIONS that the processor has; "" where the system does not tell.
-
-    Virtual machines with processors that differ in this may all call theirs "AMD EPYC".
-    """
-    has = told_of_cpu("flags").split()
-    return next((one for one in INSTRUCTIONS if one in has), "")
-
-
-def told_of_cpu(what: str) -> str:
-    """What Linux tells of the first processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
 
 
 def lstm_precisions(device: str = "cpu") -> tuple[str, ...]:
@@ -215,8 +192,8 @@ def keep(
         "flags": {name: shown(value) for name, value in dataclasses.asdict(flags).items() if name != "json"},
         "command": command(flags, benchmark),
         "device": device,
-        "cpu": cpu(),
-        "instructions": instructions(),
+        "cpu": processor.cpu(),
+        "instructions": processor.instructions(),
         "gpu": gpu() if device.startswith("cuda") else None,
         "cores": os.cpu_count(),
         "threads": getattr(flags, "threads", None),

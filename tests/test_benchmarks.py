@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import bench, memory, race, sweep_time
+from research.common import processor
 from research.common.commandline import parse
 from research.common.messages import UserError
 from tests.forks import run_each
@@ -66,7 +67,7 @@ def test_all_that_is_known_of_a_measurement_is_kept(tmp_path, monkeypatch):
     }
     known = {"benchmark": "vae_mnist", "variant": None, "unit": "images/s", "peer": "peer"}
     known |= {"figures": FIGURES, "losses": None, "device": "cpu", "gpu": None, "threads": 2}
-    known |= {"cores": os.cpu_count(), "cpu": race.cpu(), "commit": "a" * 40}
+    known |= {"cores": os.cpu_count(), "cpu": processor.cpu(), "commit": "a" * 40}
     known["flags"] = {"peer": "path/to/vae", "data_dir": "path/to/data", "threads": 2, "blocks": 5}
     known["command"] = "python benchmarks/vae_mnist.py --peer=path/to/vae --threads=2"
     assert record | known == record
@@ -143,8 +144,8 @@ def test_a_device_is_a_plain_name(name, instructions, cores, folder):
     ],
 )
 def test_a_processor_is_known_by_its_best_instructions(flags, best, monkeypatch):
-    monkeypatch.setattr(race, "told_of_cpu", lambda _: flags)
-    assert race.instructions() == best
+    monkeypatch.setattr(processor, "told_of_cpu", lambda _: flags)
+    assert processor.instructions() == best
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,9 @@ class Run:
         write_bytes(self.folder / SOURCE_DIFF, diff.encode(errors="surrogateescape"))
 
         before = self.status["segments"]
-        compared = ("device", "torch", "threads", "source")
-        changed = [k for k in compared if before and before[-1].get(k) != segment[k]]
+        compared = ("device", "processor", "torch", "threads", "source")
+        last = before[-1] if before else segment
+        changed = [k for k in compared if last.get(k, segment[k]) != segment[k]]
         if changed and step:
             self.say(f"warning: not bit-exact from step {step}: {', '.join(changed)} changed", console)
         self.status = {

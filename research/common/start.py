@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from research.common import identity
+from research.common import identity, processor
 from research.common import lease as leases
 from research.common.flags import GIVEN, VARIED, RunFlags, changed_flags, result_flags, result_names
 from research.common.folder import (
@@ -95,6 +95,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     segment = {
         "host": socket.gethostname(),
         "device": device.type,
+        "processor": processor.name_of(device.type),
         "torch": torch.__version__,
         "threads": threads,
         "commit": git["commit"],

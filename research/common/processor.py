@@ -1,0 +1,39 @@
+"""Which processor computes: results of different ones differ in their last digits, so runs record it."""
+
+import platform
+from pathlib import Path
+
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # what matrix products are fast with
+
+
+def name_of(device: str) -> str:
+    """The processor behind a torch device, such as "AMD EPYC with avx512_bf16" or "NVIDIA H200"."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    best = instructions()
+    return f"{cpu()} with {best}" if best else cpu()
+
+
+def cpu() -> str:
+    """The CPU's name, if the system reveals it."""
+    return told_of_cpu("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The most of INSTRUCTIONS that the CPU has; "" where the system does not tell.
+
+    Virtual machines with processors that differ in this may all call theirs "AMD EPYC".
+    """
+    has = told_of_cpu("flags").split()
+    return next((one for one in INSTRUCTIONS if one in has), "")
+
+
+def told_of_cpu(what: str) -> str:
+    """What Linux tells of the first CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
