@@ -16,12 +16,9 @@ way; 2: a flag or a file is wrong; 3: nothing differs, but for a figure that the
 verdict is can't tell; 75: not all runs have ended.
 """
 
-import contextlib
 import dataclasses
 import json
-import platform
 import re
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -269,31 +266,19 @@ def since(commit: str, family: str) -> str:
     return f"{len(changed)} of the {len(names)} files behind {family} have changed since"
 
 
-def of_machine(runs: Iterable[read.Run]) -> list[str]:
-    """Torch, device and threads of the new runs, and this machine's processor if they ran here."""
-    seen: Counter[str] = Counter()
-    hosts = set()
-    for run in runs:
-        for segment in run.status.get("segments") or ():
-            if isinstance(segment, dict):
-                parts = [f"torch {segment.get('torch')}", str(segment.get("device"))]
-                parts.append(counted(int(segment.get("threads") or 1), "thread"))
-                hosts.add(segment.get("host"))
-                seen[", ".join(parts)] += 1
-    found = [f"the new runs: {'; '.join(seen)}"] if seen else []
-    if hosts == {socket.gethostname()}:
-        found[0] += f", on {processor()}"
-    found.append("the CSV does not record torch's version, processor and threads of the committed runs")
-    return found
-
-
-def processor() -> str:
-    """The name of this machine's processor, if the system reveals it."""
-    with contextlib.suppress(OSError):  # not Linux
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def of_machine(table: rows.Table, runs: Iterable[read.Run]) -> list[str]:
+    """On what the new runs and the committed ones were computed: torch, device, threads and processor."""
+    here = Counter(filter(None, map(read.machine_of, runs)))
+    there = Counter(row.machine for row in table.rows if row.machine)
+    found = [f"the new runs: {'; '.join(here)}"] if here else []
+    if not there:
+        return [
+            *found,
+            "the CSV does not record torch's version, processor and threads of the committed runs",
+        ]
+    if here and set(here) == set(there):
+        return [*found, "the committed runs: on the same"]
+    return [*found, *(f"{counted(n, 'committed run')}: {machine}" for machine, n in there.items())]
 
 
 # ---- the command ---------------------------------------------------------------------------------------
@@ -321,7 +306,7 @@ def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> 
         retried = "" if flags.compare else "; --retry runs them again"
         said.append(f"{counted(failed, 'run')} failed here{retried}")
     unfinished = len(missing) + len(runs) - len(again)
-    environment = [*of_code(table), *of_machine(runs.values())]
+    environment = [*of_code(table), *of_machine(table, runs.values())]
     for line in [*filter(None, said), *environment]:
         verdict.say(line, out)
     concluded = verdict.conclusion(found, len(again))

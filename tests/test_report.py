@@ -43,6 +43,9 @@ parameters:
 """
 
 
+MACHINE = {"torch": "2.9", "device": "cpu", "threads": 2, "processor": "AMD EPYC with avx2"}
+
+
 def make_run(folder, beta, seed, state="finished", last=200, commit="c0ffee0123456789", **flags):
     """A run folder whose val/mse falls as 1 / (1 + step / 50) + beta + seed / 8."""
     (folder).mkdir(parents=True)
@@ -74,7 +77,7 @@ def make_run(folder, beta, seed, state="finished", last=200, commit="c0ffee01234
         "step": last,
         "steps": 200,
         "headline": mse,
-        "segments": [{"host": "h", "commit": commit, "from_step": 0}],
+        "segments": [{"host": "h", "commit": commit, "from_step": 0} | MACHINE],
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "status.json").write_text(json.dumps(status))
@@ -235,11 +238,12 @@ def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
     (sweep_folder / "trials" / "0000.json").unlink()
     read.results_csv(read.read_sweep(sweep_folder), two)
     assert one.read_bytes() == two.read_bytes()
+    machine = '"torch 2.9, cpu, 2 threads, AMD EPYC with avx2"'
     assert one.read_text() == (
-        "beta,seed,status,val/mse_best,test/mse,test/kl_nats,commit\n"
-        "0,0,finished,0.2,0.533333,7,c0ffee0123\n"
-        "4,0,finished,4.2,4.53333,7,c0ffee0123\n"
-        "4,1,failed,4.45833,,,c0ffee0123-dirty\n"
+        "beta,seed,status,val/mse_best,test/mse,test/kl_nats,commit,machine\n"
+        f"0,0,finished,0.2,0.533333,7,c0ffee0123,{machine}\n"
+        f"4,0,finished,4.2,4.53333,7,c0ffee0123,{machine}\n"
+        f"4,1,failed,4.45833,,,c0ffee0123-dirty,{machine}\n"
     )
 
 
@@ -260,7 +264,7 @@ def test_flags_named_like_columns(tmp_path):
     assert sorted(read.flag_columns(df)) == sorted([*(f"--{name}" for name in flags), "seed"])
     assert df["--steps"].tolist() == [2, 2, 3, 3] and df["steps"].tolist() == [200] * 4
     means = read.summarise_over_seeds(df)
-    assert means["--n"].tolist() == [8, 9] and means["n"].tolist() == [2, 2]
+    assert means["--n"].tolist() == [9, 10] and means["n"].tolist() == [2, 2]
     assert read.results_csv(sweep, tmp_path / "x.csv") == 4
     assert list(csv.DictReader((tmp_path / "x.csv").open()))[2]["--steps"] == "3"
     last = whole(sweep)["runs"][-1]

@@ -687,6 +687,19 @@ def test_runs_that_are_there_already(tmp_path, capsys):
     assert "2 rows of" in text and "without a run in" in text
     assert text.endswith("tiny: holds exactly: all 3 figures of 2 runs are equal to the last digit")
     assert "torch 2.9, cpu, 1 thread" in text and "the CSV does not record torch's version" in text
+    elsewhere = [
+        dataclasses.replace(row, machine="torch 2.8, cuda, 1 thread, NVIDIA H200") for row in table.rows
+    ]
+    runs = rows.runs_of(table, read_sweep(made).runs).values()
+    new = "the new runs: torch 2.9, cpu, 1 thread"
+    other = dataclasses.replace(table, rows=elsewhere)
+    assert reproduce.of_machine(other, runs) == [
+        new,
+        f"{len(table.rows)} committed runs: {elsewhere[0].machine}",
+    ]
+    same = [dataclasses.replace(row, machine="torch 2.9, cpu, 1 thread") for row in table.rows]
+    same = dataclasses.replace(table, rows=same)
+    assert reproduce.of_machine(same, runs) == [new, "the committed runs: on the same"]
     kept = json.loads((tmp_path / "x.json").read_text())
     assert (kept["verdict"], kept["exit_code"], kept["runs"]) == ("holds exactly", 0, 2)
     assert [one["figure"] for one in kept["figures"]] == [

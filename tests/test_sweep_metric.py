@@ -111,7 +111,16 @@ def test_a_metric_of_the_test_part_has_one_column(tmp_path):
     assert list(read.best_first(df)["beta"]) == [4, 0, 9]  # the diverged run never came to the test part
     assert read.results_csv(read.read_sweep(tmp_path / "s"), tmp_path / "x.csv") == 3
     head = (tmp_path / "x.csv").read_text().splitlines()[0].split(",")
-    assert head == ["beta", "status", "test/mig", "val/mse_best", "test/mse", "test/kl_nats", "commit"]
+    assert head == [
+        "beta",
+        "status",
+        "test/mig",
+        "val/mse_best",
+        "test/mse",
+        "test/kl_nats",
+        "commit",
+        "machine",
+    ]
 
 
 def test_csv_and_means(folder, tmp_path):

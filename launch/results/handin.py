@@ -149,7 +149,9 @@ def _machines(sweep: Sweep) -> list[str]:
     for run in sweep.runs:
         for part in run.status.get("segments") or []:
             if isinstance(part, dict):
-                found.append(", ".join(f"{k} {show(part[k])}" for k in ("device", "torch") if k in part))
+                found.append(
+                    ", ".join(f"{k} {show(part[k])}" for k in ("device", "processor", "torch") if k in part)
+                )
     return sorted({text for text in found if text})
 
 

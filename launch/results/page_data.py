@@ -27,7 +27,7 @@ LOG_SPAN = 20  # a positive flag whose values span more than this factor has a l
 AXES = 7  # of parallel coordinates, unless the reader chooses others
 DIGITS = 12  # significant digits of a number: nobody compares more exactly
 FIGURES = 12  # of runs of other projects that the table shows at first
-MACHINE = ("host", "device", "torch", "threads")  # entries of a segment that a run's page shows
+MACHINE = ("host", "device", "processor", "torch", "threads")  # entries of a segment that a run's page shows
 
 
 def plain(value: Any) -> Any:
@@ -289,7 +289,7 @@ def detail_of(run: Run, sweep: Sweep, varied: list[str], commit: str) -> dict[st
         "command": command(run, sweep, varied),
         "commit": commit,
         "source": source.get("hash"),
-        "machines": machines,
+        "machines": machines or [m for m in [run.status.get("machine")] if m],  # of a CSV's row
         "log": _tail(run),
         "tasks": [
             {

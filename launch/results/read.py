@@ -43,7 +43,7 @@ from research.common.folder import (
     TRIALS,
     write_bytes,
 )
-from research.common.messages import readable
+from research.common.messages import counted, readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,9 @@ KINDS = {
     "segments": list,
 }
 # columns of a table that are not flags: facts about a run, and about a setting over its seeds
-COLUMNS = ("status", "step", "steps", "metric", "headline", "commit", "key", "reason", "n", "runs")
+COLUMNS = ("status", "step", "steps", "metric", "headline", "commit", "machine", "key", "reason", "n", "runs")
+# columns of a results CSV that say where a row is from; the others after `status` are figures
+ORIGIN = ("commit", "machine", "key")
 # Common flags that say where and how a run is carried out, not what it computes. A data set's name is not in
 # a run's key either, but it is not one of these: its content is in the key, and runs on other data differ.
 BOOKKEEPING = {f.name for f in dataclasses.fields(RunFlags)} - {*result_names(RunFlags), "dataset"}
@@ -370,7 +372,7 @@ def read_results(path: Path | str) -> Sweep:
             f"{path}: not the results of a sweep: these have one column named status, after the flags"
         )
     flags = columns[: columns.index("status")]
-    figures = [c for c in columns[len(flags) + 1 :] if c != "commit"]
+    figures = [c for c in columns[len(flags) + 1 :] if c not in ORIGIN[:2]]
     best = [c for c in figures if c.endswith("_best")]
     yaml_path = path.parent.parent / f"{path.stem}.yaml"
     text, spec = "", {}
@@ -396,6 +398,7 @@ def read_results(path: Path | str) -> Sweep:
             },
         }
         run.status = {"status": row["status"], "headline": values.get(f"{headline}_best")}
+        run.status["machine"] = row.get("machine")
         run.rows = [{name: value for name, value in values.items() if value is not None}]
         runs.append(run)
     header = re.match(r"(?:[ \t]*(?:#.*)?\n)*", text)[0]
@@ -627,6 +630,21 @@ def _commits(run: Run) -> str:
     return f"{text}-dirty" if source.get("dirty") else text
 
 
+def machine_of(run: Run) -> str:
+    """The machine that computed a run, as far as the last digits of its figures depend on it: "torch 2.15.0,
+    cpu, 1 thread, AMD EPYC with avx512_bf16". If the run was continued on another machine, both; "" if the
+    run did not record it.
+    """
+    found = []
+    for part in run.status.get("segments") or ():
+        if isinstance(part, dict) and part.get("torch"):
+            threads = part.get("threads")
+            parts = [f"torch {part['torch']}", part.get("device")]
+            parts += [counted(threads, "thread") if isinstance(threads, int) else None, part.get("processor")]
+            found.append(", ".join(str(text) for text in parts if text))
+    return "; ".join(dict.fromkeys(found))
+
+
 def flag_columns(df: pd.DataFrame) -> list[str]:
     """The varied flags of a `table` or of a results CSV: the columns before `status`."""
     return list(df.columns[: list(df.columns).index("status")])
@@ -647,11 +665,12 @@ def results_csv(sweep: Sweep, path: Path | str) -> int:
     """Write the CSV that is committed, with a row for each run that came to an end; returns their number.
 
     Columns: varied flags (exact), status, metric (if there is one) and headline under their own names, test
-    figures (6 significant digits), commit. Rows are sorted by flags, so that equal results give equal bytes.
-    Foreign runs may name their test figures in any way, so their rows have the last values of all figures,
-    and also the key.
+    figures (6 significant digits), commit, machine. Rows are sorted by flags, so that equal results give
+    equal bytes. Foreign runs may name their test figures in any way, so their rows have the last values of
+    all figures, and the key instead of the machine.
     """
     df, path, metric = table(sweep), Path(path), sweep.metric
+    df["machine"] = [machine_of(run) for run in sweep.runs]
     names, flags = {"headline": f"{df.attrs['headline']}_best"}, flag_columns(df)
     if metric:
         names = {"metric": metric.column} | names
@@ -661,7 +680,7 @@ def results_csv(sweep: Sweep, path: Path | str) -> int:
     df = _by_flags(df.rename(columns=names), flags).astype(object)
     for name in flags + figures:
         df[name] = [show(v, 6 if name in figures else None) for v in df[name]]
-    last = ["commit", "key"] if sweep.foreign else ["commit"]  # foreign runs may have equal flags
+    last = ["commit", "key"] if sweep.foreign else ["commit", "machine"]  # foreign runs may have equal flags
     text = df[[*flags, "status", *figures, *last]].to_csv(index=False, lineterminator="\n")
     write_bytes(path, readable(text).encode())
     return len(df)

@@ -70,7 +70,8 @@ STATUS = "status"
 @dataclass(frozen=True)
 class Row:
     """A row of committed results. line: its line in the file, from 1; label: the run's name in messages;
-    setting: its flags without the seed, as written; figures: their texts, by column.
+    setting: its flags without the seed, as written; figures: their texts, by column; machine: on what it was
+    computed, in words.
     """
 
     line: int
@@ -79,6 +80,7 @@ class Row:
     status: str
     figures: Mapping[str, str]
     commit: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True)

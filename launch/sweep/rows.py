@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.names import closest, did_you_mean
-from launch.results.read import COLUMNS, Run
+from launch.results.read import COLUMNS, ORIGIN, Run
 from launch.results.repetition import Row
 from launch.results.values import show
 from launch.sweep import plan, sweep_file
@@ -93,7 +93,7 @@ def read(sweep: plan.Sweep, path: Path | None = None) -> Table:
         if len(row) != len(header):
             raise UserError(f"{path}, line {line}: {len(row)} cells, but there are {len(header)} columns")
     at = header.index("status")
-    columns, figures = header[:at], [name for name in header[at + 1 :] if name not in ("commit", "key")]
+    columns, figures = header[:at], [name for name in header[at + 1 :] if name not in ORIGIN]
     flags = [_flag_of(name) for name in columns]
     if not cells or not figures:
         raise UserError(f"{path}: holds no {'figures' if cells else 'runs'}")
@@ -109,7 +109,9 @@ def read(sweep: plan.Sweep, path: Path | None = None) -> Table:
         label = " ".join(f"{flag}={value}" for flag, value in shown) or f"line {line}"
         setting = tuple((flag, value) for flag, value in written.items() if flag != "seed")
         texts = {name: row[name].strip() for name in figures}
-        rows.append(Row(line, label, setting, row["status"], texts, row.get("commit", "")))
+        rows.append(
+            Row(line, label, setting, row["status"], texts, row.get("commit", ""), row.get("machine", ""))
+        )
     _refuse_equal(path, sweep, configs)
     return Table(path, sweep, flags, figures, rows, points, configs)
 
