@@ -5,6 +5,7 @@ in a real kernel. In that kernel each figure of its conclusion is then changed, 
 """
 
 import ast
+import contextlib
 import csv
 import os
 import random
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jupytext
@@ -25,7 +27,7 @@ from PIL import Image
 
 from data import arithmetic, digits, glyphs, synthetic
 from data.old_lines import LINES
-from launch.results import notebook, read
+from launch.results import notebook, read, wandb_runs
 from notebooks import execute
 from research.common.messages import hush
 from research.parts import digit_classifier
@@ -404,6 +406,24 @@ def test_runs_are_fetched_from_wandb(place: Path, tmp_path: Path, server: Any, m
     assert notebook.n_parameters(there) == notebook.n_parameters(here)
     weights = [next((run.folder / "checkpoints").glob("best_*.pt")) for run in (there, here)]
     assert weights[0].name == weights[1].name and weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("n", "sentence"), [(1, "W&B has 1 finished of the 9 runs"), (9, None)])
+def test_a_group_at_wandb_that_lacks_runs_is_told(n: int, sentence: str | None, tmp_path: Path) -> None:
+    """W&B knows nothing of runs that were never uploaded, so the notebook counts what the YAML describes."""
+    folder = Path("runs/wandb/a/b/bvae")
+    for i in range(n):
+        (tmp_path / folder / f"{i:012x}").mkdir(parents=True)
+        (tmp_path / folder / f"{i:012x}" / "status.json").write_text('{"status": "finished"}')
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        api = SimpleNamespace(flush=lambda: None, runs=lambda *_, **__: [])
+        patch.setattr(wandb_runs, "asking", lambda: contextlib.nullcontext(api))
+        patch.setattr(notebook, "say", lambda *sentences: shown.append(" ".join(sentences)))
+        assert len(notebook.of_wandb("a/b", "bvae").runs) == n
+    assert bool(shown) == bool(sentence) and (not shown or shown[0].startswith(sentence))
 
 
 def test_every_notebook_is_in_the_list() -> None:

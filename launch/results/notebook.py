@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import html
 import inspect
 import io
@@ -31,6 +32,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from launch.results import read
 from launch.results.page_data import labelled
@@ -126,7 +129,8 @@ def of_wandb(project: str, name: str) -> read.Sweep:
     """The sweep as W&B has it: the runs of group `name` in ENTITY/PROJECT, fetched once by the public API.
 
     They become folders in runs/wandb/ENTITY/PROJECT/<name>. Raises Missing: there is no login, no answer, or
-    no finished run; or a run has not ended.
+    no finished run; or a run has not ended. If the group has fewer runs than the sweep's YAML describes, a
+    sentence says so: W&B does not know of runs that were never uploaded.
     """
     from launch.results import wandb_runs
 
@@ -148,7 +152,14 @@ def of_wandb(project: str, name: str) -> read.Sweep:
         raise Missing(f"{RUNS}={ONLINE}{project}: {error}") from None
     if not folder.is_dir():
         raise Missing(f"{RUNS}={ONLINE}{project}: W&B has no finished runs of group {name} there. {how}")
-    return ended(read.read_sweep(folder), how)
+    sweep = read.read_sweep(folder)
+    described = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text("utf-8"))
+    if len(sweep.runs) < (planned := read.expected(dataclasses.replace(sweep, spec=described))):
+        there = (
+            f"W&B has {len(sweep.runs)} finished of the {planned} runs that `sweeps/{name}.yaml` describes."
+        )
+        say(there, "This notebook shows only these.")
+    return ended(sweep, how)
 
 
 def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
