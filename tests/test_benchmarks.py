@@ -394,6 +394,7 @@ def test_fewer_mib_are_better(tmp_path):
 # --------------------------------------------------------------------------------------- a sweep's time
 
 
+@pytest.mark.soak  # the same starts as in tests/test_local.py, and two more
 def test_a_sweep_and_the_same_runs_one_after_another(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/sweep_time.py"), "--family=seq2seq_arith", "--runs=2"]
     command += ["--steps=1", "--rounds=1", "--workers=1", f"--json={tmp_path}"]

@@ -322,26 +322,36 @@ def strings_of(code: str) -> str:
     return " ".join(part for part in parts if isinstance(part, str))
 
 
-@pytest.mark.parametrize("name", execute.NAMES)
-def test_without_its_runs_a_notebook_says_the_one_command(name: str, tmp_path: Path) -> None:
-    for client, made in played(name, tmp_path):
-        with pytest.raises(CellExecutionError):
-            client.execute_cell(made.cells[1], 1)
-        (output,) = made.cells[1].outputs
-        (line,) = output.traceback  # and no traceback of Python's
-        sweep = sweeps_of(name)[0]
-        command = f"python launch/local.py sweeps/{sweep}.yaml --name={sweep} --out={tmp_path / 'runs'}"
-        assert "\n" not in line and f"`{command}`" in line
-        time = re.search(r"(?m)^# Time +(.*)$", (ROOT / "sweeps" / f"{sweep}.yaml").read_text())[1]
-        assert f"Time: {time}" in line
-
-
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Restore what `runs_of` changes in a process."""
     monkeypatch.chdir(ROOT)
     yield
     hush(False)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", execute.NAMES)
+def test_without_its_runs_a_notebook_says_the_one_command(name: str, tmp_path: Path) -> None:
+    made = execute.load(execute.FOLDER / f"{name}.py")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(notebook.Missing) as missing:
+        patch.setenv("NOTEBOOK_RUNS", str(tmp_path / "runs"))
+        patch.setattr(sys, "path", [*sys.path])  # the cell adds to it
+        exec(made.cells[1].source, {})
+    line, sweep = str(missing.value), sweeps_of(name)[0]
+    command = f"python launch/local.py sweeps/{sweep}.yaml --name={sweep} --out={tmp_path / 'runs'}"
+    assert "\n" not in line and f"`{command}`" in line
+    time = re.search(r"(?m)^# Time +(.*)$", (ROOT / "sweeps" / f"{sweep}.yaml").read_text())[1]
+    assert f"Time: {time}" in line
+
+
+def test_a_kernel_shows_missing_runs_without_a_traceback(tmp_path: Path) -> None:
+    for client, made in played("lyrics", tmp_path):
+        with pytest.raises(CellExecutionError):
+            client.execute_cell(made.cells[1], 1)
+        (output,) = made.cells[1].outputs
+        (line,) = output.traceback
+        assert line.startswith("The runs of this notebook are not there yet. Run `python launch/local.py")
 
 
 @pytest.mark.usefixtures("here")

@@ -28,18 +28,17 @@ MEDIA = {"charlm": {".html"}, "seq2seq_arith": {".html", ".png"}, "text_vae": {"
 def each_sweep() -> list[Any]:
     """Sweep, number of agents, values of the parameter that varies.
 
-    Two agents share bvae's, which is made by `wandb sweep`. Of charlm and seq2seq_arith, which log text and
-    text with pictures, one agent starts one run of the first sweep. One run of the other scripts, and two
-    agents on each of the sweeps, are soaks: to start their runs takes long, all scripts log by the same code,
-    and tests/test_sweeps.py puts each YAML through W&B's schema and the script's own parser.
+    Two agents share bvae's, which is made by `wandb sweep`. Of charlm, which logs text, one agent starts one
+    run of the first sweep. One run of the other scripts, and two agents on each of the sweeps, are soaks: to
+    start their runs takes long, all scripts log by the same code, and tests/test_sweeps.py puts each YAML
+    through W&B's schema and the script's own parser.
     """
     seen = {"research/bvae_faces.py"}
     found = [pytest.param(short_sweeps.ROOT / "sweeps" / "bvae.yaml", 2, 2, id="bvae")]
     for path in short_sweeps.SWEEPS:
         program = short_sweeps.read(path)["program"]
         if program not in seen:
-            quick = program in ("research/charlm.py", "research/seq2seq_arith.py")
-            marks = () if quick else pytest.mark.soak
+            marks = () if program == "research/charlm.py" else pytest.mark.soak
             found.append(pytest.param(path, 1, 1, id=f"{path.stem}-one_run", marks=marks))
         seen.add(program)
         if path.stem != "bvae":
@@ -175,7 +174,7 @@ def test_checkpoint_from_an_artifact(server: Server, tiny, tmp_path, monkeypatch
 
 def test_local_directs_a_wandb_sweep(server: Server, tiny, tmp_path, tally) -> None:
     """launch/local.py --wandb=online: a real sweep; a run that is killed is finished under its own id."""
-    values = online.flags(tiny, steps=900, log_every=50, save_every=50, eval_every=300)
+    values = online.flags(tiny, steps=400, log_every=50, save_every=50, eval_every=200)
     content = {
         "program": "research/bvae_faces.py",
         "method": "grid",
