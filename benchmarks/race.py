@@ -95,7 +95,10 @@ def alternate(
 
 def header(*about: str) -> None:
     """Print the machine and the versions with which the figures below were measured."""
-    print(", ".join([f"{processor.cpu()} ({os.cpu_count()} cores)", f"torch {torch_version()}", *about]), flush=True)
+    print(
+        ", ".join([f"{processor.cpu()} ({os.cpu_count()} cores)", f"torch {torch_version()}", *about]),
+        flush=True,
+    )
 
 
 def begin(threads: int, *about: str, device: str = "cpu") -> None:
