@@ -65,35 +65,36 @@ class Config(RunFlags):
     batch_size: int = 32
     """pictures per step"""
     optimizer: Literal["muon", "adam"] = "muon"
-    """muon: Muon on weights, Adam on biases and norms; adam: Adam on everything"""
+    """muon: Muon on weights, Adam on biases and normalisation layers; adam: Adam on everything"""
     learning_rate: float | None = resolved(0.02)
-    """peak learning rate of the weights. Default: 0.02 for muon (its biases and norms use 0.15 of it), 0.002
-    for adam"""
+    """peak learning rate of the weights. Default: 0.02 for muon (biases and normalisation layers then use
+    0.15 times this rate), 0.002 for adam"""
     objective: Literal["beta", "capacity", "tc"] = "beta"
-    """what β multiplies: beta: the KL term; capacity: its distance to a rising capacity; tc: the total
-    correlation within it"""
+    """which part of the loss β multiplies. beta: the KL term; capacity: the distance of the KL term from a
+    capacity that rises during training; tc: the total correlation, one part of the KL term"""
     beta: float = 4.0
-    """weight β of that term; 0 is the plain autoencoder (objective beta only)"""
+    """weight β of the term that --objective names; 0 is the plain autoencoder (objective beta only)"""
     beta_start: float | None = None
-    """β of the first step, from which it moves to --beta by equal ratios; default: β is constant"""
+    """β at the first step; every further step multiplies β by the same factor until it reaches --beta;
+    default: β is constant"""
     beta_steps: int = 4000
     """steps over which β moves from --beta_start to --beta"""
     capacity: float = 25.0
-    """objective capacity: final capacity of the code, nats"""
+    """objective capacity: final capacity of the code, in nats"""
     capacity_steps: int = 3000
     """objective capacity: steps over which the capacity rises from 0 to --capacity"""
     tc_sampling: Literal["weighted", "stratified"] = "stratified"
     """objective tc: how q(z) is estimated from a batch"""
     arch: Literal["patches", "conv", "broadcast"] = "patches"
-    """patches: residual blocks over patches of a few pixels; conv: strided convolutions, and transposed ones
-    in the decoder; broadcast: the same encoder, and a decoder of convolutions over a grid whose every cell
-    holds the code"""
+    """patches: residual blocks over patches of a few pixels; conv: strided convolutions in the encoder,
+    transposed convolutions in the decoder; broadcast: the encoder of conv, and a decoder of convolutions over
+    a grid in which every cell holds the code"""
     width: int = 64
-    """channels. patches: of the finest grid; each coarser grid adds half of this number. conv and broadcast:
-    of the first half of the convolutions; the second half has twice as many"""
+    """number of channels. patches: those of the finest grid; each coarser grid has half of this number more.
+    conv and broadcast: those of the first half of the convolutions; the second half has twice as many"""
     depth: int = 3
     """patches: number of grids, each half as fine as the one before; conv and broadcast: number of
-    convolutions, each of which halves the picture"""
+    convolutions, each of which halves the edge of the picture"""
     patch: Literal[2, 4, 8] = 4
     """arch patches: edge of a patch in pixels"""
     latent_dim: int = 32
@@ -111,10 +112,10 @@ class Config(RunFlags):
     index2: int | None = aside(None, "interpolate")
     """interpolate: number of the second test picture; default: 1"""
     random: bool = aside(False, "interpolate")
-    """interpolate: between two random codes from the prior instead of two faces, on the straight line and the
-    great arc"""
+    """interpolate: go from one random code of the prior to another, instead of from face to face, along the
+    straight line and along the great arc"""
     dim: int | None = aside(None, "rotate")
-    """rotate: move along this latent instead of a direction found from the data"""
+    """rotate: number of the latent to move along, instead of a direction found from the data"""
 
     def __post_init__(self):
         if self.learning_rate is None:  # from here on a number, which config.json and the key hold
@@ -438,7 +439,7 @@ def training_pictures(
         rows = [f"{row}\nsilent" if q else row for row, q in zip(rows, quiet)]
     cols = [f"{v:g}{unit}" for v in torch.linspace(-3, 3, 9).tolist()]
     label = f"β = {cfg.beta:g}"
-    drawn = "z ~ N(0, I)" if cfg.beta > 0 else "z ~ N(mean, sd²) of the codes, which β = 0 gives no prior"
+    drawn = "z ~ N(0, I)" if cfg.beta > 0 else "z ~ N(mean, sd²) of the codes; with β = 0 there is no prior"
     files = {
         "sample/reconstructions": picture(pictures.grid, both.cpu(), len(rebuilt), ["x", "x̂"]),
         "sample/random": picture(pictures.grid, random.cpu(), 4, title=drawn),

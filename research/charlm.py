@@ -80,8 +80,8 @@ class Config(TextFlags, Decoding, RunFlags):
     model: Literal["lstm", "tcn", "transformer"] = "transformer"
     """architecture"""
     n_layers: int = 4
-    """lstm: number of layers; tcn: of residual blocks of two convolutions; transformer: of attention
-    blocks"""
+    """lstm: number of layers; tcn: number of residual blocks, each with two convolutions; transformer: number
+    of attention blocks"""
     n_heads: int = 4
     """transformer: attention heads"""
     embed_dim: int = 128
@@ -92,19 +92,21 @@ class Config(TextFlags, Decoding, RunFlags):
     """number of parameters of the model; --hidden_dim (lstm, tcn) or --embed_dim (transformer) is then chosen
     accordingly"""
     kernel_size: int = 3
-    """tcn: characters that a convolution sees"""
+    """tcn: number of characters that a convolution sees"""
     norm: Literal["layer", "none"] = "layer"
     """tcn: layer: normalise the input of each convolution; none: the block as published"""
     pos: Literal["none", "learned", "rope"] = "rope"
-    """transformer: how positions enter: not at all, by a learned table, or by rotation (rope)"""
+    """transformer: how positions enter the model: not at all (none), by a learned table (learned), or by
+    rotation (rope)"""
     seq_len: int = 64
-    """characters of a window, T; a transformer attends no further back"""
+    """number of characters in a window, T; a transformer attends no further back"""
     dropout: float = 0.0
     """share of hidden values set to 0 in training"""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: Muon on the hidden matrices, AdamW on everything else; adamw: AdamW on everything"""
     weight_decay: float = 0.01
-    """decoupled weight decay of all matrices; each step shrinks them by this times the learning rate"""
+    """decoupled weight decay of all matrices; each step shrinks them by this number times the learning
+    rate"""
     clip: float = 1.0
     """largest norm of the gradient; a larger gradient is scaled down to it"""
     start: str = aside("", "generate")

@@ -61,7 +61,7 @@ WORDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TextFlags, Decoding):
-    """What is in a text, and what a model that learned it writes by every strategy."""
+    """Describe what is in a text, and compare what a trained model writes with every strategy."""
 
     takes_config_in_part = True  # --config may be that of a model's run, which has many flags more
 
@@ -74,27 +74,28 @@ class Config(TextFlags, Decoding):
     out: str = "runs"
     """folder that holds the run folders"""
     name: str | None = None
-    """name of the folder in --out; default: corpus_<data set>, with compare the run's own"""
+    """name of the folder in --out; default: corpus_<data set>; for compare, the run's own folder"""
     config: str | None = None
-    """start from those flags in this config.json that this command has; flags on the command line win"""
+    """take from this config.json the flags that this command has; flags given on the command line win"""
     rows: int = aside(5, "explore")
     """explore: number of first songs or lines to show"""
     top: int = aside(3, "explore")
-    """explore: number of most frequent words to name"""
+    """explore: number of most frequent words to list"""
     stop_words: bool | Literal["both"] = aside("both", "explore")
-    """explore: words with stop words (True), without (False), or both"""
+    """explore: count words with the stop words (True), without them (False), or both ways"""
     checkpoint: str | None = aside(None, "compare")
     """compare: a run folder, a checkpoint file or a W&B artifact"""
     weights: Literal["best", "last"] = aside("best", "compare")
     """compare: which weights of --checkpoint to use"""
     start: str | None = aside(None, "compare")
-    """compare: what the first song begins with; default: a line that is in no song"""
+    """compare: what the first of the three songs begins with; default: a line that is in no song"""
     song: str | None = aside(None, "compare")
-    """compare: song whose first line begins the second, or a line of yours; default: the first test song"""
+    """compare: name of a song, whose first line begins the second song that is written, or a line of your
+    own; default: the first test song"""
     chars: int | None = aside(None, "compare")
     """compare: characters that follow each start; default: the mean length of a song, or 500 without songs"""
     samples: int = aside(1, "compare")
-    """compare: how often each strategy that draws continues each start"""
+    """compare: number of texts that each strategy that draws writes for each start"""
     seed: int = 0
     """seed of all random draws"""
     device: str = aside("auto", "compare")
@@ -102,13 +103,14 @@ class Config(TextFlags, Decoding):
     threads: int | None = aside(None, "compare")
     """compare: CPU threads of torch; default: one for each free core"""
     wandb: Literal["online", "offline", "disabled"] | None = None
-    """default: what WANDB_MODE says, else online when logged in, else offline"""
+    """W&B mode; default: the value of WANDB_MODE if it is set, else online if you are logged in, else
+    offline"""
     project: str = "letters-and-latents"
     """W&B project"""
     entity: str | None = None
     """W&B entity (user or team); default: yours"""
     quiet: bool = False
-    """print only warnings, errors and requested output: no progress and no file names"""
+    """print only warnings, errors and requested output; do not print progress and file names"""
 
     def __post_init__(self):
         for flags in (TextFlags, Decoding):
@@ -165,7 +167,7 @@ def count(splits: text.TextSplits) -> Corpus:
     word_table["stop_word"] = np.array([is_stop_word(word) for word in word_table["word"]], bool)
     character_table = _ranked(Counter({named(c): n for c, n in characters.items()}), "character", "count")
     if not lengths:
-        raise UserError(f"--dataset: {splits.name} holds nothing but white space")
+        raise UserError(f"--dataset: {splits.name} contains only white space")
     artists = _ranked(Counter([] if songs is None else songs["artist"]), "artist", "songs")
     unit = "line" if songs is None else "song"
     return Corpus(splits.name, unit, np.array(lengths).reshape(-1, 2), word_table, character_table, artists)

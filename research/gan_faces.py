@@ -85,11 +85,11 @@ class Config(RunFlags):
     """steps between rows of training metrics"""
     arch: Literal["skip", "dcgan"] = "skip"
     """skip: each grid of the generator adds colours to the picture, and the discriminator has residual blocks
-    without norm; dcgan: transposed and strided convolutions with batch norm"""
+    without normalisation; dcgan: transposed and strided convolutions with batch normalisation"""
     width: int = 32
-    """channels of the generator's grid at half the picture's edge; each coarser grid has twice as many, up to
-    8 times. Discriminator: the same from a quarter of the edge on, up to 4 times; with dcgan from half of it
-    on, without limit"""
+    """channels of the generator's grid at half the picture's edge; each coarser grid has twice as many as the
+    one before, up to 8 times this number. Discriminator: the same, counted from the grid at a quarter of the
+    edge, up to 4 times; with dcgan: from the grid at half of the edge, without limit"""
     depth: int = 1
     """arch skip: residual blocks of the discriminator on each grid"""
     latent_dim: int = 64
@@ -101,12 +101,13 @@ class Config(RunFlags):
     r1: float = 0.08
     """weight of the penalty on the discriminator's gradient at real pictures"""
     r2: float = 0.08
-    """weight of the same penalty at generated pictures; wgan_gp uses both too, unless they are 0"""
+    """weight of the same penalty at generated pictures; loss wgan_gp uses --r1 and --r2 too, unless they are
+    0"""
     gp: float = 10.0
     """loss wgan_gp: weight of the penalty that keeps the gradient's norm at 1 between real and generated
     pictures"""
     penalty_every: int = 8
-    """steps between penalties; each then weighs as many times more"""
+    """steps between penalties; the weight of each penalty is multiplied by this number"""
     spectral_norm: bool = False
     """divide the discriminator's weights by their largest singular value"""
     ema: float = 0.995
@@ -115,9 +116,9 @@ class Config(RunFlags):
     """changes made to real and generated pictures before the discriminator sees them: none, or some of color,
     translation, cutout, separated by commas"""
     beta1: float = 0.5
-    """Adam's decay of the mean gradient"""
+    """Adam: decay rate of the running mean of the gradient"""
     beta2: float = 0.99
-    """Adam's decay of the mean squared gradient"""
+    """Adam: decay rate of the running mean of the squared gradient"""
     checkpoints: tuple[str, ...] = aside((), "compare")
     """compare: further models, of gan_faces or bvae_faces; give --checkpoint once for each"""
 
@@ -470,12 +471,13 @@ def evaluate(
 def warnings_of(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What is wrong by the figures of an evaluation on val: titles and texts."""
     real, held_out, fake = (metrics[f"val/d_{k}"] for k in ("train_real", "held_out_real", "generated"))
-    recognised, found = f"it recognises {real:.0%} of training and {fake:.0%} of generated pictures", []
+    right = f"it classifies {real:.0%} of training and {fake:.0%} of generated pictures correctly"
+    found = []
     if min(real, fake) > 0.99 and held_out > 0.9:
-        found.append(("the discriminator has won", f"{recognised}, and {held_out:.0%} of held-out ones"))
+        found.append(("the discriminator has won", f"{right}, and {held_out:.0%} of held-out pictures"))
     if min(real, fake) > 0.99 and held_out < 0.5:
-        text = f"{recognised}, but takes only {held_out:.0%} of held-out pictures for real"
-        found.append(("the discriminator knows the training set by heart", text))
+        text = f"{right}, but only {held_out:.0%} of held-out pictures"
+        found.append(("the discriminator has memorised the training set", text))
     if metrics["val/diversity"] < 0.3:
         text = f"generated pictures vary {metrics['val/diversity']:.2f} times as much as real ones"
         found.append(("mode collapse", text))

@@ -72,13 +72,13 @@ class Config(RunFlags):
     mode: Literal["text_to_text", "image_to_text", "text_to_image"] = "text_to_text"
     """form of queries and answers: text, or a picture of each character"""
     digits: int = 2
-    """largest number of digits of an operand; evaluate, ask, mistakes: in the queries asked; default there:
-    as in the run"""
+    """largest number of digits of an operand. evaluate, ask, mistakes: of an operand in the queries that are
+    asked; default there: as in the run"""
     ops: str = "+-"
     """operators, some of + - *"""
     train_fraction: float = 0.5
-    """share of the pairs of operands to learn from (a 20th of it is the validation part); all others are
-    test"""
+    """share of the pairs of operands to learn from (a 20th of this share is the validation part); all other
+    pairs are the test part"""
     steps: int = 10_000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 64
@@ -108,12 +108,13 @@ class Config(RunFlags):
     reverse: bool = False
     """write the answer from its last digit to its first"""
     vary: bool = True
-    """image_to_text: in training, rotate, scale and shift every picture a little each time it is drawn"""
+    """image_to_text: in training, rotate, scale and shift every picture a little each time it is used"""
     teacher_forcing: float = 1.0
     """share of the decoder's input characters in training that are the true ones; the rest are the model's
-    own"""
+    own output"""
     weight_decay: float = 0.01
-    """decoupled weight decay of all matrices; each step shrinks them by this times the learning rate"""
+    """decoupled weight decay of all matrices; each step shrinks them by this number times the learning
+    rate"""
     dropout: float = 0.0
     """share of values set to 0 in training, between encoder and decoder and between decoder and head"""
     clip: float = 1.0
@@ -131,7 +132,7 @@ class Config(RunFlags):
         require(even, self, "hidden_dim", f"a multiple of --n_heads, {self.n_heads}")
         for name in ("attention", "bidirectional"):
             lstm_only = self.model == "lstm" or not getattr(self, name)
-            require(lstm_only, self, name, "False with --model=transformer, which always has it")
+            require(lstm_only, self, name, "False with --model=transformer, which always does this")
         teaches = self.mode != "text_to_image" or self.teacher_forcing == 1
         require(teaches, self, "teacher_forcing", f"1 with --mode={self.mode}")
         require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")

@@ -121,20 +121,21 @@ class Config(Decoding, RunFlags):
     beta: float = 1.0
     """weight β of the KL term"""
     anneal: Literal["none", "linear", "cyclical"] = "none"
-    """weight of the KL term: none: always β; linear: rises once from 0; cyclical: rises from 0 in each of
-    --cycles"""
+    """weight of the KL term. none: always β; linear: rises once from 0 to β; cyclical: rises from 0 to β in
+    each of --cycles cycles"""
     anneal_share: float = 0.5
     """share of the training (cyclical: of each cycle) over which the weight rises to β"""
     cycles: int = 4
-    """cyclical: how many times the weight rises"""
+    """anneal cyclical: how many times the weight rises"""
     free_bits: float = 6.0
-    """nats of KL, summed over latents, that cost nothing"""
+    """nats of KL, summed over latents, that add nothing to the loss"""
     free_bits_per_latent: float = 0.0
-    """nats of KL that cost nothing, for each latent separately"""
+    """nats of KL that add nothing to the loss, for each latent separately"""
     word_dropout: float = 0.0
     """share of the decoder's input tokens that are replaced by <unk> in training"""
     pretrain: int = 0
-    """first steps, without the KL term; then a new decoder is trained, and the encoder is kept"""
+    """number of first steps without the KL term; after them the encoder is kept and a new decoder is
+    trained"""
     batch_norm: float = 0.0
     """γ, the standard deviation over a batch to which the means of each latent are scaled, so that E[KL] ≥ D
     γ² / 2; 0: no scaling"""
@@ -545,9 +546,7 @@ def samples(
         truth = [vocabulary.write(row) for row in batch.tokens.tolist()]
         again = [vocabulary.write(row) for row in rebuilt(model, batch.tokens, batch.lengths).tolist()]
         made["sample/reconstructions"] = html(
-            pages.rebuilt_page(
-                truth, again, f"Validation sentences and what is written of their codes, {about}"
-            )
+            pages.rebuilt_page(truth, again, f"Validation sentences and their reconstructions, {about}")
         )
         ends = model.encode(batch.tokens[:2], batch.lengths[:2])[0]
         between = latents.lerp(ends[0], ends[1], torch.linspace(0, 1, 9))
@@ -649,7 +648,7 @@ def train(cfg: Config) -> dict[str, float]:
             metrics |= final(run.best(model), parts["test"], data, cfg)
             if cfg.latent_dim and metrics["test/kl_nats"] < COLLAPSED_NATS:
                 kl = metrics["test/kl_nats"]
-                said = f"a code carries {kl:.2f} nats about its sentence; the decoder does without it"
+                said = f"a code carries {kl:.2f} nats about its sentence; the decoder ignores the code"
                 run.warn("posterior collapse", said)
 
         # one update; its sentences and all that is drawn are functions of (seed, step)

@@ -56,7 +56,7 @@ N_NEIGHBOURS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunFlags):
-    """Variational autoencoder on 28×28 digits, whose latent space can be looked at."""
+    """Variational autoencoder on 28×28 digits, with a latent space that can be shown as a map."""
 
     task: Literal[TASKS] = aside("train")
     """train, or a task that reads a --checkpoint and writes pictures beside it"""
@@ -76,12 +76,14 @@ class Config(RunFlags):
     sample_every: int = aside(250, "train")
     """steps between pictures; 0: at steps 0, 1, 2, 4, 8 ..."""
     arch: Literal["mlp", "conv"] = "mlp"
-    """fully connected layers or convolutions"""
+    """mlp: fully connected layers; conv: convolutions"""
     width: int = 512
-    """units of the first hidden layer; each further layer has half as many. conv: units of the hidden layer;
-    the first convolution has a 16th of it as channels, each further one twice as many"""
+    """mlp: units of the first hidden layer; each further layer has half as many as the one before. conv:
+    units of the hidden layer; the first convolution has a 16th of this number as channels, each further one
+    twice as many as the one before"""
     depth: int = 3
-    """mlp: number of hidden layers; conv: number of convolutions, each of which halves the picture"""
+    """mlp: number of hidden layers; conv: number of convolutions, each of which halves the edge of the
+    picture"""
     latent_dim: int = 2
     """size D of the code z"""
     beta: float = 1.0
@@ -90,13 +92,13 @@ class Config(RunFlags):
     """none: grey pixels; static: black or white, drawn once with the grey value as probability; dynamic:
     drawn anew at each step"""
     input_dropout: float = 0.0
-    """share of the pixels hidden from the encoder in training, so that it memorises none"""
+    """share of the pixels hidden from the encoder in training, so that it does not memorise the pictures"""
     iw_samples: int = per_task(100, "train", "evaluate")
-    """codes per picture for the importance-weighted bound on the test part's log-likelihood"""
+    """number of codes per picture for the importance-weighted bound on the log-likelihood of the test part"""
     z: str | None = aside(None, "generate")
     """generate: the code to decode, D numbers separated by commas"""
     label: str | None = aside(None, "generate")
-    """generate: only this class, a name or number"""
+    """generate: only digits of this class, given by its name or number"""
     index: int | None = aside(None, "interpolate")
     """interpolate: number of the first held-out picture; default: one of a random class"""
     index2: int | None = aside(None, "interpolate")
@@ -331,7 +333,7 @@ def training_pictures(
     title = f"Codes of {len(mu):,} validation pictures{views.on_plane(cfg.latent_dim)}; {about}"
     names = [views.latent_name(d) for d in order.tolist()]
     codes = (mu @ axes, data.val_labels[: len(mu)], data.class_names, title, cfg.latent_dim)
-    what = f"Validation pictures x and what is made of their codes, x̂; {about}"
+    what = f"Validation pictures x and their reconstructions x̂; {about}"
     drawn = f"The same {len(random)} codes z ~ N(0, I) at every step; {about}"
     return {
         "sample/reconstructions": picture(pictures.grid, both, len(rebuilt), ["x", "x̂"], None, what, scale=2),

@@ -39,7 +39,8 @@ class LocalFlags(plan.SweepFlags):
     runs_per_gpu: int = 1
     """workers that share one GPU"""
     threads: int | None = None
-    """CPU threads of each worker; default: the cores divided among the workers; on GPUs torch's own choice"""
+    """CPU threads of each worker; default: the cores divided among the workers; on GPUs, torch's own
+    choice"""
 
     def __post_init__(self):
         super().__post_init__()

@@ -166,8 +166,10 @@ def load_weights(cfg: Any, model: Any, file: Path | None = None, same: Sequence[
     file = file or resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
     flags = (config_of(file) or {}).get("flags", {})
     for name in same:
-        require(name in flags, cfg, "checkpoint", f"of a run that tells its --{name}")
-        allowed = f"{flags[name]}, as in the run of --checkpoint, which else may have learned from test"
+        require(name in flags, cfg, "checkpoint", f"of a run whose config.json has the flag --{name}")
+        allowed = (
+            f"{flags[name]}, as in the run of --checkpoint; else it may have been trained on the test part"
+        )
         require(flags[name] == getattr(cfg, name), cfg, name, allowed)
     try:
         model.load_state_dict(load_file(file)["states"][0])

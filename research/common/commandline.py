@@ -262,7 +262,7 @@ def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
         what += ": free some space, then run the same command again"
         if begun:
             what += "; it goes on from the last checkpoint"
-        return what + (", or begins anew with another --out" if begun and elsewhere else ""), 1
+        return what + (", or starts from the beginning with another --out" if begun and elsewhere else ""), 1
     choose = "choose another --out" if elsewhere else "choose another place"
     is_out = path is not None and _is_below(None if out is None else str(out), path)  # or lies above it
     if (is_out and error.errno in NOT_THERE) or ((is_out or elsewhere) and error.errno in NO_FOLDER):
@@ -272,7 +272,7 @@ def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
     if error.errno in NO_RIGHT and path:
         if (whose := _whose(Path(path))) is None:
             return f"{what}: nothing can be written there: {choose}", EXIT_USER_ERROR
-        mend = "change its owner or its rights and run the same command again"
+        mend = "change its owner or its permissions and run the same command again"
         return f"{what}: {whose}: {mend}, or {choose}", EXIT_USER_ERROR
     return None
 

@@ -93,22 +93,24 @@ class RunFlags:
     compile: bool = False
     """torch.compile the model"""
     threads: int | None = aside(None)
-    """CPU threads of torch, kept even when other processes need the cores. Default: one per free core (after
-    an interruption: as many as before it), and one alone once other processes take the cores"""
+    """number of CPU threads of torch; a number given here is kept even when other processes need the cores.
+    Default: one per free core (after an interruption: as many as before), and only one when other processes
+    take the cores"""
     deterministic: bool = False
     """deterministic kernels, needed for bit-exact resume on CUDA"""
     wandb: Literal["online", "offline", "disabled"] | None = aside(None)
-    """default: what WANDB_MODE says, else online when logged in, else offline"""
+    """W&B mode; default: the value of WANDB_MODE if it is set, else online if you are logged in, else
+    offline"""
     project: str = aside("letters-and-latents")
     """W&B project"""
     entity: str | None = aside(None)
     """W&B entity (user or team); default: yours"""
     fresh: bool = aside(False, "train")
-    """set an existing folder of this run aside and start from the beginning"""
+    """move an existing folder of this run aside and start from the beginning"""
     reuse: bool = aside(False, "train")
-    """continue (or skip) an existing run although the code has changed since"""
+    """continue an existing run (or skip it if it is finished) even if the code has changed since"""
     quiet: bool = aside(False)
-    """print only warnings, errors and requested output: no progress, layers and figures"""
+    """print only warnings, errors and requested output; do not print progress, layers and figures"""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "epochs", "threads"):

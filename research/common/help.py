@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from research.common.flags import RunFlags, result_names
 
 # (heading, what its flags are for), in this order; after MODEL come the headings of inherited classes
-TRAINING = ("training", "how the model is trained; part of the run's key, as the model's flags are")
+TRAINING = ("training", "how the model is trained; these flags and the model options make up the run's key")
 MODEL = ("model", "what is studied: data, model and objective")
 TASK = ("task", "what to do, and the flags of tasks other than train")
-RUN = ("run", "folders, intervals, the machine, W&B: the run's numbers do not depend on these")
+RUN = ("run", "folders, intervals, the machine, W&B; the run's numbers do not depend on these flags")
 COMMAND = ("command", "")
 
 

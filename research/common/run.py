@@ -440,7 +440,7 @@ class Run:
         """End the run: status, W&B, lease. Returns the latest metrics; raises Preempted (exit code 75)."""
         self._line.stop()
         if not self.lease.check():  # another process has the run now: leave without writing
-            self.say("was taken over by another process; this process leaves it", console)
+            self.say("was taken over by another process; this process ends", console)
             self.lease.yield_to_other()
             raise Preempted
         self._finish_media()
@@ -479,7 +479,7 @@ class Run:
                 continue
             values = [row[key] for row in rows if row.get(key) is not None]
             if len(values) > 1 and values[-1] * sign > values[0] * sign:
-                what = f"{key} is {values[-1]:.5g} at the end and was {values[0]:.5g} at the beginning"
+                what = f"{key} was {values[0]:.5g} at the beginning and is {values[-1]:.5g} at the end"
                 self.warn("has not learned", f"{what}; is the learning rate too high or the run too short?")
                 break
 

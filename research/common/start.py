@@ -175,7 +175,7 @@ def _refuse_other(folder: Path, kept: dict[str, Any], cfg: Any, key: str, source
     if kept["source"]["hash"] != source and not cfg.reuse:
         raise UserError(
             f"{folder} was made by different code (hash {kept['source']['hash']}, now {source}): "
-            "--fresh sets it aside and trains it again, --reuse continues it"
+            "--fresh moves it aside and trains it again, --reuse continues it"
         )
 
 

@@ -26,7 +26,7 @@ def rebuilt_page(truth: Sequence[str], again: Sequence[str], title: str) -> str:
         [literal(x, "given"), literal(y, "right" if x == y else "")]
         for x, y in zip(truth, again, strict=True)
     ]
-    return page(title, table(rows, ["sentence", "written of its code"]))
+    return page(title, table(rows, ["sentence", "reconstruction"]))
 
 
 def way_page(ends: Sequence[str], way: Sequence[str], title: str) -> str:

@@ -51,9 +51,9 @@ from research.tasks.charlm import draws, known, load_model, prompt_of
 
 OPENING = "it's not a silly little moment"
 FIGURES = (
-    "distinct_n: different runs of n words, as a share of all. repetition: characters in spans of 20 "
-    "that recur, as a share. copied: characters of the longest span in training text. known_words: "
-    "share of words that are in it."
+    "distinct_n: number of different sequences of n words, divided by the number of all. repetition: share "
+    "of the characters in spans of 20 that occur more than once. copied: characters in the longest span "
+    "that also occurs in the training text. known_words: share of the words that occur in the training text."
 )
 DECODING = [field.name for field in fields(Decoding)]
 OWN = ("start", "song", "chars", "samples")  # flags whose meaning is this task's own

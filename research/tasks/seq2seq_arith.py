@@ -56,7 +56,9 @@ def with_digits(cfg: script.Config, digits: int, model: torch.nn.Module) -> tupl
     learned = cfg.digits
     if digits > learned:
         asked = dataclasses.replace(cfg, digits=digits)
-        what = f"at most {learned}, the digits of this run: a transformer has learned no further places"
+        what = (
+            f"at most {learned}, the digits of this run: a transformer has learned no positions beyond these"
+        )
         require(cfg.model == "lstm", asked, "digits", what)
         model.answer_width = arithmetic.answer_width(cfg.ops, digits)
         cfg = asked
@@ -209,7 +211,7 @@ def ask(
         rows = [alphabet[i] if alphabet[i] != " " else "blank" for i in ids[0]]
         columns = [char.replace(" ", "␣") for char in written]
         looked = model.look(h, memory)[0].cpu()
-        task.picture("attention", heatmap(looked, rows, columns, f"{title}: where it looks"))
+        task.picture("attention", heatmap(looked, rows, columns, f"{title}: attention weights"))
     right = said == str(int(truth[0]))
     verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {int(truth[0])}"
     print(title)
