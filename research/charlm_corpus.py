@@ -1,4 +1,5 @@
-"""What is in a text, before a model is trained on it; and what a trained model writes with every strategy.
+"""Describe what is in a text before a model is trained on it, and what a trained model writes with every
+strategy.
 
 Run     python research/charlm_corpus.py --dataset=songs.csv
         python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
@@ -63,7 +64,7 @@ WORDS = (
 class Config(TextFlags, Decoding):
     """Describe what is in a text, and compare what a trained model writes with every strategy."""
 
-    takes_config_in_part = True  # --config may be that of a model's run, which has many flags more
+    takes_config_in_part = True  # --config may be the file of a model's run, which has many more flags
 
     task: Literal["explore", "compare"] = "explore"
     """explore: count what is in the text of --dataset; compare: write songs with the model of --checkpoint"""
@@ -127,7 +128,9 @@ class Config(TextFlags, Decoding):
 
 
 def is_stop_word(word: str) -> bool:
-    """Whether scikit-learn lists the word, or that without its apostrophe, or what it is contracted from."""
+    """Whether scikit-learn lists the word, the word without its apostrophe, or the words of which it is a
+    contraction.
+    """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
 
     first = re.split("n't$|'", word)[0]  # don't: do; it's: it
@@ -136,7 +139,9 @@ def is_stop_word(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text counted. Tables have the largest count first, equals in the order of what is counted."""
+    """The counts of a text. Tables have the largest count first; equal counts are in the order of what is
+    counted.
+    """
 
     name: str
     unit: str  # song or line
@@ -207,13 +212,17 @@ def _font() -> tuple[str, frozenset[int]]:
 
 
 def drawable(given: str) -> str:
-    """Text for a picture, of at most 60 characters; those that its font lacks by their code points."""
+    """Text for a picture, of at most 60 characters; characters that the font lacks are shown by their code
+    points.
+    """
     shown = given if len(given) <= 60 else f"{given[:59]}…"
     return "".join(c if ord(c) in _font()[1] and c.isprintable() else f"U+{ord(c):04X}" for c in shown)
 
 
 def named(char: str) -> str:
-    """A character as it is, by its name where it is white, by its code point where it is not seen alone."""
+    """A character as it is; by its name if it is white space; by its code point if it cannot be seen
+    alone.
+    """
     return NAMES.get(char) or (f"U+{ord(char):04X}" if unicodedata.category(char)[0] in "CMZ" else char)
 
 
@@ -235,7 +244,7 @@ def ranking(names: Iterable[str], sizes: Sequence[int], title: str, xlabel: str)
 
 
 def cloud(words: pd.DataFrame, seed: int) -> np.ndarray | None:
-    """The words by their count, (600, 1000, 3); None where the font can draw none of them."""
+    """A cloud of the words, sized by their count, (600, 1000, 3); None if the font can draw none of them."""
     from wordcloud import WordCloud
 
     path, glyphs = _font()
@@ -302,7 +311,7 @@ def explore(cfg: Config) -> dict[str, Any]:
 
 
 def sizes(splits: text.TextSplits, corpus: Corpus, cfg: Config) -> dict[str, Any]:
-    """How much there is of what; of a table of songs its shape and bytes, as pandas tells them (deep)."""
+    """The sizes of the text; for a table of songs also its shape and bytes, as pandas reports them (deep)."""
     numbers: dict[str, Any] = {}
     per = f"per_{corpus.unit}"
     if splits.songs is not None:
@@ -341,7 +350,9 @@ def tell(splits: text.TextSplits, corpus: Corpus, numbers: Mapping[str, Any], cf
 
 
 def show(title: str, rows: pd.DataFrame) -> None:
-    """Print a table on stdout. No cell is cut or broken: lines may become longer than the terminal's."""
+    """Print a table on stdout. No cell is cut or broken, so lines may be longer than those of the
+    terminal.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     if "share" in rows:
         rows = rows.assign(share=[f"{share:.2%}" for share in rows["share"]])
@@ -354,7 +365,9 @@ def show(title: str, rows: pd.DataFrame) -> None:
 
 
 def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[str, Any]) -> None:
-    """Log it all to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
+    """Log everything to W&B as a separate run. If W&B fails, the files are still there, and one line says
+    so.
+    """
 
     def init(wandb: Any, mode: str) -> Any:
         return wandb.init(

@@ -1,7 +1,7 @@
 """Arithmetic learned from examples: '81+24' → '105', as text or handwriting, by sequence to sequence.
 
 What    An encoder reads the query, a decoder writes the answer, character by character. How few of all
-        possible queries are enough, and which additions to a plain LSTM make the difference?
+possible queries are enough for training, and which additions to a plain LSTM help most?
         --mode=image_to_text reads handwritten queries; text_to_image draws its answers, which a separately
         trained, frozen classifier reads.
 Run     python research/seq2seq_arith.py                                         # the plain LSTM
@@ -51,7 +51,7 @@ from research.parts import digit_classifier as classifier
 from research.parts import seq2seq_mistakes as mistakes
 from research.parts.seq2seq_models import LSTM, N_PICTURES, Transformer
 
-KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 2  # raised when a default or a meaning changes: runs then get new keys
 DATA_FLAGS = ("dataset", "data_dir", "transpose", "mode", "digits", "ops", "train_fraction", "columns")
 TASKS = ("train", "evaluate", "ask", "mistakes")
 N_SHOWN = 12  # answers that are shown while training
@@ -159,7 +159,9 @@ class Config(RunFlags):
 
 @dataclass(frozen=True)
 class Data:
-    """All queries in three parts, and the pictures their characters are drawn with, where there are any."""
+    """All queries in three parts, and the pictures with which their characters are drawn, if --mode has
+    pictures.
+    """
 
     splits: arithmetic.ArithmeticSplits
     digits: digits.DigitSplits | None
@@ -189,8 +191,8 @@ def load_data(cfg: Config) -> Data:
 
 
 def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, glyphs.Glyphs | None]:
-    """For each part what draws its characters: with pictures of that part, so that test ones are unseen.
-    vary: those of train are a little different each time.
+    """For each part, an object that draws its characters with digit pictures of that part, so that test
+    pictures are unseen. vary: pictures of the training part are a little different each time.
     """
     if data.digits is None:
         return dict.fromkeys(arithmetic.PARTS)
@@ -199,7 +201,9 @@ def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, g
 
 
 def some_pictures(data: Data, glyph: glyphs.Glyphs, cfg: Config) -> Tensor:
-    """(K, 28, 28), as many of each character that answers have: what a model that draws begins with."""
+    """(K, 28, 28), equally many of each character that answers contain: the initial pictures of a model that
+    draws.
+    """
     alphabet, chars = data.splits.alphabet, data.train.tgt.unique()
     ids = chars[torch.arange(N_PICTURES) % len(chars)]
     return glyph.draw(ids[None], alphabet, make_rng(cfg.seed, 0, "init", glyph.images.device))[0]
@@ -250,7 +254,7 @@ def lr_at(step: int, cfg: Config) -> float:
 
 
 def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
-    """AdamW, which decays matrices alone, and no pictures."""
+    """AdamW; weight decay acts on matrices only, and not on pictures."""
     decayed = {name: name != "pictures" and p.ndim >= 2 for name, p in model.named_parameters()}
     groups = [
         {"params": [p for name, p in model.named_parameters() if decayed[name] == yes], "weight_decay": decay}
@@ -265,7 +269,8 @@ def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
 
 def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, cfg: Config) -> Tensor:
     """−log p(character | query, those before it), mean over all, blanks too; or −log p(picture), mean over
-    pictures; nats. rng: in training, draws the dropout and where the model's own characters stand.
+    pictures; nats. rng: in training, draws the dropout and the places where the input is the model's own
+    character.
 
     The only place where it is written, for training and validation.
     """
@@ -285,13 +290,15 @@ def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, c
 
 
 def in_reverse(x: Tensor, ids: Tensor, alphabet: str) -> Tensor:
-    """Pictures x (B, A, 28, 28), of what is read as ids (B, A) in either order, with the first one last."""
+    """Pictures x (B, A, 28, 28) of answers that are read as ids (B, A), in reverse order."""
     return x.gather(1, arithmetic.reversed_places(ids, alphabet)[..., None, None].expand_as(x))
 
 
 @dataclass(frozen=True)
 class Reader:
-    """The frozen classifier that reads drawn answers. accuracy: on real pictures of the test part."""
+    """The frozen classifier that reads drawn answers. accuracy: its accuracy on real pictures of the test
+    part.
+    """
 
     model: classifier.Classifier
     accuracy: float
@@ -303,7 +310,7 @@ class Reader:
 
 
 def reader_of(cfg: Config, data: Data) -> Reader | None:
-    """The reader, where answers are drawn; trained now unless it lies in --data_dir."""
+    """The reader, if answers are drawn; it is trained now unless it is in --data_dir already."""
     if cfg.mode != "text_to_image":
         return None
     known = glyphs.classes(data.digits, data.splits.alphabet)
@@ -330,7 +337,9 @@ def answers(
     reader: Reader | None,
     device: torch.device,
 ) -> tuple[Tensor, float]:
-    """What the model answers to all queries, ids (N, A) read forwards, on the CPU; its mean loss."""
+    """The model's answers to all queries, ids (N, A) in normal reading order, on the CPU; and its mean
+    loss.
+    """
     answered, total = [], 0.0
     for batch in batches(queries, glyph, cfg, alphabet, device):
         total += loss_fn(model, batch, None, cfg).item() * len(batch.src)
@@ -381,7 +390,9 @@ def samples(
     device: torch.device,
     step: int,
 ) -> dict[str, Any]:
-    """A page of answers to the same queries at every step, right and wrong; pictures where there are any."""
+    """A page of answers to the same queries at every step, right and wrong, with pictures if there are
+    any.
+    """
     val, alphabet = data.splits.val, data.splits.alphabet
     shown = Queries(*(getattr(val, f.name)[:N_SHOWN] for f in dataclasses.fields(Queries)))
     ids, _ = answers(model, shown, glyph, cfg, alphabet, reader, device)
@@ -404,7 +415,7 @@ def samples(
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best, and its goal: the share of right answers."""
+    """The metric by which the best weights are chosen, and its goal: the share of right answers."""
     return "val/exact_match", "maximize"
 
 
@@ -413,7 +424,8 @@ def train(cfg: Config) -> dict[str, float]:
     cfg, alphabet = with_epochs(cfg, len(data.train)), data.splits.alphabet
     model = build(cfg, alphabet, torch.device("cpu"))
     if cfg.checkpoint:
-        load_weights(cfg, model, same=("digits", "train_fraction"))  # else tests would ask what was learned
+        # otherwise the test part could contain queries that were learned
+        load_weights(cfg, model, same=("digits", "train_fraction"))
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
@@ -428,16 +440,16 @@ def train(cfg: Config) -> dict[str, float]:
     one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)
     run.describe(model, *((one.src,) if one.drawn is not None else (one.src, one.tgt[:, :-1])))
     forward = torch.compile(model) if cfg.compile else model
-    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last one makes no update
         metrics = {}
 
-        # once in a while: how many queries that it has not seen does it answer? The best weights are kept
+        # once in a while: how many unseen queries does the model answer correctly? The best weights are kept
         if run.due("eval", step):
             ids, loss = answers(model, data.splits.val, glyph["val"], cfg, alphabet, reader, device)
             metrics |= {"val/loss": loss} | mistakes.figures(ids, data.splits.val, alphabet, "val")
             run.keep_best(model, metrics, step)
 
-        # what it answers now; drawn from a stream of its own, so it changes nothing
+        # what the model answers now; its random stream is separate, so it does not affect the training
         if run.due("sample", step):
             metrics |= samples(model, data, glyph["val"], cfg, reader, device, step)
 
@@ -472,7 +484,7 @@ def final(
     reader: Reader | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """The figures of the test part, once, with the best weights, and the map of its mistakes."""
+    """The metrics of the test part, once, with the best weights, and the map of mistakes."""
     test, alphabet = data.splits.test, data.splits.alphabet
     ids, loss = answers(best, test, glyph, cfg, alphabet, reader, device)
     metrics: dict[str, Any] = {"test/loss": loss} | mistakes.figures(ids, test, alphabet, "test")

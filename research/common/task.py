@@ -164,7 +164,9 @@ class Task:
         show_figures(f"{self.cfg.task} of {self._run_config.get('key')}", self._results)
 
     def finish(self) -> None:
-        """Log all of it to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
+        """Log everything to W&B as a separate run. If W&B fails, the files are still there, and one line says
+        so.
+        """
         try:
             if (wandb_run := connect(self.cfg, self._init)) is None:
                 return

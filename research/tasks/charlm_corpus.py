@@ -1,12 +1,11 @@
 """Songs that a trained character model writes with every strategy: charlm_corpus --task=compare.
 
-Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME" How     It
-writes three songs (from --start, from the first line of --song, from nothing) with every strategy of
-        research/parts/charlm_sampling.py. The page in <run>/compare/ shows them with figures and explains
+Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
+How     It writes three songs (from --start, from the first line of --song, from nothing) with every strategy
+        of research/parts/charlm_sampling.py. The page in <run>/compare/ shows them with figures and explains
         each strategy; the figures of every song are also in songs.csv.
 Draws   Each song has its own random draws, which depend only on (seed, start, strategy, number of the
-sample):
-        with another --song or more --samples, the other songs stay the same.
+        sample): with another --song or more --samples, the other songs stay the same.
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given.
 """

@@ -1,13 +1,11 @@
 """Faces turned by a trained autoencoder or β-VAE, and how far they really turn: --task=rotate of bvae_faces.
 
 How     All faces are moved by the same step of their codes. If the yaw of training faces is known, the step
-is
-        a degree of yaw; if not, it goes along the direction in which mirroring moves codes. With --dim it
+        is a degree of yaw; if not, it goes along the direction in which mirroring moves codes. With --dim it
         goes along one latent.
 Measure Rendered faces: a network trained on the ground truth, the reader (parts/face_reader.py), reads the
-yaw
-        and every other factor of N_FACES faces at N_VALUES values each. Its own error is reported too, and
-        what it reads from faces that are really rendered at those yaws. Photos: the mirror test.
+        yaw and every other factor of N_FACES faces at N_VALUES values each. Its own error is reported too,
+        and what it reads from faces that are really rendered at those yaws. Photos: the mirror test.
 Shapes  T values, N faces, F factors, D latents, S image size. Codes lie on the CPU.
 """
 

@@ -5,9 +5,9 @@ Tasks   ask        answers --query: how probable each character is, where the de
                    pictures of the query or of the answer if the model's --mode has them
         evaluate   exact match and share of right characters on the test part; exact match also by operator,
                    length and carry
-        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind; if
-        the
-                   model's --mode has pictures, also the handwriting that was misread, or what was drawn
+        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind;
+                   if the model's --mode has pictures, also the handwriting that was misread or what was
+                   drawn
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given. --seed is the task's own; it chooses the
         handwriting of pictures.
