@@ -389,13 +389,13 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
         numbers = {f"{cfg.task}/{k}": v for k, v in results.items() if isinstance(v, (int, float))}
         send(wandb_run, 0, numbers, {f"{cfg.task}/{p.stem}": p for p in files if p.suffix == ".png"})
         for path in (p for p in files if p.suffix != ".png"):
-            copy = shutil.copy(path, wandb_run.dir)  # of the file itself W&B would make a link
+            copy = shutil.copy(path, wandb_run.dir)  # W&B would only link to the file itself
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
         wandb_run.finish(exit_code=0)
         if wandb_run.offline:
             place = shlex.quote(str(Path(wandb_run.dir).parent))
             news.print(escape(f"offline; to bring it to W&B: wandb sync {place}"))
-    except Exception as error:  # whatever W&B raises, the files are written
+    except Exception as error:  # whatever W&B raises, the files are there
         rest = f"({first_line(error)}); {escape(str(folder))} holds everything"
         console.print(f"[yellow]W&B did not take this task[/] {rest}")
 

@@ -421,9 +421,10 @@ def generate(generator: Generator, z: Tensor, device: torch.device) -> Tensor:
 @torch.no_grad()
 def judge(model: GAN, real: Tensor, held_out: Tensor, fake: Tensor, device: torch.device) -> dict[str, float]:
     """How well D distinguishes training pictures from generated ones, and what it says of held-out pictures;
-    uint8 (N, S, S, C) each. A picture counts as judged real if its logit is above the middle between the mean
-    logits of training and of generated pictures, because with some losses only differences of logits have a
-    meaning.
+    uint8 (N, S, S, C) each.
+
+    A picture counts as judged real if its logit is above the middle between the mean logits of training and
+    of generated pictures, because with some losses only differences of logits have a meaning.
     """
     # batch normalisation as in training, where each kind is a separate batch; on a copy, because it keeps
     # statistics
@@ -562,10 +563,11 @@ def load_data(cfg: Config) -> images.ImageSplits:
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The metric by which the best weights are chosen: the kernel distance, unbiased at any N. It is the
-    distance to training pictures, because of a few hundred pictures too few are held out to choose by. Copies
-    of training pictures would have the best value; `sample/nearest` and the distance to val would reveal
-    them.
+    """The metric by which the best weights are chosen: the kernel distance, unbiased at any N.
+
+    It is the distance to training pictures, because of a few hundred pictures too few are held out to choose
+    by. Copies of training pictures would have the best value; `sample/nearest` and the distance to val would
+    reveal them.
     """
     return "train/kernel_distance", "minimize"
 

@@ -371,6 +371,7 @@ class Sentences:
 
 def order_of_epoch(lengths: Tensor, epoch: int, cfg: Config) -> list[Tensor]:
     """Rows of the batches of an epoch: every sentence once, except those of a last batch that is not full.
+
     The sentences are shuffled, then sorted by length in groups of 50 batches, and the batches are shuffled
     again, so that sentences of a batch have similar lengths and little padding. Which sentences are left over
     is random.
