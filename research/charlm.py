@@ -139,7 +139,9 @@ class Config(TextFlags, Decoding, RunFlags):
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
         varies = self.samples == 1 or self.strategy in DRAWN
-        require(varies, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same")
+        require(
+            varies, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same text"
+        )
         require(self.chars >= 0, self, "chars", "at least 0")
 
 

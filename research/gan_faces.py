@@ -138,7 +138,7 @@ class Config(RunFlags):
         known = known and chosen == [a for a in AUGMENTATIONS if a in chosen]
         require(known, self, "augment", f"none, or some of {','.join(AUGMENTATIONS)}, in this order")
         batched = self.batch_size > 1
-        require(batched, self, "batch_size", "at least 2: the generator's norms are over the batch")
+        require(batched, self, "batch_size", "at least 2: the generator normalises over the batch")
 
 
 # ------------------------------------------------------------------------------------------------ model

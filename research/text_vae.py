@@ -184,7 +184,7 @@ class Config(Decoding, RunFlags):
         require(0 < self.anneal_share <= 1, self, "anneal_share", "above 0, at most 1")
         require(self.clip > 0, self, "clip", "above 0")
         both = self.free_bits == 0 or self.free_bits_per_latent == 0
-        require(both, self, "free_bits_per_latent", "0 unless --free_bits=0: one of the two counts")
+        require(both, self, "free_bits_per_latent", "0 unless --free_bits=0: only one of the two can be used")
         for name, read, by in (  # flags that nothing reads would promise an effect that they do not have
             ("anneal_share", self.anneal != "none", "--anneal=none"),
             ("cycles", self.anneal == "cyclical", f"--anneal={self.anneal}"),

@@ -114,7 +114,9 @@ def known_start(command: Config, flag: str, given: str, cfg: script.Config, alph
     """
     asked = getattr(command, flag) is not None
     start = known(given, cfg, alphabet, f"--{flag}" if asked else f"the start {given!r}")
-    require(bool(start or not given or not asked), command, flag, "of characters that the model has seen")
+    require(
+        bool(start or not given or not asked), command, flag, "made of characters that the model has seen"
+    )
     return start
 
 

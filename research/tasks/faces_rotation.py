@@ -234,7 +234,7 @@ def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
     detail = mirror_share(*(fine_detail(x) for x in (unturned, opposite, mirrored)))
     shown = min(8, len(z))
     tiles = np.stack([unturned[:shown], opposite[:shown], mirrored[:shown]]).reshape(-1, *unturned.shape[1:])
-    rows = ["decoded", "moved to the opposite", "mirrored"]
+    rows = ["decoded", "moved to the opposite value", "mirrored"]
     title = f"Mirror test: {gone(share, detail)}; {turn.how}; {bench.name}"
     bench.task.picture("mirror_test", pictures.grid(tiles, shown, rows, None, title, bench.scale))
     return {"mirror_share": share, "mirror_share_detail": detail, "n_mirrored": len(z)}
@@ -270,7 +270,7 @@ def gone(share: float, detail: float) -> str:
     if np.isnan(share):
         return "decoded pictures are their own mirror images"
     of_detail = "" if np.isnan(detail) else f"; of its fine detail: {words(detail)}"
-    return f"gone of the difference to the mirror image: {words(share)}{of_detail}"
+    return f"difference to the mirror image that disappears: {words(share)}{of_detail}"
 
 
 def change_between_ends(bench: Bench, turn: Turn) -> float:
