@@ -653,7 +653,7 @@ def test_one_step_from_the_weights_of_another_run(learn, quiet, mode, monkeypatc
     [
         (
             {"train_fraction": 0.5},
-            r"^--train_fraction=0\.5: must be 0\.8, as in the run of --checkpoint, which ",
+            r"^--train_fraction=0\.5: must be 0\.8, as in the run of --checkpoint; else ",
         ),
         ({"train_fraction": 0.9}, r"^--train_fraction=0\.9: must be 0\.8, as in the run of --checkpoint"),
         ({"digits": 2}, r"^--digits=2: must be 1, as in the run of --checkpoint"),
