@@ -52,9 +52,9 @@ KEY_VERSION = 1  # raised when a default or a meaning changes: runs then get new
 DATA_FLAGS = ("dataset", "data_dir", *TEXT_FLAGS)  # what load_data depends on
 TASKS = ("train", "generate", "evaluate")
 LEARNING_RATES = {"lstm": 0.008, "tcn": 0.002, "transformer": 0.002}  # why: sweeps/charlm_lr.yaml
-IGNORED = -1  # target in the rest of a row whose sequence is shorter, where there is no character
+IGNORED = -1  # target at the positions after the end of a shorter sequence, where there is no character
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
-ON_DEVICE = 64 << 20  # characters; a longer part stays where it is, and only its rows go to the device
+ON_DEVICE = 64 << 20  # characters; a longer part stays on the CPU, and only its rows go to the device
 COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are looked for
 
 
@@ -406,7 +406,7 @@ def alphabet_of(cfg: Config, file: Path) -> str:
 
 
 def check_alphabet(cfg: Config, known: str, wanted: str) -> None:
-    """Refuse weights for other characters than those of --dataset."""
+    """Refuse weights of a model with other characters than those of --dataset."""
     differ = [*text.unknown(wanted, known), *text.unknown(known, wanted)]
     some = ", ".join(map(shown, differ[:5])) + (" and others" if len(differ) > 5 else "")
     allowed = "of a model that knows the same characters as --dataset"

@@ -60,7 +60,7 @@ DATA_FLAGS = ("dataset", "data_dir", "encoding", "columns", *SENTENCE_FLAGS)  # 
 TASKS = ("train", "generate", "interpolate", "evaluate", "twist")
 TWISTS = ("none", "modern", "slang")
 COLLAPSED_NATS = 0.5  # KL below which a run is said to have collapsed
-N_SHOWN = 8  # sentences that are rebuilt, and samples of each strategy, while training
+N_SHOWN = 8  # sentences that are reconstructed, and samples of each strategy, while training
 N_WEIGHTED, N_CODES = 500, 32  # test sentences of the importance-weighted bound, and codes of each
 N_REBUILT = 200  # test sentences that are compared with their reconstructions
 N_WRITTEN = 200  # samples whose words are looked up at the end
@@ -597,7 +597,7 @@ def vocabulary_of(cfg: Config, file: Path) -> Vocabulary:
 
 
 def check_vocabulary(cfg: Config, known: Vocabulary, wanted: Vocabulary) -> None:
-    """Refuse weights for other tokens than those of --dataset."""
+    """Refuse weights of a model with other tokens than those of --dataset."""
     differ = sorted(set(known.tokens) ^ set(wanted.tokens))
     some = ", ".join(map(repr, differ[:5])) + (" and others" if len(differ) > 5 else "")
     same = known == wanted

@@ -109,7 +109,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Importance:
-    """What is known about one flag; NaN stands for what can't be told. The module explains the fields."""
+    """What is known about one flag; NaN stands for values that cannot be known. The module explains the
+    fields.
+    """
 
     flag: str
     kind: str  # number or category
@@ -376,7 +378,7 @@ def what_mattered(df: pd.DataFrame, figure: str, goal: str = "minimize", rng_see
     column. goal: minimize or maximize; it only decides which values are `better`. rng_seed: for all random
     draws; equal runs give equal numbers, whatever their order.
     ValueError, in one line: the table has no status, the goal is another word, or the figure is a flag. If
-    anything else is missing or can't be told, `why` and the verdicts say so.
+    anything else is missing or cannot be known, `why` and the verdicts say so.
     """
     if goal not in ("minimize", "maximize"):
         raise ValueError(f"goal must be minimize or maximize, got {goal!r}")
@@ -459,7 +461,8 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
     unit = np.arange(len(y)) if found.unit == "run" else configuration
     rng = np.random.default_rng(rng_seed)
 
-    # which flags could be told from noise at all: by the forest; by runs that differ only in the flag
+    # which flags could be distinguished from noise at all: by the forest; by runs that differ only in the
+    # flag
     enough, matches = [], []
     first = np.unique(unit, return_index=True)[1]
     for f, name in enumerate(varied):

@@ -46,7 +46,7 @@ FLOORS = (
 @dataclass(frozen=True)
 class Model:
     """One of the models. draw: standard normal noise (N, D) → codes (N, D); decode: codes → pictures on the
-    CPU; rebuild: pictures → pictures, None for a model without an encoder.
+    CPU; rebuild: pictures → their reconstructions, None for a model without an encoder.
     """
 
     name: str
@@ -116,8 +116,7 @@ def described(model: Any, own: Any, data: images.ImageSplits, device: torch.devi
 
 
 def compare(cfg: gan_faces.Config) -> dict[str, Any]:
-    """Random pictures, ways between two codes, rebuilt pictures and scores of every --checkpoint, on one
-    page.
+    """Random pictures, ways between two codes, reconstructions and scores of every --checkpoint, on one page.
 
     They are made on --dataset, by default on that of the first checkpoint. UserError: a checkpoint of another
     family, or with another image size.

@@ -36,7 +36,7 @@ from research.tasks.faces_bench import (
 N_FACES, N_VALUES = 100, 13  # how many faces of the test part are measured, and at how many values each
 NO_CHANGE = 0.01  # a smaller RMSE between both ends of a turn is invisible: 2.5 of 255
 TURNED_DEGREES = 30  # the least change of the yaw read that counts as a turn; 120 degrees are asked for
-MIRRORED = 0.5  # a turn takes away at least this share of the fine detail that tells left from right
+MIRRORED = 0.5  # a turn removes at least this share of the fine detail that distinguishes left from right
 STAYS = 0.25  # if less than this share is gone, the head has not turned at all; in between, hardly
 
 

@@ -291,8 +291,9 @@ def inference_gap(bench: Bench) -> dict[str, Any]:
 
 
 def evaluate(bench: Bench) -> dict[str, Any]:
-    """Every figure of the test part: how well the model explains pictures, how well codes tell classes apart,
-    and how real generated pictures look to a classifier, with the same scores of as many real pictures.
+    """Every figure of the test part: how well the model explains pictures, how well the codes separate the
+    classes, and how real generated pictures look to a classifier, with the same scores of as many real
+    pictures.
     """
     cfg, data, device = bench.cfg, bench.data, bench.task.device
     x = script.draw_pixels(data.test, "test", cfg)
