@@ -49,7 +49,7 @@ KEY_VERSION = 2  # raised when a default or a meaning changes: runs then get new
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
 LEARNING_RATES = {"muon": 0.02, "adam": 0.002}  # of each optimiser
-OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # those that look at a face that one can choose
+OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # tasks that work on a face that the user can choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +118,12 @@ class Config(RunFlags):
     """rotate: number of the latent to move along, instead of a direction found from the data"""
 
     def __post_init__(self):
-        if self.learning_rate is None:  # from here on a number, which config.json and the key hold
+        if self.learning_rate is None:  # from here on it is a number, which config.json and the key contain
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.optimizer])
         super().__post_init__()
         require(0 <= self.beta < float("inf"), self, "beta", "at least 0 (0: plain autoencoder)")
         least = {"beta": self.beta >= 0, "capacity": self.beta > 0, "tc": self.beta >= 1}[self.objective]
-        require(least, self, "beta", "above 0, with --objective=tc at least 1")  # tc below 1 would reward it
+        require(least, self, "beta", "above 0, with --objective=tc at least 1")  # tc below 1 would reward TC
         single = self.objective == "tc" and self.batch_size == 1
         require(not single, self, "batch_size", "above 1 with --objective=tc")
         positive = self.beta > 0 and 0 < (self.beta_start or 0) < float("inf")
@@ -442,7 +442,7 @@ def training_pictures(
     order, value = latent_order(mu, logvar, cfg)
     shift, scale = shown_range(model, mu, cfg)
     rebuilt = torch.sigmoid(model.decode(mu[:8]))
-    both = torch.cat([x[:8], rebuilt])  # a small set of one's own can have fewer than 8 held-out pictures
+    both = torch.cat([x[:8], rebuilt])  # a user's small set can have fewer than 8 held-out pictures
     rng = make_rng(cfg.seed, 0, "pictures", device)
     noise = torch.randn(16, cfg.latent_dim, generator=rng, device=device)
     random = torch.sigmoid(model.decode(shift + scale * noise))

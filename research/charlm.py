@@ -55,7 +55,7 @@ LEARNING_RATES = {"lstm": 0.008, "tcn": 0.002, "transformer": 0.002}  # why: swe
 IGNORED = -1  # target at the positions after the end of a shorter sequence, where there is no character
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
 ON_DEVICE = 64 << 20  # characters; a longer part stays on the CPU, and only its rows go to the device
-COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are looked for
+COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are searched for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Config(TextFlags, Decoding, RunFlags):
     """evaluate: a text file to score; default: the test part"""
 
     def __post_init__(self):
-        if self.learning_rate is None:  # from here on a number, which config.json and the key hold
+        if self.learning_rate is None:  # from here on it is a number, which config.json and the key contain
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.model])
         for flags in (RunFlags, TextFlags, Decoding):
             flags.__post_init__(self)
@@ -314,9 +314,9 @@ def rows_of(ids: Tensor, starts: Tensor, cfg: Config, release: Callable[[], None
     """ids (N,) as a part: one sequence, or lines that begin at `starts`, each read from the end of the line
     before it.
     """
-    if cfg.cut == "stream":  # songs, too, follow one another: a mark of its own ends each
+    if cfg.cut == "stream":  # songs follow one another, too: each ends with its own mark
         starts = torch.tensor([0, len(ids)])
-    begin = (starts[:-1] - 1).clamp_(min=0)  # the first of all has none before it
+    begin = (starts[:-1] - 1).clamp_(min=0)  # the first line has no end of a line before it
     return Part(ids, begin, (starts[1:] - begin).sub_(1), cfg.seq_len, release)
 
 
@@ -451,7 +451,7 @@ def train(cfg: Config) -> dict[str, float]:
         if run.due("sample", step):
             if all(p.isfinite().all() for p in model.parameters()):
                 metrics |= samples(model, data, cfg, device, step)
-            else:  # there is nothing to draw from; the run ends as diverged
+            else:  # there are no probabilities to draw from; the run ends as diverged
                 metrics["train/loss"] = math.nan
 
         # at the end, once: the test part, with the best weights

@@ -60,10 +60,10 @@ DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "interpolate", "evaluate", "compare")
 AUGMENTATIONS = ("color", "translation", "cutout")
 N_SCORED = 500  # pictures of each kind that are scored, or as many as there are
-N_JUDGED = 250  # of each kind that the discriminator is asked about
+N_JUDGED = 250  # pictures of each kind that the discriminator classifies
 MIN_HELD_OUT = 6  # pictures in val and in test: precision and recall ask for five neighbours of each
-N_FILMED = 100  # pictures of a film, at most about so many
-N_NEAREST = 2000  # training pictures among which the nearest are sought
+N_FILMED = 100  # largest number of pictures of a film, about
+N_NEAREST = 2000  # training pictures among which the nearest are searched for
 
 
 @dataclass(frozen=True, kw_only=True)

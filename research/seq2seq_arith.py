@@ -277,7 +277,7 @@ def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, c
     hide = rng if cfg.dropout else None
     before = batch.tgt[:, :-1] if batch.drawn is None else None
     with torch.autocast(batch.tgt.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        if rng is not None and cfg.teacher_forcing < 1:  # never where answers are drawn
+        if rng is not None and cfg.teacher_forcing < 1:  # never if answers are pictures
             with torch.no_grad():
                 own = model(batch.src, before)[:, :-1].argmax(2)
             torch.clear_autocast_cache()  # older versions kept these weights' casts, which have no gradient
@@ -373,7 +373,7 @@ def pictures_of(
         else:
             x = torch.sigmoid(model.answer(batch.src)[here - i * N_AT_ONCE]).cpu()
             x = in_reverse(x, ids[here], alphabet) if cfg.reverse else x
-        shown.append(torch.cat(tuple(x.unbind(1)), 2)[:, None])  # one character's picture beside the other's
+        shown.append(torch.cat(tuple(x.unbind(1)), 2)[:, None])  # the characters' pictures side by side
     return torch.cat(shown)
 
 
@@ -464,7 +464,7 @@ def train(cfg: Config) -> dict[str, float]:
             loss, rate = loss_fn(forward, batch, rng, cfg), lr_at(step, cfg)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            model.zero_grad(set_to_none=True)  # the optimizer's own takes several times as long
+            model.zero_grad(set_to_none=True)  # the optimizer's own zero_grad takes several times as long
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
             optimizer.step()

@@ -61,7 +61,7 @@ TASKS = ("train", "generate", "interpolate", "evaluate", "twist")
 TWISTS = ("none", "modern", "slang")
 COLLAPSED_NATS = 0.5  # KL below which a run is said to have collapsed
 N_SHOWN = 8  # sentences that are reconstructed, and samples of each strategy, while training
-N_WEIGHTED, N_CODES = 500, 32  # test sentences of the importance-weighted bound, and codes of each
+N_WEIGHTED, N_CODES = 500, 32  # test sentences for the importance-weighted bound, and codes drawn for each
 N_REBUILT = 200  # test sentences that are compared with their reconstructions
 N_WRITTEN = 200  # samples whose words are looked up at the end
 N_MEASURED = 1000  # sentences for the mutual information; the estimate cannot exceed the ln of this number
@@ -197,7 +197,7 @@ class Config(Decoding, RunFlags):
             require(self.beta == 1, self, "beta", "1 with --latent_dim=0, which has no code")
         shorter = (
             self.epochs is not None or self.pretrain < self.steps
-        )  # of epochs, once their steps are known
+        )  # with --epochs, as soon as the number of steps is known
         require(shorter, self, "pretrain", f"below --steps={self.steps}")
         several = not self.batch_norm or self.batch_size > 1
         require(several, self, "batch_size", "at least 2 with --batch_norm")
@@ -394,7 +394,9 @@ def kl_weight(step: int, cfg: Config) -> float:
     """
     if step < cfg.pretrain:
         return 0.0
-    done = (step - cfg.pretrain) / (cfg.steps - cfg.pretrain)  # share of what comes after it
+    done = (step - cfg.pretrain) / (
+        cfg.steps - cfg.pretrain
+    )  # share of the steps after --pretrain that are done
     if cfg.anneal == "none":
         return 1.0
     if cfg.anneal == "cyclical":
@@ -652,7 +654,7 @@ def train(cfg: Config) -> dict[str, float]:
         if run.due("sample", step):
             if all(p.isfinite().all() for p in model.parameters()):
                 metrics |= samples(model, data, parts["val"], cfg, step)
-            else:  # there is nothing to draw from; the run ends as diverged
+            else:  # there are no probabilities to draw from; the run ends as diverged
                 metrics["train/loss"] = math.nan
 
         # at the end, once: the test part, with the best weights

@@ -17,7 +17,7 @@ from research.common.flags import require
 from research.common.folder import CHECKPOINTS, CONFIG, read_json, write_bytes
 from research.common.messages import UserError, console, escape
 
-KEPT = 2  # step files; the one before the newest serves when the newest is damaged
+KEPT = 2  # step files; the one before the newest is used if the newest is damaged
 _NAME = re.compile(r"(?:step_(\d{8})|best)_([0-9a-f]{8})\.pt")
 
 
@@ -103,7 +103,7 @@ def load_file(path: Path) -> dict[str, Any]:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
+    except Exception as error:  # torch raises many kinds of exceptions for a broken file
         raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
 
 

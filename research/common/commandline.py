@@ -31,8 +31,8 @@ EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13
 NO_FOLDER, NOT_THERE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (errno.ENOENT, errno.EEXIST)
 NO_SPACE, NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
-AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
-SEVERAL = "\0"  # between a flag and its several values: no argument of a command can hold it
+AT_CRASH: list[Callable[[BaseException], None]] = []  # called when the process crashes
+SEVERAL = "\0"  # separates a flag and its values; no argument of a command can contain it
 BOOLEANS = {"true": "True", "false": "False"}
 C = TypeVar("C")
 
@@ -232,7 +232,7 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush would fail, too
         sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
-        begun = bool(AT_CRASH)  # a run, which has its checkpoints; no launcher and no task has
+        begun = bool(AT_CRASH)  # a run has checkpoints; launchers and tasks have none
         _crash(error)
         if (remedy := _remedy(error, begun, getattr(cfg, "out", None))) is None:
             raise

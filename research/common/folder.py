@@ -16,7 +16,7 @@ from data.files import becoming
 CONFIG = "config.json"  # what the run is: family, key, flags, headline, W&B id, source
 STATUS = "status.json"  # how far it is: status, reason, step, headline, one segment for each start
 METRICS = "metrics.jsonl"  # one row for each logged step
-TIMES = "time.jsonl"  # what is measured by a clock, keyed by step
+TIMES = "time.jsonl"  # times, keyed by step
 MEDIA = "media"  # media/<key>/<step>.<suffix>
 CHECKPOINTS = "checkpoints"
 MODEL_TEXT = "model.txt"  # layers, shapes, parameters
@@ -24,7 +24,7 @@ SOURCE_DIFF = "source.diff"  # the uncommitted change of the code that made the 
 STOP = "stop"  # a file of this name makes the run save and stop; its first line is the reason
 OUTPUT = "output.log"  # what the training process of a sweep's trial printed
 HYPERBAND = "hyperband.jsonl"  # the decisions of early stopping
-UPLOADED = "uploaded.json"  # what W&B has confirmed of the run
+UPLOADED = "uploaded.json"  # the part of the run that W&B has confirmed
 RESULTS = "results.json"  # the numbers of a task, in <run>/<task>/
 
 # in a sweep's folder

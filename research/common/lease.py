@@ -25,7 +25,7 @@ from typing import Any
 from research.common.folder import read_json, write_json
 
 BEAT_S = 10.0  # seconds between beats
-PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts up
+PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts
 # what squeue says of a job that has ended, or of one that it has forgotten
 JOB_OVER = ("", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 MAX_DEATHS = 3  # attempts that may die at the same step before the run counts as failed
@@ -230,7 +230,7 @@ def acquire(folder: Path, watch: Watch, role: str = "train") -> Lease | None:
         tmp = folder / f".lease.{os.getpid()}.{threading.get_ident()}.tmp"
         write_json(tmp, mine)
         try:
-            # fails when it exists: exclusive, and whole from the start
+            # fails if the file exists, so only one process succeeds, and the file is complete from the start
             os.link(tmp, folder / f"lease.{n + 1}")
         except FileExistsError:
             continue  # another process was quicker: look again

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from research.common.messages import escape, news
 
-REFRESH_S = 0.25  # a look at the clock a step, a redrawn line four times a second
+REFRESH_S = 0.25  # the clock is read at every step, the line is redrawn four times a second
 BAR, WIDE = 20, 120  # columns of the bar, and of a terminal that has room for it
 
 

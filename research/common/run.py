@@ -101,7 +101,7 @@ class Run:
         self._last_loss: torch.Tensor | None = None
         self._order: tuple[int, torch.Tensor] | None = None  # an epoch and the order of its examples
 
-        # pictures are composed off the critical path; how long logging and they took
+        # pictures are made in the background; the seconds that logging and pictures took
         self._media = ThreadPoolExecutor(1, "media")
         self._pending: list[Future] = []
         self._own_s = self._media_s = 0.0
@@ -206,7 +206,7 @@ class Run:
             if last:
                 break
             self._make_room(step)
-            step += 1  # the update is made: a checkpoint from here on counts it
+            step += 1  # the update is made, so checkpoints from here on count it
             if self.stopping:
                 break
             if step % self.cfg.save_every == 0:
@@ -306,7 +306,7 @@ class Run:
         if self._diverged is not None or step == self._saved_step or not self.lease.check():
             return
         if step == self.cfg.steps and not self._complete and not self.stopping:
-            return  # the last visit of the loop may still find better weights, and saves
+            return  # the last step of the loop may still find better weights, and saves
         self._finish_media()
         for path in (self.folder / METRICS, self.folder / TIMES):
             if path.exists():
@@ -479,8 +479,8 @@ class Run:
         for key, sign in {
             "val/loss": 1,
             self.headline: self.sign,
-        }.items():  # a share of right answers hides it
-            if key == "val/loss" and self.goal == "minimize":  # which may be a sum whose weights grow
+        }.items():  # a share of right answers can hide a rising loss
+            if key == "val/loss" and self.goal == "minimize":  # the loss may be a sum whose weights grow
                 continue
             values = [row[key] for row in rows if row.get(key) is not None]
             if len(values) > 1 and values[-1] * sign > values[0] * sign:

@@ -109,7 +109,7 @@ def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], mo
             flags[f.name] = value
     for flag, value in flags.items():
         slug = re.sub(r"[^\w.,+=-]+", "_", str(value))
-        if slug != str(value):  # another text could become the same
+        if slug != str(value):  # otherwise another text could give the same name
             slug += f"~{hashlib.sha256(str(value).encode(errors='replace')).hexdigest()[:4]}"
         words.append(f"{flag}={slug}")
     name = "-".join(words)

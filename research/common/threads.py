@@ -14,7 +14,7 @@ import torch
 
 LOOK_S = 1.0
 PATIENCE_S = 5.0  # our own videos and the start of W&B also take a core for some seconds
-CROWDED = 0.3  # seconds in which threads could have run and had no core, for each second
+CROWDED = 0.3  # seconds per second in which threads could have run but had no core
 
 
 def free_cores() -> int:

@@ -52,7 +52,7 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
                 run = init(wandb, "online")
                 _bound_exit()
                 return run
-    except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
+    except Exception as error:  # of many kinds, when a server is down, slow or refuses
         console.print(
             f"[yellow]W&B does not take this run now[/] ({first_line(error)}): it is kept offline; "
             "python launch/upload.py brings it to W&B later"

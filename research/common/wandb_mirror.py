@@ -103,10 +103,10 @@ def log_artifacts(wandb_run: Any, folder: Path, config: dict[str, Any], model: P
 
 def use_model(wandb_run: Any, checkpoint: str, file: Path) -> None:
     """Make the model that --checkpoint names an input of the W&B run; W&B may not have it yet."""
-    if Path(checkpoint).exists():  # else it is an artifact itself
+    if Path(checkpoint).exists():  # otherwise the checkpoint is an artifact itself
         config = read_json(file.absolute().parents[1] / CONFIG)
         if config is None or not file.name.startswith("best_"):
-            return  # W&B is given the best weights only
+            return  # W&B gets only the best weights
         place = f"{config.get('entity') or wandb_run.entity}/{config.get('project') or wandb_run.project}"
         checkpoint = f"{place}/{config['family']}-{config['wandb_id']}:best"
     if not wandb_run.offline:
@@ -128,7 +128,7 @@ class Mirror(threading.Thread):
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._next_step = 0
         self.cpu_s = 0.0  # CPU time of this thread, the client's import included
-        self.live_from = 0  # steps below are replayed from the folder, the others come through the queue
+        self.live_from = 0  # earlier steps are replayed from the folder, the others come by the queue
 
     def send(self, step: int, row: dict[str, Any], media: dict[str, Path]) -> None:
         self._queue.put(("row", step, row, media))
