@@ -195,9 +195,7 @@ class Config(Decoding, RunFlags):
                 require(getattr(self, name) == 0, self, name, "0 with --latent_dim=0, which has no code")
             require(self.anneal == "none", self, "anneal", "none with --latent_dim=0, which has no code")
             require(self.beta == 1, self, "beta", "1 with --latent_dim=0, which has no code")
-        shorter = (
-            self.epochs is not None or self.pretrain < self.steps
-        )  # with --epochs, as soon as the number of steps is known
+        shorter = self.epochs is not None or self.pretrain < self.steps  # --epochs: checked again later
         require(shorter, self, "pretrain", f"below --steps={self.steps}")
         several = not self.batch_norm or self.batch_size > 1
         require(several, self, "batch_size", "at least 2 with --batch_norm")
@@ -394,9 +392,7 @@ def kl_weight(step: int, cfg: Config) -> float:
     """
     if step < cfg.pretrain:
         return 0.0
-    done = (step - cfg.pretrain) / (
-        cfg.steps - cfg.pretrain
-    )  # share of the steps after --pretrain that are done
+    done = (step - cfg.pretrain) / (cfg.steps - cfg.pretrain)  # share of the later steps
     if cfg.anneal == "none":
         return 1.0
     if cfg.anneal == "cyclical":

@@ -237,7 +237,7 @@ def _refuse_other(
             name for name in sweep.content["parameters"] if name not in (old.get("parameters") or {})
         ]:
             name, default = further[0], sweep.script.default(further[0])
-            why += f"; they stay where {name} also takes its default, {default}"
+            why += f"; they would be if {name} also took its default, {default}"
     if why:
         listed = _differences(old, sweep.content)
         more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""

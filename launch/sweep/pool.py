@@ -163,7 +163,7 @@ class Local:
                 del self.workers[i]
                 console.print(message)
                 continue
-            console.print(f"{message}; another takes its place")
+            console.print(f"{message}; another worker takes its place")
             self.start_worker(i)
 
     def print_changes(self, rows: list[Row]) -> None:
