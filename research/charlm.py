@@ -1,7 +1,8 @@
 """Character language models: an LSTM, a TCN and a Transformer behind one loop.
 
 What    Each learns p(next character | the characters before it) from windows of a text. All three score the
-        same positions: every character of the text except the first, from what its window holds before it.
+        same positions: every character of the text except the first, each from the characters before it in
+        its window.
 Run     python research/charlm.py                                                # Python's manual, embedded
         python research/charlm.py --dataset=shakespeare --model=lstm
         python research/charlm.py --dataset=songs.csv --model=tcn --cut=lines

@@ -15,10 +15,11 @@ Sources Losses: Goodfellow et al. 2014 (arXiv:1406.2661), §3: nonsaturating. Li
         Averaged weights: Yazıcı et al. 2018 (arXiv:1806.04498). Augmentation: Zhao et al. 2020
         (arXiv:2006.10738). Layers: Radford et al. 2015 (arXiv:1511.06434), all of --arch=dcgan.
         Two learning rates: Heusel et al. 2017 (arXiv:1706.08500), §2.
-Departs One update of each network a step, for wgan_gp too (the paper has 5 of the critic). Its own penalty is
-        applied every few steps, and R1 and R2 are added unless they are 0. Relativistic: the generator is
-        compared with D's judgement of real pictures from before D's update. Penalties weigh gradients of
-        pictures in [−1, 1]; the learning rates go down to 0 over the second half of the training.
+Departs Each step updates each network once, for wgan_gp too (the paper updates the critic 5 times). The
+        penalty of wgan_gp is applied every few steps, and R1 and R2 are added unless they are 0.
+        Relativistic: generated pictures are compared with D's judgement of real pictures from before D's
+        update. Penalties use gradients of pictures in [−1, 1]; the learning rates go down to 0 over the
+        second half of the training.
 Expect  7 to 8 minutes on a busy core with --precision=bf16; recognisable faces from 435 photos. Figures of
         three sets, compared with autoencoder and VAE: docs/gan_faces.md.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).

@@ -19,8 +19,8 @@ Sources Bowman et al. 2016 (arXiv:1511.06349): model, KL annealing (§3.1), word
         eq. 8: means of fixed variance. Burda et al. 2016 (arXiv:1509.00519), eq. 8: importance-weighted
         bound.
 Departs Encoder and decoder share one embedding; z is part of every input of the decoder and its first state.
-Shapes  B batch, T tokens of the longest sentence of a batch and its end, D latents, V vocabulary. Tokens that
-        the decoder reads begin with BOS; what it is to write ends with EOS; both (B, T).
+Shapes  B batch, T tokens of the longest sentence of a batch and its end, D latents, V vocabulary. The tokens
+        that the decoder reads begin with BOS; those that it should write end with EOS; both are (B, T).
 Units   Nats per sentence: reconstruction summed over its tokens and its end, KL summed over latents.
 """
 

@@ -28,7 +28,7 @@ SLOW_MS = 200  # for a small durable write, such as each beat of a lease and eac
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}  # from good to bad
 NO_LINKS = "hard links may be missing (then no run can take its lease), and fsync guarantees little"
 NETWORK = {  # file systems with known problems, and what to pay attention to
-    "nfs": "machines see each other's changes late: keep clocks right, and the mount's acregmax at 60 or less",
+    "nfs": "machines see each other's changes late: keep clocks right and the mount's acregmax at 60 or less",
     "lustre": "many small files are slow: fewer pictures (--sample_every), data sets unpacked once",
     "cifs": NO_LINKS,
     "smb": NO_LINKS,
