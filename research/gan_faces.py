@@ -1,9 +1,8 @@
 """Generative adversarial network on faces, or on a few hundred pictures of your own.
 
-What    A generator makes pictures G(z) from noise z ~ N(0, I); a discriminator D learns to distinguish them
-from real ones. Each learns from the other's success. There is no encoder and no likelihood, so results are
-measured
-        by comparing features of generated and of held-out real pictures.
+What    A generator makes pictures G(z) from noise z ~ N(0, I); a discriminator D learns to distinguish
+        them from real ones. Each learns from the other's success. There is no encoder and no likelihood, so
+        results are measured by comparing features of generated and of held-out real pictures.
 Run     python research/gan_faces.py --dataset=path/to/pictures             # your own
         python research/gan_faces.py                                        # the project's rendered faces
         python research/gan_faces.py --task=evaluate --checkpoint=runs/<run>    # and the other TASKS below

@@ -1,7 +1,7 @@
 """Arithmetic learned from examples: '81+24' → '105', as text or handwriting, by sequence to sequence.
 
 What    An encoder reads the query, a decoder writes the answer, character by character. How few of all
-possible queries are enough for training, and which additions to a plain LSTM help most?
+        possible queries are enough for training, and which additions to a plain LSTM make the difference?
         --mode=image_to_text reads handwritten queries; text_to_image draws its answers, which a separately
         trained, frozen classifier reads.
 Run     python research/seq2seq_arith.py                                         # the plain LSTM
