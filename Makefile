@@ -1,6 +1,6 @@
 # The contributor's menu. `make sweep` and `make test` install what they need first.
 SHELL := /bin/bash
-# where this is set, each worker of pytest compiles all tests anew at every run: 15 s of a core
+# if this is set, each worker of pytest compiles all tests again at every run: 15 s of a core
 unexport PYTHONDONTWRITEBYTECODE
 PY := .venv/bin/python
 # the CPU option of uv: `make install TORCH=cpu` takes torch's small CPU build and leaves the CUDA packages out
@@ -14,27 +14,27 @@ SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: no-python help install sweep notebooks test test-wandb test-slurm test-all check bench format lock clean
 help:
-	@echo "make install     .venv with the exact versions of requirements.lock; fetches a Python where none fits"
+	@echo "make install     .venv with the exact versions of requirements.lock; fetches a Python if none fits"
 	@echo "                 (TORCH=cpu: torch without CUDA; PYTHON=/path/to/python3.12: with that one)"
-	@echo "make sweep       the main job, small: 3 values of beta on rendered faces, then a report"
-	@echo "make notebooks   executes notebooks/*.py and writes the .ipynb beside them, from the runs in runs/"
+	@echo "make sweep       a small version of the main sweep: 3 values of beta on rendered faces, then a report"
+	@echo "make notebooks   executes notebooks/*.py on the runs in runs/ and writes the .ipynb beside them"
 	@echo "make test        all tests that a change must pass"
-	@echo "make test-wandb  of these, the ones with the real W&B client: sweeps, agents, faults, upload, report"
-	@echo "make test-slurm  of these and the soaks, the ones on a real SLURM of two nodes on this machine"
-	@echo "make test-all    the soaks too: kill -9 storms, the full faces"
+	@echo "make test-wandb  only the tests with the real W&B client: sweeps, agents, faults, upload, report"
+	@echo "make test-slurm  only the tests on a real SLURM of two nodes on this machine, soak tests included"
+	@echo "make test-all    all tests and the soak tests, which take long: kill -9 storms, the full faces"
 	@echo "make check       ruff and the quick unit tests"
-	@echo "make bench       each family's speed against its peer, and one table of it; half an hour"
+	@echo "make bench       each family's speed compared with its peer's, in one table; takes half an hour"
 	@echo "                 (PEERS=folder with others' checkouts; see docs/benchmarks.md)"
 	@echo "make format      ruff format"
-	@echo "make lock        resolve requirements.lock anew (environment.yml reads it)"
+	@echo "make lock        resolve requirements.lock again (environment.yml reads it)"
 
 install: .venv/installed
-# once for each lock; anew when the Python that .venv points to has been removed from this machine
+# once for each lock; again if the Python that .venv points to has been removed from this machine
 .venv/installed: requirements.lock $(shell test -x $(PY) || echo no-python)
 	@launch/install.sh "$(TORCH)"
 	@touch $@
 
-# half of the time where the processor multiplies bfloat16 itself; elsewhere it would take many times as long
+# bf16 takes half of the time if the processor multiplies bfloat16 itself; else it would take many times as long
 PRECISION := $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bf16 || echo fp32)
 sweep: install
 	@echo "== beta-VAE on rendered faces: beta 0, 4, 20, 350 steps in $(PRECISION), on this machine"
@@ -42,11 +42,11 @@ sweep: install
 	  --set precision=$(PRECISION) --set steps=350 --set 'seed=[0]'
 
 notebooks: install
-	@echo "== all notebooks, from the runs in $${NOTEBOOK_RUNS:-runs}; one whose runs are missing says how to make them"
+	@echo "== all notebooks, from the runs in $${NOTEBOOK_RUNS:-runs}; a notebook without its runs says how to make them"
 	$(PY) notebooks/execute.py
 
 test: install
-	@echo "== all tests but the soaks"
+	@echo "== all tests except the soak tests"
 	$(PYTEST) $(SHARED) -m "not soak"
 
 test-wandb: install
@@ -59,7 +59,7 @@ test-slurm: install
 	$(PYTEST) tests/test_slurm_sweeps.py tests/test_slurm.py tests/test_slurm_cluster.py
 
 test-all: install
-	@echo "== all tests, soaks included"
+	@echo "== all tests, soak tests included"
 	$(PYTEST) $(SHARED)
 	$(PY) tests/soak_kills.py
 

@@ -16,9 +16,9 @@ GPU, with the number of cores.
     nanoGPT/            a checkout of github.com/karpathy/nanoGPT; all of it but its history
     keras/              Keras as `pip install --target=path/to/peers/keras keras` puts it
 
-A family whose peer is not there is timed alone, and the table says so. The other benchmarks bring their peer
-along: a plain loop around the same networks, a loop without a cache, runs one after the other. MNIST and
-tinyshakespeare have to lie in --data_dir (`python data/prepare.py mnist`, then `shakespeare`).
+A family whose peer is not there is timed alone, and the table says so. The other benchmarks contain their
+peer: a plain loop around the same networks, a loop without a cache, runs one after the other. MNIST and
+tinyshakespeare have to be in --data_dir (`python data/prepare.py mnist`, then `shakespeare`).
 """
 
 import json
@@ -70,8 +70,8 @@ class Job:
     flags: dict[str, Any]
     quick: dict[str, Any]  # flags of a smoke run, which win over `flags`
     peer: Peer | None = None
-    data: Literal["mnist", "shakespeare"] | None = None  # what has to lie in --data_dir
-    embedded: str | None = None  # what a smoke run without the peer reads instead of `data`
+    data: Literal["mnist", "shakespeare"] | None = None  # the data set that must be in --data_dir
+    embedded: str | None = None  # the data set that a smoke run without the peer reads instead of `data`
     on_gpu: bool = False  # it has --device
 
 
@@ -133,9 +133,10 @@ NAMES = tuple(dict.fromkeys(job.script for job in JOBS))
 
 
 class Goal(NamedTuple):
-    """What a file of figures is about: the work and the peer in words, and the ratio that is asked for.
+    """What a file of figures measures: the work and the peer in words, and the required ratio.
 
-    A ratio in LESS_IS_BETTER, as of seconds, must be at most `asked`; one of speeds at least.
+    A ratio of a unit in LESS_IS_BETTER, such as seconds, must be at most `asked`; a ratio of speeds must be
+    at least `asked`.
     """
 
     work: str
@@ -207,13 +208,13 @@ class Flags:
 
 
 def selected(flags: Flags) -> list[Job]:
-    """The jobs that --only and --device leave."""
+    """The jobs that --only and --device select."""
     names = flags.only.split(",") if flags.only else NAMES
     return [job for job in JOBS if job.script in names and (flags.device == "cpu" or job.on_gpu)]
 
 
 def peer_of(job: Job, flags: Flags) -> Path | None:
-    """Where the job's peer lies, if it is at hand."""
+    """The place of the job's peer, if it is available."""
     if job.peer is None or flags.peers is None:
         return None
     path = Path(flags.peers, job.peer.folder)
@@ -296,7 +297,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def newest_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By the time of the commit, clean before dirty; of one commit in the order of GOALS."""
+    """Sorted by the time of the commit, clean before dirty; for the same commit, in the order of GOALS."""
     order = list(GOALS)
 
     def place(record: dict[str, Any]) -> tuple[float, str, int, str]:
@@ -343,13 +344,13 @@ def figure(record: dict[str, Any], name: str) -> str:
 
 
 def spread(ratio: dict[str, float], rounds: int) -> str:
-    """A ratio's median with the smallest and the largest, where there are several."""
+    """The median of a ratio, with the smallest and the largest value if there are several."""
     text = f"{ratio['median']:.2f}"
     return text + (f" ({ratio['min']:.2f}–{ratio['max']:.2f})" if rounds > 1 else "")
 
 
 def verdict(record: dict[str, Any], name: str, goal: Goal) -> str:
-    """Whether the median ratio is what was asked for; in a race our loss must be no worse than the peer's."""
+    """Whether the median ratio meets the goal; in a race, our loss must also be no worse than the peer's."""
     peer, losses = record["peer"], record["losses"]
     if goal.asked is None or peer is None or name == memory.TORCH:
         return "–"
@@ -398,7 +399,7 @@ def run(flags: Flags) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         of_device = Path(scratch if flags.quick else RESULTS, device)
         folder = of_device / short(race.state_of_code()[0])
-        read_records(of_device)  # a file that cannot be read is told now, not in half an hour
+        read_records(of_device)  # report a file that cannot be read now, not in half an hour
         for number, job in enumerate(jobs, 1):
             words = command(job, flags, folder)
             print(f"\n[{number}/{len(jobs)}] {job.script} {' '.join(words[2:-1])}", flush=True)

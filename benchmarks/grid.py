@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-# of each family, steps that take some seconds on two cores; each has data that come along
+# for each family, a number of steps that takes some seconds on two cores; each has embedded data
 FAMILIES = {"vae_mnist": 600, "bvae_faces": 150, "charlm": 100, "seq2seq_arith": 1000}
 
 

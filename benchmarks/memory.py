@@ -8,9 +8,9 @@ reads its data, evaluates, draws its pictures, saves and measures the test part.
 text of 1 MB, 6,000 pictures of digits, a folder of 100 pictures, 10,000 sums. Larger sets are 10, 100 … times
 as large, up to --largest times; the text is Python's manual, again and again.
 
-The figure is the largest resident set, in MiB, as the system tells it when the process ends (ru_maxrss): all
-memory that the process had in use at once, including pages of files that it has mapped, such as libraries and
-caches of data. The system can take the latter away at any time, so on Linux the largest anonymous part,
+The figure is the largest resident set, in MiB, as the system reports it when the process ends (ru_maxrss):
+all memory that the process had in use at once, including pages of files that it has mapped, such as libraries
+and caches of data. The system can take the latter away at any time, so on Linux the largest anonymous part,
 which it can't, is printed as well; it is looked up 50 times a second. A bare `import torch` is measured in
 the same way: it takes more with a build of torch for CUDA than with one for CPUs. A process that the run
 itself starts counts only if it is larger than the run.
@@ -42,8 +42,8 @@ from research.common.identity import ROOT
 from research.common.messages import counted
 
 TORCH = "import torch"
-EVERY_S = 0.02  # between two looks at the anonymous memory
-MANY = 6000  # pictures of digits, and a sixth of it to test; MNIST has ten times as many
+EVERY_S = 0.02  # seconds between two readings of the anonymous memory
+MANY = 6000  # training pictures of digits, with a sixth of this number to test; MNIST has ten times as many
 FEW = 100  # pictures in a folder
 
 
@@ -62,7 +62,7 @@ def text_file(folder: Path, times: int) -> list[str]:
 
 
 def digits_folder(folder: Path, times: int) -> list[str]:
-    """A folder of IDX files as MNIST has, with pictures of noise."""
+    """A folder of IDX files like those of MNIST, with pictures of noise."""
     place, rng = folder / f"digits_{times}", np.random.default_rng(0)
     place.mkdir()
     for part, n in (("train", MANY * times), ("t10k", MANY * times // 6)):
@@ -85,12 +85,16 @@ def pictures_folder(folder: Path, times: int) -> list[str]:
 
 
 def sums(_: Path, times: int) -> list[str]:
-    """All sums of two numbers of so many digits; with one more there are a hundred times as many."""
+    """All sums of two numbers with this many digits; with one digit more there are a hundred times as
+    many.
+    """
     return ["--ops=+", f"--digits={2 if times == 1 else 3}", "--train_fraction=0.95"]
 
 
 class Family(NamedTuple):
-    """How its data are made, what `amount` of them is one time, and how many times as many there may be."""
+    """How a family's data are made; `amount`: the size of the smallest set; and how many times as large the
+    largest may be.
+    """
 
     make: Callable[[Path, int], list[str]]
     amount: int
@@ -147,7 +151,7 @@ class Peak(NamedTuple):
 
 
 def peak_of(command: Sequence[str], threads: int = 1) -> Peak:
-    """Run a command and measure it alone. Raises RuntimeError, with what it printed, where it fails."""
+    """Run a command and measure it alone. Raises RuntimeError, with the command's output, if it fails."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said)
@@ -160,12 +164,14 @@ def peak_of(command: Sequence[str], threads: int = 1) -> Peak:
         if process.returncode:
             said.seek(0)
             raise RuntimeError(f"{' '.join(command)}\n{said.read()}")
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS tells bytes, Linux KiB
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS reports bytes, Linux KiB
     return Peak(usage.ru_maxrss / unit, anonymous)
 
 
 def anonymous_now(pid: int) -> float:
-    """The anonymous memory of a process in MiB, as Linux tells it; 0 elsewhere, or once it has ended."""
+    """The anonymous memory of a process in MiB, as Linux reports it; 0 on other systems, or after the process
+    has ended.
+    """
     try:
         found = re.search(r"RssAnon:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
     except OSError:
@@ -174,14 +180,14 @@ def anonymous_now(pid: int) -> float:
 
 
 def runs_of(family: str, flags: Flags, folder: Path) -> dict[str, Callable[[], Peak]]:
-    """What measures a run on each set, by the size of the set; and the bare import."""
+    """The functions that measure a run on each set, by the size of the set; and the bare import."""
     about = FAMILIES[family]
     runs = {TORCH: lambda: peak_of([sys.executable, "-c", TORCH], flags.threads)}
     times = 1
     while times <= min(flags.largest, about.most):
 
         def run(times: int = times) -> Peak:
-            with tempfile.TemporaryDirectory(dir=folder) as place:  # a large set goes before the next comes
+            with tempfile.TemporaryDirectory(dir=folder) as place:  # removed before the next set is made
                 words = [sys.executable, f"research/{family}.py", *about.make(Path(place), times)]
                 words += [f"--steps={flags.steps}", f"--threads={flags.threads}", "--wandb=disabled"]
                 words += [f"--out={place}/runs", f"--data_dir={place}/store", "--quiet", "--device=cpu"]

@@ -73,7 +73,7 @@ def ours_s(n: int, folder: Path) -> float:
 
 
 def run(flags: Flags) -> None:
-    warnings.simplefilter("ignore")  # the engine is written for an older pydantic and warns of it
+    warnings.simplefilter("ignore")  # the engine is written for an older pydantic
     from launch.sweep import points
     from research import vae_mnist
 

@@ -67,7 +67,9 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def speed_of(work: Callable[[], object], amount: float) -> Callable[[], float]:
-    """The contender whose figure is `amount` per second, where `amount` is what `work` gets done."""
+    """The contender whose figure is `amount` per second, where `amount` is the work that one call of `work`
+    does.
+    """
     return lambda: amount / seconds(work)
 
 
@@ -76,7 +78,7 @@ def alternate(
 ) -> dict[Name, list[float]]:
     """The figures of each contender in `rounds` rounds, of which the first `warm_up` are left out.
 
-    In a round each contender is called once, in their order. Raises UserError where no round is left.
+    In a round each contender is called once, in order. Raises UserError if no round is left.
     """
     if rounds <= warm_up:
         raise UserError(f"{rounds} rounds: at least {warm_up + 1} are needed, as {warm_up} warm up")
@@ -156,7 +158,7 @@ class JsonFlag:
 
     def __post_init__(self):
         is_folder = self.json is None or Path(self.json).is_dir() or not Path(self.json).exists()
-        require(is_folder, self, "json", "a folder, which is made where it is missing")
+        require(is_folder, self, "json", "a folder, which is made if it does not exist")
 
 
 def keep(
@@ -168,7 +170,7 @@ def keep(
     variant: str | None = None,
     losses: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the figures of all rounds to FOLDER/<benchmark>[-<variant>].json, where --json asks for it.
+    """Write the figures of all rounds to FOLDER/<benchmark>[-<variant>].json, if --json is given.
 
     script: the benchmark's `__file__`; unit: "s" or "MiB", of which less is better, or something per second;
     peer: the contender with which the others are compared, if it was run; losses: what each reached, in a
@@ -213,13 +215,17 @@ def keep(
 
 
 def shown(value: Any) -> Any:
-    """A flag's value; of an absolute path only the name, since the rest means nothing on other machines."""
+    """A flag's value; for an absolute path only the name, because the rest has no meaning on other
+    machines.
+    """
     is_elsewhere = isinstance(value, str) and os.path.isabs(value)
     return f"path/to/{Path(value).name}" if is_elsewhere else value
 
 
 def command(flags: JsonFlag, benchmark: str) -> str:
-    """What to type for the same again: the flags that differ from their defaults, without places of files."""
+    """The command that repeats the benchmark: the flags that differ from their defaults, without the places
+    of files.
+    """
     words = [f"python benchmarks/{benchmark}.py"]
     for f in dataclasses.fields(flags):
         value = getattr(flags, f.name)
@@ -236,7 +242,7 @@ def gpu() -> str:
 
 
 def state_of_code() -> tuple[str, str | None]:
-    """The commit, with "-dirty" where other files than results have changed since, and when it was made.
+    """The commit, with "-dirty" if files other than results have changed since, and when it was made.
 
     The commit is "unknown" and its time None outside of a checkout.
     """

@@ -62,7 +62,7 @@ class Flags(race.JsonFlag):
 
 
 class Run(NamedTuple):
-    """What a run did, as its folder tells."""
+    """What a run did, according to its folder."""
 
     seed: int
     status: str
@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
 
 def plain_run(family: str, steps: int, seed: int, out: Path) -> None:
-    """One run as one types it; raises RuntimeError, with what it printed, where that fails."""
+    """One run as a user would type it; raises RuntimeError, with the output, if it fails."""
     command = [sys.executable, f"{ROOT}/research/{family}.py", f"--steps={steps}", f"--seed={seed}"]
     command += [f"--out={out}", "--wandb=disabled"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")

@@ -7,7 +7,7 @@
 loss, optimiser, and its loader, which decodes every picture by itself; only its printing and its search for a
 GPU are turned off. Our script uses the same model and batch size, and takes pictures by index from uint8
 ones, as in training. Blocks of both alternate (benchmarks/race.py). Without --peer only our script is timed,
-on MNIST, or with --dataset=digits on the small digits that come along.
+on MNIST, or with --dataset=digits on the small embedded digits.
 
 With --race_steps both are trained to the end with two latents: the example for its ten epochs, our default
 model for this number of steps. It prints the seconds of training, without reading the data, and the test

@@ -59,9 +59,9 @@ class Flags:
     data_dir: str = "data/store"
     """folder of the named data sets"""
     wandb: Literal["online", "offline", "disabled"] | None = None
-    """the --wandb that the runs will get; default as in the scripts"""
+    """the --wandb that the runs will get; default: as in the scripts"""
     json: bool = False
-    """print a list of {check, state, found, mend} instead"""
+    """print a JSON list of {check, state, found, mend} instead"""
 
 
 def versions(flags: Flags) -> Iterator[Line]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv in the repo's root with the exact versions of requirements.lock. $1: 'cpu' for torch without CUDA.
 #
-# uv does it: the one on PATH, else one that any Python from 3.8 on brings into a folder that is removed at the end.
+# It uses uv: the one on PATH, or else one that any Python from 3.8 on installs into a folder that is removed at the end.
 # .venv gets the Python that PYTHON names, else a 3.11 or 3.12 of this machine, else one that uv fetches.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,12 +10,12 @@ trap 'rm -rf "$tools"' EXIT
 
 fail() { echo "error: $1" >&2; exit 1; }
 
-# 3.13, or nothing where it does not run
+# prints 3.13, for example, or nothing if it does not run
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 
 fits() { case "$(version "$1")" in 3.11 | 3.12) ;; *) return 1 ;; esac }
 
-# the command that gives this machine a Python that fits
+# the command that installs a Python that fits on this machine
 how_to_get_python() {
   local v
   if command -v conda >/dev/null; then
@@ -37,17 +37,17 @@ how_to_get_python() {
   fi
 }
 
-# uv from the package registry, by the first Python that can: in a venv of its own, or by its pip
+# install uv from the package registry with the first Python that can, in a separate venv or with its pip
 bring_uv() {
   local python bare='' lost="uv did not come from the package registry (see above): is there a network?"
   for python in ${PYTHON:+"$PYTHON"} python3 python3.1{2,1,3,4,0} python3.{9,8} python; do
     case "$(version "$python")" in 3.[89] | 3.[1-9][0-9]) ;; *) continue ;; esac
     if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-      echo "== $python ($(version "$python")) brings uv, for the time of this installation"
+      echo "== $python ($(version "$python")) installs uv, only for this installation"
       "$python" -m venv "$tools/uv" || fail "$python cannot make a venv (see above)"
       "$tools/uv/bin/python" -m pip install -q --disable-pip-version-check uv || fail "$lost"
     elif "$python" -m pip --version >/dev/null 2>&1; then
-      echo "== the pip of $python ($(version "$python")) brings uv, for the time of this installation"
+      echo "== the pip of $python ($(version "$python")) installs uv, only for this installation"
       "$python" -m pip install -q --disable-pip-version-check --target "$tools/uv" uv || fail "$lost"
     else
       bare=${bare:-$python}
@@ -73,7 +73,7 @@ if ! fits .venv/bin/python; then
   found=$(version .venv/bin/python)
   [ -z "$found" ] || fail ".venv holds Python $found, not 3.11 or 3.12: remove it (make clean), then run this again"
   if [ -f .venv/pyvenv.cfg ]; then # begun and not ended, or its Python was removed from this machine
-    echo "== the Python of .venv does not run: .venv is made anew"
+    echo "== the Python of .venv does not run: making .venv again"
     rm -rf .venv
   fi
 fi

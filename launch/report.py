@@ -49,11 +49,14 @@ class Flags:
     open: bool = False
     """show the file in the browser"""
     max_mb: float = html.MAX_MB
-    """pictures and videos to embed, in megabytes; the rest is put into a folder beside the file"""
+    """largest size of all embedded pictures and videos together, in megabytes; the rest is put into a folder
+    beside the file"""
     metric: str | None = None
-    """runs of other projects only: the logged figure that they are judged by; default: found by its name"""
+    """runs of other projects only: the logged metric by which the runs are judged; default: found by its
+    name"""
     goal: Literal["minimize", "maximize"] | None = None
-    """runs of other projects only: which values of the metric are better; default: as its name says"""
+    """runs of other projects only: whether small or large values of the metric are better; default: as its
+    name says"""
     pdf: Path | None = None
     """also make a PDF to hand in, printed by Chromium or Chrome: question, protocol, results, curves,
     pictures, finding"""
@@ -62,7 +65,7 @@ class Flags:
     author: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """with --pdf: an author; may be given several times"""
     max_pages: int | None = None
-    """with --pdf: its greatest length in pages; if it would be longer, it has fewer pictures"""
+    """with --pdf: its largest number of pages; if it would be longer, pictures are left out"""
     publish: bool = False
     """also make a saved workspace and a report on W&B; the runs have to be there"""
     entity: str | None = None

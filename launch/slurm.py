@@ -86,8 +86,8 @@ class Flags(plan.SweepFlags):
     gpus: str | None = None
     """GPUs of each task, as in 1 or a100:1; with several GPUs, one worker for each"""
     gpu_option: str | None = None
-    """how to ask SLURM for --gpus: gres (the default), gpus, gpus-per-node, gpus-per-task; or shard, and then
-    --gpus is a number of shards, parts of one GPU"""
+    """how to ask SLURM for --gpus: gres (the default), gpus, gpus-per-node, gpus-per-task; or shard: --gpus
+    is then a number of shards, which are parts of one GPU"""
     cpus: int | None = None
     """CPU cores of each task; its workers divide them into threads"""
     mem: str | None = None
@@ -95,11 +95,12 @@ class Flags(plan.SweepFlags):
     time: str | None = None
     """time limit of each task, in SLURM's form: 4:00:00, or 1-12 for a day and a half"""
     runs_per_gpu: int = 1
-    """workers that share one GPU (or a task's shards; without GPUs, its cores)"""
+    """number of workers that share one GPU (or the shards of a task; without GPUs, its cores)"""
     setup: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """--setup 'module load cuda': a shell line to run before the workers start; repeatable"""
     sbatch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """--sbatch constraint=a100: a further option of sbatch, if it contradicts no other; repeatable"""
+    """--sbatch constraint=a100: a further option of sbatch, which must not contradict any other;
+    repeatable"""
     signal_s: int = 120
     """seconds before the time limit at which the workers save and the task goes back into the queue"""
     stagger_s: int = 10

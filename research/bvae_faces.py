@@ -1,8 +1,8 @@
 """Autoencoder and β-VAE on faces.
 
 What    A convolutional encoder q(z|x) and decoder p(x|z) for square colour pictures. --beta=0 is the plain
-        autoencoder (z is the mean, nothing is drawn); --beta=1 the VAE; --beta>1 pushes latents back to the
-        prior unless they improve the reconstruction enough.
+        autoencoder (z is the mean, nothing is drawn); --beta=1 is the VAE; --beta>1 pushes latents back to
+        the prior unless they improve the reconstruction enough.
 Run     python research/bvae_faces.py --beta=4                                 # the project's rendered faces
         python research/bvae_faces.py --dataset=path/to/photos --steps=2000    # your own pictures
         python research/bvae_faces.py --task=rotate --checkpoint=runs/<run>    # and the other TASKS below
@@ -12,8 +12,8 @@ Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β
         --arch=conv as in Locatello et al. 2019 (arXiv:1811.12359), table 1. Muon: Jordan et al. 2024.
 Departs --arch=patches and Muon make faces sharp in minutes (figures in docs/LOG.md). Any --width, --depth
         and --image_size; SiLU instead of ReLU; padding of 1 instead of 'same'; the learning rate decays
-        to 0 along a half cosine. Losses are sums over pixels, so β is not the β of papers that average
-        over them.
+        to 0 along a half cosine. Losses are sums over pixels, so β is on another scale than in papers that
+        average over pixels.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pixels are in [0, 1]; the likelihood is Bernoulli on
         logits, whose best value for grey pixels is not 0 but `val/rec_floor_nats`.
 Units   Nats: reconstruction summed over C·S·S pixels, KL summed over latents, both averaged over the batch.
@@ -45,11 +45,11 @@ from research.draw import charts, pictures
 from research.measure import latents
 from research.parts.muon import Muon
 
-KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 2  # raised when a default or a meaning changes: runs then get new keys
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "latent_analysis", "rotate", "interpolate")
 LEARNING_RATES = {"muon": 0.02, "adam": 0.002}  # of each optimiser
-OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # those that look at a face that one can choose
+OF_A_FACE = ("latent_analysis", "rotate", "interpolate")  # tasks that work on a face that the user can choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,35 +65,36 @@ class Config(RunFlags):
     batch_size: int = 32
     """pictures per step"""
     optimizer: Literal["muon", "adam"] = "muon"
-    """muon: Muon on weights, Adam on biases and norms; adam: Adam on everything"""
+    """muon: Muon on weights, Adam on biases and normalisation layers; adam: Adam on everything"""
     learning_rate: float | None = resolved(0.02)
-    """peak learning rate of the weights. Default: 0.02 for muon (its biases and norms use 0.15 of it), 0.002
-    for adam"""
+    """peak learning rate of the weights. Default: 0.02 for muon (biases and normalisation layers then use
+    0.15 times this rate), 0.002 for adam"""
     objective: Literal["beta", "capacity", "tc"] = "beta"
-    """what β multiplies: beta: the KL term; capacity: its distance to a rising capacity; tc: the total
-    correlation within it"""
+    """which part of the loss β multiplies. beta: the KL term; capacity: the distance of the KL term from a
+    capacity that rises during training; tc: the total correlation, one part of the KL term"""
     beta: float = 4.0
-    """weight β of that term; 0 is the plain autoencoder (objective beta only)"""
+    """weight β of the term that --objective names; 0 is the plain autoencoder (objective beta only)"""
     beta_start: float | None = None
-    """β of the first step, from which it moves to --beta by equal ratios; default: β is constant"""
+    """β at the first step; every further step multiplies β by the same factor until it reaches --beta;
+    default: β is constant"""
     beta_steps: int = 4000
     """steps over which β moves from --beta_start to --beta"""
     capacity: float = 25.0
-    """objective capacity: final capacity of the code, nats"""
+    """objective capacity: final capacity of the code, in nats"""
     capacity_steps: int = 3000
     """objective capacity: steps over which the capacity rises from 0 to --capacity"""
     tc_sampling: Literal["weighted", "stratified"] = "stratified"
     """objective tc: how q(z) is estimated from a batch"""
     arch: Literal["patches", "conv", "broadcast"] = "patches"
-    """patches: residual blocks over patches of a few pixels; conv: strided convolutions, and transposed ones
-    in the decoder; broadcast: the same encoder, and a decoder of convolutions over a grid whose every cell
-    holds the code"""
+    """patches: residual blocks over patches of a few pixels; conv: strided convolutions in the encoder,
+    transposed convolutions in the decoder; broadcast: the encoder of conv, and a decoder of convolutions over
+    a grid in which every cell holds the code"""
     width: int = 64
-    """channels. patches: of the finest grid; each coarser grid adds half of this number. conv and broadcast:
-    of the first half of the convolutions; the second half has twice as many"""
+    """number of channels. patches: those of the finest grid; each coarser grid has half of this number more.
+    conv and broadcast: those of the first half of the convolutions; the second half has twice as many"""
     depth: int = 3
     """patches: number of grids, each half as fine as the one before; conv and broadcast: number of
-    convolutions, each of which halves the picture"""
+    convolutions, each of which halves the edge of the picture"""
     patch: Literal[2, 4, 8] = 4
     """arch patches: edge of a patch in pixels"""
     latent_dim: int = 32
@@ -111,18 +112,18 @@ class Config(RunFlags):
     index2: int | None = aside(None, "interpolate")
     """interpolate: number of the second test picture; default: 1"""
     random: bool = aside(False, "interpolate")
-    """interpolate: between two random codes from the prior instead of two faces, on the straight line and the
-    great arc"""
+    """interpolate: go from one random code of the prior to another, instead of from face to face, along the
+    straight line and along the great arc"""
     dim: int | None = aside(None, "rotate")
-    """rotate: move along this latent instead of a direction found from the data"""
+    """rotate: number of the latent to move along, instead of a direction found from the data"""
 
     def __post_init__(self):
-        if self.learning_rate is None:  # from here on a number, which config.json and the key hold
+        if self.learning_rate is None:  # from here on it is a number, which config.json and the key contain
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.optimizer])
         super().__post_init__()
         require(0 <= self.beta < float("inf"), self, "beta", "at least 0 (0: plain autoencoder)")
         least = {"beta": self.beta >= 0, "capacity": self.beta > 0, "tc": self.beta >= 1}[self.objective]
-        require(least, self, "beta", "above 0, with --objective=tc at least 1")  # tc below 1 would reward it
+        require(least, self, "beta", "above 0, with --objective=tc at least 1")  # tc below 1 would reward TC
         single = self.objective == "tc" and self.batch_size == 1
         require(not single, self, "batch_size", "above 1 with --objective=tc")
         positive = self.beta > 0 and 0 < (self.beta_start or 0) < float("inf")
@@ -145,7 +146,9 @@ class Config(RunFlags):
 
 
 class Block(nn.Module):
-    """x + f(x) on a grid (B, c, h, w). f begins at 0: a stack of new blocks changes nothing, and trains."""
+    """x + f(x) on a grid (B, c, h, w). f is 0 at first, so that a stack of new blocks changes nothing and can
+    be trained.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -161,8 +164,8 @@ class Block(nn.Module):
 
 
 class Broadcast(nn.Module):
-    """A decoder that need not learn where things are: each cell of a grid of S/2 has the code and its own
-    coordinates. Watters et al. 2019 (arXiv:1901.07017), whose grid has the full resolution.
+    """A decoder that need not learn where things are: each cell of a grid with edge S/2 has the code and its
+    own coordinates. Watters et al. 2019 (arXiv:1901.07017), whose grid has the full resolution.
     """
 
     def __init__(self, channels: int, latent_dim: int, image_size: int):
@@ -192,7 +195,8 @@ class Broadcast(nn.Module):
 def patch_layers(cfg: Config) -> tuple[list[nn.Module], list[nn.Module], int, int]:
     """Layers from pictures (B, C, S, S) to the coarsest grid (B, c, e, e) and from there to logits; c and e.
 
-    The pixels of a patch are channels of one cell: convolutions over all pixels cost most and learn least.
+    The pixels of a patch are channels of one cell, because convolutions over all pixels cost most and learn
+    least.
     """
     widths = [cfg.width + i * cfg.width // 2 for i in range(cfg.depth)]
     pixels = 3 * cfg.patch**2
@@ -207,7 +211,9 @@ def patch_layers(cfg: Config) -> tuple[list[nn.Module], list[nn.Module], int, in
 
 
 def conv_layers(cfg: Config) -> tuple[list[nn.Module], list[nn.Module], int, int]:
-    """The same of convolutions, each with half the edge of the one before, and transposed ones back."""
+    """The same with convolutions, each of which halves the edge of the grid, and with transposed convolutions
+    back.
+    """
     channels = [3] + [cfg.width if i < cfg.depth / 2 else 2 * cfg.width for i in range(cfg.depth)]
     down, up = [], []
     for c_in, c_out in pairwise(channels):
@@ -293,9 +299,9 @@ def loss_fn(
     """The objective on x (B, C, S, S) at `step` of a training on n_train pictures, and its terms, in nats.
 
     The only place where it is written, for training and validation. beta: rec + β·KL (Higgins et al. 2017,
-    eq. 4, with the sign of a loss), where with β = 0 z is the mean. capacity: rec + β·|KL − C|, C rising with
-    the step (Burgess et al. 2018, eq. 8, whose γ is β here). tc: rec + KL + (β − 1)·TC (Chen et al. 2018, eq.
-    4, with the exact KL where it has estimates of its parts).
+    eq. 4, with the sign of a loss); with β = 0, z is the mean. capacity: rec + β·|KL − C|, C rising with the
+    step (Burgess et al. 2018, eq. 8, whose γ is β here). tc: rec + KL + (β − 1)·TC (Chen et al. 2018, eq. 4;
+    the KL is exact here, where the paper estimates its parts).
     """
     noise = torch.randn(len(x), cfg.latent_dim, generator=rng, device=x.device) if cfg.beta > 0 else None
     with torch.autocast(x.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
@@ -316,13 +322,17 @@ def loss_fn(
 
 
 def beta_at(step: int, cfg: Config) -> float:
-    """β of `step`: from --beta_start by equal ratios to --beta over the first --beta_steps steps."""
+    """β of `step`: it goes from --beta_start to --beta over the first --beta_steps steps, by the same factor
+    at each step.
+    """
     start = cfg.beta if cfg.beta_start is None else cfg.beta_start
     return cfg.beta * (start / cfg.beta) ** max(0.0, 1 - step / cfg.beta_steps)
 
 
 def optimizers(model: nn.Module, cfg: Config) -> list[torch.optim.Optimizer]:
-    """Adam on all parameters; or Muon on weights, and Adam on biases and norms, which are not matrices."""
+    """Adam on all parameters; or Muon on weights, and Adam on biases and normalisation layers, which are not
+    matrices.
+    """
     fused = next(model.parameters()).device.type != "mps"
     if cfg.optimizer == "adam":
         return [torch.optim.Adam(model.parameters(), cfg.learning_rate, fused=fused)]
@@ -355,7 +365,8 @@ def encode_all(model: VAE, data: Tensor, device: torch.device, chunk: int = 250)
 def evaluate(
     model: VAE, data: images.ImageSplits, part: str, cfg: Config, device: torch.device, step: int
 ) -> dict[str, float]:
-    """Objective, error and what the latents carry, on data.val or data.test; keys as in docs/METRICS.md.
+    """Objective, error and the information in the latents, on data.val or data.test; keys as in
+    docs/METRICS.md.
 
     The terms use one z ~ q(z|x) for each picture, the same noise at every call; the error per pixel and the
     pictures use z = mu.
@@ -363,7 +374,8 @@ def evaluate(
     x_all, rng = getattr(data, part), make_rng(cfg.seed, 0, "eval", device)
     sums: dict[str, float] = {}
     mus, logvars = [], []
-    for chunk in x_all.chunk(max(1, round(len(x_all) / 250))):  # alike in size: TC of a few pictures is off
+    # batches of nearly equal size, because the TC of a few pictures is a poor estimate
+    for chunk in x_all.chunk(max(1, round(len(x_all) / 250))):
         x = to_float(chunk, device)
         loss, terms = loss_fn(model, x, rng, cfg, step, len(data.train))
         mu, logvar = model.encode(x)
@@ -388,7 +400,9 @@ def evaluate(
 
 
 def rec_floor(data: Tensor, device: torch.device) -> float:
-    """The least reconstruction loss a model can reach: the entropy of grey pixels, nats per picture."""
+    """The smallest reconstruction loss that a model can reach: the entropy of grey pixels, nats per
+    picture.
+    """
     total = 0.0
     for part in data.split(250):
         x = to_float(part, device)
@@ -400,14 +414,18 @@ def rec_floor(data: Tensor, device: torch.device) -> float:
 
 
 def shown_range(model: VAE, mu: Tensor, cfg: Config) -> tuple[Tensor, Tensor]:
-    """Shift and scale (D,) of 'from −3 to 3': the prior's, or for β = 0, which has none, the codes' own."""
+    """Shift and scale (D,) of 'from −3 to 3': those of the prior, or with β = 0, where there is no prior,
+    those of the codes.
+    """
     if cfg.beta > 0:
         return torch.zeros_like(mu[0]), torch.ones_like(mu[0])
     return mu.mean(0), mu.std(0)
 
 
 def latent_order(mu: Tensor, logvar: Tensor, cfg: Config) -> tuple[Tensor, Tensor]:
-    """Latents, the most informative first, with their KL in nats (β = 0 has none: variance of the mean)."""
+    """Latents, the most informative first, with their KL in nats (with β = 0 there is no KL: variance of the
+    mean).
+    """
     if cfg.beta > 0:
         return latents.sort_by_kl(mu, logvar)
     variance, order = torch.sort(mu.var(0), descending=True, stable=True)
@@ -424,7 +442,7 @@ def training_pictures(
     order, value = latent_order(mu, logvar, cfg)
     shift, scale = shown_range(model, mu, cfg)
     rebuilt = torch.sigmoid(model.decode(mu[:8]))
-    both = torch.cat([x[:8], rebuilt])  # a small set of one's own can have fewer than 8 held-out pictures
+    both = torch.cat([x[:8], rebuilt])  # a user's small set can have fewer than 8 held-out pictures
     rng = make_rng(cfg.seed, 0, "pictures", device)
     noise = torch.randn(16, cfg.latent_dim, generator=rng, device=device)
     random = torch.sigmoid(model.decode(shift + scale * noise))
@@ -438,7 +456,7 @@ def training_pictures(
         rows = [f"{row}\nsilent" if q else row for row, q in zip(rows, quiet)]
     cols = [f"{v:g}{unit}" for v in torch.linspace(-3, 3, 9).tolist()]
     label = f"β = {cfg.beta:g}"
-    drawn = "z ~ N(0, I)" if cfg.beta > 0 else "z ~ N(mean, sd²) of the codes, which β = 0 gives no prior"
+    drawn = "z ~ N(0, I)" if cfg.beta > 0 else "z ~ N(mean, sd²) of the codes; with β = 0 there is no prior"
     files = {
         "sample/reconstructions": picture(pictures.grid, both.cpu(), len(rebuilt), ["x", "x̂"]),
         "sample/random": picture(pictures.grid, random.cpu(), 4, title=drawn),
@@ -473,7 +491,7 @@ def load_data(cfg: Config) -> images.ImageSplits:
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best, and its goal: the error per pixel."""
+    """The metric by which the best weights are chosen, and its goal: the error per pixel."""
     return "val/mse", "minimize"
 
 
@@ -492,18 +510,19 @@ def train(cfg: Config) -> dict[str, float]:
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in updates]
     run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
-    train_images = data.train.to(device)  # 12 kB a picture: lies on the device whole
-    for step, last in run.loop(model, updates):  # steps 0 … cfg.steps; the last visit makes no update
+    train_images = data.train.to(device)  # 12 kB a picture: all pictures fit on the device
+    for step, last in run.loop(model, updates):  # steps 0 … cfg.steps; the last one makes no update
         metrics = {}
 
-        # once in a while: how good is it on pictures it has not seen? The best weights so far are kept
+        # once in a while: how good is the model on pictures it has not seen? The best weights so far are kept
         if run.due("eval", step):
             metrics |= evaluate(model, data, "val", cfg, device, step)
             run.keep_best(model, metrics, step)
         if step == 0:
             metrics["val/rec_floor_nats"] = rec_floor(data.val, device)
 
-        # pictures of what it does now; drawn from a stream of their own, so they change nothing
+        # pictures of what the model does now; their random stream is separate, so they do not affect the
+        # training
         if run.due("sample", step):
             metrics |= training_pictures(model, data, cfg, device)
 

@@ -1,7 +1,8 @@
 """Character language models: an LSTM, a TCN and a Transformer behind one loop.
 
 What    Each learns p(next character | the characters before it) from windows of a text. All three score the
-        same positions: every character of the text except the first, from what its window holds before it.
+        same positions: every character of the text except the first, each from the characters before it in
+        its window.
 Run     python research/charlm.py                                                # Python's manual, embedded
         python research/charlm.py --dataset=shakespeare --model=lstm
         python research/charlm.py --dataset=songs.csv --model=tcn --cut=lines
@@ -48,14 +49,14 @@ from research.parts.charlm_models import LSTM, TCN, Transformer
 from research.parts.charlm_sampling import DRAWN, STRATEGIES, Decoding, generate, statistics, writer
 from research.parts.text_flags import TEXT_FLAGS, TextFlags, load_text
 
-KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 1  # raised when a default or a meaning changes: runs then get new keys
 DATA_FLAGS = ("dataset", "data_dir", *TEXT_FLAGS)  # what load_data depends on
 TASKS = ("train", "generate", "evaluate")
 LEARNING_RATES = {"lstm": 0.008, "tcn": 0.002, "transformer": 0.002}  # why: sweeps/charlm_lr.yaml
-IGNORED = -1  # target in the rest of a row whose sequence is shorter, where there is no character
+IGNORED = -1  # target at the positions after the end of a shorter sequence, where there is no character
 N_PROMPTS, PROMPT_CHARS, SHOWN_CHARS = 3, 40, 60  # of the samples while training
-ON_DEVICE = 64 << 20  # characters; a longer part stays where it is, and only its rows go to the device
-COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are looked for
+ON_DEVICE = 64 << 20  # characters; a longer part stays on the CPU, and only its rows go to the device
+COPY_LIMIT = 20_000_000  # characters of the training text in which copied spans are searched for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +81,8 @@ class Config(TextFlags, Decoding, RunFlags):
     model: Literal["lstm", "tcn", "transformer"] = "transformer"
     """architecture"""
     n_layers: int = 4
-    """lstm: number of layers; tcn: of residual blocks of two convolutions; transformer: of attention
-    blocks"""
+    """lstm: number of layers; tcn: number of residual blocks, each with two convolutions; transformer: number
+    of attention blocks"""
     n_heads: int = 4
     """transformer: attention heads"""
     embed_dim: int = 128
@@ -92,19 +93,21 @@ class Config(TextFlags, Decoding, RunFlags):
     """number of parameters of the model; --hidden_dim (lstm, tcn) or --embed_dim (transformer) is then chosen
     accordingly"""
     kernel_size: int = 3
-    """tcn: characters that a convolution sees"""
+    """tcn: number of characters that a convolution sees"""
     norm: Literal["layer", "none"] = "layer"
     """tcn: layer: normalise the input of each convolution; none: the block as published"""
     pos: Literal["none", "learned", "rope"] = "rope"
-    """transformer: how positions enter: not at all, by a learned table, or by rotation (rope)"""
+    """transformer: how positions enter the model: not at all (none), by a learned table (learned), or by
+    rotation (rope)"""
     seq_len: int = 64
-    """characters of a window, T; a transformer attends no further back"""
+    """number of characters in a window, T; a transformer attends no further back"""
     dropout: float = 0.0
     """share of hidden values set to 0 in training"""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: Muon on the hidden matrices, AdamW on everything else; adamw: AdamW on everything"""
     weight_decay: float = 0.01
-    """decoupled weight decay of all matrices; each step shrinks them by this times the learning rate"""
+    """decoupled weight decay of all matrices; each step shrinks them by this number times the learning
+    rate"""
     clip: float = 1.0
     """largest norm of the gradient; a larger gradient is scaled down to it"""
     start: str = aside("", "generate")
@@ -119,7 +122,7 @@ class Config(TextFlags, Decoding, RunFlags):
     """evaluate: a text file to score; default: the test part"""
 
     def __post_init__(self):
-        if self.learning_rate is None:  # from here on a number, which config.json and the key hold
+        if self.learning_rate is None:  # from here on it is a number, which config.json and the key contain
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.model])
         for flags in (RunFlags, TextFlags, Decoding):
             flags.__post_init__(self)
@@ -137,7 +140,9 @@ class Config(TextFlags, Decoding, RunFlags):
         require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
         require(self.clip > 0, self, "clip", "above 0")
         varies = self.samples == 1 or self.strategy in DRAWN
-        require(varies, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same")
+        require(
+            varies, self, "samples", f"1 with --strategy={self.strategy}, which always writes the same text"
+        )
         require(self.chars >= 0, self, "chars", "at least 0")
 
 
@@ -156,7 +161,9 @@ def net(cfg: Config, v: int, width: int | None = None) -> LSTM | TCN | Transform
 
 
 def width_for(cfg: Config, v: int) -> int | None:
-    """The width at which the model has nearest to --parameters; None where that is not asked for."""
+    """The width that brings the number of parameters nearest to --parameters; None if that flag is not
+    given.
+    """
     if cfg.parameters is None:
         return None
     unit = 2 * cfg.n_heads if cfg.model == "transformer" else 1
@@ -209,10 +216,11 @@ def lr_at(step: int, cfg: Config) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the text as sequences, of which rows of at most --seq_len characters are cut.
+    """A part of the text as sequences, from which rows of at most --seq_len characters are cut.
 
-    ids (N,) are all of it. Of sequence s the lengths[s] characters behind ids[begin[s]] are scored, each from
-    those before it. release: called when rows were read, since of a mapped text they would stay in memory.
+    ids (N,): the whole part. In sequence s, the lengths[s] characters after ids[begin[s]] are scored, each
+    from those before it. release: called after rows were read, because the rows of a memory-mapped text would
+    stay in memory.
     """
 
     ids: Tensor
@@ -229,18 +237,18 @@ class Part:
         return Part(*moved, self.seq_len, self.release if device.type == "cpu" else None)
 
     def n_rows(self) -> int:
-        """How many rows every character of the part once makes."""
+        """The number of rows in which every character of the part is scored once."""
         last = self.seq_len - 1  # as in `ends`, which takes memory for each sequence
         return sum(int(((some + last) // self.seq_len).sum()) for some in self.lengths.split(text.BLOCK))
 
     @cached_property
     def ends(self) -> Tensor:
-        """How many rows each sequence has together with all before it, (S,)."""
+        """The number of rows of each sequence and all sequences before it together, (S,)."""
         return ((self.lengths + self.seq_len - 1) // self.seq_len).cumsum(0)
 
     def pieces(self, some: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Where rows begin and how many characters each scores: every character of the part once, (R,); or
-        only `some` of these rows.
+        """Where rows begin and how many characters are scored in each, (R,), so that every character of the
+        part is scored once; or only `some` of these rows.
         """
         r = torch.arange(self.n_rows(), device=self.ids.device) if some is None else some
         s = torch.searchsorted(self.ends, r, right=True)
@@ -258,7 +266,9 @@ class Part:
         return window[:, :-1], window[:, 1:].masked_fill(beyond, IGNORED)
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n random rows: of a random sequence a random window, or all of it where it is shorter."""
+        """n random rows: each is a random window of a random sequence, or the whole sequence if it is
+        shorter.
+        """
         device, at = rng.device, self.begin.device
         s = torch.randint(len(self.begin), (n,), generator=rng, device=device).to(at)
         exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
@@ -286,7 +296,7 @@ class Data:
 
     @cached_property
     def known(self) -> str:
-        """The training text in which copies are looked for, as far as COPY_LIMIT."""
+        """The training text in which copies are searched for, up to COPY_LIMIT characters."""
         pieces = []
         for ids in self.text.train[:COPY_LIMIT].split(text.BLOCK):
             pieces.append(text.decode(ids, self.text.alphabet))
@@ -302,10 +312,12 @@ def load_data(cfg: Config) -> Data:
 
 
 def rows_of(ids: Tensor, starts: Tensor, cfg: Config, release: Callable[[], None] | None = None) -> Part:
-    """ids (N,) as a part: one sequence, or lines that begin at `starts`, each read from the end before it."""
-    if cfg.cut == "stream":  # songs, too, follow one another: a mark of its own ends each
+    """ids (N,) as a part: one sequence, or lines that begin at `starts`, each read from the end of the line
+    before it.
+    """
+    if cfg.cut == "stream":  # songs follow one another, too: each ends with its own mark
         starts = torch.tensor([0, len(ids)])
-    begin = (starts[:-1] - 1).clamp_(min=0)  # the first of all has none before it
+    begin = (starts[:-1] - 1).clamp_(min=0)  # the first line has no end of a line before it
     return Part(ids, begin, (starts[1:] - begin).sub_(1), cfg.seq_len, release)
 
 
@@ -350,8 +362,9 @@ def evaluate(model: nn.Module, part: Part, name: str, cfg: Config, device: torch
 
 @torch.no_grad()
 def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, step: int) -> dict[str, Any]:
-    """What the model writes behind fixed prompts under every strategy, and figures of that; the same draws at
-    every step. Each strategy has its own: with shared ones they would write nearly the same.
+    """What the model writes after fixed prompts with every strategy, and figures of these texts; the random
+    draws are the same at every step. Each strategy has draws of its own, because with shared draws all would
+    write nearly the same.
     """
     alphabet, val = data.text.alphabet, data.parts["val"]
     n = min(PROMPT_CHARS + SHOWN_CHARS, len(val.ids))
@@ -360,7 +373,7 @@ def samples(model: nn.Module, data: Data, cfg: Config, device: torch.device, ste
     prompt, truth = shown[:, :PROMPT_CHARS].to(device), shown[:, PROMPT_CHARS:]
     made, pen = {}, writer(model, cfg.cut, alphabet)
     for strategy in STRATEGIES:
-        # temperature, whose figures are logged, keeps the draws that runs have had from the beginning
+        # temperature, whose figures are logged, keeps the draws that older runs have used
         rng = make_rng(cfg.seed, 0, "pictures", of=() if strategy == "temperature" else (strategy,))
         made[strategy] = generate(pen, prompt, SHOWN_CHARS, Decoding(strategy=strategy), rng).cpu()
     written = {k: [text.decode(row, alphabet) for row in rows] for k, rows in made.items()}
@@ -394,7 +407,7 @@ def alphabet_of(cfg: Config, file: Path) -> str:
 
 
 def check_alphabet(cfg: Config, known: str, wanted: str) -> None:
-    """Refuse weights for other characters than those of --dataset."""
+    """Refuse weights of a model with other characters than those of --dataset."""
     differ = [*text.unknown(wanted, known), *text.unknown(known, wanted)]
     some = ", ".join(map(shown, differ[:5])) + (" and others" if len(differ) > 5 else "")
     allowed = "of a model that knows the same characters as --dataset"
@@ -402,7 +415,7 @@ def check_alphabet(cfg: Config, known: str, wanted: str) -> None:
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best, and its goal: bits per character."""
+    """The metric by which the best weights are chosen, and its goal: bits per character."""
     return "val/bpc", "minimize"
 
 
@@ -426,19 +439,20 @@ def train(cfg: Config) -> dict[str, float]:
     part = data.parts["train"].to(device)
     run.describe(model, torch.zeros(1, cfg.seq_len, dtype=torch.int64, device=device))
     forward = torch.compile(model) if cfg.compile else model
-    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last one makes no update
         metrics = {}
 
-        # once in a while: how well does it predict text it has not seen? The best weights so far are kept
+        # once in a while: how well does the model predict text it has not seen? The best weights so far are
+        # kept
         if run.due("eval", step):
             metrics |= evaluate(model, data.parts["val"], "val", cfg, device)
             run.keep_best(model, metrics, step)
 
-        # what it writes now; drawn from a stream of its own, so it changes nothing
+        # what the model writes now; its random stream is separate, so it does not affect the training
         if run.due("sample", step):
             if all(p.isfinite().all() for p in model.parameters()):
                 metrics |= samples(model, data, cfg, device, step)
-            else:  # there is nothing to draw from; the run ends as diverged
+            else:  # there are no probabilities to draw from; the run ends as diverged
                 metrics["train/loss"] = math.nan
 
         # at the end, once: the test part, with the best weights

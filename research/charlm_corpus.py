@@ -1,4 +1,5 @@
-"""What is in a text, before a model is trained on it; and what a trained model writes with every strategy.
+"""Describe what is in a text before a model is trained on it, and what a trained model writes with every
+strategy.
 
 Run     python research/charlm_corpus.py --dataset=songs.csv
         python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
@@ -61,9 +62,9 @@ WORDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TextFlags, Decoding):
-    """What is in a text, and what a model that learned it writes by every strategy."""
+    """Describe what is in a text, and compare what a trained model writes with every strategy."""
 
-    takes_config_in_part = True  # --config may be that of a model's run, which has many flags more
+    takes_config_in_part = True  # --config may be the file of a model's run, which has many more flags
 
     task: Literal["explore", "compare"] = "explore"
     """explore: count what is in the text of --dataset; compare: write songs with the model of --checkpoint"""
@@ -74,27 +75,28 @@ class Config(TextFlags, Decoding):
     out: str = "runs"
     """folder that holds the run folders"""
     name: str | None = None
-    """name of the folder in --out; default: corpus_<data set>, with compare the run's own"""
+    """name of the folder in --out; default: corpus_<data set>; for compare, the run's own folder"""
     config: str | None = None
-    """start from those flags in this config.json that this command has; flags on the command line win"""
+    """take from this config.json the flags that this command has; flags given on the command line win"""
     rows: int = aside(5, "explore")
     """explore: number of first songs or lines to show"""
     top: int = aside(3, "explore")
-    """explore: number of most frequent words to name"""
+    """explore: number of most frequent words to list"""
     stop_words: bool | Literal["both"] = aside("both", "explore")
-    """explore: words with stop words (True), without (False), or both"""
+    """explore: count words with the stop words (True), without them (False), or both ways"""
     checkpoint: str | None = aside(None, "compare")
     """compare: a run folder, a checkpoint file or a W&B artifact"""
     weights: Literal["best", "last"] = aside("best", "compare")
     """compare: which weights of --checkpoint to use"""
     start: str | None = aside(None, "compare")
-    """compare: what the first song begins with; default: a line that is in no song"""
+    """compare: what the first of the three songs begins with; default: a line that is in no song"""
     song: str | None = aside(None, "compare")
-    """compare: song whose first line begins the second, or a line of yours; default: the first test song"""
+    """compare: name of a song, whose first line begins the second song that is written, or a line of your
+    own; default: the first test song"""
     chars: int | None = aside(None, "compare")
     """compare: characters that follow each start; default: the mean length of a song, or 500 without songs"""
     samples: int = aside(1, "compare")
-    """compare: how often each strategy that draws continues each start"""
+    """compare: number of texts that each strategy that draws writes for each start"""
     seed: int = 0
     """seed of all random draws"""
     device: str = aside("auto", "compare")
@@ -102,13 +104,14 @@ class Config(TextFlags, Decoding):
     threads: int | None = aside(None, "compare")
     """compare: CPU threads of torch; default: one for each free core"""
     wandb: Literal["online", "offline", "disabled"] | None = None
-    """default: what WANDB_MODE says, else online when logged in, else offline"""
+    """W&B mode; default: the value of WANDB_MODE if it is set, else online if you are logged in, else
+    offline"""
     project: str = "letters-and-latents"
     """W&B project"""
     entity: str | None = None
     """W&B entity (user or team); default: yours"""
     quiet: bool = False
-    """print only warnings, errors and requested output: no progress and no file names"""
+    """print only warnings, errors and requested output; do not print progress and file names"""
 
     def __post_init__(self):
         for flags in (TextFlags, Decoding):
@@ -125,7 +128,9 @@ class Config(TextFlags, Decoding):
 
 
 def is_stop_word(word: str) -> bool:
-    """Whether scikit-learn lists the word, or that without its apostrophe, or what it is contracted from."""
+    """Whether scikit-learn lists the word, the word without its apostrophe, or the words of which it is a
+    contraction.
+    """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
 
     first = re.split("n't$|'", word)[0]  # don't: do; it's: it
@@ -134,7 +139,9 @@ def is_stop_word(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text counted. Tables have the largest count first, equals in the order of what is counted."""
+    """The counts of a text. Tables have the largest count first; equal counts are in the order of what is
+    counted.
+    """
 
     name: str
     unit: str  # song or line
@@ -165,7 +172,7 @@ def count(splits: text.TextSplits) -> Corpus:
     word_table["stop_word"] = np.array([is_stop_word(word) for word in word_table["word"]], bool)
     character_table = _ranked(Counter({named(c): n for c, n in characters.items()}), "character", "count")
     if not lengths:
-        raise UserError(f"--dataset: {splits.name} holds nothing but white space")
+        raise UserError(f"--dataset: {splits.name} contains only white space")
     artists = _ranked(Counter([] if songs is None else songs["artist"]), "artist", "songs")
     unit = "line" if songs is None else "song"
     return Corpus(splits.name, unit, np.array(lengths).reshape(-1, 2), word_table, character_table, artists)
@@ -205,13 +212,17 @@ def _font() -> tuple[str, frozenset[int]]:
 
 
 def drawable(given: str) -> str:
-    """Text for a picture, of at most 60 characters; those that its font lacks by their code points."""
+    """Text for a picture, of at most 60 characters; characters that the font lacks are shown by their code
+    points.
+    """
     shown = given if len(given) <= 60 else f"{given[:59]}…"
     return "".join(c if ord(c) in _font()[1] and c.isprintable() else f"U+{ord(c):04X}" for c in shown)
 
 
 def named(char: str) -> str:
-    """A character as it is, by its name where it is white, by its code point where it is not seen alone."""
+    """A character as it is; by its name if it is white space; by its code point if it cannot be seen
+    alone.
+    """
     return NAMES.get(char) or (f"U+{ord(char):04X}" if unicodedata.category(char)[0] in "CMZ" else char)
 
 
@@ -233,7 +244,7 @@ def ranking(names: Iterable[str], sizes: Sequence[int], title: str, xlabel: str)
 
 
 def cloud(words: pd.DataFrame, seed: int) -> np.ndarray | None:
-    """The words by their count, (600, 1000, 3); None where the font can draw none of them."""
+    """A cloud of the words, sized by their count, (600, 1000, 3); None if the font can draw none of them."""
     from wordcloud import WordCloud
 
     path, glyphs = _font()
@@ -300,7 +311,7 @@ def explore(cfg: Config) -> dict[str, Any]:
 
 
 def sizes(splits: text.TextSplits, corpus: Corpus, cfg: Config) -> dict[str, Any]:
-    """How much there is of what; of a table of songs its shape and bytes, as pandas tells them (deep)."""
+    """The sizes of the text; for a table of songs also its shape and bytes, as pandas reports them (deep)."""
     numbers: dict[str, Any] = {}
     per = f"per_{corpus.unit}"
     if splits.songs is not None:
@@ -339,7 +350,9 @@ def tell(splits: text.TextSplits, corpus: Corpus, numbers: Mapping[str, Any], cf
 
 
 def show(title: str, rows: pd.DataFrame) -> None:
-    """Print a table on stdout. No cell is cut or broken: lines may become longer than the terminal's."""
+    """Print a table on stdout. No cell is cut or broken, so lines may be longer than those of the
+    terminal.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     if "share" in rows:
         rows = rows.assign(share=[f"{share:.2%}" for share in rows["share"]])
@@ -352,7 +365,9 @@ def show(title: str, rows: pd.DataFrame) -> None:
 
 
 def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[str, Any]) -> None:
-    """Log it all to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
+    """Log everything to W&B as a separate run. If W&B fails, the files are still there, and one line says
+    so.
+    """
 
     def init(wandb: Any, mode: str) -> Any:
         return wandb.init(
@@ -374,13 +389,13 @@ def publish(cfg: Config, folder: Path, files: Sequence[Path], results: Mapping[s
         numbers = {f"{cfg.task}/{k}": v for k, v in results.items() if isinstance(v, (int, float))}
         send(wandb_run, 0, numbers, {f"{cfg.task}/{p.stem}": p for p in files if p.suffix == ".png"})
         for path in (p for p in files if p.suffix != ".png"):
-            copy = shutil.copy(path, wandb_run.dir)  # of the file itself W&B would make a link
+            copy = shutil.copy(path, wandb_run.dir)  # W&B would only link to the file itself
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
         wandb_run.finish(exit_code=0)
         if wandb_run.offline:
             place = shlex.quote(str(Path(wandb_run.dir).parent))
             news.print(escape(f"offline; to bring it to W&B: wandb sync {place}"))
-    except Exception as error:  # whatever W&B raises, the files are written
+    except Exception as error:  # whatever W&B raises, the files are there
         rest = f"({first_line(error)}); {escape(str(folder))} holds everything"
         console.print(f"[yellow]W&B did not take this task[/] {rest}")
 

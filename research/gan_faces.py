@@ -1,8 +1,8 @@
 """Generative adversarial network on faces, or on a few hundred pictures of your own.
 
-What    A generator makes pictures G(z) from noise z ~ N(0, I); a discriminator D tells them from real ones.
-        Each learns from the other's success. There is no encoder and no likelihood, so results are measured
-        by comparing features of generated and of held-out real pictures.
+What    A generator makes pictures G(z) from noise z ~ N(0, I); a discriminator D learns to distinguish
+        them from real ones. Each learns from the other's success. There is no encoder and no likelihood, so
+        results are measured by comparing features of generated and of held-out real pictures.
 Run     python research/gan_faces.py --dataset=path/to/pictures             # your own
         python research/gan_faces.py                                        # the project's rendered faces
         python research/gan_faces.py --task=evaluate --checkpoint=runs/<run>    # and the other TASKS below
@@ -14,10 +14,11 @@ Sources Losses: Goodfellow et al. 2014 (arXiv:1406.2661), §3: nonsaturating. Li
         Averaged weights: Yazıcı et al. 2018 (arXiv:1806.04498). Augmentation: Zhao et al. 2020
         (arXiv:2006.10738). Layers: Radford et al. 2015 (arXiv:1511.06434), all of --arch=dcgan.
         Two learning rates: Heusel et al. 2017 (arXiv:1706.08500), §2.
-Departs One update of each network a step, for wgan_gp too (the paper has 5 of the critic). Its own penalty is
-        applied every few steps, and R1 and R2 are added unless they are 0. Relativistic: the generator is
-        compared with D's judgement of real pictures from before D's update. Penalties weigh gradients of
-        pictures in [−1, 1]; the learning rates go down to 0 over the second half of the training.
+Departs Each step updates each network once, for wgan_gp too (the paper updates the critic 5 times). The
+        penalty of wgan_gp is applied every few steps, and R1 and R2 are added unless they are 0.
+        Relativistic: generated pictures are compared with D's judgement of real pictures from before D's
+        update. Penalties use gradients of pictures in [−1, 1]; the learning rates go down to 0 over the
+        second half of the training.
 Expect  7 to 8 minutes on a busy core with --precision=bf16; recognisable faces from 435 photos. Figures of
         three sets, compared with autoencoder and VAE: docs/gan_faces.md.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).
@@ -54,15 +55,15 @@ from research.draw import pictures
 from research.measure import latents, sample_quality
 from research.parts.picture_features import random_features
 
-KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 1  # raised when a default or a meaning changes: runs then get new keys
 DATA_FLAGS = ("dataset", "data_dir", "image_size")  # what load_data depends on
 TASKS = ("train", "random_generation", "interpolate", "evaluate", "compare")
 AUGMENTATIONS = ("color", "translation", "cutout")
 N_SCORED = 500  # pictures of each kind that are scored, or as many as there are
-N_JUDGED = 250  # of each kind that the discriminator is asked about
+N_JUDGED = 250  # pictures of each kind that the discriminator classifies
 MIN_HELD_OUT = 6  # pictures in val and in test: precision and recall ask for five neighbours of each
-N_FILMED = 100  # pictures of a film, at most about so many
-N_NEAREST = 2000  # training pictures among which the nearest are sought
+N_FILMED = 100  # largest number of pictures of a film, about
+N_NEAREST = 2000  # training pictures among which the nearest are searched for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +86,11 @@ class Config(RunFlags):
     """steps between rows of training metrics"""
     arch: Literal["skip", "dcgan"] = "skip"
     """skip: each grid of the generator adds colours to the picture, and the discriminator has residual blocks
-    without norm; dcgan: transposed and strided convolutions with batch norm"""
+    without normalisation; dcgan: transposed and strided convolutions with batch normalisation"""
     width: int = 32
-    """channels of the generator's grid at half the picture's edge; each coarser grid has twice as many, up to
-    8 times. Discriminator: the same from a quarter of the edge on, up to 4 times; with dcgan from half of it
-    on, without limit"""
+    """channels of the generator's grid at half the picture's edge; each coarser grid has twice as many as the
+    one before, up to 8 times this number. Discriminator: the same, counted from the grid at a quarter of the
+    edge, up to 4 times; with dcgan: from the grid at half of the edge, without limit"""
     depth: int = 1
     """arch skip: residual blocks of the discriminator on each grid"""
     latent_dim: int = 64
@@ -101,12 +102,13 @@ class Config(RunFlags):
     r1: float = 0.08
     """weight of the penalty on the discriminator's gradient at real pictures"""
     r2: float = 0.08
-    """weight of the same penalty at generated pictures; wgan_gp uses both too, unless they are 0"""
+    """weight of the same penalty at generated pictures; loss wgan_gp uses --r1 and --r2 too, unless they are
+    0"""
     gp: float = 10.0
     """loss wgan_gp: weight of the penalty that keeps the gradient's norm at 1 between real and generated
     pictures"""
     penalty_every: int = 8
-    """steps between penalties; each then weighs as many times more"""
+    """steps between penalties; the weight of each penalty is multiplied by this number"""
     spectral_norm: bool = False
     """divide the discriminator's weights by their largest singular value"""
     ema: float = 0.995
@@ -115,9 +117,9 @@ class Config(RunFlags):
     """changes made to real and generated pictures before the discriminator sees them: none, or some of color,
     translation, cutout, separated by commas"""
     beta1: float = 0.5
-    """Adam's decay of the mean gradient"""
+    """Adam: decay rate of the running mean of the gradient"""
     beta2: float = 0.99
-    """Adam's decay of the mean squared gradient"""
+    """Adam: decay rate of the running mean of the squared gradient"""
     checkpoints: tuple[str, ...] = aside((), "compare")
     """compare: further models, of gan_faces or bvae_faces; give --checkpoint once for each"""
 
@@ -136,7 +138,7 @@ class Config(RunFlags):
         known = known and chosen == [a for a in AUGMENTATIONS if a in chosen]
         require(known, self, "augment", f"none, or some of {','.join(AUGMENTATIONS)}, in this order")
         batched = self.batch_size > 1
-        require(batched, self, "batch_size", "at least 2: the generator's norms are over the batch")
+        require(batched, self, "batch_size", "at least 2: the generator normalises over the batch")
 
 
 # ------------------------------------------------------------------------------------------------ model
@@ -174,7 +176,9 @@ class Generator(nn.Module):
 
 
 class Block(nn.Module):
-    """x + f(x) on a grid (B, c, h, w), without norm: penalties on gradients want none over the batch."""
+    """x + f(x) on a grid (B, c, h, w), without normalisation: gradient penalties do not go with normalisation
+    over the batch.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -190,7 +194,7 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (B, C, S, S) in [0, 1] → logits (B,), higher for those taken for real."""
+    """Pictures (B, C, S, S) in [0, 1] → logits (B,), higher for pictures that are judged to be real."""
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -255,7 +259,7 @@ def to_float(batch: Tensor, device: torch.device) -> Tensor:
 
 def discriminator_loss(real: Tensor, fake: Tensor, cfg: Config) -> Tensor:
     """What D minimises, from its logits of real and of generated pictures, both (B,)."""
-    if cfg.loss == "relativistic":  # a real picture is to look more real than a generated one
+    if cfg.loss == "relativistic":  # a real picture should have a higher logit than a generated one
         return F.softplus(fake - real).mean()
     if cfg.loss == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -301,7 +305,8 @@ def penalties(
 
 def augment(x: Tensor, rng: torch.Generator, cfg: Config) -> Tensor:
     """Pictures (B, C, S, S) in [0, 1], each changed at random, so that gradients pass: DiffAugment of Zhao et
-    al. 2020. It shows D more pictures than there are; G's are changed too, so that G learns none of it.
+    al. 2020. So D sees more pictures than there are. Generated pictures are changed too, so that G does not
+    learn the changes.
     """
     chosen, (b, _, s, _), device = cfg.augment.split(","), x.shape, x.device
     if "color" in chosen:
@@ -312,7 +317,7 @@ def augment(x: Tensor, rng: torch.Generator, cfg: Config) -> Tensor:
         mean = x.mean((1, 2, 3), keepdim=True)
         x = mean + (0.5 + contrast) * (x - mean)
     at = torch.arange(s, device=device)
-    if "translation" in chosen:  # by up to an eighth of the edge; what comes in is grey
+    if "translation" in chosen:  # by up to an eighth of the edge; the new border is grey
         reach = s // 8
         dy, dx = torch.randint(-reach, reach + 1, (2, b, 1), generator=rng, device=device)
         padded = F.pad(x - 0.5, [reach] * 4).permute(0, 2, 3, 1) + 0.5
@@ -354,23 +359,24 @@ def update(
     generate, discriminate = forward
     bf16 = torch.autocast(real.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
 
-    # the discriminator, on pictures that the generator does not learn from now
+    # update the discriminator, on generated pictures that give the generator no gradient
     z = torch.randn(len(real), cfg.latent_dim, generator=rng, device=real.device)
     with bf16:
         fake = generate(z)
         seen_real, seen_fake = augment(real, rng, cfg), augment(fake.detach(), rng, cfg)
-        of_real = discriminate(seen_real)  # apart: batch norm would see in one batch which are which
+        # two calls: in a common batch, batch normalisation would reveal which pictures are real
+        of_real = discriminate(seen_real)
         d_loss = discriminator_loss(of_real, discriminate(seen_fake), cfg)
     whole, terms = d_loss, {}
-    if step % cfg.penalty_every == 0:  # in full precision: they are made of gradients
+    if step % cfg.penalty_every == 0:  # in full precision, because penalties are computed from gradients
         penalty, terms = penalties(model.discriminator, seen_real, seen_fake, rng, cfg)
         whole = d_loss + cfg.penalty_every * penalty
     model.discriminator.zero_grad(set_to_none=True)
     whole.backward()
     optimizers[1].step()
 
-    # the generator, from the discriminator's new judgement of its pictures
-    model.discriminator.requires_grad_(False)  # its gradients are not wanted: a third of the work
+    # update the generator, from the new discriminator's logits of its pictures
+    model.discriminator.requires_grad_(False)  # gradients of its weights would be a third of the work
     with bf16:
         of_fake = discriminate(augment(fake, rng, cfg))
         g_loss = generator_loss(of_real.detach(), of_fake, cfg)
@@ -397,7 +403,7 @@ def total_norm(network: nn.Module) -> Tensor:
 
 
 def noise(n: int, cfg: Config, seed: int) -> Tensor:
-    """n codes (n, D), on the CPU: alike at every step and on every device."""
+    """n codes (n, D), on the CPU, so that they are the same at every step and on every device."""
     return torch.randn(n, cfg.latent_dim, generator=make_rng(seed, 0, "pictures"))
 
 
@@ -414,12 +420,14 @@ def generate(generator: Generator, z: Tensor, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def judge(model: GAN, real: Tensor, held_out: Tensor, fake: Tensor, device: torch.device) -> dict[str, float]:
-    """How far D tells training pictures from generated ones, and held-out ones too; uint8 (N, S, S, C) each.
+    """How well D distinguishes training pictures from generated ones, and what it says of held-out pictures;
+    uint8 (N, S, S, C) each.
 
-    A picture counts as taken for real where its logit is above the middle of the mean logits of training and
-    of generated pictures: only differences have a meaning in each of the losses.
+    A picture counts as judged real if its logit is above the middle between the mean logits of training and
+    of generated pictures, because with some losses only differences of logits have a meaning.
     """
-    # batch norm as in training, where each kind is a batch of its own; of a copy, since it keeps statistics
+    # batch normalisation as in training, where each kind is a separate batch; on a copy, because it keeps
+    # statistics
     judge_of = copy.deepcopy(model.discriminator).eval()
     for layer in judge_of.modules():
         layer.training = isinstance(layer, nn.BatchNorm2d)
@@ -441,8 +449,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Scores of generated pictures against data.val or data.test; keys as in docs/METRICS.md.
 
-    With those of val comes the headline, the kernel distance to training pictures. All by features of a
-    random network that is the same for every data set, and with the same codes at every call.
+    With those of val comes the headline, the kernel distance to training pictures. All scores use features of
+    a random network that is the same for every data set, and the same codes at every call.
     """
     z = noise(N_SCORED, cfg, 0)
     real = random_features(getattr(data, part)[:N_SCORED])
@@ -468,14 +476,15 @@ def evaluate(
 
 
 def warnings_of(metrics: dict[str, float]) -> list[tuple[str, str]]:
-    """What is wrong by the figures of an evaluation on val: titles and texts."""
+    """What the metrics of an evaluation on val show to be wrong: titles and texts."""
     real, held_out, fake = (metrics[f"val/d_{k}"] for k in ("train_real", "held_out_real", "generated"))
-    recognised, found = f"it recognises {real:.0%} of training and {fake:.0%} of generated pictures", []
+    right = f"it classifies {real:.0%} of training and {fake:.0%} of generated pictures correctly"
+    found = []
     if min(real, fake) > 0.99 and held_out > 0.9:
-        found.append(("the discriminator has won", f"{recognised}, and {held_out:.0%} of held-out ones"))
+        found.append(("the discriminator has won", f"{right}, and {held_out:.0%} of held-out pictures"))
     if min(real, fake) > 0.99 and held_out < 0.5:
-        text = f"{recognised}, but takes only {held_out:.0%} of held-out pictures for real"
-        found.append(("the discriminator knows the training set by heart", text))
+        text = f"{right}, but only {held_out:.0%} of held-out pictures"
+        found.append(("the discriminator has memorised the training set", text))
     if metrics["val/diversity"] < 0.3:
         text = f"generated pictures vary {metrics['val/diversity']:.2f} times as much as real ones"
         found.append(("mode collapse", text))
@@ -499,13 +508,15 @@ def film() -> File:
         files = [file for file in files if file.stem.isdigit()]
         files = files[::-1][:: -(-len(files) // N_FILMED)][::-1]  # the last one is among them
         frames = [pictures.read_png(file) for file in files]
-        pictures.write_mp4(path, [*frames, *frames[-1:] * 4], fps=4)  # the last one stands a while
+        pictures.write_mp4(path, [*frames, *frames[-1:] * 4], fps=4)  # the last picture is shown for a while
 
     return File(".mp4", write)
 
 
 def interpolation(model: GAN, cfg: Config, device: torch.device, n_frames: int = 48) -> dict[str, File]:
-    """The way between two random codes, straight and along the great arc: a strip and a video of both."""
+    """Interpolation between two random codes, straight and along the great arc: a strip and a video of
+    both.
+    """
     z0, z1 = noise(2, cfg, cfg.seed)
     t = torch.linspace(0, 1, n_frames)
     line, arc = (
@@ -552,10 +563,11 @@ def load_data(cfg: Config) -> images.ImageSplits:
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best: the kernel distance, unbiased at any N.
+    """The metric by which the best weights are chosen: the kernel distance, unbiased at any N.
 
-    It is the distance to training pictures: of a few hundred pictures too few are held out to choose by.
-    Copies of them would have the best figure; `sample/nearest` and the distance to val would tell.
+    It is the distance to training pictures, because of a few hundred pictures too few are held out to choose
+    by. Copies of training pictures would have the best value; `sample/nearest` and the distance to val would
+    reveal them.
     """
     return "train/kernel_distance", "minimize"
 
@@ -566,7 +578,8 @@ def train(cfg: Config) -> dict[str, float]:
     model = build(cfg, torch.device("cpu"))
     if cfg.checkpoint:
         load_weights(cfg, model)
-        model.generator.load_state_dict(model.average.state_dict())  # by which the best weights were chosen
+        # the averaged weights: it was their pictures by which the best weights were chosen
+        model.generator.load_state_dict(model.average.state_dict())
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
@@ -577,16 +590,17 @@ def train(cfg: Config) -> dict[str, float]:
     networks = (model.generator, model.discriminator)
     both = [torch.optim.Adam(n.parameters(), cfg.learning_rate, betas, fused=fused) for n in networks]
     forward = tuple(torch.compile(n) for n in networks) if cfg.compile else networks
-    train_images = data.train.to(device)  # 12 kB a picture: lies on the device whole
-    for step, last in run.loop(model, both):  # steps 0 … cfg.steps; the last visit makes no update
+    train_images = data.train.to(device)  # 12 kB a picture: all pictures fit on the device
+    for step, last in run.loop(model, both):  # steps 0 … cfg.steps; the last one makes no update
         metrics = {}
 
-        # once in a while: how far are its pictures from real ones it has not seen? The best weights are kept
+        # once in a while: how far are generated pictures from unseen real ones? The best weights are kept
         if run.due("eval", step):
             metrics |= evaluate(model, data, "val", cfg, device)
             run.keep_best(model, metrics, step)
 
-        # pictures of what it makes now; drawn from a stream of their own, so they change nothing
+        # pictures of what the model makes now; their random stream is separate, so they do not affect the
+        # training
         if run.due("sample", step):
             metrics |= training_pictures(model, cfg, device)
 

@@ -1,7 +1,7 @@
 """Arithmetic learned from examples: '81+24' → '105', as text or handwriting, by sequence to sequence.
 
 What    An encoder reads the query, a decoder writes the answer, character by character. How few of all
-        possible queries are enough, and which additions to a plain LSTM make the difference?
+        possible queries are enough for training, and which additions to a plain LSTM make the difference?
         --mode=image_to_text reads handwritten queries; text_to_image draws its answers, which a separately
         trained, frozen classifier reads.
 Run     python research/seq2seq_arith.py                                         # the plain LSTM
@@ -17,7 +17,7 @@ Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, cha
         et al. 2019 (arXiv:1906.04331), §3: the model's own characters as input, all positions at once.
 Data    Every query of --digits digits. No pair of operands, in either order, is in two parts.
 Shapes  B batch, Q query and A answer characters, V vocabulary; src (B, Q), or pictures (B, Q, 28, 28);
-        tgt (B, A); logits (B, A, V), or (B, A, K) of K pictures where the answer is drawn.
+        tgt (B, A); logits (B, A, V), or (B, A, K) of K pictures if the answer is drawn.
 Units   loss: nats per character; for drawn answers nats per picture (784 pixels, a mixture of K Bernoullis).
 """
 
@@ -51,7 +51,7 @@ from research.parts import digit_classifier as classifier
 from research.parts import seq2seq_mistakes as mistakes
 from research.parts.seq2seq_models import LSTM, N_PICTURES, Transformer
 
-KEY_VERSION = 2  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 2  # raised when a default or a meaning changes: runs then get new keys
 DATA_FLAGS = ("dataset", "data_dir", "transpose", "mode", "digits", "ops", "train_fraction", "columns")
 TASKS = ("train", "evaluate", "ask", "mistakes")
 N_SHOWN = 12  # answers that are shown while training
@@ -72,13 +72,13 @@ class Config(RunFlags):
     mode: Literal["text_to_text", "image_to_text", "text_to_image"] = "text_to_text"
     """form of queries and answers: text, or a picture of each character"""
     digits: int = 2
-    """largest number of digits of an operand; evaluate, ask, mistakes: in the queries asked; default there:
-    as in the run"""
+    """largest number of digits of an operand. evaluate, ask, mistakes: of an operand in the queries that are
+    asked; default there: as in the run"""
     ops: str = "+-"
     """operators, some of + - *"""
     train_fraction: float = 0.5
-    """share of the pairs of operands to learn from (a 20th of it is the validation part); all others are
-    test"""
+    """share of the pairs of operands to learn from (a 20th of this share is the validation part); all other
+    pairs are the test part"""
     steps: int = 10_000
     """training length in steps; a step is one optimiser update"""
     batch_size: int = 64
@@ -108,12 +108,13 @@ class Config(RunFlags):
     reverse: bool = False
     """write the answer from its last digit to its first"""
     vary: bool = True
-    """image_to_text: in training, rotate, scale and shift every picture a little each time it is drawn"""
+    """image_to_text: in training, rotate, scale and shift every picture a little each time it is used"""
     teacher_forcing: float = 1.0
     """share of the decoder's input characters in training that are the true ones; the rest are the model's
-    own"""
+    own output"""
     weight_decay: float = 0.01
-    """decoupled weight decay of all matrices; each step shrinks them by this times the learning rate"""
+    """decoupled weight decay of all matrices; each step shrinks them by this number times the learning
+    rate"""
     dropout: float = 0.0
     """share of values set to 0 in training, between encoder and decoder and between decoder and head"""
     clip: float = 1.0
@@ -131,7 +132,7 @@ class Config(RunFlags):
         require(even, self, "hidden_dim", f"a multiple of --n_heads, {self.n_heads}")
         for name in ("attention", "bidirectional"):
             lstm_only = self.model == "lstm" or not getattr(self, name)
-            require(lstm_only, self, name, "False with --model=transformer, which always has it")
+            require(lstm_only, self, name, "False with --model=transformer, which always does this")
         teaches = self.mode != "text_to_image" or self.teacher_forcing == 1
         require(teaches, self, "teacher_forcing", f"1 with --mode={self.mode}")
         require(0 <= self.teacher_forcing <= 1, self, "teacher_forcing", "from 0 to 1")
@@ -158,7 +159,9 @@ class Config(RunFlags):
 
 @dataclass(frozen=True)
 class Data:
-    """All queries in three parts, and the pictures their characters are drawn with, where there are any."""
+    """All queries in three parts, and the pictures with which their characters are drawn, if --mode has
+    pictures.
+    """
 
     splits: arithmetic.ArithmeticSplits
     digits: digits.DigitSplits | None
@@ -188,8 +191,8 @@ def load_data(cfg: Config) -> Data:
 
 
 def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, glyphs.Glyphs | None]:
-    """For each part what draws its characters: with pictures of that part, so that test ones are unseen.
-    vary: those of train are a little different each time.
+    """For each part, an object that draws its characters with digit pictures of that part, so that test
+    pictures are unseen. vary: pictures of the training part are a little different each time.
     """
     if data.digits is None:
         return dict.fromkeys(arithmetic.PARTS)
@@ -198,7 +201,9 @@ def drawers(data: Data, device: torch.device, vary: bool = False) -> dict[str, g
 
 
 def some_pictures(data: Data, glyph: glyphs.Glyphs, cfg: Config) -> Tensor:
-    """(K, 28, 28), as many of each character that answers have: what a model that draws begins with."""
+    """(K, 28, 28), equally many of each character that answers contain: the initial pictures of a model that
+    draws.
+    """
     alphabet, chars = data.splits.alphabet, data.train.tgt.unique()
     ids = chars[torch.arange(N_PICTURES) % len(chars)]
     return glyph.draw(ids[None], alphabet, make_rng(cfg.seed, 0, "init", glyph.images.device))[0]
@@ -249,7 +254,7 @@ def lr_at(step: int, cfg: Config) -> float:
 
 
 def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
-    """AdamW, which decays matrices alone, and no pictures."""
+    """AdamW; weight decay acts on matrices only, and not on pictures."""
     decayed = {name: name != "pictures" and p.ndim >= 2 for name, p in model.named_parameters()}
     groups = [
         {"params": [p for name, p in model.named_parameters() if decayed[name] == yes], "weight_decay": decay}
@@ -264,14 +269,15 @@ def optimizer_of(model: torch.nn.Module, cfg: Config) -> torch.optim.Optimizer:
 
 def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, cfg: Config) -> Tensor:
     """−log p(character | query, those before it), mean over all, blanks too; or −log p(picture), mean over
-    pictures; nats. rng: in training, draws the dropout and where the model's own characters stand.
+    pictures; nats. rng: in training, draws the dropout and the places where the input is the model's own
+    character.
 
     The only place where it is written, for training and validation.
     """
     hide = rng if cfg.dropout else None
     before = batch.tgt[:, :-1] if batch.drawn is None else None
     with torch.autocast(batch.tgt.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        if rng is not None and cfg.teacher_forcing < 1:  # never where answers are drawn
+        if rng is not None and cfg.teacher_forcing < 1:  # never if answers are pictures
             with torch.no_grad():
                 own = model(batch.src, before)[:, :-1].argmax(2)
             torch.clear_autocast_cache()  # older versions kept these weights' casts, which have no gradient
@@ -284,13 +290,15 @@ def loss_fn(model: torch.nn.Module, batch: Batch, rng: torch.Generator | None, c
 
 
 def in_reverse(x: Tensor, ids: Tensor, alphabet: str) -> Tensor:
-    """Pictures x (B, A, 28, 28), of what is read as ids (B, A) in either order, with the first one last."""
+    """Pictures x (B, A, 28, 28) of answers that are read as ids (B, A), in reverse order."""
     return x.gather(1, arithmetic.reversed_places(ids, alphabet)[..., None, None].expand_as(x))
 
 
 @dataclass(frozen=True)
 class Reader:
-    """The frozen classifier that reads drawn answers. accuracy: on real pictures of the test part."""
+    """The frozen classifier that reads drawn answers. accuracy: its accuracy on real pictures of the test
+    part.
+    """
 
     model: classifier.Classifier
     accuracy: float
@@ -302,7 +310,7 @@ class Reader:
 
 
 def reader_of(cfg: Config, data: Data) -> Reader | None:
-    """The reader, where answers are drawn; trained now unless it lies in --data_dir."""
+    """The reader, if answers are drawn; it is trained now unless it is in --data_dir already."""
     if cfg.mode != "text_to_image":
         return None
     known = glyphs.classes(data.digits, data.splits.alphabet)
@@ -329,7 +337,9 @@ def answers(
     reader: Reader | None,
     device: torch.device,
 ) -> tuple[Tensor, float]:
-    """What the model answers to all queries, ids (N, A) read forwards, on the CPU; its mean loss."""
+    """The model's answers to all queries, ids (N, A) in normal reading order, on the CPU; and its mean
+    loss.
+    """
     answered, total = [], 0.0
     for batch in batches(queries, glyph, cfg, alphabet, device):
         total += loss_fn(model, batch, None, cfg).item() * len(batch.src)
@@ -363,7 +373,7 @@ def pictures_of(
         else:
             x = torch.sigmoid(model.answer(batch.src)[here - i * N_AT_ONCE]).cpu()
             x = in_reverse(x, ids[here], alphabet) if cfg.reverse else x
-        shown.append(torch.cat(tuple(x.unbind(1)), 2)[:, None])  # one character's picture beside the other's
+        shown.append(torch.cat(tuple(x.unbind(1)), 2)[:, None])  # the characters' pictures side by side
     return torch.cat(shown)
 
 
@@ -380,7 +390,9 @@ def samples(
     device: torch.device,
     step: int,
 ) -> dict[str, Any]:
-    """A page of answers to the same queries at every step, right and wrong; pictures where there are any."""
+    """A page of answers to the same queries at every step, right and wrong, with pictures if there are
+    any.
+    """
     val, alphabet = data.splits.val, data.splits.alphabet
     shown = Queries(*(getattr(val, f.name)[:N_SHOWN] for f in dataclasses.fields(Queries)))
     ids, _ = answers(model, shown, glyph, cfg, alphabet, reader, device)
@@ -403,7 +415,7 @@ def samples(
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best, and its goal: the share of right answers."""
+    """The metric by which the best weights are chosen, and its goal: the share of right answers."""
     return "val/exact_match", "maximize"
 
 
@@ -412,7 +424,8 @@ def train(cfg: Config) -> dict[str, float]:
     cfg, alphabet = with_epochs(cfg, len(data.train)), data.splits.alphabet
     model = build(cfg, alphabet, torch.device("cpu"))
     if cfg.checkpoint:
-        load_weights(cfg, model, same=("digits", "train_fraction"))  # else tests would ask what was learned
+        # otherwise the test part could contain queries that were learned
+        load_weights(cfg, model, same=("digits", "train_fraction"))
     run: Run = start_run(cfg, __file__, KEY_VERSION, data, headline(cfg))
     if run.finished:
         return run.metrics
@@ -427,16 +440,16 @@ def train(cfg: Config) -> dict[str, float]:
     one = batch_of(src[:1], tgt[:1], glyph["train"], run.rng(0), cfg, alphabet)
     run.describe(model, *((one.src,) if one.drawn is not None else (one.src, one.tgt[:, :-1])))
     forward = torch.compile(model) if cfg.compile else model
-    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last one makes no update
         metrics = {}
 
-        # once in a while: how many queries that it has not seen does it answer? The best weights are kept
+        # once in a while: how many unseen queries does the model answer correctly? The best weights are kept
         if run.due("eval", step):
             ids, loss = answers(model, data.splits.val, glyph["val"], cfg, alphabet, reader, device)
             metrics |= {"val/loss": loss} | mistakes.figures(ids, data.splits.val, alphabet, "val")
             run.keep_best(model, metrics, step)
 
-        # what it answers now; drawn from a stream of its own, so it changes nothing
+        # what the model answers now; its random stream is separate, so it does not affect the training
         if run.due("sample", step):
             metrics |= samples(model, data, glyph["val"], cfg, reader, device, step)
 
@@ -451,7 +464,7 @@ def train(cfg: Config) -> dict[str, float]:
             loss, rate = loss_fn(forward, batch, rng, cfg), lr_at(step, cfg)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            model.zero_grad(set_to_none=True)  # the optimizer's own takes several times as long
+            model.zero_grad(set_to_none=True)  # the optimizer's own zero_grad takes several times as long
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
             optimizer.step()
@@ -471,7 +484,7 @@ def final(
     reader: Reader | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """The figures of the test part, once, with the best weights, and the map of its mistakes."""
+    """The metrics of the test part, once, with the best weights, and the map of mistakes."""
     test, alphabet = data.splits.test, data.splits.alphabet
     ids, loss = answers(best, test, glyph, cfg, alphabet, reader, device)
     metrics: dict[str, Any] = {"test/loss": loss} | mistakes.figures(ids, test, alphabet, "test")

@@ -1,9 +1,9 @@
-"""Variational autoencoder of sentences: text from a latent space, and what keeps the latents in use.
+"""Variational autoencoder of sentences: text from a latent space, and remedies that keep the latents in use.
 
 What    An encoder reads a sentence and returns a Gaussian q(z|x); a decoder writes the sentence again, token
         by token, seeing z at every step. The decoder can also ignore z, as a language model does, and
-        training tends to end there (posterior collapse). Each remedy is a flag. --latent_dim=0 trains the
-        language model.
+        training tends to end in this state (posterior collapse). Each remedy against it is a flag.
+        --latent_dim=0 trains the language model.
 Run     python research/text_vae.py                                       # embedded lines, by characters
         python research/text_vae.py --dataset=shakespeare --free_bits=0                     # no remedy
         python research/text_vae.py --dataset=shakespeare --latent_dim=0 --free_bits=0      # the baseline
@@ -19,8 +19,8 @@ Sources Bowman et al. 2016 (arXiv:1511.06349): model, KL annealing (§3.1), word
         eq. 8: means of fixed variance. Burda et al. 2016 (arXiv:1509.00519), eq. 8: importance-weighted
         bound.
 Departs Encoder and decoder share one embedding; z is part of every input of the decoder and its first state.
-Shapes  B batch, T tokens of the longest sentence of a batch and its end, D latents, V vocabulary. Tokens that
-        the decoder reads begin with BOS; what it is to write ends with EOS; both (B, T).
+Shapes  B batch, T tokens of the longest sentence of a batch and its end, D latents, V vocabulary. The tokens
+        that the decoder reads begin with BOS; those that it should write end with EOS; both are (B, T).
 Units   Nats per sentence: reconstruction summed over its tokens and its end, KL summed over latents.
 """
 
@@ -54,17 +54,17 @@ from research.parts.charlm_sampling import STRATEGIES, Decoding
 from research.parts.lstm import LSTMLayers
 from research.parts.text_vae_writing import Writer, rebuilt, write_sentences
 
-KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 1  # raised when a default or a meaning changes: runs then get new keys
 SENTENCE_FLAGS = ("level", "unit", "clean", "lower", "min_count", "vocab_size", "min_length", "max_length")
 DATA_FLAGS = ("dataset", "data_dir", "encoding", "columns", *SENTENCE_FLAGS)  # what load_data depends on
 TASKS = ("train", "generate", "interpolate", "evaluate", "twist")
 TWISTS = ("none", "modern", "slang")
 COLLAPSED_NATS = 0.5  # KL below which a run is said to have collapsed
-N_SHOWN = 8  # sentences that are rebuilt, and samples of each strategy, while training
-N_WEIGHTED, N_CODES = 500, 32  # test sentences of the importance-weighted bound, and codes of each
-N_REBUILT = 200  # test sentences that are compared with what is written of their codes
+N_SHOWN = 8  # sentences that are reconstructed, and samples of each strategy, while training
+N_WEIGHTED, N_CODES = 500, 32  # test sentences for the importance-weighted bound, and codes drawn for each
+N_REBUILT = 200  # test sentences that are compared with their reconstructions
 N_WRITTEN = 200  # samples whose words are looked up at the end
-N_MEASURED = 1000  # sentences of the mutual information, which can't be told above ln of it
+N_MEASURED = 1000  # sentences for the mutual information; the estimate cannot exceed the ln of this number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,20 +121,21 @@ class Config(Decoding, RunFlags):
     beta: float = 1.0
     """weight β of the KL term"""
     anneal: Literal["none", "linear", "cyclical"] = "none"
-    """weight of the KL term: none: always β; linear: rises once from 0; cyclical: rises from 0 in each of
-    --cycles"""
+    """weight of the KL term. none: always β; linear: rises once from 0 to β; cyclical: rises from 0 to β in
+    each of --cycles cycles"""
     anneal_share: float = 0.5
     """share of the training (cyclical: of each cycle) over which the weight rises to β"""
     cycles: int = 4
-    """cyclical: how many times the weight rises"""
+    """anneal cyclical: how many times the weight rises"""
     free_bits: float = 6.0
-    """nats of KL, summed over latents, that cost nothing"""
+    """nats of KL, summed over latents, that add nothing to the loss"""
     free_bits_per_latent: float = 0.0
-    """nats of KL that cost nothing, for each latent separately"""
+    """nats of KL that add nothing to the loss, for each latent separately"""
     word_dropout: float = 0.0
     """share of the decoder's input tokens that are replaced by <unk> in training"""
     pretrain: int = 0
-    """first steps, without the KL term; then a new decoder is trained, and the encoder is kept"""
+    """number of first steps without the KL term; after them the encoder is kept and a new decoder is
+    trained"""
     batch_norm: float = 0.0
     """γ, the standard deviation over a batch to which the means of each latent are scaled, so that E[KL] ≥ D
     γ² / 2; 0: no scaling"""
@@ -183,8 +184,8 @@ class Config(Decoding, RunFlags):
         require(0 < self.anneal_share <= 1, self, "anneal_share", "above 0, at most 1")
         require(self.clip > 0, self, "clip", "above 0")
         both = self.free_bits == 0 or self.free_bits_per_latent == 0
-        require(both, self, "free_bits_per_latent", "0 unless --free_bits=0: one of the two counts")
-        for name, read, by in (  # what a flag that nobody reads would promise
+        require(both, self, "free_bits_per_latent", "0 unless --free_bits=0: only one of the two can be used")
+        for name, read, by in (  # flags that nothing reads would promise an effect that they do not have
             ("anneal_share", self.anneal != "none", "--anneal=none"),
             ("cycles", self.anneal == "cyclical", f"--anneal={self.anneal}"),
         ):
@@ -194,16 +195,16 @@ class Config(Decoding, RunFlags):
                 require(getattr(self, name) == 0, self, name, "0 with --latent_dim=0, which has no code")
             require(self.anneal == "none", self, "anneal", "none with --latent_dim=0, which has no code")
             require(self.beta == 1, self, "beta", "1 with --latent_dim=0, which has no code")
-        shorter = (
-            self.epochs is not None or self.pretrain < self.steps
-        )  # of epochs, once their steps are known
+        shorter = self.epochs is not None or self.pretrain < self.steps  # --epochs: checked again later
         require(shorter, self, "pretrain", f"below --steps={self.steps}")
         several = not self.batch_norm or self.batch_size > 1
         require(several, self, "batch_size", "at least 2 with --batch_norm")
 
 
 def require_read(cfg: Config, name: str, read: bool, by: str) -> None:
-    """Refuse a flag that is not at its default where nothing reads it. by: the flag for which that is so."""
+    """Refuse a flag that is not at its default if nothing reads it. by: the flag because of which nothing
+    reads it.
+    """
     default = Config.__dataclass_fields__[name].default
     require(read or getattr(cfg, name) == default, cfg, name, f"left out with {by}, which does not read it")
 
@@ -231,14 +232,14 @@ class TextVAE(nn.Module):
         self.head = nn.Linear(hidden, v)
 
     def decoding_layers(self) -> list[nn.Module]:
-        """What --pretrain begins anew."""
+        """The layers that --pretrain initialises again."""
         return [self.to_state, self.decoder, self.head]
 
     def encode(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Sentences (B, T), of lengths (B,) → mu, logvar (B, D), float32."""
         x = self.embedding(tokens)
         place = torch.arange(tokens.shape[1], device=tokens.device)
-        # read backwards from its own end, each sentence: what fills the rest comes last for both
+        # each sentence is read backwards from its own end, so that padding comes last in both directions
         mirrored = (lengths[:, None] - 1 - place).clamp(min=0)[..., None].expand(-1, -1, x.shape[2])
         ends = []
         for layer, seen in ((self.forwards, x), (self.backwards, x.gather(1, mirrored))):
@@ -280,14 +281,16 @@ class TextVAE(nn.Module):
 
 
 def dropped(x: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
-    """x with a share p of its values 0, drawn by rng, and the others so large that their mean stays."""
+    """x with a share p of its values set to 0, drawn by rng, and the others scaled up so that the mean stays
+    the same.
+    """
     if p == 0 or rng is None:
         return x
     return x * (torch.rand(x.shape, generator=rng, device=x.device) >= p) / (1 - p)
 
 
 def hidden_for(cfg: Config, v: int) -> int:
-    """--hidden_dim, or the one with which the model has nearest to --parameters."""
+    """--hidden_dim, or the value that brings the number of parameters nearest to --parameters."""
     if cfg.parameters is None:
         return cfg.hidden_dim
 
@@ -312,7 +315,9 @@ def build(cfg: Config, vocabulary: Vocabulary, device: torch.device) -> TextVAE:
 
 
 def begin_decoder_anew(model: TextVAE, optimizer: torch.optim.Optimizer, cfg: Config) -> None:
-    """Give the decoder fresh weights, a function of the seed, and the optimiser no memory of the old ones."""
+    """Give the decoder new initial weights, a function of the seed, and clear the optimiser's state of the
+    old weights.
+    """
     with seeded(cfg.seed + 1):
         for layer in model.decoding_layers():
             layer.cpu().reset_parameters()
@@ -358,15 +363,16 @@ class Sentences:
         return Batch(tokens, lengths, read, wanted)
 
     def in_turn(self, n: int) -> list[Tensor]:
-        """Rows of all sentences, n at a time, those of like length together."""
+        """Rows of all sentences, n at a time, with sentences of similar length together."""
         return list(self.lengths.argsort(stable=True).split(n))
 
 
 def order_of_epoch(lengths: Tensor, epoch: int, cfg: Config) -> list[Tensor]:
-    """Rows of the batches of an epoch: every sentence once, but for those of a last batch that is not full.
+    """Rows of the batches of an epoch: every sentence once, except those of a last batch that is not full.
 
-    Shuffled, then sorted by length in stretches of 50 batches, and the batches shuffled again: sentences of a
-    batch are of like length, so that little is filling. Which ones are left over is chance.
+    The sentences are shuffled, then sorted by length in groups of 50 batches, and the batches are shuffled
+    again, so that sentences of a batch have similar lengths and little padding. Which sentences are left over
+    is random.
     """
     rng = make_rng(cfg.seed, epoch, "order")
     order = torch.randperm(len(lengths), generator=rng)
@@ -381,10 +387,12 @@ def order_of_epoch(lengths: Tensor, epoch: int, cfg: Config) -> list[Tensor]:
 
 
 def kl_weight(step: int, cfg: Config) -> float:
-    """Weight of the KL term at `step`, before β: 0 while --pretrain lasts, then as --anneal says."""
+    """Weight of the KL term at `step`, without the factor β: 0 while --pretrain lasts, then as --anneal
+    says.
+    """
     if step < cfg.pretrain:
         return 0.0
-    done = (step - cfg.pretrain) / (cfg.steps - cfg.pretrain)  # share of what comes after it
+    done = (step - cfg.pretrain) / (cfg.steps - cfg.pretrain)  # share of the later steps
     if cfg.anneal == "none":
         return 1.0
     if cfg.anneal == "cyclical":
@@ -393,7 +401,7 @@ def kl_weight(step: int, cfg: Config) -> float:
 
 
 def charged(kl_each: Tensor, cfg: Config) -> Tensor:
-    """What the objective charges for KL per latent (D,): all of it beyond what is free."""
+    """The part of the KL per latent (D,) that counts in the objective: all above the free bits."""
     if cfg.free_bits_per_latent:
         return kl_each.clamp(min=cfg.free_bits_per_latent).sum()
     return kl_each.sum().clamp(min=cfg.free_bits)
@@ -402,10 +410,10 @@ def charged(kl_each: Tensor, cfg: Config) -> Tensor:
 def loss_fn(
     model: nn.Module, batch: Batch, rng: torch.Generator, cfg: Config, weight: float, training: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The objective rec + weight · β · KL, where KL counts beyond what is free, and its terms; nats.
+    """The objective rec + weight · β · KL, where KL counts only above the free bits, and its terms; nats.
 
     The only place where it is written, for training and validation. rng draws z ~ q(z|x) and, in training,
-    what the decoder is not shown.
+    which inputs are hidden from the decoder.
     """
     noise = torch.randn(len(batch.tokens), cfg.latent_dim, generator=rng, device=rng.device)
     read = batch.read
@@ -449,9 +457,9 @@ def encode_all(model: TextVAE, part: Sentences, n: int | None = None) -> tuple[T
 
 @torch.no_grad()
 def evaluate(model: TextVAE, part: Sentences, name: str, cfg: Config) -> dict[str, float]:
-    """Bound, its terms and what the latents tell, over a whole part; keys as in docs/METRICS.md.
+    """The bound, its terms and the information in the latents, over a whole part; keys as in docs/METRICS.md.
 
-    The same noise at every call. A language model's bound is its log-likelihood itself.
+    The same noise at every call. For a language model, the bound is the log-likelihood itself.
     """
     was = model.training
     model.eval()
@@ -476,7 +484,8 @@ def evaluate(model: TextVAE, part: Sentences, name: str, cfg: Config) -> dict[st
 def log_likelihood(model: TextVAE, part: Sentences, cfg: Config, k: int | None = None) -> float:
     """log 1/k Σ_i p(x|z_i) p(z_i) / q(z_i|x), z_i ~ q(z|x), the mean over the first N_WEIGHTED sentences.
 
-    A lower bound of log p(x) that rises with k: Burda et al. 2016, eq. 8. Of a language model log p(x).
+    A lower bound of log p(x) that rises with k: Burda et al. 2016, eq. 8. For a language model: log p(x)
+    itself.
     """
     rng, total, n = make_rng(cfg.seed, 0, "eval", part.begin.device), 0.0, min(N_WEIGHTED, len(part))
     k = k or N_CODES
@@ -490,14 +499,14 @@ def log_likelihood(model: TextVAE, part: Sentences, cfg: Config, k: int | None =
         z = mu + noise * (0.5 * logvar).exp()
         read, wanted = (t.repeat(k, 1) for t in (batch.read, batch.wanted))
         log_p = -nats_of(model.decode(z.flatten(0, 1), read), wanted).view(k, -1)
-        # log p(z) − log q(z|x): the (D/2) ln 2π of both cancel
+        # log p(z) − log q(z|x): the terms (D/2) ln 2π cancel
         log_w = log_p + 0.5 * (noise.square() - z.square() + logvar).sum(2)
         total += float((torch.logsumexp(log_w, 0) - math.log(k)).sum())
     return total / n
 
 
 def final(best: TextVAE, part: Sentences, data: sentences.SentenceSplits, cfg: Config) -> dict[str, float]:
-    """The figures of the test part, once, with the best weights."""
+    """The metrics of the test part, once, with the best weights."""
     best.eval()
     metrics = evaluate(best, part, "test", cfg)
     metrics["test/iw_nats"] = log_likelihood(best, part, cfg)
@@ -522,7 +531,9 @@ def final(best: TextVAE, part: Sentences, data: sentences.SentenceSplits, cfg: C
 def samples(
     model: TextVAE, data: sentences.SentenceSplits, val: Sentences, cfg: Config, step: int
 ) -> dict[str, Any]:
-    """Pages of what the model writes now, from the same codes and draws at every step, and a map of codes."""
+    """Pages of what the model writes now, from the same codes and random draws at every step, and a map of
+    codes.
+    """
     was = model.training
     model.eval()
     vocabulary, about = data.vocabulary, f"{data.name}, step {step:,}"
@@ -545,9 +556,7 @@ def samples(
         truth = [vocabulary.write(row) for row in batch.tokens.tolist()]
         again = [vocabulary.write(row) for row in rebuilt(model, batch.tokens, batch.lengths).tolist()]
         made["sample/reconstructions"] = html(
-            pages.rebuilt_page(
-                truth, again, f"Validation sentences and what is written of their codes, {about}"
-            )
+            pages.rebuilt_page(truth, again, f"Validation sentences and their reconstructions, {about}")
         )
         ends = model.encode(batch.tokens[:2], batch.lengths[:2])[0]
         between = latents.lerp(ends[0], ends[1], torch.linspace(0, 1, 9))
@@ -586,7 +595,7 @@ def vocabulary_of(cfg: Config, file: Path) -> Vocabulary:
 
 
 def check_vocabulary(cfg: Config, known: Vocabulary, wanted: Vocabulary) -> None:
-    """Refuse weights for other tokens than those of --dataset."""
+    """Refuse weights of a model with other tokens than those of --dataset."""
     differ = sorted(set(known.tokens) ^ set(wanted.tokens))
     some = ", ".join(map(repr, differ[:5])) + (" and others" if len(differ) > 5 else "")
     same = known == wanted
@@ -599,7 +608,7 @@ def check_vocabulary(cfg: Config, known: Vocabulary, wanted: Vocabulary) -> None
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best, and its goal: the bound, whatever --beta is."""
+    """The metric by which the best weights are chosen, and its goal: the bound, whatever --beta is."""
     return "val/elbo_nats", "maximize"
 
 
@@ -629,19 +638,19 @@ def train(cfg: Config) -> dict[str, float]:
     run.describe(model, one.tokens, one.lengths, one.read, torch.zeros(2, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
     lengths, epoch, order = parts["train"].lengths.cpu(), -1, []
-    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last one makes no update
         metrics: dict[str, Any] = {}
 
-        # once in a while: how well does it know sentences that it has not seen? The best weights are kept
+        # once in a while: how well does the model explain unseen sentences? The best weights are kept
         if run.due("eval", step):
             metrics |= evaluate(model, parts["val"], "val", cfg)
             run.keep_best(model, metrics, step)
 
-        # what it writes now; drawn from a stream of its own, so it changes nothing
+        # what the model writes now; its random stream is separate, so it does not affect the training
         if run.due("sample", step):
             if all(p.isfinite().all() for p in model.parameters()):
                 metrics |= samples(model, data, parts["val"], cfg, step)
-            else:  # there is nothing to draw from; the run ends as diverged
+            else:  # there are no probabilities to draw from; the run ends as diverged
                 metrics["train/loss"] = math.nan
 
         # at the end, once: the test part, with the best weights
@@ -649,7 +658,7 @@ def train(cfg: Config) -> dict[str, float]:
             metrics |= final(run.best(model), parts["test"], data, cfg)
             if cfg.latent_dim and metrics["test/kl_nats"] < COLLAPSED_NATS:
                 kl = metrics["test/kl_nats"]
-                said = f"a code carries {kl:.2f} nats about its sentence; the decoder does without it"
+                said = f"a code carries {kl:.2f} nats about its sentence; the decoder ignores the code"
                 run.warn("posterior collapse", said)
 
         # one update; its sentences and all that is drawn are functions of (seed, step)

@@ -1,7 +1,7 @@
 """Variational autoencoder on 28×28 digits, with a latent space that can be shown as a map.
 
 What    An encoder q(z|x) and a decoder p(x|z) for small grey pictures, trained on the evidence lower bound.
-        By default z has two latents, so that all codes lie on a plane and all digits on a map of it.
+        By default z has two latents, so all codes lie on a plane, and a map of this plane shows all digits.
 Run     python research/vae_mnist.py                                             # the embedded digits
         python research/vae_mnist.py --dataset=mnist --batch_size=128 --steps=4690
         python research/vae_mnist.py --task=interpolate --checkpoint=runs/<run>  # and the other TASKS below
@@ -12,7 +12,7 @@ Models  784-512-256-128-z by default. With one hidden layer: --width=256 --depth
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10, appendices B and C.1, and the map of their fig. 4;
         Higgins et al. 2017 (β-VAE, ICLR), eq. 4; Burda et al. 2016 (arXiv:1509.00519), eq. 8.
 Departs GELU instead of tanh or ReLU, initial weights of He et al. 2015 (arXiv:1502.01852), eq. 10; the
-        learning rate decays to 0 along a half cosine; Adam's second moment forgets faster (0.99).
+        learning rate decays to 0 along a half cosine; Adam's second moment decays faster (0.99).
 Shapes  B batch, D latents; pictures (B, 1, 28, 28), pixels x in [0, 1]. The likelihood is Bernoulli on
         logits, whose best possible value for grey pixels is not 0 but `val/rec_floor_nats`.
 Units   Nats: reconstruction summed over 784 pixels, KL summed over latents, both averaged over the batch.
@@ -47,7 +47,7 @@ from research.draw import charts, pictures
 from research.measure import latents
 from research.parts import vae_mnist_maps as views
 
-KEY_VERSION = 1  # bumped when a default or a meaning changes: old runs are then other runs
+KEY_VERSION = 1  # raised when a default or a meaning changes: runs then get new keys
 DATA_FLAGS = ("dataset", "data_dir", "transpose")  # what load_data depends on
 TASKS = ("train", "generate", "latent_space", "interpolate", "evaluate")
 EDGE, PIXELS = digits.SIZE, digits.SIZE**2
@@ -56,7 +56,7 @@ N_NEIGHBOURS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunFlags):
-    """Variational autoencoder on 28×28 digits, whose latent space can be looked at."""
+    """Variational autoencoder on 28×28 digits, with a latent space that can be shown as a map."""
 
     task: Literal[TASKS] = aside("train")
     """train, or a task that reads a --checkpoint and writes pictures beside it"""
@@ -76,12 +76,14 @@ class Config(RunFlags):
     sample_every: int = aside(250, "train")
     """steps between pictures; 0: at steps 0, 1, 2, 4, 8 ..."""
     arch: Literal["mlp", "conv"] = "mlp"
-    """fully connected layers or convolutions"""
+    """mlp: fully connected layers; conv: convolutions"""
     width: int = 512
-    """units of the first hidden layer; each further layer has half as many. conv: units of the hidden layer;
-    the first convolution has a 16th of it as channels, each further one twice as many"""
+    """mlp: units of the first hidden layer; each further layer has half as many as the one before. conv:
+    units of the hidden layer; the first convolution has a 16th of this number as channels, each further one
+    twice as many as the one before"""
     depth: int = 3
-    """mlp: number of hidden layers; conv: number of convolutions, each of which halves the picture"""
+    """mlp: number of hidden layers; conv: number of convolutions, each of which halves the edge of the
+    picture"""
     latent_dim: int = 2
     """size D of the code z"""
     beta: float = 1.0
@@ -90,13 +92,13 @@ class Config(RunFlags):
     """none: grey pixels; static: black or white, drawn once with the grey value as probability; dynamic:
     drawn anew at each step"""
     input_dropout: float = 0.0
-    """share of the pixels hidden from the encoder in training, so that it memorises none"""
+    """share of the pixels hidden from the encoder in training, so that it does not memorise the pictures"""
     iw_samples: int = per_task(100, "train", "evaluate")
-    """codes per picture for the importance-weighted bound on the test part's log-likelihood"""
+    """number of codes per picture for the importance-weighted bound on the log-likelihood of the test part"""
     z: str | None = aside(None, "generate")
     """generate: the code to decode, D numbers separated by commas"""
     label: str | None = aside(None, "generate")
-    """generate: only this class, a name or number"""
+    """generate: only digits of this class, given by its name or number"""
     index: int | None = aside(None, "interpolate")
     """interpolate: number of the first held-out picture; default: one of a random class"""
     index2: int | None = aside(None, "interpolate")
@@ -133,7 +135,7 @@ def conv(width: int, depth: int) -> tuple[list[nn.Module], list[nn.Module], int]
     channels, edge = [1] + [max(1, width // 16) << i for i in range(depth)], EDGE
     encoder, decoder = [], []
     for c_in, c_out in pairwise(channels):
-        kernel = 4 - edge % 2  # 28 → 14 → 7 → 4, and exactly so on the way back
+        kernel = 4 - edge % 2  # 28 → 14 → 7 → 4, and the same sizes on the way back
         encoder += [nn.Conv2d(c_in, c_out, kernel, 2, 1), nn.GELU()]
         decoder = [nn.GELU(), nn.ConvTranspose2d(c_out, c_in, kernel, 2, 1), *decoder]
         edge = (edge + 1) // 2
@@ -146,7 +148,8 @@ def conv(width: int, depth: int) -> tuple[list[nn.Module], list[nn.Module], int]
 def initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
     """Weights of variance 2 / (inputs of one output), He et al. 2015, eq. 10.
 
-    torch's are smaller: codes would tell nothing at first, and one of two latents is pressed out for good.
+    torch's default weights are smaller: codes would carry no information at first, and one of two latents
+    then stays unused for good.
     """
     inputs = layer.weight[0].numel()
     if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k), of which a stride of 2 uses a quarter
@@ -170,7 +173,8 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, 1, 28, 28) in [0, 1] → mu, logvar (B, D)."""
         mu, logvar = self.encoder(x).chunk(2, dim=1)
-        return mu, logvar.clamp(-20, 6)  # exp of more, for one odd picture, breaks a good model in one step
+        # exp of a larger value, from one odd picture, breaks a good model in one step
+        return mu, logvar.clamp(-20, 6)
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, D) → x_logits (B, 1, 28, 28)."""
@@ -201,7 +205,7 @@ def to_float(batch: Tensor, device: torch.device) -> Tensor:
 def bernoulli_nats(x: Tensor, x_logits: Tensor) -> Tensor:
     """−log p(x|z) per pixel, from logits l: −[x log σ(l) + (1 − x) log(1 − σ(l))] = log(1 + eˡ) − x·l.
 
-    The first term goes through softplus, which neither overflows nor loses what is small.
+    The first term is computed by softplus, which neither overflows nor loses small values.
     """
     return F.softplus(x_logits) - x * x_logits
 
@@ -261,7 +265,7 @@ def evaluate(model: VAE, x_all: Tensor, part: str, cfg: Config, device: torch.de
 
 
 def suffix(cfg: Config) -> str:
-    """What sets keys of binarised pixels apart: their nats are not comparable with those of grey ones."""
+    """The ending of keys for binarised pixels: their nats are not comparable with those of grey pixels."""
     return "" if cfg.binarize == "none" else "_bin"
 
 
@@ -270,14 +274,14 @@ def iw_bound(
 ) -> Tensor:
     """log 1/k Σ_i p(x|z_i) p(z_i) / q(z_i|x) with k codes z_i ~ q(z|x) per example: (B,), nats.
 
-    In expectation a lower bound of log p(x) that rises with k, for k = 1 the ELBO. Burda et al. 2016, eq. 8.
-    log_p(z) tells log p(x|z) (K, B) of codes z (K, B, D); mu, logvar: (B, D).
+    In expectation this is a lower bound of log p(x) that rises with k; for k = 1 it is the ELBO. Burda et al.
+    2016, eq. 8. log_p(z) returns log p(x|z) (K, B) of codes z (K, B, D); mu, logvar: (B, D).
     """
     log_w = []
     for start in range(0, k, 16):  # 16 codes a picture at a time: memory does not grow with k
         noise = torch.randn(min(16, k - start), *mu.shape, generator=rng, device=mu.device)
         z = mu + noise * (0.5 * logvar).exp()
-        # log p(z) − log q(z|x): the (D/2) ln 2π of both cancel
+        # log p(z) − log q(z|x): the terms (D/2) ln 2π cancel
         log_w.append(log_p(z) + 0.5 * (noise.square() - z.square() + logvar).sum(2))
     return torch.logsumexp(torch.cat(log_w), 0) - math.log(k)
 
@@ -298,7 +302,9 @@ def log_likelihood(model: VAE, x_all: Tensor, cfg: Config, device: torch.device)
 
 
 def knn_accuracy(codes: Tensor, labels: Tensor, held_out: Tensor, truth: Tensor) -> float:
-    """Share of held-out codes (N, D) whose class, truth (N,), most of their neighbours among codes have."""
+    """Share of held-out codes (N, D) for which most of the nearest neighbours among `codes` have the same
+    class, truth (N,).
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
     known = KNeighborsClassifier(min(N_NEIGHBOURS, len(codes))).fit(codes.cpu().numpy(), labels.numpy())
@@ -306,7 +312,9 @@ def knn_accuracy(codes: Tensor, labels: Tensor, held_out: Tensor, truth: Tensor)
 
 
 def rec_floor(data: Tensor) -> float:
-    """The least reconstruction loss a model can reach: the entropy of grey pixels, nats per picture."""
+    """The smallest reconstruction loss that a model can reach: the entropy of grey pixels, nats per
+    picture.
+    """
     counts = torch.bincount(data.flatten().int(), minlength=256).double()
     p = torch.arange(256, dtype=torch.float64) / 255
     return float((counts * -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))).sum() / len(data))
@@ -331,7 +339,7 @@ def training_pictures(
     title = f"Codes of {len(mu):,} validation pictures{views.on_plane(cfg.latent_dim)}; {about}"
     names = [views.latent_name(d) for d in order.tolist()]
     codes = (mu @ axes, data.val_labels[: len(mu)], data.class_names, title, cfg.latent_dim)
-    what = f"Validation pictures x and what is made of their codes, x̂; {about}"
+    what = f"Validation pictures x and their reconstructions x̂; {about}"
     drawn = f"The same {len(random)} codes z ~ N(0, I) at every step; {about}"
     return {
         "sample/reconstructions": picture(pictures.grid, both, len(rebuilt), ["x", "x̂"], None, what, scale=2),
@@ -350,8 +358,8 @@ def load_data(cfg: Config) -> digits.DigitSplits:
 
 
 def draw_pixels(data: Tensor, part: str, cfg: Config) -> Tensor:
-    """The pictures of `part`, uint8 (N, 28, 28), as `cfg` measures them: grey, or drawn black or white, once
-    and the same for every seed.
+    """The pictures of `part`, uint8 (N, 28, 28), in the form in which `cfg` evaluates them: grey, or black
+    and white; these are drawn once, the same for every seed.
     """
     if cfg.binarize == "none":
         return data
@@ -361,12 +369,14 @@ def draw_pixels(data: Tensor, part: str, cfg: Config) -> Tensor:
 
 
 def hide_pixels(x: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """x with that share of its pixels black, drawn by rng, and the others so bright that their sum stays."""
+    """x with that share of its pixels black, drawn by rng, and the others scaled up so that the sum stays the
+    same.
+    """
     return x * (torch.rand(x.shape, generator=rng, device=x.device) >= share) / (1 - share)
 
 
 def headline(cfg: Config) -> tuple[str, str]:
-    """The figure that tells which weights are the best, and its goal: the ELBO, whatever --beta is."""
+    """The metric by which the best weights are chosen, and its goal: the ELBO, whatever --beta is."""
     return "val/elbo_nats" + suffix(cfg), "maximize"
 
 
@@ -390,17 +400,18 @@ def train(cfg: Config) -> dict[str, float]:
     run.describe(model, to_float(data.val[:1], device), torch.zeros(1, cfg.latent_dim, device=device))
     forward = torch.compile(model) if cfg.compile else model
     train_images = (grey if cfg.binarize == "dynamic" else data.train).to(device)  # whole: 784 bytes each
-    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last visit makes no update
+    for step, last in run.loop(model, optimizer):  # steps 0 … cfg.steps; the last one makes no update
         metrics = {}
 
-        # once in a while: how good is it on digits it has not seen? The best weights so far are kept
+        # once in a while: how good is the model on digits it has not seen? The best weights so far are kept
         if run.due("eval", step):
             metrics |= evaluate(model, data.val, "val", cfg, device)
             run.keep_best(model, metrics, step)
         if step == 0 and cfg.binarize == "none":
             metrics["val/rec_floor_nats"] = rec_floor(data.val)
 
-        # pictures of what it does now; drawn from a stream of their own, so they change nothing
+        # pictures of what the model does now; their random stream is separate, so they do not affect the
+        # training
         if run.due("sample", step):
             metrics |= training_pictures(model, data, cfg, device, step)
 
@@ -433,7 +444,7 @@ def train(cfg: Config) -> dict[str, float]:
 
 
 def final(best: VAE, data: digits.DigitSplits, cfg: Config, device: torch.device) -> dict[str, Any]:
-    """The figures of the test part, once, with the best weights; an interpolation and the film of codes."""
+    """The metrics of the test part, once, with the best weights; an interpolation and the film of codes."""
     metrics: dict[str, Any] = evaluate(best, data.test, "test", cfg, device)
     metrics[f"test/iw_nats{suffix(cfg)}"] = log_likelihood(best, data.test, cfg, device)
     codes, held_out = (encode_all(best, x, device)[0] for x in (data.train, data.test))

@@ -291,7 +291,7 @@ def test_a_damaged_yaml_in_the_folder_is_told(tmp_path, text):
     folder = tmp_path / "runs"
     begun(tmp_path / "s.yaml", BASE, folder)
     (folder / "sweep.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"sweep\.yaml cannot be read .*: --fresh sets the folder aside"):
+    with pytest.raises(UserError, match=r"sweep\.yaml cannot be read .*: --fresh moves the folder aside"):
         begun(tmp_path / "s.yaml", BASE, folder)
 
 

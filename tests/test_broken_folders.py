@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_used_is_one_failed_trial(place, ended) -> None:
     for name in ("first", "second"):
         text = ended[name].stderr
         assert ended[name].returncode == 1 and "some trials failed; --retry runs" in text, text
-        for words in ("another takes its place", "ended with", "free some space", "Traceback"):
+        for words in ("another worker takes its place", "ended with", "free some space", "Traceback"):
             assert words not in text, text
         assert len(re.findall(r"^ *0\.\d +failed ", text, re.MULTILINE)) == 5, text  # its table
     assert "7 trials, 0 of them open" in second

@@ -428,7 +428,7 @@ def test_pictures_of_training_say_what_they_show(monkeypatch, beta):
         assert [chart[-2:] for chart in said["bars"]] == [["KL, nats", "latent"]]
         assert said["histogram"][0][-1] == "KL, nats"
     else:
-        assert drawn == "z ~ N(mean, sd²) of the codes, which β = 0 gives no prior"
+        assert drawn == "z ~ N(mean, sd²) of the codes; with β = 0 there is no prior"
         assert columns[0] == "-3 sd" and not any("silent" in row for row in rows)
     bvae_faces.interpolation(model, torch.zeros(4), torch.ones(4))
     labels, title = said["strip"][0][:2]

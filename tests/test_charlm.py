@@ -265,7 +265,7 @@ def test_the_flags_that_make_the_key():
         (["--n_heads=3"], ["--embed_dim=128", "multiple of 2 × 3"]),
         (["--parameters=10"], ["--parameters=10", "at least 1000"]),
         (["--model=tcn", "--n_layers=17"], ["--n_layers=17", "from 1 to 16"]),
-        (["--samples=2", "--strategy=beam"], ["--samples=2", "always writes the same"]),
+        (["--samples=2", "--strategy=beam"], ["--samples=2", "always writes the same text"]),
         (["--kernel_size=1"], ["--kernel_size=1", "at least 2"]),
         (["--dropout=1"], ["--dropout=1", "below 1"]),
         (["--strategy=best"], ["--strategy=best", "greedy"]),

@@ -259,7 +259,7 @@ def test_start_begins_the_first_song(place, monkeypatch):
         results["starts"][0] == results["songs"][0]["start"] == "o'er the moon" and len(results["songs"]) == 3
     )
     assert len(compare.run(config(place, **asked, start=""))["songs"]) == 2  # nothing is a start already
-    with pytest.raises(UserError, match=r"^--start=QQQ: must be of characters that the model has seen$"):
+    with pytest.raises(UserError, match=r"^--start=QQQ: must be made of characters that the model has seen$"):
         compare.run(config(place, **asked, start="QQQ"))
     with pytest.raises(UserError, match=r"^--song= : must be the name of a song, or a line$"):
         compare.run(config(place, **asked, song=" "))

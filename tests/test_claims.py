@@ -1765,7 +1765,7 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
             "told from real, random network",
             "told from real, face reader",
             "recall, face reader",
-            "error of rebuilt pictures (MSE)",
+            "reconstruction error (MSE)",
         ),
     ): three_models_table,
     (

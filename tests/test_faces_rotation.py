@@ -152,12 +152,12 @@ def test_the_mirror_test_tells_a_turned_head_from_light_that_changes_sides():
     verdict, numbers = verdict_of(bench, along(1))
     assert numbers["mirror_share"] > 0.5, "most of the pixels' difference: it alone would call this a turn"
     assert abs(numbers["mirror_share_detail"]) < 0.05
-    said = "light and background change sides (mirror test: gone of the difference"
+    said = "light and background change sides (mirror test: difference to the mirror image"
     assert verdict.startswith(f"the head does not turn: {said}")
     bench.noun = "picture"
     assert verdict_of(bench, along(1))[0].startswith("nothing turns: light and large shapes change sides")
     # of a latent nobody knows what it moves
-    assert verdict_of(bench, along(1, sides=False))[0].startswith("nothing turns (mirror test: gone of")
+    assert verdict_of(bench, along(1, sides=False))[0].startswith("nothing turns (mirror test: difference to")
 
 
 def test_the_fine_detail_of_rendered_faces_tells_turning_from_light():
@@ -212,9 +212,9 @@ def test_where_the_yaw_can_be_read_it_decides():
 
 def test_a_share_below_zero_is_no_percentage_of_what_is_gone():
     said = rotation.gone(-0.45, 0.2)
-    told = "gone of the difference to the mirror image: nothing, it grows by 45%; of its fine detail: 20%"
+    told = "difference to the mirror image that disappears: nothing, it grows by 45%; of its fine detail: 20%"
     assert said == told
-    assert rotation.gone(0.561, -0.001).endswith("image: 56%; of its fine detail: nothing")
+    assert rotation.gone(0.561, -0.001).endswith("disappears: 56%; of its fine detail: nothing")
     assert rotation.gone(float("nan"), float("nan")) == "decoded pictures are their own mirror images"
 
 

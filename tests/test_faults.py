@@ -185,7 +185,10 @@ def test_what_mends_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch)
         assert (code, said) == (1, f"{why} ({file}): free some space, then run the same command again")
         code, said = refused(error(number, None), runs, capsys)
         assert (code, said) == (1, f"{why}: free some space, then run the same command again")
-        for out, also in ((runs, ", or begins anew with another --out"), (tmp_path / "elsewhere", "")):
+        for out, also in (
+            (runs, ", or starts from the beginning with another --out"),
+            (tmp_path / "elsewhere", ""),
+        ):
             monkeypatch.setattr(commandline, "AT_CRASH", [lambda error: None])  # a run has begun
             code, said = refused(error(number), out, capsys)
             assert (code, said) == (
@@ -204,7 +207,7 @@ def test_what_mends_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch)
         assert code == 2 and "checkpoint" not in said and "space" not in said
         assert said == (
             f"{os.strerror(number)} ({file}): it belongs to {me} (-r--r-----), and you are {me}: change its "
-            "owner or its rights and run the same command again, or choose another --out"
+            "owner or its permissions and run the same command again, or choose another --out"
         )
     file.chmod(0o640)  # our own, with every right: then it is the file system, such as /sys
     assert refused(error(errno.EPERM), runs, capsys)[1].endswith(

@@ -544,7 +544,7 @@ def random_uint8(n: int, seed: int) -> torch.Tensor:
 
 WON, HEART, COLLAPSE = (
     "the discriminator has won",
-    "the discriminator knows the training set by heart",
+    "the discriminator has memorised the training set",
     "mode collapse",
 )
 
@@ -575,8 +575,8 @@ def test_warnings(real, held_out, fake, diversity, titles):
     assert [title for title, _ in found] == titles
     assert all("\n" not in text for _, text in found)
     if titles == [HEART]:
-        expected = "it recognises 100% of training and 100% of generated pictures, but takes only 30% of "
-        assert found[0][1] == f"{expected}held-out pictures for real"
+        expected = "it classifies 100% of training and 100% of generated pictures correctly, but only 30% of "
+        assert found[0][1] == f"{expected}held-out pictures"
     if COLLAPSE in titles:
         assert found[-1][1] == "generated pictures vary 0.10 times as much as real ones"
 

@@ -180,7 +180,7 @@ def test_in_pure_noise_nothing_matters():
     """In at least 19 of 20 sweeps. In 4 of 300 sweeps (python -m tests.test_importance) a flag passed."""
     found = [what_mattered(noise_sweep(i), FIGURE) for i in range(20)]
     assert sum(bool(mattering(one)) for one in found) <= 1
-    assert any(one.verdict == NOISE and "no flag is told apart from noise" in one.why for one in found)
+    assert any(one.verdict == NOISE and "no flag is distinguishable from noise" in one.why for one in found)
 
 
 def test_a_forest_that_memorises_gets_no_importance():
@@ -217,7 +217,10 @@ def test_too_few_runs():
     assert found.why == "only 7 finished runs with the figure; at least 8 are needed"
     eight = table(grid(a=[0, 1], b=[0, 1], c=[0, 1]), [0, 0, 0, 0, 1, 1, 1, 2])  # 2 of 70 deals are as clear
     found = what_mattered(eight, FIGURE)
-    assert found.verdict == TOO_FEW and "a flag that decides alone would look like chance" in found.why
+    assert (
+        found.verdict == TOO_FEW
+        and "a flag that alone decides the figure would look like chance" in found.why
+    )
     assert all(math.isnan(row.importance) for row in found.flags)
     # of many runs, but with one that has another value
     rng = np.random.default_rng(0)

@@ -94,7 +94,7 @@ def test_another_python_brings_uv_and_uv_brings_one_that_fits(machine, version):
     machine.python(version=version)
     done = machine.install()
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"python3 ({version}) brings uv" in done.stdout
+    assert f"python3 ({version}) installs uv" in done.stdout
     assert "no Python 3.11 or 3.12 on this machine: uv fetches Python 3.12" in done.stdout
     assert "/home/me/pythons" in done.stdout
     assert done.stdout.endswith("== .venv is ready\n")
@@ -146,7 +146,7 @@ def test_without_venv_pip_brings_uv(machine):
     machine.python(no_venv=True)
     done = machine.install()
     assert (done.returncode, done.stderr) == (0, "")
-    assert "the pip of python3 (3.13) brings uv" in done.stdout
+    assert "the pip of python3 (3.13) installs uv" in done.stdout
     assert not [line for line in machine.calls("python3") if "-m venv" in line]
 
 
@@ -224,7 +224,7 @@ def test_a_venv_that_is_there_already(machine):
     (venv / "pyvenv.cfg").touch()
     done = machine.install()
     assert (done.returncode, done.stderr) == (0, "")
-    assert "the Python of .venv does not run: .venv is made anew" in done.stdout
+    assert "the Python of .venv does not run: making .venv again" in done.stdout
     assert os.access(venv / "bin/python", os.X_OK)
 
 

@@ -281,11 +281,11 @@ def test_tasks_take_all_flags_of_the_model_from_the_run():
         (["--model=transformer", "--n_heads=3"], "--hidden_dim=128: must be a multiple of --n_heads, 3"),
         (
             ["--model=transformer", "--attention"],
-            "--attention=True: must be False with --model=transformer, which always has it",
+            "--attention=True: must be False with --model=transformer, which always does this",
         ),
         (
             ["--model=transformer", "--bidirectional=True"],
-            "--bidirectional=True: must be False with --model=transformer, which always has it",
+            "--bidirectional=True: must be False with --model=transformer, which always does this",
         ),
         (
             ["--mode=text_to_image", "--teacher_forcing=0.5"],
@@ -653,7 +653,7 @@ def test_one_step_from_the_weights_of_another_run(learn, quiet, mode, monkeypatc
     [
         (
             {"train_fraction": 0.5},
-            r"^--train_fraction=0\.5: must be 0\.8, as in the run of --checkpoint, which ",
+            r"^--train_fraction=0\.5: must be 0\.8, as in the run of --checkpoint; else ",
         ),
         ({"train_fraction": 0.9}, r"^--train_fraction=0\.9: must be 0\.8, as in the run of --checkpoint"),
         ({"digits": 2}, r"^--digits=2: must be 1, as in the run of --checkpoint"),
@@ -665,6 +665,8 @@ def test_weights_that_learned_from_test_queries_are_refused(learn, quiet, tmp_pa
     with pytest.raises(UserError, match=message):
         learn("other", steps=1, checkpoint=str(folder), **flags)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"^--checkpoint=.*: must be of a run that tells its --digits$"):
+    with pytest.raises(
+        UserError, match=r"^--checkpoint=.*: must be of a run whose config.json has the flag --digits$"
+    ):
         learn("other", steps=1, checkpoint=str(folder))
     assert not (tmp_path / "runs" / "other").exists()

@@ -360,7 +360,9 @@ def test_more_digits_are_read_by_an_lstm_and_none_of_them_was_learned_from(train
 
 
 def test_more_digits_than_a_transformer_has_places_for_are_refused(trained):
-    message = r"^--digits=3: must be at most 1, the digits of this run: a transformer has learned no further "
+    message = (
+        r"^--digits=3: must be at most 1, the digits of this run: a transformer has learned no positions "
+    )
     with pytest.raises(UserError, match=message):
         do(trained, "plain", "evaluate", digits=3)
 

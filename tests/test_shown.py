@@ -167,7 +167,7 @@ def test_a_run_that_ends_worse_than_it_began_is_told(config, capsys, monkeypatch
 
     monkeypatch.setattr(bvae_faces, "evaluate", worse)
     train(config(steps=4, eval_every=2))
-    assert f"has not learned: {name} is 2 at the end and was 1 at the beginning" in capsys.readouterr().err
+    assert f"has not learned: {name} was 1 at the beginning and is 2 at the end" in capsys.readouterr().err
 
 
 def test_a_run_that_learns_is_not_warned_of(config, capsys):

@@ -109,7 +109,9 @@ def choose(
         known = recorded.get(name) or goal_of(name)
         why = "as requested"
         if not (goal or known):
-            why += "; its name does not say its goal, so smaller is taken to be better: else --goal=maximize"
+            why += (
+                "; its name does not say its goal, so smaller is taken to be better (if not: --goal=maximize)"
+            )
         return Choice(Metric(name, goal or known or "minimize"), why)
     most = max(counts.values(), default=0)
     candidates = [name for name in counts if name in recorded or goal_of(name)]

@@ -50,7 +50,7 @@ Limits  A forest shows what predicts, not what causes. Flags that vary together 
         where a YAML couples them) share their importance or take it from each other; a grid has no such
         trouble, but says nothing between its values. Importance is over the values that were tried: a wider
         range makes a flag more important. Interactions count for each flag involved and are not shown apart.
-        "Not told apart from noise" does not mean "has no effect": few runs find only large effects.
+        "Not distinguishable from noise" does not mean "has no effect": few runs find only large effects.
 Cost    On one core 20 runs take 0.1 to 0.5 s, 500 runs of 12 flags 1 to 5 s, 5,000 runs 7 s; a sweep in which
         more flags matter takes longer.
 """
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MATTERS = "matters"
-NOISE = "not told apart from noise"
+NOISE = "not distinguishable from noise"
 TOO_FEW = "too few runs to tell"
 ONE_VALUE = "one value only"
 NOTHING = "nothing to compare"
@@ -109,7 +109,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Importance:
-    """What is known about one flag; NaN stands for what can't be told. The module explains the fields."""
+    """What is known about one flag; NaN stands for values that cannot be known. The module explains the
+    fields.
+    """
 
     flag: str
     kind: str  # number or category
@@ -376,7 +378,7 @@ def what_mattered(df: pd.DataFrame, figure: str, goal: str = "minimize", rng_see
     column. goal: minimize or maximize; it only decides which values are `better`. rng_seed: for all random
     draws; equal runs give equal numbers, whatever their order.
     ValueError, in one line: the table has no status, the goal is another word, or the figure is a flag. If
-    anything else is missing or can't be told, `why` and the verdicts say so.
+    anything else is missing or cannot be known, `why` and the verdicts say so.
     """
     if goal not in ("minimize", "maximize"):
         raise ValueError(f"goal must be minimize or maximize, got {goal!r}")
@@ -459,7 +461,8 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
     unit = np.arange(len(y)) if found.unit == "run" else configuration
     rng = np.random.default_rng(rng_seed)
 
-    # which flags could be told from noise at all: by the forest; by runs that differ only in the flag
+    # which flags could be distinguished from noise at all: by the forest; by runs that differ only in the
+    # flag
     enough, matches = [], []
     first = np.unique(unit, return_index=True)[1]
     for f, name in enumerate(varied):
@@ -473,7 +476,8 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
     level = MATCHED_LEVEL / len(varied)
     can_tell = [f in enough or matched.least_chance() <= level for f, matched in enumerate(matches)]
     if not any(can_tell[f] for f in range(len(varied)) if f not in by_run):
-        why = f"with {_count(len(first), found.unit)}, even a flag that decides alone would look like chance"
+        runs = _count(len(first), found.unit)
+        why = f"with {runs}, even a flag that alone decides the figure would look like chance"
         return _undecided(found, TOO_FEW, why)
 
     predicted, gain = _forest(x, y, unit, by_run, rng, REPEATS)
@@ -524,7 +528,7 @@ def _judge(found: WhatMattered, table: Table, rng_seed: int) -> WhatMattered:
     if len(mattering) > 1:
         said = f"{', '.join(mattering[:-1])} and {mattering[-1]} matter"
     else:
-        said = f"{mattering[0]} matters" if mattering else "no flag is told apart from noise"
+        said = f"{mattering[0]} matters" if mattering else "no flag is distinguishable from noise"
     r2, (low, high) = float(1 - ((y - predicted) ** 2).mean()), interval(1 - error)
     said += f"; a forest predicts runs that it has not seen with an R² of {r2:.2f} ({low:.2f} to {high:.2f})"
     return dataclasses.replace(

@@ -177,8 +177,8 @@ def _axis(name: str, kind: str, values: list[Any], sweep: Sweep) -> dict[str, An
 
 
 def default_axes(columns: list[dict[str, Any]], runs: list[dict[str, Any]], by: str) -> list[str]:
-    """The columns that parallel coordinates show at first: flags, then the column that tells which run is
-    best, then figures of the test part that are not the same for all runs.
+    """The columns that parallel coordinates show at first: flags, then the column by which the best run is
+    chosen, then figures of the test part that are not the same for all runs.
     """
     seen = [{str(run["values"][i]) for run in runs} - {"None"} for i in range(len(columns))]
     differing = {c["name"] for c, texts in zip(columns, seen) if len(texts) > 1}

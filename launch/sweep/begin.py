@@ -110,12 +110,12 @@ def _refuse_flags(flags: plan.SweepFlags, sweep: plan.Sweep, folder: Path) -> No
     older = f"the snapshot of the code in {folder} is older than"
     if flags.confirm and not (launch / "proposer.py").exists():
         raise UserError(
-            f"--confirm={flags.confirm}: {older} this flag: --fresh sets it aside and starts anew"
+            f"--confirm={flags.confirm}: {older} this flag: --fresh moves it aside and starts anew"
         )
     extra = plan.extra_flags(flags)
     quoted = [flag for flag in extra if shlex.quote(flag) != flag]
     if quoted and not (launch / "command.py").exists():
-        raise UserError(f"{quoted[0]}: {older} names with blanks or quotes: --fresh sets it aside")
+        raise UserError(f"{quoted[0]}: {older} names with blanks or quotes: --fresh moves it aside")
 
 
 def _say(notes: list[str]) -> None:
@@ -208,7 +208,7 @@ def _refuse_other(
     kept = read_json(folder / CODE / SNAPSHOT)
     if kept and kept["source"] != source and not reuse:
         raise UserError(
-            f"{folder} was started with other code ({kept['source']}, now {source}): --fresh sets it aside "
+            f"{folder} was started with other code ({kept['source']}, now {source}): --fresh moves it aside "
             "and starts anew, --reuse continues with its own snapshot of the code"
         )
     if (old := _frozen(folder)) is None:
@@ -237,7 +237,7 @@ def _refuse_other(
             name for name in sweep.content["parameters"] if name not in (old.get("parameters") or {})
         ]:
             name, default = further[0], sweep.script.default(further[0])
-            why += f"; they stay where {name} also takes its default, {default}"
+            why += f"; they would be if {name} also took its default, {default}"
     if why:
         listed = _differences(old, sweep.content)
         more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
@@ -274,7 +274,7 @@ def _frozen(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(f"{folder / SWEEP} cannot be read ({why}): --fresh sets the folder aside") from None
+        raise UserError(f"{folder / SWEEP} cannot be read ({why}): --fresh moves the folder aside") from None
     return content
 
 

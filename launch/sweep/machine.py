@@ -26,14 +26,14 @@ CLOCK_S = (60, 3600)  # seconds: warn above the first, fail above the second
 GPU_FREE = 2e9  # bytes; if less is free, somebody else is using the GPU
 SLOW_MS = 200  # for a small durable write, such as each beat of a lease and each status
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}  # from good to bad
-NO_LINKS = "hard links may be missing (no run can take its lease then), and fsync promises little"
+NO_LINKS = "hard links may be missing (then no run can take its lease), and fsync guarantees little"
 NETWORK = {  # file systems with known problems, and what to pay attention to
     "nfs": "machines see each other's changes late: keep clocks right and the mount's acregmax at 60 or less",
     "lustre": "many small files are slow: fewer pictures (--sample_every), data sets unpacked once",
     "cifs": NO_LINKS,
     "smb": NO_LINKS,
     "fuse.sshfs": NO_LINKS,
-    "9p": "a share of the host (WSL's /mnt/c): slow, fsync promises little: use Linux's own file system",
+    "9p": "a share of the host (WSL's /mnt/c): slow, fsync guarantees little: use Linux's own file system",
 }
 State = Literal["ok", "warn", "fail", "skipped"]
 

@@ -38,7 +38,7 @@ SLOW = 20_000  # with more points than this, a line says that they are being che
 OWN = {
     "out": "the launcher's own --out says where the runs are",
     "name": "the launcher's own --name names the sweep's folder; its runs are named by their keys",
-    "fresh": "each start of a trial would begin anew; the launcher's own --fresh sets the whole sweep aside",
+    "fresh": "each start of a trial would begin anew; the launcher's own --fresh moves the whole sweep aside",
     "reuse": "the launcher's own --reuse continues with the sweep's code",
 }
 
@@ -54,11 +54,12 @@ class SweepFlags:
     out: str = "runs"
     """folder that holds the sweep folders; every machine that works on the sweep must see it"""
     name: str | None = None
-    """name of the sweep's folder; default: the name of the YAML file, with --set also a hash"""
+    """name of the sweep's folder; default: the name of the YAML file, followed by a hash if --set is used"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """--set flag=value (or 'flag=[value, value]'): set a parameter of the sweep; repeatable"""
     wandb: str | None = None
-    """online: W&B directs the sweep; offline or disabled: used for each trial; default as in the scripts"""
+    """online: W&B directs the sweep; offline or disabled: the mode of each trial; default: as in the
+    scripts"""
     project: str | None = None
     """W&B project; default: the sweep's own, else that of the scripts"""
     entity: str | None = None
@@ -66,9 +67,9 @@ class SweepFlags:
     retry: bool = False
     """also run failed trials again"""
     fresh: bool = False
-    """set an existing folder of this sweep aside and start from the beginning"""
+    """move an existing folder of this sweep aside and start from the beginning"""
     reuse: bool = False
-    """continue an existing sweep with its snapshot of the code although the code has changed since"""
+    """continue an existing sweep with its snapshot of the code, even if the code has changed since"""
     confirm: int | None = None
     """when all trials are done, run the best one again with this many new seeds"""
 

@@ -39,7 +39,8 @@ class LocalFlags(plan.SweepFlags):
     runs_per_gpu: int = 1
     """workers that share one GPU"""
     threads: int | None = None
-    """CPU threads of each worker; default: the cores divided among the workers; on GPUs torch's own choice"""
+    """CPU threads of each worker; default: the cores divided among the workers; on GPUs, torch's own
+    choice"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -162,7 +163,7 @@ class Local:
                 del self.workers[i]
                 console.print(message)
                 continue
-            console.print(f"{message}; another takes its place")
+            console.print(f"{message}; another worker takes its place")
             self.start_worker(i)
 
     def print_changes(self, rows: list[Row]) -> None:

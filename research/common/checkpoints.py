@@ -1,7 +1,7 @@
 """Checkpoint files: named by step and digest, written whole or not at all, found by listing.
 
 `step_00001500_<sha8>.pt` holds 1,500 updates; `best_<sha8>.pt` the weights with the best headline. The digest
-in the name tells a damaged file. The same training state gives the same bytes, whether or not it was
+in the name reveals a damaged file. The same training state gives the same bytes, whether or not it was
 interrupted.
 """
 
@@ -17,15 +17,15 @@ from research.common.flags import require
 from research.common.folder import CHECKPOINTS, CONFIG, read_json, write_bytes
 from research.common.messages import UserError, console, escape
 
-KEPT = 2  # step files; the one before the newest serves when the newest is damaged
+KEPT = 2  # step files; the one before the newest is used if the newest is damaged
 _NAME = re.compile(r"(?:step_(\d{8})|best)_([0-9a-f]{8})\.pt")
 
 
 def canonical(value: Any) -> Any:
-    """Nested dicts, lists and tuples rebuilt with tensors on the CPU and strings interned.
+    """A copy of nested dicts, lists and tuples, with tensors on the CPU and strings interned.
 
-    Pickle writes a reference where it meets the same object again, so the bytes of a loaded state would
-    otherwise differ from those of a state that was made here.
+    Pickle writes a reference when it meets the same object again, so otherwise the bytes of a loaded state
+    would differ from those of a state made in this process.
     """
     import torch
 
@@ -75,7 +75,7 @@ class Checkpoints:
         return path
 
     def load_newest(self) -> dict[str, Any] | None:
-        """The newest whole step checkpoint, or None; damaged ones are set aside with a warning."""
+        """The newest undamaged step checkpoint, or None; damaged ones are renamed with a warning."""
         for _, path in reversed(self.steps()):
             if is_whole(path):
                 return load_file(path)
@@ -103,7 +103,7 @@ def load_file(path: Path) -> dict[str, Any]:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
+    except Exception as error:  # torch raises many kinds of exceptions for a broken file
         raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
 
 
@@ -130,7 +130,7 @@ def resolve(spec: str, weights: str, download_to: Path) -> Path:
             raise UserError(
                 f"--checkpoint={spec}: this folder has no {weights} checkpoint; is it a run folder?"
             )
-        # a run that is not finished can hold several best files: the digests in their names tell no order
+        # an unfinished run can hold several best files, and the digests in their names give no order
         return files[-1] if len(files) == 1 or weights == "last" else max(files, key=_step_of)
     if ":" not in spec:
         raise UserError(
@@ -158,7 +158,8 @@ def config_of(file: Path) -> dict[str, Any] | None:
 
 
 def load_weights(cfg: Any, model: Any, file: Path | None = None, same: Sequence[str] = ()) -> Any:
-    """`model` with the weights of --checkpoint, or of its `file` where that is known. UserError: no fit.
+    """`model` with the weights of --checkpoint, or of its `file` if that is known. UserError: the weights do
+    not fit.
 
     same: flags that define the parts of the data and must equal those of the run that made the weights:
     otherwise the model may have been trained on the test part.
@@ -166,8 +167,10 @@ def load_weights(cfg: Any, model: Any, file: Path | None = None, same: Sequence[
     file = file or resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts")
     flags = (config_of(file) or {}).get("flags", {})
     for name in same:
-        require(name in flags, cfg, "checkpoint", f"of a run that tells its --{name}")
-        allowed = f"{flags[name]}, as in the run of --checkpoint, which else may have learned from test"
+        require(name in flags, cfg, "checkpoint", f"of a run whose config.json has the flag --{name}")
+        allowed = (
+            f"{flags[name]}, as in the run of --checkpoint; else it may have been trained on the test part"
+        )
         require(flags[name] == getattr(cfg, name), cfg, name, allowed)
     try:
         model.load_state_dict(load_file(file)["states"][0])

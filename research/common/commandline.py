@@ -27,11 +27,12 @@ from research.common.help import grouped
 from research.common.messages import UserError, console, escape, hush
 
 EXIT_USER_ERROR, EXIT_PREEMPTED = 2, 75
-EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13  # as a shell tells of other programs
+# with these a shell reports a program that ended on Ctrl-C or a closed pipe
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 128 + 2, 128 + 13
 NO_FOLDER, NOT_THERE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (errno.ENOENT, errno.EEXIST)
 NO_SPACE, NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
-AT_CRASH: list[Callable[[BaseException], None]] = []  # what a started run wants done when the process crashes
-SEVERAL = "\0"  # between a flag and its several values: no argument of a command can hold it
+AT_CRASH: list[Callable[[BaseException], None]] = []  # called when the process crashes
+SEVERAL = "\0"  # separates a flag and its values; no argument of a command can contain it
 BOOLEANS = {"true": "True", "false": "False"}
 C = TypeVar("C")
 
@@ -72,8 +73,8 @@ def _choices(tp: Any) -> list[str]:
 def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None = None) -> list[str]:
     """Normalise to one `--name=value` token per flag; refuse unknown names, with a suggestion.
 
-    hints: the type of each flag; positional: the flag that a word without -- stands for, or, where it is a
-    tuple, all such words. Raises UserError.
+    hints: the type of each flag; positional: the flag to which a word without -- belongs, or all such words
+    if the flag is a tuple. Raises UserError.
     """
     out, i = [], 0
     several = positional and typing.get_origin(hints[positional]) is tuple
@@ -116,7 +117,7 @@ def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: st
 
 
 def _further(words: list[str], hints: dict[str, Any]) -> list[str]:
-    """Where a script compares models: --checkpoint given again makes up its flag --checkpoints."""
+    """In a script that compares models, further values of --checkpoint become its flag --checkpoints."""
     given = [word for word in words if re.match("--checkpoints?=", word)]
     if "checkpoints" not in hints or len(given) < 2:
         return words
@@ -126,7 +127,7 @@ def _further(words: list[str], hints: dict[str, Any]) -> list[str]:
 
 
 def _spread(words: list[str]) -> list[str]:
-    """The words as tyro wants them: of a flag with several values each value is a word of its own."""
+    """The words as tyro wants them: each value of a flag with several values is a separate word."""
     spread = []
     for word in words:
         name, several, values = word.partition(SEVERAL)
@@ -178,9 +179,10 @@ def parse(config_class: type[C], args: Sequence[str] | None = None, positional: 
 def _tokens_of_file(
     path: str, given: dict[str, str], hints: dict[str, Any], in_part: bool = False
 ) -> list[str]:
-    """The flags kept in a run's config.json as tokens, less those given and those that name a place.
+    """The flags in a run's config.json as tokens, without those given on the command line and those that name
+    a place.
 
-    in_part: those that the command lacks are passed over, not refused.
+    in_part: flags that the command does not have are ignored instead of refused.
     """
     try:
         flags = dict(json.loads(Path(path).read_text(encoding="utf-8"))["flags"])
@@ -207,8 +209,8 @@ def main(
 ) -> None:
     """A command's entry point: read the flags and run; a user's mistake is one line and exit code 2.
 
-    positional: the flag that a word without -- stands for. tasks: the module whose `run` does every --task
-    but the default one; imported only then.
+    positional: the flag to which a word without -- belongs. tasks: the module whose `run` does every --task
+    except the default one; it is imported only then.
     """
     replace_unwritable()
     cfg = None
@@ -225,22 +227,22 @@ def main(
         _crash(error)
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(EXIT_USER_ERROR)
-    except BrokenPipeError as error:  # whoever reads our output, such as `head`, has seen enough
+    except BrokenPipeError as error:  # the program that reads our output, such as `head`, has closed it
         _crash(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush would fail, too
         sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
-        begun = bool(AT_CRASH)  # a run, which has its checkpoints; no launcher and no task has
+        begun = bool(AT_CRASH)  # a run has checkpoints; launchers and tasks have none
         _crash(error)
         if (remedy := _remedy(error, begun, getattr(cfg, "out", None))) is None:
             raise
         what, code = remedy
         console.print(f"[bold red]error:[/] {escape(what)}")
         sys.exit(code)
-    except KeyboardInterrupt:  # a run that goes on from its checkpoint is left as if it had been killed
+    except KeyboardInterrupt:  # the run is left as if it had been killed; it can continue from its checkpoint
         console.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:  # not handled, only told to the run's folder and to W&B on the way out
+    except Exception as error:  # not handled, only recorded in the run's folder and in W&B
         _crash(error)
         raise
     finally:
@@ -248,11 +250,12 @@ def main(
 
 
 def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
-    """What is wrong with a file that could not be written or read and what mends it, and the exit code; None
-    for what is no matter of space or rights.
+    """What is wrong with a file that could not be written or read, how to mend it, and the exit code; None if
+    the cause is neither space nor permissions.
 
-    begun: a run was at work, which goes on from its checkpoint; out: the value of --out, None without one.
-    What trying again does not mend is refused as a wrong flag is, so that no sweep tries it again.
+    begun: a run had begun, which can continue from its checkpoint; out: the value of --out, None without one.
+    An error that trying again does not mend has the exit code of a wrong flag, so that no sweep tries it
+    again.
     """
     path = None if error.filename is None or isinstance(error.filename, int) else os.fsdecode(error.filename)
     what = os.strerror(error.errno) if error.errno else ""
@@ -262,7 +265,7 @@ def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
         what += ": free some space, then run the same command again"
         if begun:
             what += "; it goes on from the last checkpoint"
-        return what + (", or begins anew with another --out" if begun and elsewhere else ""), 1
+        return what + (", or starts from the beginning with another --out" if begun and elsewhere else ""), 1
     choose = "choose another --out" if elsewhere else "choose another place"
     is_out = path is not None and _is_below(None if out is None else str(out), path)  # or lies above it
     if (is_out and error.errno in NOT_THERE) or ((is_out or elsewhere) and error.errno in NO_FOLDER):
@@ -272,7 +275,7 @@ def _remedy(error: OSError, begun: bool, out: Any) -> tuple[str, int] | None:
     if error.errno in NO_RIGHT and path:
         if (whose := _whose(Path(path))) is None:
             return f"{what}: nothing can be written there: {choose}", EXIT_USER_ERROR
-        mend = "change its owner or its rights and run the same command again"
+        mend = "change its owner or its permissions and run the same command again"
         return f"{what}: {whose}: {mend}, or {choose}", EXIT_USER_ERROR
     return None
 
@@ -285,14 +288,14 @@ def _is_below(path: str | None, out: Any) -> bool:
 
 
 def _whose(path: Path) -> str | None:
-    """In words, whose the file is that we may not use, or its folder where that keeps us out; who we are.
+    """In words: who owns the file that we may not use, or its folder if that is closed to us, and who we are.
 
-    None where it is our own and its rights allow it: then the file system has another reason.
+    None if the file is our own and its permissions allow the access: then the file system has another reason.
     """
     import pwd
 
     def name(uid: int) -> str:
-        with contextlib.suppress(KeyError):  # a container may know no name
+        with contextlib.suppress(KeyError):  # in a container, the user may have no name
             return pwd.getpwuid(uid).pw_name
         return f"user {uid}"
 

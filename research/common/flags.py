@@ -1,4 +1,5 @@
-"""Flags: a flat, frozen dataclass per script, these common ones in every script, and the key made of them.
+"""Flags: a flat, frozen dataclass per script, the common flags of all scripts, and the flags that make up a
+run's key.
 
 Flags that cannot change a run's numbers are marked with `aside(...)`; all others are *result flags* and make
 up the run's key.
@@ -13,14 +14,15 @@ from typing import Any, ClassVar, Literal, TypeVar
 from research.common.messages import UserError
 
 C = TypeVar("C")
-GIVEN: set[str] = set()  # the flags that the command line gave; empty where Python calls a script's function
+GIVEN: set[str] = set()  # the flags that the command line gave; empty if Python calls a script's function
 VARIED = "RUN_VARIED"  # environment: names of the flags that a sweep varies, separated by commas
 
 
 def aside(default: Any, *tasks: str) -> Any:
     """A flag that does not change a run's numbers (paths, cadence, device, W&B) and so is not in its key.
 
-    tasks: the only tasks that read it; with any other it is refused, because it would have no effect.
+    tasks: the only tasks that read it; with any other task the flag is refused, because it would have no
+    effect.
     """
     return field(default=default, metadata={"result": False, "tasks": tasks})
 
@@ -41,13 +43,15 @@ def per_task(default: Any, *tasks: str) -> Any:
 
 
 def resolved(default: Any) -> Any:
-    """A flag that is None until the script derives it from others; for the key, `default` is its default."""
+    """A flag that is None until the script derives its value from others; for the key, `default` is its
+    default.
+    """
     return field(default=None, metadata={"default": default})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
-    """The flags that every family has, with one meaning everywhere."""
+    """The flags that every family has, with the same meaning everywhere."""
 
     WITHOUT_CHECKPOINT: ClassVar[tuple[str, ...]] = ("train",)  # tasks that read none
 
@@ -93,22 +97,24 @@ class RunFlags:
     compile: bool = False
     """torch.compile the model"""
     threads: int | None = aside(None)
-    """CPU threads of torch, kept even when other processes need the cores. Default: one per free core (after
-    an interruption: as many as before it), and one alone once other processes take the cores"""
+    """number of CPU threads of torch; a number given here is kept even when other processes need the cores.
+    Default: one per free core (after an interruption: as many as before), and only one when other processes
+    take the cores"""
     deterministic: bool = False
     """deterministic kernels, needed for bit-exact resume on CUDA"""
     wandb: Literal["online", "offline", "disabled"] | None = aside(None)
-    """default: what WANDB_MODE says, else online when logged in, else offline"""
+    """W&B mode; default: the value of WANDB_MODE if it is set, else online if you are logged in, else
+    offline"""
     project: str = aside("letters-and-latents")
     """W&B project"""
     entity: str | None = aside(None)
     """W&B entity (user or team); default: yours"""
     fresh: bool = aside(False, "train")
-    """set an existing folder of this run aside and start from the beginning"""
+    """move an existing folder of this run aside and start from the beginning"""
     reuse: bool = aside(False, "train")
-    """continue (or skip) an existing run although the code has changed since"""
+    """continue an existing run (or skip it if it is finished) even if the code has changed since"""
     quiet: bool = aside(False)
-    """print only warnings, errors and requested output: no progress, layers and figures"""
+    """print only warnings, errors and requested output; do not print progress, layers and figures"""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "epochs", "threads"):
@@ -132,7 +138,7 @@ def refuse_idle(cfg: Any) -> None:
     for f in dataclasses.fields(cfg):
         tasks = f.metadata.get("tasks", ())
         if f.name in GIVEN and tasks and cfg.task not in tasks:
-            if f.name == "checkpoints":  # nobody has written that name
+            if f.name == "checkpoints":  # the user did not write that name
                 n = len(cfg.checkpoints) + 1
                 raise UserError(f"--checkpoint was given {n} times: only --task={tasks[0]} takes several")
             own = typing.get_args(typing.get_type_hints(type(cfg))["task"])  # some flags serve two scripts

@@ -1,6 +1,6 @@
-"""A run folder: the names of what lies in it, its statuses, and files that no kill can leave half written.
+"""A run folder: the names of its files, its statuses, and writing that no kill can leave half done.
 
-A file is written whole or not at all, and read although a kill may have torn its last line.
+A file is written whole or not at all; a file of rows can be read even if a kill has cut its last line.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from data.files import becoming
 
 # in a run folder
 CONFIG = "config.json"  # what the run is: family, key, flags, headline, W&B id, source
-STATUS = "status.json"  # how far it came: status, reason, step, headline, one segment for each start
+STATUS = "status.json"  # how far it is: status, reason, step, headline, one segment for each start
 METRICS = "metrics.jsonl"  # one row for each logged step
-TIMES = "time.jsonl"  # what is measured by a clock, keyed by step
+TIMES = "time.jsonl"  # times, keyed by step
 MEDIA = "media"  # media/<key>/<step>.<suffix>
 CHECKPOINTS = "checkpoints"
 MODEL_TEXT = "model.txt"  # layers, shapes, parameters
@@ -24,7 +24,7 @@ SOURCE_DIFF = "source.diff"  # the uncommitted change of the code that made the 
 STOP = "stop"  # a file of this name makes the run save and stop; its first line is the reason
 OUTPUT = "output.log"  # what the training process of a sweep's trial printed
 HYPERBAND = "hyperband.jsonl"  # the decisions of early stopping
-UPLOADED = "uploaded.json"  # what W&B has confirmed of the run
+UPLOADED = "uploaded.json"  # the part of the run that W&B has confirmed
 RESULTS = "results.json"  # the numbers of a task, in <run>/<task>/
 
 # in a sweep's folder
@@ -36,18 +36,18 @@ REPORT = "report.html"  # where launch/report.py writes it unless told otherwise
 WANDB_SWEEP = "wandb-sweep.json"  # the W&B sweep that the folder belongs to: id, entity, project, url
 
 DONE = ("finished", "stopped", "diverged")  # the trial of such a run has its result
-ENDED = (*DONE, "failed")  # such a run is not touched again unless somebody asks for it
+ENDED = (*DONE, "failed")  # such a run is not changed again unless the user asks for it
 COMPLETE = ("finished", "diverged")  # the same command finds nothing left to do: a stopped run goes on
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write atomically and durably; on failure (a full disk) nothing is left and the error names `path`."""
+    """Write atomically and durably; on failure (a full disk) no file remains and the error names `path`."""
     try:
         with becoming(path) as temporary:
             temporary.write_bytes(data)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the new name itself survives a power cut
+            os.fsync(folder)  # so that the new name, too, survives a power cut
         finally:
             os.close(folder)
     except OSError as error:
@@ -80,7 +80,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a .jsonl file; a last line torn by a kill is left out."""
+    """The rows of a .jsonl file; a last line that a kill has cut is left out."""
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as f:
             for line in f:
@@ -91,7 +91,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def media_by_step(folder: Path) -> dict[int, dict[str, Path]]:
-    """What lies under `folder`/media as {step: {key: file}}; a file is media/<key>/<step>.<suffix>."""
+    """The files in `folder`/media as {step: {key: file}}; a file is media/<key>/<step>.<suffix>."""
     found: dict[int, dict[str, Path]] = {}
     for path in sorted((folder / MEDIA).glob("**/*.*")):
         if path.stem.isdigit():

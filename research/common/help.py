@@ -1,4 +1,4 @@
-"""The page that --help prints: a command's flags under headings, in place of one list of sixty."""
+"""The page that --help prints: a command's flags under headings, instead of one list of sixty."""
 
 import ast
 import dataclasses
@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from research.common.flags import RunFlags, result_names
 
 # (heading, what its flags are for), in this order; after MODEL come the headings of inherited classes
-TRAINING = ("training", "how the model is trained; part of the run's key, as the model's flags are")
+TRAINING = ("training", "how the model is trained; these flags and the model options make up the run's key")
 MODEL = ("model", "what is studied: data, model and objective")
 TASK = ("task", "what to do, and the flags of tasks other than train")
-RUN = ("run", "folders, intervals, the machine, W&B: the run's numbers do not depend on these")
+RUN = ("run", "folders, intervals, the machine, W&B; the run's numbers do not depend on these flags")
 COMMAND = ("command", "")
 
 
@@ -34,8 +34,8 @@ def field_docs(config_class: type) -> dict[str, str]:
 def headings(config_class: type) -> dict[tuple[str, str], list[str]]:
     """Names of flags under their headings.
 
-    A class that others inherit from can have a `HEADING`. The flags of RunFlags come under two, those that a
-    run's numbers depend on and the others; and so do the flags that a script adds to them.
+    A class that others inherit from can have a `HEADING`. The flags of RunFlags come under two headings, one
+    for those that a run's numbers depend on and one for the others; so do the flags that a script adds.
     """
     counts = set(result_names(config_class))
     common = {f.name for f in dataclasses.fields(RunFlags)}
@@ -52,7 +52,7 @@ def headings(config_class: type) -> dict[tuple[str, str], list[str]]:
             groups[COMMAND].append(f.name)
         elif f.name == "task":
             groups[TASK].append(f.name)
-        elif f.name == "dataset":  # its content counts, whatever its name is
+        elif f.name == "dataset":  # a run's numbers depend on its content, not on its name
             groups[MODEL].append(f.name)
         elif f.name in common:
             groups[TRAINING if f.name in counts else RUN].append(f.name)

@@ -19,7 +19,7 @@ def run_key(family: str, key_version: int, cfg: Any, data_hash: str) -> str:
     """A run's identity, 12 hex digits: family, key version, changed result flags, content of the data set."""
     flags = changed_flags(cfg)
     if cfg.checkpoint is not None:
-        # what the weights are counts, not where they lie: the file's name has their digest
+        # the key depends on the weights, not on their place: the file's name has their digest
         flags["checkpoint"] = resolve(cfg.checkpoint, cfg.weights, Path(cfg.data_dir) / "artifacts").name
     parts = [family, key_version, flags, data_hash]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
@@ -28,8 +28,8 @@ def run_key(family: str, key_version: int, cfg: Any, data_hash: str) -> str:
 def source_files(family: str) -> list[Path]:
     """The files behind a family's numbers: its script and all of research/ and data/ that it imports.
 
-    Imports inside functions count, too. The tasks are not among them: they are found by name, and train
-    nothing. Of a script that lies elsewhere, what starts its runs.
+    Imports inside functions count, too. The tasks do not: they are found by name and train nothing. For a
+    script outside this repository: the files that start its runs.
     """
     begin_with = [ROOT / "research" / f"{family}.py", ROOT / "research" / "common" / "start.py"]
     files, left = set(), [path for path in begin_with if path.exists()]
@@ -70,7 +70,9 @@ def _git(*args: str) -> str:
 
 @functools.lru_cache
 def git_state() -> dict[str, Any]:
-    """{"commit": full hash or None, "diff": the uncommitted change}; a snapshot tells its original's."""
+    """{"commit": full hash or None, "diff": the uncommitted change}; for a snapshot, those of its
+    original.
+    """
     snapshot = ROOT / SNAPSHOT
     if snapshot.exists():
         return json.loads(snapshot.read_text(encoding="utf-8"))

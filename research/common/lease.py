@@ -1,8 +1,8 @@
 """Who may write a run folder: the process that made the highest `lease.N`.
 
 Taking over is the exclusive creation of `lease.N+1`, by linking a finished temporary file: atomic on NFS too,
-and nothing is ever unlinked to take over. N counts attempts. The holder beats a counter in its lease and
-looks for a higher N before every beat and every save; when there is one, it leaves without writing.
+and a takeover never unlinks anything. N counts attempts. The holder regularly raises a counter in its lease
+(a beat) and looks for a higher N before every beat and every save; if there is one, it ends without writing.
 
 A worker of a sweep makes the lease (`role` worker) and hands it to the training process that it starts, which
 *adopts* it, so that no two workers pay for starting the same trial.
@@ -25,10 +25,10 @@ from typing import Any
 from research.common.folder import read_json, write_json
 
 BEAT_S = 10.0  # seconds between beats
-PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts up
+PATIENCE_S = {"train": 120.0, "worker": 600.0}  # a worker does not beat while its training process starts
 # what squeue says of a job that has ended, or of one that it has forgotten
 JOB_OVER = ("", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-MAX_DEATHS = 3  # attempts that may die at one step before the run is failed
+MAX_DEATHS = 3  # attempts that may die at the same step before the run counts as failed
 HANDOVER = "RUN_LEASE"  # environment variable: N of the lease made for this process
 
 
@@ -40,7 +40,9 @@ def _first_line(path: str) -> str:
 
 
 def _boot() -> str:
-    """Names this boot of this machine and the process-id namespace: only there does a pid mean anything."""
+    """A name for this boot of this machine and its process-id namespace: only within these does a pid have a
+    meaning.
+    """
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -49,7 +51,7 @@ def _boot() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When `pid` started, in whatever unit the system tells it; None when there is no such process."""
+    """When `pid` started, in the unit that the system uses; None when there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         state, start = (fields := stat.rpartition(")")[2].split())[0], fields[19]
@@ -130,7 +132,7 @@ class Watch:
                 start = process_start(info["pid"])
                 if start is None or start != info["pid_start"]:
                     return float("inf")
-            elif job := info["slurm_job"]:  # one seen alive here counts, whatever SLURM says
+            elif job := info["slurm_job"]:  # a process that is alive here counts, whatever SLURM says
                 restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
                 if (job == me and restarts > info["slurm_restarts"]) or (job != me and self._job_gone(job)):
                     return float("inf")
@@ -142,7 +144,7 @@ class Watch:
 
     def _job_gone(self, job: str) -> bool:
         gone, asked = self._slurm.get(job, (False, -1e9))
-        if time.monotonic() - asked > 15:  # squeue is not asked at every look
+        if time.monotonic() - asked > 15:  # squeue is not asked at every check
             gone = _slurm_has_lost(job)
             self._slurm[job] = (gone, time.monotonic())
         return gone
@@ -162,7 +164,9 @@ def deaths_without_progress(folder: Path, step: int) -> int:
 
 
 class Lease:
-    """A held lease. `lost` turns True when another process has taken over, or when it can't be kept up."""
+    """A held lease. `lost` turns True when another process has taken over, or when the lease can't be
+    renewed.
+    """
 
     def __init__(self, folder: Path, n: int, info: dict[str, Any]):
         self.folder, self.n, self.info = folder, n, info
@@ -190,7 +194,7 @@ class Lease:
                 if not self.check():
                     return
                 self.update(beats=self.info["beats"] + 1)
-            except OSError:  # a full disk: others will see the counter stand still
+            except OSError:  # a full disk: to others the counter then stands still
                 continue
 
     def update(self, **changes: Any) -> None:
@@ -200,12 +204,14 @@ class Lease:
             write_json(self.path, self.info)
 
     def yield_to_other(self) -> None:
-        """Say in our own lease that it was taken over: we did not die."""
+        """Record in our own lease that it was taken over, so that it does not count as a death."""
         with contextlib.suppress(OSError):
             self.update(released="taken over")
 
     def release(self, how: str) -> None:
-        """Give the lease back, so that nobody needs to wait for it: `how` is the run's status, or 'died'."""
+        """Give the lease back, so that no process has to wait for it: `how` is the run's status, or
+        'died'.
+        """
         self._stop.set()
         if self._thread:
             self._thread.join()
@@ -224,10 +230,10 @@ def acquire(folder: Path, watch: Watch, role: str = "train") -> Lease | None:
         tmp = folder / f".lease.{os.getpid()}.{threading.get_ident()}.tmp"
         write_json(tmp, mine)
         try:
-            # fails when it exists: exclusive, and whole from the start
+            # fails if the file exists, so only one process succeeds, and the file is complete from the start
             os.link(tmp, folder / f"lease.{n + 1}")
         except FileExistsError:
-            continue  # somebody was quicker: look again
+            continue  # another process was quicker: look again
         finally:
             tmp.unlink()
         return Lease(folder, n + 1, mine)

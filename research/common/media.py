@@ -1,4 +1,4 @@
-"""What a script may hand to `run.log` beside numbers: pictures, videos and HTML, made in the background."""
+"""What a script may pass to `run.log` besides numbers: pictures, videos and HTML, made in the background."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

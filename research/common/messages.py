@@ -1,4 +1,4 @@
-"""What a person reads while a command runs: the console, and the one line that a mistake ends in."""
+"""What a person reads while a command runs: the console, and the one line that reports a mistake."""
 
 from rich.console import Console
 from rich.markup import escape as rich_escape
@@ -6,8 +6,8 @@ from rich.markup import escape as rich_escape
 from data import waiting
 from data.terminal import readable as readable
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)  # warnings, errors, what was asked for
-news = Console(stderr=True, highlight=False, soft_wrap=True)  # how things go, which --quiet silences
+console = Console(stderr=True, highlight=False, soft_wrap=True)  # warnings, errors, requested output
+news = Console(stderr=True, highlight=False, soft_wrap=True)  # progress, which --quiet silences
 
 
 def hush(quiet: bool) -> None:
@@ -25,7 +25,7 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
-class UserError(Exception):  # not a ValueError: tyro would swallow the message of one from __post_init__
+class UserError(Exception):  # not a ValueError: tyro would hide the message of one from __post_init__
     """The user's mistake. Its message is one line that names the flag or file and what is allowed."""
 
     def __str__(self) -> str:

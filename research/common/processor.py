@@ -1,9 +1,11 @@
-"""Which processor computes: results of different ones differ in their last digits, so runs record it."""
+"""Which processor computes: results differ in their last digits from processor to processor, so runs record
+it.
+"""
 
 import platform
 from pathlib import Path
 
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # what matrix products are fast with
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # instructions that make matrix products fast
 
 
 def name_of(device: str) -> str:
@@ -22,16 +24,16 @@ def cpu() -> str:
 
 
 def instructions() -> str:
-    """The most of INSTRUCTIONS that the CPU has; "" where the system does not tell.
+    """The best of INSTRUCTIONS that the CPU has; "" if the system does not say.
 
-    Virtual machines with processors that differ in this may all call theirs "AMD EPYC".
+    Virtual machines may all call their processors "AMD EPYC" although these differ in their instructions.
     """
     has = told_of_cpu("flags").split()
     return next((one for one in INSTRUCTIONS if one in has), "")
 
 
 def told_of_cpu(what: str) -> str:
-    """What Linux tells of the first CPU."""
+    """What Linux says about the first CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""What a training run shows of itself while it goes on, and at its end.
+"""What a training run prints while it runs, and at its end.
 
 On a terminal it is one live line; elsewhere, in a log, a line for each evaluation.
 """
@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from research.common.messages import escape, news
 
-REFRESH_S = 0.25  # a look at the clock a step, a redrawn line four times a second
+REFRESH_S = 0.25  # the clock is read at every step, the line is redrawn four times a second
 BAR, WIDE = 20, 120  # columns of the bar, and of a terminal that has room for it
 
 
@@ -78,7 +78,7 @@ class Line:
         return "  ".join(parts.values()).replace("  (best", " (best")
 
     def stop(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -92,7 +92,7 @@ def clock(seconds: float) -> str:
 
 
 def show_figures(title: str, values: Mapping[str, Any], most: int = 40) -> None:
-    """Print the numbers and words among nested `values` as a table, at most so many of them."""
+    """Print the numbers and words among nested `values` as a table, at most `most` of them."""
     rows = list(_flat(values))
     if not rows:
         return
@@ -108,7 +108,7 @@ def show_figures(title: str, values: Mapping[str, Any], most: int = 40) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Their names, joined by /, and how they are written; lists and long texts are no figures."""
+    """Names, joined by /, and values as text; lists and long texts are left out."""
     for name, value in values.items():
         if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
             value = value.item()

@@ -1,6 +1,6 @@
 """Randomness as a function: everything that is drawn comes from a generator seeded by (seed, step, stream).
 
-There is no state to save: what is drawn at a step does not depend on what was drawn before it, or whether.
+There is no state to save: what is drawn at a step does not depend on whether or what was drawn before.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ def make_rng(
 ) -> torch.Generator:
     """The generator for everything drawn at `step`: a function of (seed, step, stream, of), never a state.
 
-    of: what the draws are for, where there are several at a step, such as a song, a strategy and a number:
-    one more or less of them leaves the draws of all others as they are.
+    of: what the draws are for, if there are several at a step, such as a song, a strategy and a number. One
+    more or one less of them does not change the draws of the others.
     """
     assert stream in STREAMS, f"{stream} is none of {STREAMS}"
-    parts = [json.dumps(list(of))] if of else []  # JSON: no two different lists are written alike
+    parts = [json.dumps(list(of))] if of else []  # JSON, because it writes different lists differently
     return torch.Generator(device).manual_seed(seed_of(seed, step, stream, *parts))
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within this, layers draw their initial weights as a function of `seed`, and nothing else is disturbed.
+    """Within this context, layers draw initial weights as a function of `seed`; nothing else is affected.
 
-    torch's layers draw from its global generator on the CPU, which is put back at the end.
+    torch's layers draw from its global generator on the CPU, whose state is restored at the end.
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(make_rng(seed, 0, "init").get_state())

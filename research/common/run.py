@@ -1,7 +1,7 @@
-"""One run: its folder, lease, log, checkpoints and signals. The folder is the truth; W&B is a view of it.
+"""One run: its folder, lease, log, checkpoints and signals. The folder is the record; W&B is a view of it.
 
-A script gets it from `start_run`, walks through `run.loop`, calls there `due`, `rng`, `keep_best`, `update`
-and once a step `log`, and at the end `finish`. docs/adding_a_family.md shows the loop.
+A script gets the run from `start_run` and iterates over `run.loop`; there it calls `due`, `rng`, `keep_best`,
+`update` and, once a step, `log`; at the end it calls `finish`. docs/adding_a_family.md shows the loop.
 """
 
 import contextlib
@@ -101,7 +101,7 @@ class Run:
         self._last_loss: torch.Tensor | None = None
         self._order: tuple[int, torch.Tensor] | None = None  # an epoch and the order of its examples
 
-        # pictures are composed off the critical path; how long logging and they took
+        # pictures are made in the background; the seconds that logging and pictures took
         self._media = ThreadPoolExecutor(1, "media")
         self._pending: list[Future] = []
         self._own_s = self._media_s = 0.0
@@ -111,9 +111,9 @@ class Run:
     # ------------------------------------------------------------------------------------- the beginning
 
     def already_done(self) -> bool:
-        """Whether the folder already holds the run to its end; it is then loaded as `finished`.
+        """Whether the folder holds a run that has ended; it is then loaded as `finished`.
 
-        Never with --fresh, which trains it again.
+        Never with --fresh, which trains the run again.
         """
         status = read_json(self.folder / STATUS) or {}
         is_run = (self.folder / CONFIG).exists()
@@ -127,7 +127,7 @@ class Run:
         return True
 
     def hold(self, lease: leases.Lease) -> None:
-        """From now on this process owns the folder, and records there what happens to the run."""
+        """From now on this process owns the folder and records there what happens to the run."""
         self.lease = lease
         resumed = (self.folder / CONFIG).exists()
         self.status = (read_json(self.folder / STATUS) if resumed else None) or {"segments": []}
@@ -137,7 +137,7 @@ class Run:
         """Begin or continue: the run's files, its signals and heartbeat, and its W&B run.
 
         config: what config.json is to hold; segment: this start, as status.json lists it; diff: the change
-        of the code that is not committed. Exits with 1 where too many attempts have died in the same place.
+        of the code that is not committed. Exits with 1 if too many attempts have died at the same step.
         """
         step = self.checkpoints.newest_step()
         died = leases.deaths_without_progress(self.folder, step) - 1  # less this attempt
@@ -195,7 +195,7 @@ class Run:
         """(step, last) of every step from where the run stands; the last one, cfg.steps, is only evaluated.
 
         Loads the newest checkpoint into `model` and `optimizer` (either may be a sequence), saves them every
-        --save_every steps and at the end, and ends early when the run is to stop. In between the script
+        --save_every steps and at the end, and ends early when the run is to stop. At each step, the script
         makes one update and one call of `log`.
         """
         step = self.restore(model, optimizer)
@@ -206,7 +206,7 @@ class Run:
             if last:
                 break
             self._make_room(step)
-            step += 1  # the update is made: a checkpoint from here on counts it
+            step += 1  # the update is made, so checkpoints from here on count it
             if self.stopping:
                 break
             if step % self.cfg.save_every == 0:
@@ -214,10 +214,12 @@ class Run:
         self.save(model, optimizer, step)
 
     def _make_room(self, step: int) -> None:
-        """Continue with one thread where others use the cores: more would wait for one another, spinning."""
+        """Continue with one thread if other processes use the cores: several threads would wait for one
+        another, spinning.
+        """
         if self.cfg.threads is None and self._crowd.noticed() and self.lease.check():
             torch.set_num_threads(1)
-            self.status["segments"][-1]["threads"] = 1  # those of a later start, should there be one
+            self.status["segments"][-1]["threads"] = 1  # the threads of a later start, if there is one
             self.write_status("running")
             self.say(
                 f"other processes use the cores: one thread from step {step} on (--threads=N prevents this)"
@@ -238,7 +240,7 @@ class Run:
     @property
     def stopping(self) -> bool:
         """Whether the loop should end here: a signal, a `stop` file, a non-finite loss, a lost lease."""
-        if time.monotonic() - self._stop_looked > 1.0:  # a look at a file per second, not per step
+        if time.monotonic() - self._stop_looked > 1.0:  # the file is checked once a second, not at every step
             self._stop_looked = time.monotonic()
             if self._signal is None and (self.folder / STOP).exists():
                 self._signal = "stop file"
@@ -269,7 +271,7 @@ class Run:
         """Indices (batch_size,), on the device, of the examples of `step`; every epoch is one shuffle."""
         epoch, i = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            # on the CPU: the same order on every kind of device
+            # on the CPU, so that the order is the same on every kind of device
             rng = make_rng(self.cfg.seed, epoch, "order")
             self._order = epoch, torch.randperm(self.n_train, generator=rng).to(self.device)
         return self._order[1][i * self.cfg.batch_size : (i + 1) * self.cfg.batch_size]
@@ -277,7 +279,9 @@ class Run:
     # ------------------------------------------------------------------------------------- checkpoints
 
     def restore(self, model: Any, optimizer: Any) -> int:
-        """Load the newest whole checkpoint and cut rows and media from its step on; the step, 0 if fresh."""
+        """Load the newest undamaged checkpoint and delete rows and media from its step on. Returns the step,
+        0 for a new run.
+        """
         state = self.checkpoints.load_newest()
         step = 0 if state is None else state["step"]
         if state is not None:
@@ -297,12 +301,12 @@ class Run:
         return step
 
     def save(self, model: Any, optimizer: Any, step: int) -> None:
-        """Write a checkpoint of `step` updates, once the rows and media before it are on the disk."""
+        """Write a checkpoint of `step` updates after the rows and media before it are on the disk."""
         began = time.perf_counter()
         if self._diverged is not None or step == self._saved_step or not self.lease.check():
             return
         if step == self.cfg.steps and not self._complete and not self.stopping:
-            return  # the last visit of the loop may still find better weights, and saves
+            return  # the last step of the loop may still find better weights, and saves
         self._finish_media()
         for path in (self.folder / METRICS, self.folder / TIMES):
             if path.exists():
@@ -326,8 +330,8 @@ class Run:
         self._own_s += time.perf_counter() - began
 
     def keep_best(self, model: Any, metrics: dict[str, Any], step: int) -> None:
-        """Keep the weights if the headline in `metrics` is the best so far or equals it: a share of 0 or of 1
-        is soon reached, and later weights are better trained. Adds the running best to `metrics`.
+        """Keep the weights if the headline in `metrics` is the best so far or equal to it: a share of 0 or 1
+        is soon reached, and later weights are better trained. Adds the best headline so far to `metrics`.
         """
         value = float(metrics[self.headline])
         if math.isfinite(value):
@@ -360,7 +364,7 @@ class Run:
             print(text, flush=True)
 
     def update(self, loss: torch.Tensor) -> None:
-        """Count a step's loss, a 0-d tensor, towards the mean of its epoch; does not wait for the device."""
+        """Add a step's loss, a 0-d tensor, to the mean of its epoch; does not wait for the device."""
         if self._loss_count == self.steps_per_epoch:  # an epoch was over before this step: due in this row
             self._epoch_loss = self._loss_sum / self._loss_count
             self._loss_sum, self._loss_count = torch.zeros_like(self._loss_sum), 0
@@ -369,7 +373,8 @@ class Run:
         self._loss_count += 1
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        """Log what was measured at `step`: the one row of this step. Call it once a step, also with nothing.
+        """Log what was measured at `step`: the one row of this step. Call it once at every step, even with an
+        empty dictionary.
 
         A value is a number (a 0-d tensor counts as one) or a `media.File` that is made in the background.
         """
@@ -392,7 +397,7 @@ class Run:
                     self._diverged = step
             self.metrics |= row
             timed = self._timing(step)
-            if self.lease.check():  # after standing still for long, the run may have another owner
+            if self.lease.check():  # if this process stood still for long, another may own the run now
                 append_row(self.folder / METRICS, row)
                 append_row(self.folder / TIMES, timed)
         if (row or files) and not self.lease.lost:
@@ -411,7 +416,7 @@ class Run:
                 file.write(paths[key])
                 with open(paths[key], "rb") as f:
                     os.fsync(f.fileno())
-            except OSError as error:  # a full disk: say which file
+            except OSError as error:  # a full disk: name the file
                 error.filename = str(paths[key])
                 raise
         self._media_s += time.thread_time() - began
@@ -429,7 +434,7 @@ class Run:
         return timed
 
     def _finish_media(self) -> None:
-        """Wait until every picture so far is on the disk; raises what its making raised."""
+        """Wait until every picture so far is on the disk; raises the error of a picture that failed."""
         jobs, self._pending = self._pending, []
         for job in jobs:
             job.result()
@@ -439,15 +444,15 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """End the run: status, W&B, lease. Returns the latest metrics; raises Preempted (exit code 75)."""
         self._line.stop()
-        if not self.lease.check():  # another process has the run now: leave without writing
-            self.say("was taken over by another process; this process leaves it", console)
+        if not self.lease.check():  # another process has the run now: end without writing
+            self.say("was taken over by another process; this process ends", console)
             self.lease.yield_to_other()
             raise Preempted
         self._finish_media()
         status, reason = self._outcome()
         self.status |= {"reason": reason, "headline": self._best}
         if status == "diverged":
-            self.status["headline"] = self._worst  # bayes must see that this was bad, not that it is missing
+            self.status["headline"] = self._worst  # a bayes sweep must see a bad value, not a missing one
         self.status["step"] = self.cfg.steps if self._complete else max(self._saved_step, self.status["step"])
         self.write_status(status)
         best = self.checkpoints.folder / self._best_file if self._best_file else None
@@ -455,7 +460,7 @@ class Run:
             self._warn_of_loss()
         if status == "diverged":
             self.mirror.alert("diverged", f"{self.folder.name}: {reason}", "WARN")
-        if status == "preempted":  # by its exit code W&B decides whether an agent gets the run again
+        if status == "preempted":  # from the exit code W&B decides whether an agent gets the run again
             self.mirror.finish(EXIT_PREEMPTED, None, True, timeout_s=60)
         else:
             self.mirror.finish(0, best, False, timeout_s=300)
@@ -469,17 +474,17 @@ class Run:
         return self.metrics
 
     def _warn_of_loss(self) -> None:
-        """Warn when the last weights are worse than those that the run began with."""
+        """Warn if the last weights are worse than those with which the run began."""
         rows = list(read_rows(self.folder / METRICS))
         for key, sign in {
             "val/loss": 1,
             self.headline: self.sign,
-        }.items():  # a share of right answers hides it
-            if key == "val/loss" and self.goal == "minimize":  # which may be a sum whose weights grow
+        }.items():  # a share of right answers can hide a rising loss
+            if key == "val/loss" and self.goal == "minimize":  # the loss may be a sum whose weights grow
                 continue
             values = [row[key] for row in rows if row.get(key) is not None]
             if len(values) > 1 and values[-1] * sign > values[0] * sign:
-                what = f"{key} is {values[-1]:.5g} at the end and was {values[0]:.5g} at the beginning"
+                what = f"{key} was {values[0]:.5g} at the beginning and is {values[-1]:.5g} at the end"
                 self.warn("has not learned", f"{what}; is the learning rate too high or the run too short?")
                 break
 
@@ -497,19 +502,20 @@ class Run:
         if self._complete:
             return "finished", None
         if self._signal == "SIGTERM" and under_agent():
-            # an agent's early stop and a preemption look alike; the agent kills its run after this delay
+            # an agent's early stop and a preemption send the same signal; the agent kills its run after this
+            # delay
             patience = min(20.0, float(os.environ.get("WANDB_AGENT_KILL_DELAY", 30)) - 10)
             stopped = self.mirror.stop_requested.wait(max(0.0, patience))
             return ("stopped", STOPPED_IN_WANDB) if stopped else ("preempted", "SIGTERM")
         reason = self._signal
-        if self._signal == "stop file":  # whoever wrote it may say why
+        if self._signal == "stop file":  # the file may contain a reason
             with contextlib.suppress(OSError):
                 text = (self.folder / STOP).read_text(encoding="utf-8", errors="replace").strip()
                 reason = text.partition("\n")[0][:200] or reason
         return ("preempted" if self._signal in ("SIGUSR1", "SIGTERM") else "stopped"), reason
 
     def warn(self, title: str, text: str) -> None:
-        """Report, in the terminal and as an alert in W&B, what is wrong with this run's result."""
+        """Report what is wrong with this run's result, in the terminal and as an alert in W&B."""
         console.print(f"[yellow]{escape(title)}:[/] {escape(text)}")
         self.mirror.alert(title, f"{self.folder.name}: {text}", "WARN")
 
@@ -543,8 +549,8 @@ class Run:
 
 
 def loss_curve(folder: Path) -> Any:
-    """The training loss of a run against the epoch, uint8 (H, W, 3): each epoch's mean where there are some,
-    else each logged step's; and the validation loss, where the script logs one.
+    """The training loss of a run against the epoch, uint8 (H, W, 3): the mean of each epoch if there are such
+    means, else each logged step; and the validation loss, if the script logs one.
     """
     rows = list(read_rows(folder / METRICS))
     of_epochs = sum("train/loss_epoch" in row for row in rows) >= 2
@@ -558,7 +564,7 @@ def loss_curve(folder: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value: tensors and numpy scalars as Python numbers, what is not finite as null."""
+    """A JSON value: tensors and numpy scalars as Python numbers, values that are not finite as null."""
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

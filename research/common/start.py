@@ -1,4 +1,4 @@
-"""Starting a run: which folder, whose lease, what is refused, how torch is set up."""
+"""Starting a run: choose its folder, take its lease, refuse what does not fit, set up torch."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tuple[str, str]) -> Run:
-    """Take the run folder of `cfg` and get ready: refuse what does not fit, take the lease, set up torch.
+    """Take the run folder of `cfg` and prepare the run: refuse what does not fit, take the lease, set up
+    torch.
 
     script: the caller's `__file__`; data: has `name`, `content_hash` and `train`; headline: the key whose
     best weights are kept, and 'minimize' or 'maximize'. Raises UserError, and Preempted when another process
@@ -62,7 +63,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     if kept is not None and not cfg.fresh:
         _refuse_other(folder, kept, cfg, key, source)
 
-    # look before taking the lease, so that a run that is done is not touched, and once more with it: another
+    # check before taking the lease, so that a finished run is not changed, and again afterwards: another
     # process may have ended the run while we waited
     run = Run(folder, cfg, device, headline, len(data.train))
     if run.already_done():
@@ -117,10 +118,12 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
 
 
 def run_folder(cfg: Any, family: str, key: str) -> Path:
-    """The run's folder in --out: --name, else any that is called by its key, else <family>-<flags>-<key>.
+    """The run's folder in --out: --name, else any folder whose name ends with the run's key, else
+    <family>-<flags>-<key>.
 
-    flags: the data set and three others that are not at their defaults, the family's own before those that
-    all families have, each with its name before a number; on a command line only those that it gives.
+    <flags>: the data set and three other flags that are not at their defaults, those of the family before
+    those of all families, each with its name before a number; on a command line only flags that are given
+    there.
     """
     out = Path(cfg.out)
     if cfg.name:
@@ -140,7 +143,7 @@ def run_folder(cfg: Any, family: str, key: str) -> Path:
 
 
 def _place(cfg: Any) -> dict[str, Any]:
-    """W&B project and entity: inside an agent the run goes where the sweep is, whatever its flags say."""
+    """W&B project and entity: inside an agent they are those of the sweep, whatever the flags say."""
     place = {"project": cfg.project, "entity": cfg.entity}
     if under_agent():
         place = {k: os.environ.get(f"WANDB_{k.upper()}") or v for k, v in place.items()}
@@ -175,14 +178,14 @@ def _refuse_other(folder: Path, kept: dict[str, Any], cfg: Any, key: str, source
     if kept["source"]["hash"] != source and not cfg.reuse:
         raise UserError(
             f"{folder} was made by different code (hash {kept['source']['hash']}, now {source}): "
-            "--fresh sets it aside and trains it again, --reuse continues it"
+            "--fresh moves it aside and trains it again, --reuse continues it"
         )
 
 
 def _acquire(folder: Path) -> leases.Lease:
-    """The lease of `folder`, after waiting as long as its holder may only be slow.
+    """The lease of `folder`, after waiting as long as its holder may just be slow.
 
-    Raises Preempted when the holder is alive: its process is there, or its counter moves.
+    Raises Preempted when the holder is alive, that is, its process exists or its counter moves.
     """
     watch, first = leases.Watch(), None
     while (lease := leases.acquire(folder, watch)) is None:
@@ -203,7 +206,7 @@ def _acquire(folder: Path) -> leases.Lease:
 
 
 def _set_aside(folder: Path, lease: leases.Lease) -> leases.Lease:
-    """--fresh: the old folder gets another name; the lease is taken anew in an empty one."""
+    """--fresh: rename the old folder; take the lease in a new, empty one."""
     lease.release("set aside")
     k = 1
     while (old := folder.with_name(f"{folder.name}.old-{k}")).exists():
@@ -214,7 +217,9 @@ def _set_aside(folder: Path, lease: leases.Lease) -> leases.Lease:
 
 
 def _set_up_torch(cfg: Any, segments: list[dict[str, Any]]) -> None:
-    """Threads as the run had them (bit-exact resume depends on it), deterministic kernels where asked for."""
+    """Set the number of threads that the run had (bit-exact resume depends on it), and deterministic kernels
+    if --deterministic.
+    """
     set_threads(cfg.threads, segments[-1]["threads"] if segments else None)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,8 +1,8 @@
-"""A task that reads a checkpoint and writes pictures and numbers beside it; in W&B a run of its own.
+"""A task that reads a checkpoint and writes pictures and numbers beside it; in W&B it is a separate run.
 
 A family calls `find_run`, `flags_of_run`, `load_weights` and `start_task`, then `picture`, `video`, `gif`,
 `html` and `numbers`, at the end `finish`. The training run's log and its W&B folder are never touched.
-Running a task again with the same flags overwrites its files; other flags give another folder.
+Running a task again with the same flags overwrites its files; with other flags it writes to another folder.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from research.common.wandb_client import connect, first_line, settings, texts
 from research.common.wandb_mirror import SET_ASIDE, send, use_model
 from research.draw import pictures
 
-OF_EVERY_TASK = ("dataset", "checkpoint", "weights", "seed")  # result flags that each task has for itself
+OF_EVERY_TASK = ("dataset", "checkpoint", "weights", "seed")  # result flags that each task sets for itself
 
 
 def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
@@ -47,11 +47,12 @@ def find_run(cfg: Any, family: str) -> tuple[Path, dict[str, Any]]:
 
 
 def flags_of_run(cfg: Any, run_config: dict[str, Any], *reads: str) -> Any:
-    """`cfg` with the run's own model: every result flag of the family but those that are `per_task`; and with
-    the run's data, read as there, unless the user chose others. reads: other result flags that this task has
-    for itself; what the command line gives of the rest must be as in the run, since it could not act.
+    """`cfg` with the run's own model: every result flag of the family except those that are `per_task`; and
+    with the run's data, read as in the run, unless the user chose other data. reads: other result flags that
+    this task sets for itself.
 
-    A run that was made before there was such a flag has its default: so it is read for the run's key, too.
+    Any other flag on the command line must have the run's value, because it could have no effect. For a run
+    that is older than a flag, the flag has its default, as it does in the run's key.
     """
     common = {field.name for field in dataclasses.fields(RunFlags)}
     of_task = {field.name for field in dataclasses.fields(cfg) if field.metadata.get("per_task")}
@@ -76,11 +77,11 @@ def flags_of_run(cfg: Any, run_config: dict[str, Any], *reads: str) -> Any:
 
 def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **more: Any) -> "Task":
     """The task of `cfg` on the checkpoint and config.json that `find_run` found. more: what the user gave
-    beside its flags; W&B and the name of the folder show it, too.
+    besides the flags; W&B and the name of the folder show it, too.
 
-    Its folder lies in that of the run, or for a file outside of a run in <out>/<name or the run's key>/, and
-    is called by the task and by its flags that are not at their defaults. Nothing is made there before the
-    first file. Raises UserError for a --device that is not there.
+    The task's folder lies in the run's folder, or, for a checkpoint outside a run, in <out>/<name or the
+    run's key>/. Its name consists of the task and the flags that are not at their defaults. Nothing is
+    written there before the first file. Raises UserError if --device does not exist.
     """
     run = checkpoint_file.absolute().parents[1]
     if not (run / CONFIG).exists():
@@ -93,7 +94,7 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **mo
 
 
 def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], more: dict[str, Any]) -> str:
-    """The task and what makes this call of it another than the plain one: `interpolate-index=3-seed=1`."""
+    """The task and the flags that are not at their defaults: `interpolate-index=3-seed=1`."""
     words = [cfg.task]
     if checkpoint_file.name.startswith("step_"):
         words.append(checkpoint_file.stem[: len("step_00001500")])
@@ -108,7 +109,7 @@ def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], mo
             flags[f.name] = value
     for flag, value in flags.items():
         slug = re.sub(r"[^\w.,+=-]+", "_", str(value))
-        if slug != str(value):  # another text could become the same
+        if slug != str(value):  # otherwise another text could give the same name
             slug += f"~{hashlib.sha256(str(value).encode(errors='replace')).hexdigest()[:4]}"
         words.append(f"{flag}={slug}")
     name = "-".join(words)
@@ -116,7 +117,7 @@ def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], mo
 
 
 class Task:
-    """A task under way, made by `start_task`. folder: where its files go; device: torch.device."""
+    """A running task, made by `start_task`. folder: where its files go; device: torch.device."""
 
     def __init__(
         self, cfg: Any, folder: Path, device: torch.device, source: Path, run_config: dict, more: dict
@@ -127,7 +128,9 @@ class Task:
         self._results: dict[str, Any] = {}
 
     def rng(self, device: torch.device | str = "cpu") -> torch.Generator:
-        """The generator of --seed, anew at each call; by default on the CPU: equal draws on every device."""
+        """A new generator with --seed at each call; by default on the CPU, so that draws are equal on every
+        device.
+        """
         return make_rng(self.cfg.seed, 0, "pictures", device)
 
     def picture(self, name: str, array: Any) -> None:
@@ -164,7 +167,9 @@ class Task:
         show_figures(f"{self.cfg.task} of {self._run_config.get('key')}", self._results)
 
     def finish(self) -> None:
-        """Log all of it to W&B as a run of its own. Whatever W&B does, the files stay; one line says so."""
+        """Log everything to W&B as a separate run. If W&B fails, the files are still there, and one line says
+        so.
+        """
         try:
             if (wandb_run := connect(self.cfg, self._init)) is None:
                 return
@@ -173,7 +178,7 @@ class Task:
             copy = shutil.copy(self.folder / RESULTS, wandb_run.dir)  # W&B would make a link
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
             wandb_run.finish(exit_code=0)
-        except Exception as error:  # whatever W&B raises, the files are written
+        except Exception as error:  # whatever W&B raises, the files are there
             reason, folder = first_line(error), escape(str(self.folder))
             console.print(f"[yellow]W&B did not take this task[/] ({reason}); {folder} holds everything")
 
@@ -182,7 +187,7 @@ class Task:
         news.print(escape(str(path)))
 
     def _init(self, wandb: Any, mode: str) -> Any:
-        self.folder.mkdir(parents=True, exist_ok=True)  # else W&B would choose another
+        self.folder.mkdir(parents=True, exist_ok=True)  # otherwise W&B would choose another name
         for segment in (self.folder / "wandb").glob("offline-run-*"):  # of an earlier call, now overwritten
             (self.folder / SET_ASIDE).mkdir(exist_ok=True)
             shutil.move(str(segment), str(self.folder / SET_ASIDE / segment.name))
@@ -209,7 +214,9 @@ class Task:
 
 
 def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """Single numbers by their key, those of nested tables by all their names; lists are left to the file."""
+    """Single numbers by their key, those of nested tables by all their names joined; lists are only in the
+    file.
+    """
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{name}/")
@@ -218,7 +225,7 @@ def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, floa
 
 
 def _plain(value: Any) -> Any:
-    """Nested JSON values: tensors and arrays as lists, what is not finite as null."""
+    """Nested JSON values: tensors and arrays as lists, values that are not finite as null."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if hasattr(value, "tolist"):

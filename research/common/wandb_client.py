@@ -1,4 +1,4 @@
-"""The W&B client, begun and ended: online where it can be, offline where not, and never without an end."""
+"""The start and end of the W&B client: online if possible, else offline, and its end never takes for ever."""
 
 import atexit
 import contextlib
@@ -13,16 +13,16 @@ from typing import Any
 from data.terminal import readable
 from research.common.messages import console, escape
 
-# What W&B's environment may say of one run: never meant for every run of a sweep.
+# Variables of W&B's environment that concern one run; they are never meant for every run of a sweep.
 PER_RUN = [
     f"WANDB_{name}"
     for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "RESUME", "NAME", "TAGS", "NOTES", "JOB_TYPE")
 ]
-FINISH_S = "120"  # how long W&B may take for the rest at the end; WANDB_FINISH_TIMEOUT overrides it
+FINISH_S = "120"  # how long W&B may take at the end to send the rest; WANDB_FINISH_TIMEOUT overrides it
 
 
 def under_agent() -> bool:
-    """Whether a W&B agent started this process: id, project and entity are then the sweep's."""
+    """Whether a W&B agent started this process; id, project and entity are then those of the sweep."""
     return "WANDB_SWEEP_ID" in os.environ
 
 
@@ -37,26 +37,28 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
         return None
     os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
     sys.argv[1:] = map(readable, sys.argv[1:])  # the client keeps them, and takes UTF-8 only
-    logging.raiseExceptions = False  # it writes a log in the locale's encoding, which may lack a character
+    logging.raiseExceptions = (
+        False  # the client writes a log in the locale's encoding, which may lack a character
+    )
     import wandb
 
-    said = os.environ.pop("WANDB_MODE", None)  # the client would let it win over --wandb
+    said = os.environ.pop("WANDB_MODE", None)  # otherwise the client would let this variable override --wandb
     try:
         if mode != "offline":
-            logged_in = wandb.login(prompt=False)  # tells within seconds that the server is not there
+            logged_in = wandb.login(prompt=False)  # reports within seconds that the server is not there
             if not logged_in and mode == "online":
                 raise RuntimeError("not logged in: wandb login")
             if logged_in:
                 run = init(wandb, "online")
                 _bound_exit()
                 return run
-    except Exception as error:  # the client raises many kinds when a server is down, slow or refuses
+    except Exception as error:  # of many kinds, when a server is down, slow or refuses
         console.print(
             f"[yellow]W&B does not take this run now[/] ({first_line(error)}): it is kept offline; "
             "python launch/upload.py brings it to W&B later"
         )
         with _bounded(20), contextlib.suppress(Exception):
-            wandb.teardown()  # else the client holds the run's id for the attempt that failed
+            wandb.teardown()  # otherwise the client keeps the run's id for the failed attempt
     finally:
         if said is not None:
             os.environ["WANDB_MODE"] = said
@@ -66,12 +68,12 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
 
 
 def texts(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with texts that the client takes: a flag may hold a file name that is no text."""
+    """`values` with texts that the client accepts: a flag may hold a file name that is not valid text."""
     return {k: readable(v) if isinstance(v, str) else v for k, v in values.items()}
 
 
 def settings(mode: str, **more: Any) -> Any:
-    """The client's settings: few words, and an end even when the server does not answer."""
+    """The client's settings: little output, and an end even when the server does not answer."""
     import wandb
 
     timeout = float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_S))
@@ -80,7 +82,9 @@ def settings(mode: str, **more: Any) -> Any:
 
 
 def _core() -> subprocess.Popen | None:
-    """The client's service process, where this process has one. Private to the client: wandb is pinned."""
+    """The client's service process, if this process has one. This is private to the client, so wandb is
+    pinned.
+    """
     from wandb.sdk import wandb_setup
 
     with contextlib.suppress(AttributeError):
@@ -103,7 +107,7 @@ def _bounded(seconds: float) -> Iterator[None]:
 
 
 def _bound_exit() -> None:
-    """At the end of this process, too, the client waits for its service process: not for ever."""
+    """Limit how long the client waits for its service process at the end of this process."""
 
     def begin(core: subprocess.Popen) -> None:  # called before the client's own handler, which waits
         timer = threading.Timer(float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_S)) + 30, core.kill)
@@ -115,5 +119,5 @@ def _bound_exit() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, as rich prints it."""
+    """The first line of an error's message, escaped for rich."""
     return escape((str(error) or repr(error)).split("\n")[0][:200])

@@ -31,7 +31,7 @@ from research.common.identity import ROOT, source_files
 from research.common.messages import console, escape, news
 from research.common.wandb_client import connect, first_line, settings, texts, under_agent
 
-SET_ASIDE = "wandb-set-aside"  # segments of an offline run that a later one holds whole
+SET_ASIDE = "wandb-set-aside"  # segments of an offline run that a later segment contains completely
 
 
 def replay(folder: Path, wandb_run: Any, since: int, until: float = float("inf")) -> int:
@@ -57,7 +57,7 @@ def send(wandb_run: Any, step: int, row: dict[str, Any], media: dict[str, Path])
 
     kinds = {".png": wandb.Image, ".mp4": wandb.Video, ".gif": wandb.Video, ".html": wandb.Html}
     values = {k: float("nan") if v is None else v for k, v in row.items() if k != "step"}
-    if media:  # W&B names files by the step that it is at when it gets them
+    if media:  # W&B names files by the step at which it gets them
         wandb_run.log({}, step=step, commit=False)
     wandb_run.log(values | {k: kinds[p.suffix](str(p)) for k, p in media.items()}, step=step)
 
@@ -66,13 +66,13 @@ def save_files(folder: Path, wandb_run: Any) -> None:
     """The printed model and the uncommitted change, as files of the W&B run."""
     for name in (MODEL_TEXT, SOURCE_DIFF):
         if (folder / name).exists() and (folder / name).stat().st_size:
-            copy = shutil.copy(folder / name, wandb_run.dir)  # of the file itself W&B would make a link
+            copy = shutil.copy(folder / name, wandb_run.dir)  # W&B would only link to the file itself
             wandb_run.save(copy, base_path=wandb_run.dir, policy="now")
 
 
 def _log_code(wandb_run: Any, family: str) -> None:
     """The source files behind the run's numbers, for W&B's code tab."""
-    with tempfile.TemporaryDirectory() as tmp:  # given the project's root, the client would walk all of it
+    with tempfile.TemporaryDirectory() as tmp:  # in the project's root, the client would search everything
         for path in source_files(family):
             copy = Path(tmp, path.relative_to(ROOT))
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -103,10 +103,10 @@ def log_artifacts(wandb_run: Any, folder: Path, config: dict[str, Any], model: P
 
 def use_model(wandb_run: Any, checkpoint: str, file: Path) -> None:
     """Make the model that --checkpoint names an input of the W&B run; W&B may not have it yet."""
-    if Path(checkpoint).exists():  # else it is an artifact itself
+    if Path(checkpoint).exists():  # otherwise the checkpoint is an artifact itself
         config = read_json(file.absolute().parents[1] / CONFIG)
         if config is None or not file.name.startswith("best_"):
-            return  # W&B is given the best weights only
+            return  # W&B gets only the best weights
         place = f"{config.get('entity') or wandb_run.entity}/{config.get('project') or wandb_run.project}"
         checkpoint = f"{place}/{config['family']}-{config['wandb_id']}:best"
     if not wandb_run.offline:
@@ -115,9 +115,9 @@ def use_model(wandb_run: Any, checkpoint: str, file: Path) -> None:
 
 
 class Mirror(threading.Thread):
-    """The W&B run of one run folder, fed through a queue from the training process.
+    """The W&B run of one run folder; the training process sends it rows through a queue.
 
-    `stop_requested` is set when somebody stops the run in W&B. `config` is what W&B shows as the run's
+    `stop_requested` is set when a user stops the run in W&B. `config` is what W&B shows as the run's
     config.
     """
 
@@ -128,17 +128,19 @@ class Mirror(threading.Thread):
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._next_step = 0
         self.cpu_s = 0.0  # CPU time of this thread, the client's import included
-        self.live_from = 0  # steps below are replayed from the folder, the others come through the queue
+        self.live_from = 0  # earlier steps are replayed from the folder, the others come by the queue
 
     def send(self, step: int, row: dict[str, Any], media: dict[str, Path]) -> None:
         self._queue.put(("row", step, row, media))
 
     def alert(self, title: str, text: str, level: str) -> None:
-        """A message to whoever follows the project in W&B; level: INFO, WARN or ERROR."""
+        """A message to the followers of the project in W&B; level: INFO, WARN or ERROR."""
         self._queue.put(("alert", title, text, level))
 
     def finish(self, exit_code: int, model: Path | None, preempting: bool, timeout_s: float) -> None:
-        """Log the model artifact and end the W&B run; waits at most `timeout_s` and says if it is short."""
+        """Log the model artifact and end the W&B run; waits at most `timeout_s` and reports if that was too
+        short.
+        """
         if self.ident is None:  # never started
             return
         self._queue.put(("finish", exit_code, model, preempting))
@@ -172,7 +174,7 @@ class Mirror(threading.Thread):
 
     def _init(self, wandb: Any, mode: str) -> Any:
         init, wandb_id = dict(self.init), self._wandb_id(mode)
-        if not under_agent():  # in a sweep, W&B hands these over and drops ours with a warning
+        if not under_agent():  # in a sweep, W&B sets these itself and drops ours with a warning
             init |= {"project": self.cfg.project, "entity": self.cfg.entity, "id": wandb_id}
         return wandb.init(
             dir=str(self.folder),
@@ -184,7 +186,7 @@ class Mirror(threading.Thread):
         )
 
     def _catch_up(self, wandb_run: Any) -> None:
-        """Send what W&B lacks of the run's earlier attempts: online it knows where it stands."""
+        """Send what W&B lacks of the run's earlier attempts; online, W&B knows which rows it has."""
         if not wandb_run.offline:
             news.print(f"W&B: {wandb_run.url}")
         wandb_run.define_metric("train/loss_epoch", step_metric="epoch")
@@ -197,17 +199,20 @@ class Mirror(threading.Thread):
             use_model(wandb_run, self.cfg.checkpoint, file)
 
     def _try(self, what: str, send_it: Callable[..., None], *args: Any) -> None:
-        """Send what may be missing: without it the run goes on, and ends as what it is."""
+        """Send something that may be missing: if it fails, the run continues and its status does not
+        change.
+        """
         try:
             send_it(*args)
         except Exception as error:
             console.print(f"[yellow]W&B did not take {what} of this run[/] ({first_line(error)})")
 
     def _wandb_id(self, mode: str) -> str:
-        """The run's W&B id. Offline segments of earlier attempts are set aside: the new one holds their rows.
+        """The run's W&B id. Offline segments of earlier attempts are moved aside, because the new one
+        contains their rows.
 
-        Offline, a segment that was already synced can't be taken back: then a new id is made, so that nothing
-        comes twice. Online, W&B itself says which rows it has.
+        Offline, a segment that was already synced can't be taken back: then a new id is made, so that no row
+        is sent twice. Online, W&B itself says which rows it has.
         """
         config = read_json(self.folder / CONFIG) or {}
         for segment in sorted((self.folder / "wandb").glob("offline-run-*")):

@@ -47,7 +47,7 @@ def _longest(labels) -> int:
 
 
 def class_colors(n: int) -> np.ndarray:
-    """Colours (n, 3) in [0, 1] that the eye can tell apart: ten well-known ones, then again and again the one
+    """Colours (n, 3) in [0, 1] that the eye can distinguish: ten well-known ones, then repeatedly the one
     that is farthest from white and from all colours before it. Distances are in CIELAB, where they are about
     as large as they look.
     """

@@ -1,5 +1,5 @@
 """How far generated samples are from real ones, by their features: distances, coverage, and whether a
-classifier can tell them apart.
+classifier can distinguish them.
 
 Sets of features are (N, K) and (M, K) tensors, float32 or float64, on any device; everything is computed in
 float64 on the CPU. ValueError: tensors of other shapes, different K, too few rows, values that are not
@@ -184,9 +184,9 @@ def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int) -> float:
     """Accuracy with which a classifier tells generated (N, K) from real (M, K) features that it has not seen.
 
     Logistic regression on standardised features, with 5-fold cross-validation; both sets are cut to their
-    first min(N, M) rows, at least 5. 0.5 means that nothing linear tells them apart; 1 means no mistakes.
-    seed: assigns rows to folds. Samples that occur repeatedly may lie in several folds, which makes them
-    easier to tell. Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2.
+    first min(N, M) rows, at least 5. 0.5 means that no linear classifier can distinguish them; 1 means no
+    mistakes. seed: assigns rows to folds. Samples that occur repeatedly may lie in several folds, which makes
+    them easier to distinguish. Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression

@@ -52,14 +52,14 @@ class LineStates:
 
 
 EXPLAINED = {
-    "greedy": "Always takes the most probable character. There is no chance in it, so it shows what the "
-    "model is surest of, and spelling is at its best. Typical failure: loops. What has been written once "
-    "becomes more probable by having been written, and nothing leads out of the circle.",
+    "greedy": "Always takes the most probable character. Nothing is drawn at random, so the text shows what "
+    "the model is most certain of, and spelling is at its best. Typical failure: loops. What has been "
+    "written once becomes more probable, and nothing ends the loop.",
     "temperature": "Draws each character with the model's own probability, after dividing the logits by the "
     "temperature: below 1 likely characters gain, above 1 unlikely ones do. At 1 the texts are fair samples "
     "of what the model has learned. Typical failure: each unlikely character is rare, but there are many, "
-    "so that every few words one is drawn, misspells a word and misleads all that follows; low temperatures "
-    "loop like greedy.",
+    "so that one is drawn every few words; it misspells a word and misleads the model from there on. Low "
+    "temperatures loop like greedy.",
     "top_k": "Draws among the k most probable characters only, so that absurd ones never appear. Typical "
     "failure: k is the same everywhere. Within a word, where one character is right, k - 1 wrong ones stay "
     "possible; at the start of a word, where twenty are right, good ones are lost.",
@@ -71,14 +71,14 @@ EXPLAINED = {
     "one. The surer the model, the higher this threshold, so that higher temperatures can be tried than "
     "with top_p. Typical failure: where many characters are about equally bad guesses, all of them pass; a "
     "large min_p loops like greedy.",
-    "beam": "Carries several beginnings at a time and keeps those whose whole text is most probable, so "
-    "that a weak character can be accepted for a strong continuation. It usually finds more probable texts "
-    "than greedy, which is what one wants where there is one right answer. Typical failure: the most "
-    "probable text is dull: repetitive, flat, and often a passage learned by heart.",
-    "contrastive": "Of the k most probable characters, takes the one that is probable and after which the "
-    "model's inner state resembles none of its earlier states; alpha weighs the second against the first. "
-    "It leaves many loops without any chance, though none of which the model is certain. Typical failure: "
-    "states of small character models resemble each other for simple reasons, after every space for "
+    "beam": "Keeps several candidate texts at a time: those that are most probable as a whole, so that an "
+    "improbable character can be accepted if a probable continuation follows. It usually finds more probable "
+    "texts than greedy, which is useful where there is one right answer. Typical failure: the most probable "
+    "text is dull: repetitive, flat, and often a passage learned by heart.",
+    "contrastive": "Of the k most probable characters, takes one that is probable and after which the "
+    "model's hidden state is unlike all its earlier states; alpha weighs the second property against the "
+    "first. It ends many loops without drawing at random, but no loop of which the model is certain. Typical "
+    "failure: states of small character models are alike for simple reasons, after every space for "
     "example, and with a large alpha it then avoids the right character and misspells words. "
     "Each character costs k steps of the model.",
 }
@@ -88,24 +88,25 @@ EXPLAINED = {
 class Decoding:
     """How the next character is chosen. An impossible value raises UserError, which names the flag."""
 
-    HEADING = ("sampling", "how the next character of a new text is chosen")
+    HEADING = ("sampling", "how the next character (or token) of a new text is chosen")
 
     strategy: Literal[STRATEGIES] = aside("temperature", "generate")
     """how the next character is chosen; compare uses every strategy"""
     no_repeat: int = aside(0, *TASKS)
     """any strategy: never write a run of this many characters twice, 12 for example; 0: no limit"""
     temperature: float = aside(1.0, *TASKS)
-    """strategies that draw (temperature, top_k, top_p, min_p): the logits are divided by it"""
+    """strategies that draw (temperature, top_k, top_p, min_p): the logits are divided by this number"""
     top_k: int = aside(10, *TASKS)
     """top_k: draw from this many most probable characters; contrastive: number of candidates"""
     top_p: float = aside(0.9, *TASKS)
     """top_p: draw from the most probable characters that together have this probability"""
     min_p: float = aside(0.05, *TASKS)
-    """min_p: draw from characters at least this times as probable as the most probable one"""
+    """min_p: draw from the characters whose probability is at least this number times that of the most
+    probable one"""
     beam_width: int = aside(4, *TASKS)
-    """beam: number of texts that are followed at once"""
+    """beam: number of candidate texts that are kept after each character"""
     alpha: float = aside(0.6, *TASKS)
-    """contrastive: weight of being unlike the text so far"""
+    """contrastive: weight of the penalty for similarity to the text so far"""
 
     def __post_init__(self):
         require(self.strategy in STRATEGIES, self, "strategy", f"one of {', '.join(STRATEGIES)}")

@@ -1,9 +1,9 @@
 """Sequence-to-sequence models of text or pictures: an LSTM with or without attention, and a Transformer.
 
 What    encode(src)            what the decoder needs to know about a query
-        decode(memory, before) logits of each character of `before` and of the next one: (B, t) → (B, t + 1,
-        V);
-                               where answers are pictures, logits of all of them at once, (B, A, K)
+        decode(memory, before) logits of each character of `before` and of the next one:
+                               (B, t) → (B, t + 1, V); where answers are pictures, logits of all of them at
+                               once, (B, A, K)
 Sources Sutskever et al. 2014 (arXiv:1409.3215), §2: encoder and decoder LSTM; Luong et al. 2015
         (arXiv:1508.04025), eq. 5, 7 and 8 (general): attention; Vaswani et al. 2017 (arXiv:1706.03762); Wu
         & He 2018 (arXiv:1803.08494), §3: group normalisation with one group, in the layers that see pictures.

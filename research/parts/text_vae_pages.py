@@ -21,12 +21,12 @@ def random_page(written: Mapping[str, Sequence[str]], title: str) -> str:
 
 
 def rebuilt_page(truth: Sequence[str], again: Sequence[str], title: str) -> str:
-    """A page of sentences beside what the decoder writes from their codes; equal ones are marked."""
+    """A page of sentences beside their reconstructions; equal ones are marked."""
     rows = [
         [literal(x, "given"), literal(y, "right" if x == y else "")]
         for x, y in zip(truth, again, strict=True)
     ]
-    return page(title, table(rows, ["sentence", "written of its code"]))
+    return page(title, table(rows, ["sentence", "reconstruction"]))
 
 
 def way_page(ends: Sequence[str], way: Sequence[str], title: str) -> str:

@@ -79,7 +79,7 @@ def write_sentences(
 
 @torch.no_grad()
 def rebuilt(model: nn.Module, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Sentences rebuilt from their codes: tokens (B, T), lengths (B,) → ids (B, T + 1), on the CPU.
+    """Sentences reconstructed from their codes: tokens (B, T), lengths (B,) → ids (B, T + 1), on the CPU.
 
     The code is the mean of q(z|x), and each token is the most probable after those before it.
     """

@@ -88,7 +88,7 @@ def random_generation(bench: Bench) -> dict[str, Any]:
     fitted_to = f"{'q(z|x)' if bench.has_prior else 'the codes'} of {len(mu):,} training {bench.data.nouns}"
     of_prior = torch.randn(64, bench.cfg.latent_dim, generator=bench.task.rng())
     of_aggregate = latents.sample_aggregate(fit, 64, bench.task.rng())
-    untrained = "" if bench.has_prior else ", which codes with β = 0 were not trained towards"
+    untrained = "" if bench.has_prior else "; with β = 0, training does not move codes towards it"
     codes = {  # by their title
         f"prior: z ~ N(0, I){untrained}": of_prior,
         f"aggregate posterior: z ~ N(mean, cov), fitted to {fitted_to}": of_aggregate,
@@ -223,7 +223,7 @@ def traversals(
         own = ((code - shift) / scale.clamp(min=1e-12))[top].tolist()
         labels = [f"{row}  here {signed(v)}\n{what}".strip() for row, v, what in zip(rows, own, carried)]
         two = [face.x[0].numpy(), bench.decode(code)]
-        above = bench.row(two, [face.label, "rebuilt"])
+        above = bench.row(two, [face.label, "reconstructed"])
         title = f"One latent changed at a time, the others as in {face.label} ('here'): {which}"
         below = pictures.grid(tiles, 9, labels, columns, title, bench.scale)
         bench.task.picture(f"traversal_{i + 1}", stack([above, below], 0))

@@ -66,7 +66,7 @@ def known(given: str, cfg: script.Config, alphabet: str, what: str) -> str:
         shown = " ".join(map(repr, strange[:20])) + (" ..." if len(strange) > 20 else "")
         n = sum(c in strange for c in given)
         left_out = f"[yellow]{escape(what)}: {n:,} characters left out[/]"
-        console.print(f"{left_out}, the model has never seen {escape(shown)}")
+        console.print(f"{left_out}, because the model has never seen {escape(shown)}")
     return "".join(c for c in given if c in alphabet)
 
 
@@ -156,7 +156,9 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
         splits = load_text(cfg)
         training = text.decode(splits.train[: script.COPY_LIMIT], splits.alphabet)
     except DataError as error:
-        console.print(f"[yellow]what is copied from the training text is not known[/]: {escape(str(error))}")
+        console.print(
+            f"[yellow]it is not known what is copied from the training text[/]: {escape(str(error))}"
+        )
         training = None
     figures = [statistics(t[len(given) :], training or "") for t in texts]
     if training is None:
@@ -169,7 +171,7 @@ def write(cfg: script.Config, model: nn.Module, alphabet: str, task: Task) -> di
         rows.append([str(i), pages.written_text(t, f, cfg.no_repeat), *(f"{v:.3g}" for v in f.values())])
         if said := pages.loops(f, cfg.no_repeat):
             console.print(f"[yellow]text {i}[/] {said}")
-    title = f"{cfg.model}, {cfg.strategy}: {cfg.chars:,} characters behind {given!r}"
+    title = f"{cfg.model}, {cfg.strategy}: {cfg.chars:,} characters after {given!r}"
     task.html("texts", pages.page(title, pages.table(rows, ["", "text", *figures[0]])))
     return {"start": given, "strategy": cfg.strategy, "texts": texts} | {
         key: sum(f[key] for f in figures) / len(figures) for key in figures[0]
@@ -193,7 +195,7 @@ def held_out_part(cfg: script.Config, alphabet: str, trained_on: str | None) -> 
     name = f"test part of {splits.name}"
     if splits.content_hash != trained_on:
         console.print(
-            f"[yellow]{escape(name)}: not the text of the training[/], which may have had this part"
+            f"[yellow]{escape(name)}: not the text of the training[/], which may have contained this part"
         )
     return script.part_of(splits, "test", cfg), name
 

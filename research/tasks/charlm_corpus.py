@@ -1,12 +1,11 @@
 """Songs that a trained character model writes with every strategy: charlm_corpus --task=compare.
 
-Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME" How     It
-writes three songs (from --start, from the first line of --song, from nothing) with every strategy of
-        research/parts/charlm_sampling.py. The page in <run>/compare/ shows them with figures and explains
+Run     python research/charlm_corpus.py --task=compare --checkpoint=runs/<run> --song="NAME"
+How     It writes three songs (from --start, from the first line of --song, from nothing) with every strategy
+        of research/parts/charlm_sampling.py. The page in <run>/compare/ shows them with figures and explains
         each strategy; the figures of every song are also in songs.csv.
 Draws   Each song has its own random draws, which depend only on (seed, start, strategy, number of the
-sample):
-        with another --song or more --samples, the other songs stay the same.
+        sample): with another --song or more --samples, the other songs stay the same.
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given.
 """
@@ -51,9 +50,9 @@ from research.tasks.charlm import draws, known, load_model, prompt_of
 
 OPENING = "it's not a silly little moment"
 FIGURES = (
-    "distinct_n: different runs of n words, as a share of all. repetition: characters in spans of 20 "
-    "that recur, as a share. copied: characters of the longest span in training text. known_words: "
-    "share of words that are in it."
+    "distinct_n: number of different sequences of n words, divided by the number of all. repetition: share "
+    "of the characters in spans of 20 that occur more than once. copied: characters in the longest span "
+    "that also occurs in the training text. known_words: share of the words that occur in the training text."
 )
 DECODING = [field.name for field in fields(Decoding)]
 OWN = ("start", "song", "chars", "samples")  # flags whose meaning is this task's own
@@ -115,7 +114,9 @@ def known_start(command: Config, flag: str, given: str, cfg: script.Config, alph
     """
     asked = getattr(command, flag) is not None
     start = known(given, cfg, alphabet, f"--{flag}" if asked else f"the start {given!r}")
-    require(bool(start or not given or not asked), command, flag, "of characters that the model has seen")
+    require(
+        bool(start or not given or not asked), command, flag, "made of characters that the model has seen"
+    )
     return start
 
 

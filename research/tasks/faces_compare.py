@@ -46,7 +46,7 @@ FLOORS = (
 @dataclass(frozen=True)
 class Model:
     """One of the models. draw: standard normal noise (N, D) → codes (N, D); decode: codes → pictures on the
-    CPU; rebuild: pictures → pictures, None for a model without an encoder.
+    CPU; rebuild: pictures → their reconstructions, None for a model without an encoder.
     """
 
     name: str
@@ -116,8 +116,7 @@ def described(model: Any, own: Any, data: images.ImageSplits, device: torch.devi
 
 
 def compare(cfg: gan_faces.Config) -> dict[str, Any]:
-    """Random pictures, ways between two codes, rebuilt pictures and scores of every --checkpoint, on one
-    page.
+    """Random pictures, ways between two codes, reconstructions and scores of every --checkpoint, on one page.
 
     They are made on --dataset, by default on that of the first checkpoint. UserError: a checkpoint of another
     family, or with another image size.
@@ -186,7 +185,7 @@ def compare(cfg: gan_faces.Config) -> dict[str, Any]:
     if encoders:
         rebuilt = torch.cat([real, *(model.rebuild(real) for _, model in encoders)])
         labels = ["x", *(name for name, _ in encoders)]
-        title = f"Test {data.nouns} and what is rebuilt from their codes; {data.name}"
+        title = f"Test {data.nouns} and their reconstructions; {data.name}"
         task.picture("reconstructions", pictures.grid(rebuilt, n, labels, title=title, scale=scale))
 
     results: dict[str, Any] = {"data": data.name, "data_hash": data.content_hash, "models": {}}
@@ -236,11 +235,11 @@ def page_of(results: dict[str, Any], files: dict[str, Path], data: images.ImageS
         }[network]
         nouns, n = html.escape(data.nouns), first[network]["n"]
         about = (
-            f"{n:,} generated against as many test {nouns}, by features of {which} "
-            f"({first[network]['network']}). Distances: the smaller, the better. Told from real: accuracy "
-            "of a classifier, 0.5 where it cannot tell."
+            f"{n:,} generated {nouns} are compared with as many test {nouns}, by features of {which} "
+            f"({first[network]['network']}). Distances: smaller is better. Told from real: accuracy of a "
+            "classifier of generated and real pictures; 0.5 means that it cannot tell them from each other."
         )
-        head = ["model", *HEADS, "error of rebuilt pictures (MSE)"]
+        head = ["model", *HEADS, "reconstruction error (MSE)"]
         body.append(f"<p>{about}</p>{pages.table(rows, head)}")
     for kind, file in files.items():
         with Image.open(file) as image:

@@ -1,13 +1,11 @@
 """Faces turned by a trained autoencoder or β-VAE, and how far they really turn: --task=rotate of bvae_faces.
 
 How     All faces are moved by the same step of their codes. If the yaw of training faces is known, the step
-is
-        a degree of yaw; if not, it goes along the direction in which mirroring moves codes. With --dim it
+        is a degree of yaw; if not, it goes along the direction in which mirroring moves codes. With --dim it
         goes along one latent.
 Measure Rendered faces: a network trained on the ground truth, the reader (parts/face_reader.py), reads the
-yaw
-        and every other factor of N_FACES faces at N_VALUES values each. Its own error is reported too, and
-        what it reads from faces that are really rendered at those yaws. Photos: the mirror test.
+        yaw and every other factor of N_FACES faces at N_VALUES values each. Its own error is reported too,
+        and what it reads from faces that are really rendered at those yaws. Photos: the mirror test.
 Shapes  T values, N faces, F factors, D latents, S image size. Codes lie on the CPU.
 """
 
@@ -38,7 +36,7 @@ from research.tasks.faces_bench import (
 N_FACES, N_VALUES = 100, 13  # how many faces of the test part are measured, and at how many values each
 NO_CHANGE = 0.01  # a smaller RMSE between both ends of a turn is invisible: 2.5 of 255
 TURNED_DEGREES = 30  # the least change of the yaw read that counts as a turn; 120 degrees are asked for
-MIRRORED = 0.5  # a turn takes away at least this share of the fine detail that tells left from right
+MIRRORED = 0.5  # a turn removes at least this share of the fine detail that distinguishes left from right
 STAYS = 0.25  # if less than this share is gone, the head has not turned at all; in between, hardly
 
 
@@ -236,7 +234,7 @@ def mirror_test(bench: Bench, turn: Turn) -> dict[str, Any]:
     detail = mirror_share(*(fine_detail(x) for x in (unturned, opposite, mirrored)))
     shown = min(8, len(z))
     tiles = np.stack([unturned[:shown], opposite[:shown], mirrored[:shown]]).reshape(-1, *unturned.shape[1:])
-    rows = ["decoded", "moved to the opposite", "mirrored"]
+    rows = ["decoded", "moved to the opposite value", "mirrored"]
     title = f"Mirror test: {gone(share, detail)}; {turn.how}; {bench.name}"
     bench.task.picture("mirror_test", pictures.grid(tiles, shown, rows, None, title, bench.scale))
     return {"mirror_share": share, "mirror_share_detail": detail, "n_mirrored": len(z)}
@@ -272,7 +270,7 @@ def gone(share: float, detail: float) -> str:
     if np.isnan(share):
         return "decoded pictures are their own mirror images"
     of_detail = "" if np.isnan(detail) else f"; of its fine detail: {words(detail)}"
-    return f"gone of the difference to the mirror image: {words(share)}{of_detail}"
+    return f"difference to the mirror image that disappears: {words(share)}{of_detail}"
 
 
 def change_between_ends(bench: Bench, turn: Turn) -> float:

@@ -2,10 +2,10 @@
 
 Run     python research/gan_faces.py --task=TASK --checkpoint=runs/<run>; the files go to runs/<run>/TASK/
 Tasks   random_generation   64 random pictures, a walk through 16, and the training pictures nearest to 16
-        interpolate         between two random codes, by line and by arc evaluate            distances,
-        precision and recall of generated pictures against held-out ones, by the
-                            features of a random network and of a network that reads rendered faces; how often
-                            a classifier tells generated from real pictures
+        interpolate         between two random codes, by line and by arc
+        evaluate            distances, precision and recall of generated pictures against held-out ones, by
+                            the features of a random network and of a network that reads rendered faces; how
+                            often a classifier tells generated from real pictures
         compare             autoencoders, VAEs and GANs side by side, one --checkpoint each (faces_compare.py)
 Flags   The model's flags come from the checkpoint's run. So do --dataset and --data_dir, unless they were
         given; a value equal to the flag's default counts as not given. --seed is the task's own, so that

@@ -5,9 +5,9 @@ Tasks   ask        answers --query: how probable each character is, where the de
                    pictures of the query or of the answer if the model's --mode has them
         evaluate   exact match and share of right characters on the test part; exact match also by operator,
                    length and carry
-        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind; if
-        the
-                   model's --mode has pictures, also the handwriting that was misread, or what was drawn
+        mistakes   the same, with the kinds of mistakes, a map of them, and wrong answers of every kind;
+                   if the model's --mode has pictures, also the handwriting that was misread or what was
+                   drawn
 Flags   The model's flags come from the checkpoint. So do --dataset and --data_dir, unless they were given; a
         value equal to the flag's default counts as not given. --seed is the task's own; it chooses the
         handwriting of pictures.
@@ -56,7 +56,9 @@ def with_digits(cfg: script.Config, digits: int, model: torch.nn.Module) -> tupl
     learned = cfg.digits
     if digits > learned:
         asked = dataclasses.replace(cfg, digits=digits)
-        what = f"at most {learned}, the digits of this run: a transformer has learned no further places"
+        what = (
+            f"at most {learned}, the digits of this run: a transformer has learned no positions beyond these"
+        )
         require(cfg.model == "lstm", asked, "digits", what)
         model.answer_width = arithmetic.answer_width(cfg.ops, digits)
         cfg = asked
@@ -209,7 +211,7 @@ def ask(
         rows = [alphabet[i] if alphabet[i] != " " else "blank" for i in ids[0]]
         columns = [char.replace(" ", "␣") for char in written]
         looked = model.look(h, memory)[0].cpu()
-        task.picture("attention", heatmap(looked, rows, columns, f"{title}: where it looks"))
+        task.picture("attention", heatmap(looked, rows, columns, f"{title}: attention weights"))
     right = said == str(int(truth[0]))
     verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {int(truth[0])}"
     print(title)

@@ -92,7 +92,7 @@ def generate(cfg: script.Config) -> dict[str, Any]:
     device = pick_device(cfg.device)
     cfg, model, vocabulary, file, run_config = load_model(cfg, device)
     varies = cfg.latent_dim > 0 or cfg.samples == 1 or cfg.strategy in DRAWN
-    only = f"1 with --strategy={cfg.strategy} of a language model, which always writes the same"
+    only = f"1 with --strategy={cfg.strategy} of a language model, which always writes the same text"
     require(varies, cfg, "samples", only)
     task = start_task(cfg, file, run_config)
     start = ids_of(cfg.start, vocabulary, cfg, "start")

@@ -122,9 +122,9 @@ def generate(bench: Bench) -> dict[str, Any]:
             noise = torch.randn(n, cfg.latent_dim, generator=rng)
             codes += [centre[None], mu[rows] + noise * (0.5 * logvar[rows]).exp()]
     shown, names = bench.decode(torch.cat(codes)), list(centres)
-    about = f"first its centre, then draws of its codes; {bench.name}"
+    about = f"first its centre, then samples of its codes; {bench.name}"
     if cfg.label is None:
-        title = f"Each row a class: {about}"
+        title = f"One class in each row: {about}"
         bench.task.picture("classes", pictures.grid(shown, 1 + n, names, title=title, scale=2))
         random = bench.decode(torch.randn(100, cfg.latent_dim, generator=bench.task.rng()))
         title = f"Random codes of the prior, z ~ N(0, I); {bench.name}"
@@ -291,8 +291,9 @@ def inference_gap(bench: Bench) -> dict[str, Any]:
 
 
 def evaluate(bench: Bench) -> dict[str, Any]:
-    """Every figure of the test part: how well the model explains pictures, how well codes tell classes apart,
-    and how real generated pictures look to a classifier, with the same scores of as many real pictures.
+    """Every figure of the test part: how well the model explains pictures, how well the codes separate the
+    classes, and how real generated pictures look to a classifier, with the same scores of as many real
+    pictures.
     """
     cfg, data, device = bench.cfg, bench.data, bench.task.device
     x = script.draw_pixels(data.test, "test", cfg)
