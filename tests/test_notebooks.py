@@ -366,7 +366,7 @@ def test_what_a_run_lacks_is_told(place: Path) -> None:
     assert notebook.n_parameters(run) == 8_556
     with pytest.raises(notebook.Missing, match=r"has no sample/films; it has .*sample/continuations"):
         notebook.media(run, "sample/films")
-    with pytest.raises(notebook.Missing, match="has no evaluate; call the task first"):
+    with pytest.raises(notebook.Missing, match="has no results of task evaluate; call the task first"):
         notebook.task(run, "evaluate")
 
 
@@ -404,6 +404,13 @@ def test_runs_are_fetched_from_wandb(place: Path, tmp_path: Path, server: Any, m
     assert notebook.n_parameters(there) == notebook.n_parameters(here)
     weights = [next((run.folder / "checkpoints").glob("best_*.pt")) for run in (there, here)]
     assert weights[0].name == weights[1].name and weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_spread_over_seeds() -> None:
+    assert notebook.spread([1, 2, 3]) == "2.00 ± 1.00"
+    assert notebook.spread([0.125], ".1%") == "12.5%"
+    assert notebook.spread([0.5, None, 0.7, float("nan")], ".0%") == "60% ± 14%"
+    assert notebook.spread([None]) == "–"
 
 
 def test_every_notebook_is_in_the_list() -> None:
