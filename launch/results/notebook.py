@@ -30,7 +30,7 @@ import shutil
 import statistics
 import tempfile
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,6 +247,17 @@ def spread(values: Iterable[float | None], form: str = ".2f") -> str:
         return "–"
     mean = f"{statistics.fmean(values):{form}}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):{form}}"
+
+
+def higher(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[int, int]:
+    """With how many seeds the first figure is higher than the second, and the number of seeds that have both.
+
+    Both are seed → value, such as a pandas Series. Values that are missing (NaN) are left out.
+    """
+    seeds = set(first.keys()) & set(second.keys())  # iterating over a Series would give its values
+    differences = [first[seed] - second[seed] for seed in seeds]
+    differences = [value for value in differences if not math.isnan(value)]
+    return sum(value > 0 for value in differences), len(differences)
 
 
 def say(*sentences: str) -> None:
