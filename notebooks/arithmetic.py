@@ -26,11 +26,11 @@ by_mode = notebook.runs_of("seq2seq_mode")
 # %% [markdown]
 # ## Introduction
 #
-# A model sees queries such as `81+24` with their answers, character by character, and nobody tells it what
-# a number is. It is a sequence-to-sequence model: an encoder reads the query, a decoder writes the answer.
-# This notebook asks how many examples such a model needs, which answers are wrong and why, and whether more
-# layers change that. Then the characters become pictures: one model reads handwritten queries, another one
-# draws its answers. Nothing is trained here. The runs were made by
+# A model reads queries such as `81+24` character by character and learns to write their answers. It is not
+# told what a number is. It is a sequence-to-sequence model: an encoder reads the query, and a decoder writes
+# the answer. This notebook asks how many examples such a model needs, which answers are wrong and why, and
+# whether more layers change this. Then characters become pictures: one model reads handwritten queries, and
+# another one draws its answers. Nothing is trained here. The runs were made by
 #
 # ```sh
 # python launch/local.py sweeps/seq2seq_split.yaml
@@ -38,8 +38,9 @@ by_mode = notebook.runs_of("seq2seq_mode")
 # python launch/local.py sweeps/seq2seq_mode.yaml
 # ```
 #
-# The first sweep varies the share of queries that the model learns from, the second the number of layers,
-# the third what is text and what is pictures.
+# The first sweep varies the share of queries that the model learns from, and the second the number of layers.
+# In the third, either the queries or the answers are pictures. Figures with a ± are mean ± standard deviation
+# over the seeds. Where a single model is examined, it is the model of the first seed.
 
 # %%
 import pandas as pd
@@ -49,6 +50,7 @@ from IPython.display import display
 from data import arithmetic
 from launch.results.words import from_root
 from research import seq2seq_arith
+from research.common.messages import counted
 from research.common.randomness import make_rng
 from research.draw import charts, pictures
 from research.parts import digit_classifier, seq2seq_mistakes, seq2seq_models
@@ -64,14 +66,21 @@ def last(run) -> dict:
     return {key: value for row in run.rows for key, value in row.items()}
 
 
-def over_seeds(runs, flags, columns, how: str = "mean") -> pd.DataFrame:
-    """Figures of runs, as mean (or std) over their seeds; a row for each setting of the flags."""
+def over_seeds(runs, flags, columns, how="mean", **options) -> pd.DataFrame:
+    """Figures of runs, summarised over their seeds by `how`; a row for each setting of the flags."""
     rows = [{name: run.flags[name] for name in flags} | last(run) for run in runs]
-    return pd.DataFrame(rows).groupby(flags)[[*columns]].agg(how).rename(columns=columns)
+    groups = pd.DataFrame(rows).groupby(flags)
+    return pd.DataFrame({name: groups[key].agg(how, **options) for key, name in columns.items()})
+
+
+def by_seed(runs, key: str, **flags) -> pd.Series:
+    """A figure that the runs with these flags have logged, by seed; NaN where a run has not logged it."""
+    wanted = [run for run in runs if all(run.flags[name] == value for name, value in flags.items())]
+    return pd.Series({run.flags["seed"]: last(run).get(key) for run in wanted}, dtype=float)
 
 
 def first_seeds(runs, *flags) -> dict:
-    """Setting of the flags → its run of the lowest seed."""
+    """Setting of the flags → its run with the lowest seed."""
     ordered = sorted(runs, key=lambda run: -run.flags["seed"])
     found = {tuple(run.flags[name] for name in flags): run for run in ordered}
     return {key[0] if len(key) == 1 else key: found[key] for key in sorted(found)}
@@ -83,7 +92,7 @@ def asked(run, task: str, **flags) -> seq2seq_arith.Config:
 
 
 def call(run, task: str, **flags):
-    """Let a task work on a run; returns its numbers and its files by name."""
+    """Call a task on a run; returns its numbers and its files by name."""
     with notebook.silently():
         results = tasks.run(asked(run, task, **flags))
     return results, {path.name: path for path in notebook.task(run, task).files}
@@ -102,15 +111,15 @@ def answered(it: tasks.Opened):
 
 
 by_fraction = first_seeds(by_split.runs, "train_fraction")
-n_seeds = len({run.flags["seed"] for run in by_split.runs})
+seeds = sorted({run.flags["seed"] for run in by_split.runs})
 
 # %% [markdown]
 # ## The queries
 #
-# Every sum and every difference of two numbers. They are split by unordered pairs of numbers: `81+24`,
-# `24+81`, `81-24` and `24-81` are always in the same part. Otherwise a model could answer a test query
-# because it has learned the same sum in the other order. The smaller the training part is, the larger is
-# the test part.
+# The queries are all sums and all differences of two numbers. They are split by unordered pairs of numbers:
+# `81+24`, `24+81`, `81-24` and `24-81` are always in the same set. Otherwise a model could answer a test
+# query because it has learned the same sum in the other order. The smaller the training set is, the larger is
+# the test set.
 
 # %%
 opened_of = {fraction: opened(run) for fraction, run in by_fraction.items()}
@@ -127,13 +136,14 @@ display(pd.DataFrame(examples)[["query", "answer"]].T)
 # %% [markdown]
 # ## One-hot codes and tensor shapes
 #
-# A character is given to the model as a one-hot code: a row of zeros with a single one, at the place of the
-# character in the alphabet. A query is then a table with a row for each character. The code says nothing
-# about the size of a digit: 3 is as far from 4 as from 9, and the model has to find out their order.
+# A character is given to the model as a one-hot code: a row of zeros with a single one at the position of the
+# character in the alphabet. A query is then a table with a row for each character. A one-hot code contains
+# nothing about the value of a digit: the codes of 3 and 4 are as different as those of 3 and 9. The model has
+# to learn the order of the digits.
 #
-# The decoder writes one character after the other. At each place it reads the character before, also
-# one-hot, and before the first there is a row of zeros. In training these are the true characters (teacher
-# forcing), when it answers they are its own.
+# The decoder writes one character after the other. At each position it reads the previous character, also as
+# a one-hot code; at the first position it reads a row of zeros. In training, the previous character is the
+# true one (teacher forcing). When the model answers a query, it is the one that the model has written.
 
 # %%
 it = opened_of[max(opened_of)]
@@ -154,11 +164,12 @@ notebook.picture(
 )
 
 # %% [markdown]
-# The shapes of all tensors on the way from a query to its answer, for four queries and the three kinds of
-# models. B = 4 queries come first, then the characters: Q of a query, A of an answer. V is the size of the
-# alphabet and H the number of hidden units, of which there are twice as many where the encoder reads in both
-# directions. Only the decoder's first state has the layers before the queries: (layers, B, H).
-# Pictures have 28×28 pixels. A model that draws chooses, for each character, one of K pictures.
+# The next table has the shapes of all tensors from a query to its answer, for four queries and three kinds of
+# models. The first dimension is B = 4, the number of queries. The second dimension is the number of
+# characters: Q in a query, A in an answer. V is the size of the alphabet, and H is the number of hidden units
+# (twice as many where the encoder reads in both directions). Only the first state of the decoder has the
+# layers before the queries: (layers, B, H). Pictures have 28×28 pixels. A model that draws chooses one of K
+# pictures for each character.
 
 
 # %%
@@ -190,10 +201,11 @@ display(pd.DataFrame(table))
 # %% [markdown]
 # ## The model and the loss
 #
-# The encoder is an LSTM that reads the query. Its last state is all that the decoder, a second LSTM, gets:
-# the whole query has to fit into it. A linear layer, the head, turns the decoder's output into a score for
-# each character. The loss is the cross-entropy of the right character, in nats, as a mean over all
-# characters of the answers. The second function also covers drawn answers, which are explained below.
+# The encoder is an LSTM (long short-term memory, a recurrent network) that reads the query. The decoder, a
+# second LSTM, receives only the last state of the encoder, so this state has to represent the whole query. A
+# linear layer, the head, turns the decoder's output into a score for each character. The loss is the
+# cross-entropy of the right character, in nats, as a mean over all characters of the answers. The second
+# function below also computes the loss of drawn answers, which are explained further down.
 
 # %%
 notebook.source(seq2seq_models.LSTM, seq2seq_arith.loss_fn)
@@ -204,16 +216,19 @@ figures["parameters"] = notebook.n_parameters(plain)
 # %% [markdown]
 # ## Training
 #
-# First the share of validation queries that are answered completely right, for each share of queries that
-# is learned from. Then the loss with the fewest queries: on those that are trained on, and on those that
-# are not. Where the two lines part, the model learns its examples by heart.
+# The first chart shows the share of validation queries whose answer is completely right, for each share of
+# queries that a model learned from. The second chart shows the loss of the model with the fewest queries, on
+# its training queries and on the validation queries. If the training loss keeps falling and the validation
+# loss does not, the model memorises its examples. Both charts show the first seed.
 
 # %%
 lines = {}
 for fraction, run in by_fraction.items():
     points = [(row["step"], row["val/exact_match"]) for row in run.rows if "val/exact_match" in row]
     lines[f"learned from {fraction:.0%}"] = tuple(zip(*points))
-notebook.picture(charts.curves(lines, "step", "exact match"), "Validation queries answered right.")
+notebook.picture(
+    charts.curves(lines, "step", "exact match"), "Validation queries answered right, first seed."
+)
 
 fewest, most = min(by_fraction), max(by_fraction)
 run, lines = by_fraction[fewest], {}
@@ -224,56 +239,65 @@ for name, key in {"training": "train/loss", "validation": "val/loss"}.items():
     lines[name] = (list(smooth.index), list(smooth))
 notebook.picture(
     charts.curves(lines, "step", "loss, nats per character", logy=True),
-    f"Loss of the model that learned from {fewest:.0%} of the queries.",
+    f"Loss of the model that learned from {fewest:.0%} of the queries, first seed.",
 )
 
 # %% [markdown]
 # ## How many examples are enough
 #
-# Test figures. **Exact match** is the share of answers in which every character is right. **Per character**
-# is the share of right characters, blanks included. It is always at least as high, and it flatters: an
-# answer of three characters with one wrong digit is a wrong answer, and still has two of three characters
-# right.
+# The table and the chart show two figures of the test set. **Exact match** is the share of answers in which
+# every character is right. **Per character** is the share of right characters, blanks included. The share of
+# right characters is never lower than exact match, and it can give too good an impression: an answer of three
+# characters with one wrong digit is a wrong answer, although two of its three characters are right.
 
 # %%
 scores = over_seeds(by_split.runs, ["train_fraction"], SCORES)
-shown = scores.map("{:.4f}".format)
-if n_seeds > 1:  # with their deviation
-    deviations = over_seeds(by_split.runs, ["train_fraction"], SCORES, "std")
-    shown += deviations.map(" ± {:.4f}".format)
+shown = over_seeds(by_split.runs, ["train_fraction"], SCORES, notebook.spread, form=".4f")
 shown.index = [f"{fraction:.0%}" for fraction in shown.index]
 display(shown.rename_axis("learned from"))
-lines = {name: (list(scores.index), list(scores[name])) for name in scores}
+notebook.say(f"Mean ± standard deviation over {counted(len(seeds), 'seed')}.")
+lines = {}
+for key, name in SCORES.items():
+    for seed in seeds:
+        of_seed = sorted(
+            (run.flags["train_fraction"], last(run)[key])
+            for run in by_split.runs
+            if run.flags["seed"] == seed
+        )
+        lines[f"{name}, seed {seed}"] = tuple(zip(*of_seed))
 notebook.picture(
     charts.curves(lines, "share of the queries learned from", "share of test answers"),
-    "Exact match and characters right, by what was learned from.",
+    "Exact match and right characters by the share of queries learned from, a line for each seed.",
 )
 exact = scores["exact match"]
-figures |= {"seeds": n_seeds, "fewest": fewest, "most": most}
-figures |= {"fewest_exact": exact[fewest], "fewest_char": scores["per character"][fewest]}
-figures |= {"most_exact": exact[most], "most_char": scores["per character"][most]}
+percent = over_seeds(by_split.runs, ["train_fraction"], SCORES, notebook.spread, form=".1%")
+figures |= {"seeds": len(seeds), "fewest": fewest, "most": most}
+figures |= {"fewest_exact": percent["exact match"][fewest], "fewest_char": percent["per character"][fewest]}
+figures |= {"most_exact": percent["exact match"][most], "most_char": percent["per character"][most]}
 
 # %% [markdown]
 # ## Which answers are wrong
 #
-# Each wrong answer is counted once, under the first kind that fits:
+# Each wrong answer is counted once, as the first of these kinds that applies to it:
 
 # %%
-counted = dict(zip(KINDS.values(), seq2seq_mistakes.KINDS.values()))
+meanings = dict(zip(KINDS.values(), seq2seq_mistakes.KINDS.values()))
 with pd.option_context("display.max_colwidth", None):
-    display(pd.DataFrame({"what it counts": counted}))
+    display(pd.DataFrame({"what it counts": meanings}))
 table = over_seeds(by_split.runs, ["train_fraction"], KINDS)
 notebook.picture(
     charts.heatmap(
         100 * table, [f"{fraction:.0%}" for fraction in table.index], list(table), "% of all answers"
     ),
-    "Mistakes of each kind in per cent of all test answers, by the share of queries learned from.",
+    "Mistakes of each kind in per cent of all test answers, by the share of queries learned from; means over"
+    " the seeds.",
 )
 
 # %% [markdown]
-# Now one model in detail. It has to make enough mistakes to count them, and it should not merely guess. So
-# it is the one that learned from the fewest queries and still has more than half of its answers right (if
-# none has, the one with the most right answers). Some of its mistakes of each kind:
+# Now one model is examined in detail. It has to make enough mistakes to count them, but it should do more
+# than guess. So it is a model that learned from the fewest queries with which more than half of the answers
+# are still right (if there is none, the model with the most right answers). It is the model of the first
+# seed. These are some of its mistakes of each kind:
 
 # %%
 able = exact[exact > 0.5].index
@@ -288,71 +312,89 @@ if found:
     display(pd.DataFrame(found).groupby("mistake", sort=False).agg(", ".join))
 wrong = int((~right).sum())
 counts = torch.bincount(of_kind[~right], minlength=len(KINDS))
-notebook.say(f"Learned from {chosen:.0%}: {wrong:,} of {len(right):,} test answers are wrong.")
-figures |= {"chosen": chosen, "wrong": wrong, "tested": len(right)}
+notebook.say(
+    f"The model with seed {run.flags['seed']} that learned from {chosen:.0%} of the queries:",
+    f"{wrong:,} of {len(right):,} test answers are wrong.",
+)
+figures |= {"chosen": chosen, "examined": run.flags["seed"], "wrong": wrong, "tested": len(right)}
 figures |= {"kind": [*KINDS.values()][counts.argmax()], "of_kind": int(counts.max())}
 
 # %% [markdown]
-# The same mistakes over both numbers, a map for each operator. Along a rising diagonal all differences are
-# the same, along a falling one all sums are: a dark line there is an answer that is hard. At the left and
-# the lower edge one of the numbers is small, in the corner between them both are.
+# The next picture shows where the mistakes of this model are: both numbers of the query are the axes, and
+# each operator has a map. All queries on a rising diagonal have the same difference, and all queries on a
+# falling diagonal have the same sum, so a dark diagonal is an answer that is difficult. At the left and the
+# lower edge one of the two numbers is small, and in the corner between these edges both are small.
 
 # %%
 _, files = call(run, "mistakes")
-notebook.picture(files["map.png"], f"Which test queries are right, learned from {chosen:.0%}.")
+notebook.picture(
+    files["map.png"], f"Which test queries are answered right, learned from {chosen:.0%} of the queries."
+)
 
 # %% [markdown]
-# ## Why these
+# ## Why these answers are wrong
 #
-# Five places to look for a reason:
+# There are five possible reasons:
 #
-# - **What was seen.** Most answers have two or three characters, few have one. What is rare in training is
-#   learned worst. The first table has both numbers side by side.
-# - **Where the digits stand.** In `7+24` the operator and the second number stand one place further left
-#   than in `17+24`. Numbers of one digit are rare, too, so this other arrangement is seldom seen.
-# - **The order of writing.** The answer is written from its first digit on, and the first digit depends on
-#   all that follow: `45+54` is `99`, but `46+54` is `100`. So the whole sum has to be known before the first
-#   character is written. People begin at the other end for this reason.
-# - **Carries.** A carry or a borrow makes one digit of the answer depend on two columns.
-# - **A query in one state.** All that the decoder knows of the query are the numbers in the encoder's last
-#   state. If they hold the result as a quantity, close results have close states, and a small error gives
-#   a neighbour of the right answer: a number that is off by one.
+# - **What was seen in training.** Most answers have two or three characters, few have one. Rare cases are
+#   learned worst. The first table below has the number of training queries and the share of right answers.
+# - **Where the digits are.** In `7+24`, the operator and the second number are one position further left than
+#   in `17+24`. Numbers of one digit are rare, so the model rarely sees this arrangement.
+# - **The order of writing.** The answer is written from its first digit to its last, but the first digit
+#   depends on all digits that follow: `45+54` is `99`, but `46+54` is `100`. So the whole sum has to be known
+#   before the first character is written. People add from the last digit for this reason.
+# - **Carries.** With a carry or a borrow, one digit of the answer depends on two columns.
+# - **The whole query in one state.** The decoder knows the query only from the encoder's last state. If this
+#   state represents the result as a quantity, similar results have similar states, and a small error gives a
+#   number that is off by one.
+#
+# Both tables have the share of right answers, mean ± standard deviation over the seeds.
 
 # %%
 train = it.data.splits.train
 blank = alphabet.index(arithmetic.BLANK)
 n_chars, n_trained = ((part.tgt != blank).sum(1) for part in (test, train))
-rows = []
-for n in sorted(set(n_chars.tolist())):
-    of = n_chars == n
-    row = {"characters of the answer": n, "training queries": int((n_trained == n).sum())}
-    rows.append(row | {"test queries": int(of.sum()), "right": right[of].double().mean().item()})
-lengths = pd.DataFrame(rows).set_index("characters of the answer")
-display(lengths.round(4))
 
-carried = seq2seq_mistakes.carries(test)
-groups = {seq2seq_mistakes.NAMES[op]: test.op == arithmetic.OPERATORS.index(op) for op in it.cfg.ops}
-groups |= {"with a carry or borrow": carried > 0, "without": carried == 0}
-groups = {name: right[of].double().mean().item() for name, of in groups.items()}
-display(pd.DataFrame({"right": groups}).round(4))
-share = {int(n): float(value) for n, value in lengths["right"].items()}
-figures |= {"short": min(share), "short_right": share[min(share)]}
-figures |= {"long": max(share), "long_right": share[max(share)]}
-figures |= {"carry": groups["with a carry or borrow"], "no_carry": groups["without"]}
+
+def of_chosen(key: str) -> pd.Series:
+    """A figure of the models that learned from this share of the queries, by seed."""
+    return by_seed(by_split.runs, key, train_fraction=chosen)
+
+
+lengths = sorted(set(n_chars.tolist()))
+rows = []
+for n in lengths:
+    row = {"characters of the answer": n, "training queries": int((n_trained == n).sum())}
+    row |= {"test queries": int((n_chars == n).sum())}
+    rows.append(row | {"right": notebook.spread(of_chosen(f"test/exact_length_{n}"), ".4f")})
+display(pd.DataFrame(rows).set_index("characters of the answer"))
+
+groups = {seq2seq_mistakes.NAMES[op]: f"test/exact_{seq2seq_mistakes.NAMES[op]}" for op in it.cfg.ops}
+groups |= {"with a carry or borrow": "test/exact_carry", "without": "test/exact_no_carry"}
+groups = {name: of_chosen(key) for name, key in groups.items()}
+display(pd.DataFrame({"right": {name: notebook.spread(of, ".4f") for name, of in groups.items()}}))
+short, long = (of_chosen(f"test/exact_length_{n}") for n in (lengths[0], lengths[-1]))
+carry, no_carry = groups["with a carry or borrow"], groups["without"]
+figures |= {"short": lengths[0], "short_right": notebook.spread(short, ".1%")}
+figures |= {"long": lengths[-1], "long_right": notebook.spread(long, ".1%")}
+figures["n_long_higher"], figures["n_lengths"] = notebook.higher(long, short)
+figures |= {"carry": notebook.spread(carry, ".1%"), "no_carry": notebook.spread(no_carry, ".1%")}
+figures["n_carry_higher"], figures["n_carries"] = notebook.higher(carry, no_carry)
 
 # %% [markdown]
 # ## What more layers change
 #
-# Encoder and decoder may each have several LSTM layers, one on top of the other. A further layer gives each
-# step of reading or writing one more step of computation, and makes training harder: the gradient has a
-# longer way to go. These models learned from the same queries for the same number of steps. After the two
-# scores: the exact match of some groups of queries, by operator, carry and length of the answer.
+# Encoder and decoder may each have several LSTM layers, one on top of the other. With one more layer, each
+# step of reading or writing has one more step of computation. This also makes training more difficult,
+# because the gradient has to pass through more layers. These models learned from the same queries for the
+# same number of steps. The table has the two scores, and then the exact match of some groups of queries: by
+# operator, with and without a carry, and by the length of the answer.
 
 # %%
 layers = ["hidden_dim", "encoder_layers", "decoder_layers"]
 GROUPS = {"test/exact_add": "sums", "test/exact_subtract": "differences", "test/exact_carry": "with a carry"}
 GROUPS |= {"test/exact_no_carry": "without"}
-GROUPS |= {f"test/exact_length_{n}": f"length {n}" for n in share}
+GROUPS |= {f"test/exact_length_{n}": f"length {n}" for n in lengths}
 GROUPS = {key: name for key, name in GROUPS.items() if all(key in last(run) for run in by_depth.runs)}
 table = over_seeds(by_depth.runs, layers, SCORES | GROUPS | KINDS)
 
@@ -363,24 +405,28 @@ def in_words(setting) -> str:
     return f"{encoder} + {decoder} layers, {hidden} units"
 
 
-display(table[[*SCORES.values(), *GROUPS.values()]].round(4))
+display(over_seeds(by_depth.runs, layers, SCORES | GROUPS, notebook.spread, form=".4f"))
+depth_seeds = len({run.flags["seed"] for run in by_depth.runs})
+notebook.say(f"Each row is of {counted(depth_seeds, 'seed')}.")
 notebook.picture(
     charts.heatmap(100 * table[[*KINDS.values()]], [*map(in_words, table.index)], [*KINDS.values()]),
-    "Mistakes of each kind in per cent of all test answers. 1 + 2 layers: one to read, two to write.",
+    "Mistakes of each kind in per cent of all test answers. 1 + 2 layers: one in the encoder, two in the"
+    " decoder.",
 )
 
 # %% [markdown]
-# Of all *wrong* answers, which share is of each kind? That tells whether layers change what goes wrong, or
-# only how often. Where nearly all answers are right, the shares rest on few answers.
+# What share of the *wrong* answers is of each kind, in per cent? This shows whether more layers change the
+# kinds of mistakes or only their number. If nearly all answers are right, the shares are computed from few
+# answers.
 
 # %%
 shares = table[[*KINDS.values()]].div(1 - table["exact match"], axis=0).fillna(0)
 display(pd.DataFrame({in_words(setting): 100 * row for setting, row in shares.iterrows()}).T.round(1))
 
 # %% [markdown]
-# With the most units: the model with the fewest layers and the one with the most, query by query. Mistakes
-# that are a matter of chance would fall on other queries in another model. Mistakes that lie in the queries
-# would fall on the same ones.
+# Among the models with the most units, the one with the fewest layers and the one with the most are compared
+# query by query (first seed). If mistakes were random, two models would make them on different queries. If
+# they were due to the queries, both models would make them on the same queries.
 
 # %%
 of_depth = first_seeds(by_depth.runs, *layers)
@@ -392,59 +438,67 @@ for setting in (few, many):
     it = opened(of_depth[setting])
     failed[setting] = ~answered(it)[1]
     _, files = call(of_depth[setting], "mistakes")
-    notebook.picture(files["map.png"], f"Which test queries are right: {in_words(setting)}.")
+    notebook.picture(files["map.png"], f"Which test queries are answered right: {in_words(setting)}.")
 both = int((failed[few] & failed[many]).sum())
 notebook.say(
-    f"{in_words(few)}: {int(failed[few].sum()):,} of {len(failed[few]):,} wrong.",
-    f"{in_words(many)}: {int(failed[many].sum()):,} wrong, and {both:,} of them are wrong with both.",
+    f"{in_words(few)}: {int(failed[few].sum()):,} of {len(failed[few]):,} answers are wrong.",
+    f"{in_words(many)}: {int(failed[many].sum()):,} are wrong. Both models answer {both:,} queries wrong.",
 )
 commonest = shares.loc[few].idxmax()
 figures |= {"few": in_words(few), "many": in_words(many), "commonest": commonest}
-figures |= {"few_exact": table["exact match"][few], "many_exact": table["exact match"][many]}
+of_few, of_many = (
+    by_seed(by_depth.runs, "test/exact_match", **dict(zip(layers, setting))) for setting in (few, many)
+)
+figures |= {"few_exact": notebook.spread(of_few, ".1%"), "many_exact": notebook.spread(of_many, ".1%")}
+figures["n_many_higher"], figures["depth_seeds"] = notebook.higher(of_many, of_few)
 figures |= {"few_share": shares[commonest][few], "many_share": shares[commonest][many]}
 figures |= {"many_wrong": int(failed[many].sum()), "both_wrong": both}
 figures["few_rate"] = failed[few].double().mean().item()
-figures["depth_seeds"] = len({run.flags["seed"] for run in by_depth.runs})
-figures |= {"best_depth": in_words(table["exact match"].idxmax()), "best_exact": table["exact match"].max()}
+best = table["exact match"].idxmax()
+best_exact = by_seed(by_depth.runs, "test/exact_match", **dict(zip(layers, best)))
+figures |= {"best_depth": in_words(best), "best_exact": notebook.spread(best_exact, ".1%")}
 
 # %% [markdown]
 # ## Handwriting: the models with pictures
 #
-# In the mode `image_to_text` every character of a query is a picture: a handwritten digit or a drawn
-# operator. Training queries are written with training pictures, test queries with test pictures. A small
-# convolutional network in front of the encoder turns each picture into numbers. It is never told which
-# digit a picture shows; it learns to tell them apart because the answers depend on them.
+# In the mode `image_to_text`, every character of a query is a picture: a handwritten digit or a drawn
+# operator. Training queries are written with training pictures, and test queries with test pictures. A small
+# convolutional network in front of the encoder turns each picture into a vector. This network is never told
+# which digit a picture shows. It learns to distinguish digits because the answers depend on them.
 
 # %%
 notebook.source(seq2seq_models.picture_encoder)
 notebook.layers(of_mode["image_to_text"])
 notebook.picture(
     notebook.media(of_mode["image_to_text"], "sample/pictures")[-1][1],
-    "Handwritten validation queries, and what the model answers.",
+    "Handwritten validation queries and the model's answers.",
 )
 
 # %% [markdown]
-# In the mode `text_to_image` the query is text and the answer is drawn. The model has a stock of pictures,
-# which it learns. For each character of the answer it gives a probability to each picture of the stock, and
-# it draws the most probable one. The loss is the negative logarithm of the probability of the true
-# handwriting, under the mixture of all pictures of the stock.
+# In the mode `text_to_image`, the query is text and the answer is drawn. The model has a fixed number of
+# pictures, which it learns. For each character of the answer, it gives a probability to each of these
+# pictures, and it draws the most probable one. The loss is the negative logarithm of the probability of the
+# true handwriting under the mixture of all these pictures.
 
 # %%
 notebook.source(seq2seq_models.Seq2Seq.nats_of)
 drawn_pages = notebook.media(of_mode["text_to_image"], "sample/pictures")
 for step, path in (drawn_pages[0], drawn_pages[len(drawn_pages) // 2], drawn_pages[-1]):
-    notebook.picture(path, f"Drawn answers to validation queries after {step:,} steps, and what is read.")
+    notebook.picture(
+        path, f"Drawn answers to validation queries after {step:,} steps, and what the classifier reads."
+    )
 
 # %% [markdown]
 # ## What a classifier reads in drawn answers
 #
-# Whether a drawn answer is right has to be judged by somebody. Here it is a classifier that was trained on
-# real pictures alone and is not changed any more. Its own accuracy on real test pictures says how far it
-# can be trusted. Below is the whole stock of pictures, each row labelled with what the classifier reads.
+# To decide whether a drawn answer is right, something has to read it. Here a classifier reads it. The
+# classifier was trained only on real pictures and is not trained any further. Its accuracy on real test
+# pictures shows how reliable it is. Below are all pictures that the model can draw. Each row is labelled
+# with what the classifier reads in its pictures.
 #
-# A picture of the stock is trained to be likely for many handwritings at once. The best such picture is
-# their mean: smooth, with soft edges where handwritings differ. Such typical shapes are easy to read. What
-# they lack is variety: the same few pictures are drawn again and again.
+# The loss makes each of these pictures likely for many handwritings at once. The best such picture is the
+# mean of these handwritings: it is smooth, and its edges are soft where handwritings differ. Such typical
+# shapes are easy to read. But they have little variety: the same few pictures are drawn again and again.
 
 # %%
 reader = seq2seq_arith.reader_of(draws.cfg, draws.data)
@@ -459,14 +513,16 @@ notebook.picture(
     "The pictures that the model can draw, sorted by what the classifier reads (␣ is a blank).",
 )
 drawn_ids, drawn_right = answered(draws)
-accuracy = over_seeds(by_mode.runs, ["mode"], SCORES)
+of_drawn = {name: by_seed(by_mode.runs, key, mode="text_to_image") for key, name in SCORES.items()}
 figures |= {"stock": len(stock), "reader": reader.accuracy}
-figures |= {"drawn_exact": accuracy["exact match"]["text_to_image"]}
-figures |= {"drawn_char": accuracy["per character"]["text_to_image"]}
+figures |= {"drawn_exact": notebook.spread(of_drawn["exact match"], ".1%")}
+figures |= {"drawn_char": notebook.spread(of_drawn["per character"], ".2%")}
+as_reader = dict.fromkeys(of_drawn["per character"].keys(), reader.accuracy)
+figures["n_typical"], figures["drawn_seeds"] = notebook.higher(of_drawn["per character"], as_reader)
 wrongly = torch.where(~drawn_right)[0][:8]
 notebook.say(
-    f"The classifier reads {reader.accuracy:.1%} of real test pictures right, and in the drawn answers",
-    f"{figures['drawn_char']:.2%} of all characters are read as the right ones.",
+    f"The classifier reads {reader.accuracy:.1%} of real test pictures correctly. In the drawn answers it",
+    f"reads the right character in {figures['drawn_char']} of all cases. With the first seed,",
     f"{int((~drawn_right).sum()):,} of {len(drawn_right):,} drawn answers are wrong.",
 )
 if len(wrongly):
@@ -482,9 +538,10 @@ if len(wrongly):
 # %% [markdown]
 # ## Image → text against text → text
 #
-# A comparison is fair only if nothing else differs. So first the flags that differ between three models:
-# the plain text model that learned from the same share of queries (or the nearest), and the two models with
-# pictures.
+# A comparison is fair only if the models differ in nothing else. So the table first lists the flags in which
+# three models differ: text → text, which is the plain text model that learned from the same share of queries
+# (or the nearest), and the two models with pictures, text → image and image → text. The flags `mode` and
+# `dataset` (the pictures of characters) are left out of the table.
 
 # %%
 nearest = min(by_fraction, key=lambda fraction: abs(fraction - reads.cfg.train_fraction))
@@ -496,13 +553,24 @@ table = pd.DataFrame(
 )
 table = table[table.nunique(axis=1) > 1]
 display(table)
-unlike = table.index[table["text → image"] != table["image → text"]]
+
+
+def differ(first: str, second: str) -> str:
+    """The flags in which two of the models differ, beside `mode` and `dataset`."""
+    unlike = [name for name in table.index if table[first][name] != table[second][name]]
+    return f"{counted(len(unlike), 'flag')} ({', '.join(unlike)})" if unlike else "no flag"
+
+
+figures |= {"unlike": differ("text → image", "image → text"), "nearest": nearest}
+figures["unlike_plain"] = differ("text → text", "image → text")
 notebook.say(
-    f"Flags in which text → image and image → text differ, beside the mode: {', '.join(unlike) or 'none'}.",
-    f"Flags in which text → text differs from them: {len(table)}. What it does better or worse may be due to",
-    "any of these. So text → image is the fairer partner: it reads the same queries as text.",
-    "It is no perfect partner, since its answers are drawn. But where it is nearly always right, the",
-    "arithmetic is no trouble for such a model, and what image → text loses, it loses in reading.",
+    f"Beside the mode, text → image differs from image → text in {figures['unlike']}. The plain model,",
+    f"text → text, differs from image → text in {figures['unlike_plain']} and from text → image in",
+    f"{differ('text → text', 'text → image')}. Each of these flags may be a reason why the plain model is",
+    "better or worse. So image → text is compared with text → image: this model reads the same queries as",
+    "text. The comparison is not perfect, because the answers of text → image are drawn. But if text → image",
+    "answers nearly all queries right, such a model can do the arithmetic, and what image → text loses is",
+    "lost in reading.",
 )
 
 # %%
@@ -510,22 +578,29 @@ rows = {}
 for name, run in compared.items():
     same = [r for r in (*by_split.runs, *by_mode.runs) if r.flags["mode"] == run.flags["mode"]]
     same = [r for r in same if r.flags["train_fraction"] == run.flags["train_fraction"]]
-    rows[name] = pd.DataFrame([last(r) for r in same])[[*SCORES, *KINDS]].mean().rename(SCORES | KINDS)
-display(pd.DataFrame(rows).T[[*SCORES.values()]].round(4))
-table = pd.DataFrame(rows).T[[*KINDS.values()]]
+    rows[name] = pd.DataFrame({r.flags["seed"]: last(r) for r in same}).T[[*SCORES, *KINDS]]  # by seed
+    rows[name] = rows[name].rename(columns=SCORES | KINDS).astype(float)
+shown = {name: {key: notebook.spread(of[key], ".4f") for key in SCORES.values()} for name, of in rows.items()}
+display(pd.DataFrame(shown).T.assign(seeds={name: len(of) for name, of in rows.items()}))
+table = pd.DataFrame({name: of.mean() for name, of in rows.items()}).T[[*KINDS.values()]]
 notebook.picture(
     charts.heatmap(100 * table, list(table.index), list(table)),
-    "Mistakes of each kind in per cent of all test answers.",
+    "Mistakes of each kind in per cent of all test answers, means over the seeds.",
 )
 of_reading = rows["image → text"]
-figures |= {"read_exact": of_reading["exact match"], "read_char": of_reading["per character"]}
-figures |= {"plain_exact": rows["text → text"]["exact match"], "unlike": ", ".join(["mode", *unlike])}
+figures |= {"read_exact": notebook.spread(of_reading["exact match"], ".1%")}
+figures |= {"read_char": notebook.spread(of_reading["per character"], ".1%")}
+figures["n_read_lower"], figures["mode_seeds"] = notebook.higher(
+    of_drawn["exact match"], of_reading["exact match"]
+)
+figures |= {"plain_exact": notebook.spread(rows["text → text"]["exact match"], ".1%")}
 
 # %% [markdown]
-# A text model always answers the same query in the same way. A model that reads handwriting may answer it
-# differently when it is written by another hand. This separates two sources of mistakes. If the arithmetic
-# is wrong, the answer stays wrong in any handwriting. If a digit is misread, the same query in another
-# handwriting is mostly answered right. So all test queries are written a second time with other pictures.
+# A model that reads text always gives the same answer to the same query. A model that reads handwriting may
+# give another answer when the query is written by another hand. This separates two sources of mistakes. If
+# the arithmetic is wrong, the answer stays wrong in any handwriting. If a digit is misread, the same query in
+# another handwriting is usually answered right. So all test queries are written a second time with other
+# pictures (model of the first seed).
 
 # %%
 handwritings = [opened(of_mode["image_to_text"], seed=reads.cfg.seed + i) for i in range(2)]
@@ -534,21 +609,22 @@ again = answered(handwritings[1])[1]
 n_wrong, cured = int((~once).sum()), int((~once & again).sum())
 both = int((~once & ~again).sum())
 notebook.say(
-    f"In the first handwriting {n_wrong:,} of {len(once):,} answers are wrong. {cured:,} of these queries",
-    f"are answered right in the second handwriting, {both:,} are wrong in both.",
+    f"In the first handwriting, {n_wrong:,} of {len(once):,} answers are wrong. {cured:,} of these queries",
+    f"are answered right in the second handwriting, and {both:,} are answered wrong in both.",
 )
 figures |= {"read_wrong": n_wrong, "cured": cured}
 
 # %% [markdown]
-# The classifier reads the same pictures, too, character by character. A query is read right if all its
-# characters are. This is what a pair of a classifier and a pocket calculator would get right. And the more
-# digits a query has, the more there is to misread: the second table counts right answers by the number of
-# digits.
+# The classifier reads the same pictures, too, character by character. It reads a query correctly if it reads
+# all its characters correctly. A classifier together with a pocket calculator would answer these queries
+# right. In addition, a query with more digits gives more opportunities to misread one. The second table
+# therefore shows the share of right answers by the number of digits. All models in it are those of the first
+# seed.
 
 
 # %%
 def classified(it: tasks.Opened) -> torch.Tensor:
-    """Which handwritten test queries the classifier reads without a mistake, (N,)."""
+    """Which handwritten test queries the classifier reads without a mistake, booleans (N,)."""
     test, read = it.data.splits.test, []
     glyph = seq2seq_arith.drawers(it.data, it.device)["test"]
     for batch in seq2seq_arith.batches(test, glyph, it.cfg, it.data.splits.alphabet, it.device):
@@ -558,8 +634,8 @@ def classified(it: tasks.Opened) -> torch.Tensor:
 
 
 legible = classified(handwritings[0])
-by_classifier = ["reads all characters right" if yes else "misreads a character" for yes in legible]
-by_model = ["answers right" if yes else "answers wrongly" for yes in once]
+by_classifier = ["reads all characters correctly" if yes else "misreads a character" for yes in legible]
+by_model = ["answers right" if yes else "answers wrong" for yes in once]
 display(pd.crosstab(pd.Series(by_classifier, name="classifier"), pd.Series(by_model, name="model")))
 by_digits = {}
 for name, it, is_right in (
@@ -574,7 +650,7 @@ display(pd.DataFrame(by_digits).rename_axis("digits of the query").round(4))
 figures["legible"] = legible.double().mean()
 
 # %% [markdown]
-# Handwriting that was answered wrongly. Ask yourself which digit you would have misread.
+# These are handwritten queries that were answered wrong. Which digit would you have misread?
 
 # %%
 few_wrong = torch.where(~once)[0][:12]
@@ -586,21 +662,23 @@ if len(few_wrong):
     labels = [seq2seq_mistakes.told(row) for row in rows]
     notebook.picture(
         pictures.grid(seq2seq_arith.pictures_of(*place), 1, labels),
-        "Handwritten test queries that were answered wrongly.",
+        "Handwritten test queries that were answered wrong.",
     )
 
 # %% [markdown]
 # ## A query of your own
 #
-# Change the query. The plain model says how sure it is of each character, the next one reads the query from
-# handwriting (where it has attention, the last picture shows where it looked for each character of its
-# answer), and the last one draws. A query of the training part is no test of what was understood, so the
-# part is shown, too.
+# Change `query` below. The table has the answers of the plain models and the probability that they give to
+# each character. Then the image → text model reads the query from handwriting (if the model has attention, a
+# picture shows which characters it attends to while it writes each character of its answer), and the text →
+# image model draws the answer. If a query is in the training set, a right answer does not show that the
+# model has learned to calculate. So the table also shows in which set the query is. All models are those of
+# the first seed.
 
 
 # %%
 def part_of(query: str, it: tasks.Opened) -> str:
-    """The part that a query is in."""
+    """The set that a query is in: train, val or test."""
     a, _, b = arithmetic.parse(query, it.cfg.ops, it.digits)
     parts = {name: getattr(it.data.splits, name) for name in arithmetic.PARTS}
     return next(name for name, part in parts.items() if ((part.a == a) & (part.b == b)).any())
@@ -611,7 +689,7 @@ rows = []
 for fraction, run in by_fraction.items():
     found, _ = call(run, "ask", query=query)
     sure = ", ".join(f"{p:.2f}" for p in found["probability"])
-    row = {"learned from": f"{fraction:.0%}", "part": part_of(query, opened_of[fraction])}
+    row = {"learned from": f"{fraction:.0%}", "set": part_of(query, opened_of[fraction])}
     row |= {"answer": found["answer"], "right": found["right"]}
     rows.append(row | {"probability of each character": sure})
 display(pd.DataFrame(rows).set_index("learned from"))
@@ -627,51 +705,57 @@ for mode in ("image_to_text", "text_to_image"):
 # %%
 f = figures
 notebook.say(
-    f"A plain LSTM of {f['parameters']:,} parameters that learned from {f['most']:.0%} of all queries",
-    f"answers {f['most_exact']:.1%} of the test queries right ({f['most_char']:.1%} of the characters). With",
-    f"{f['fewest']:.0%} of the queries it is {f['fewest_exact']:.1%} ({f['fewest_char']:.1%}). The number of",
-    f"seeds is {f['seeds']}.",
+    f"Figures with a ± are mean ± standard deviation over the seeds. A plain LSTM of {f['parameters']:,}",
+    f"parameters that learned from {f['most']:.0%} of all queries answers {f['most_exact']} of the test",
+    f"queries right ({f['most_char']} of the characters). If it learned from {f['fewest']:.0%}, it answers",
+    f"{f['fewest_exact']} right ({f['fewest_char']} of the characters). Both are over",
+    f"{counted(f['seeds'], 'seed')}.",
 )
-shorter = "less often than" if f["short_right"] < f["long_right"] else "at least as often as"
-carries = "less often than" if f["carry"] < f["no_carry"] else "at least as often as"
 notebook.say(
-    f"The model that learned from {f['chosen']:.0%} was looked at closely: {f['wrong']:,} of its",
-    f"{f['tested']:,} test answers are wrong. The most frequent kind of mistake is “{f['kind']}”",
-    f"({f['of_kind']:,} answers). Answers with the fewest characters, {f['short']}, are right {shorter}",
-    f"those with the most, {f['long']}: {f['short_right']:.1%} and {f['long_right']:.1%}. Queries with a",
-    f"carry or borrow are right {carries} those without: {f['carry']:.1%} and {f['no_carry']:.1%}.",
+    f"For the models that learned from {f['chosen']:.0%}: answers with the fewest characters, {f['short']},",
+    f"are right in {f['short_right']} of the cases and those with the most characters, {f['long']}, in",
+    f"{f['long_right']}, which is higher with {f['n_long_higher']} of {counted(f['n_lengths'], 'seed')}.",
+    f"Queries with a carry or borrow are answered right in {f['carry']} of the cases and those without in",
+    f"{f['no_carry']}; the share is higher with a carry or borrow with {f['n_carry_higher']} of",
+    f"{counted(f['n_carries'], 'seed')}. The model with seed {f['examined']} was examined in detail:",
+    f"{f['wrong']:,} of its {f['tested']:,} test answers are wrong, and its most frequent kind of mistake is",
+    f"“{f['kind']}” ({f['of_kind']:,} answers).",
 )
-deeper = "more" if f["many_exact"] > f["few_exact"] else "not more"
 overlap = f["both_wrong"] / max(1, f["many_wrong"])
-chance = "more" if overlap > f["few_rate"] else "no more"
 notebook.say(
-    f"More layers, with {f['depth_seeds']} as the number of seeds: the model with {f['many']} has",
-    f"{f['many_exact']:.1%} of the answers right, {deeper} than the one with {f['few']}",
-    f"({f['few_exact']:.1%}). The best is {f['best_depth']}, with {f['best_exact']:.1%}. The share of",
-    f"“{f['commonest']}” among the wrong answers goes from {f['few_share']:.0%} to {f['many_share']:.0%}.",
-    f"Of the {f['many_wrong']:,} queries that the deeper model gets wrong, {f['both_wrong']:,} are wrong",
-    f"with the fewest layers, too: {overlap:.1%}, {chance} than the {f['few_rate']:.1%} of all queries.",
+    f"More layers: the model with {f['many']} answers {f['many_exact']} right and the one with {f['few']}",
+    f"{f['few_exact']}; the model with more layers is better with {f['n_many_higher']} of",
+    f"{counted(f['depth_seeds'], 'seed')}. The best setting with {counted(f['depth_seeds'], 'seed')} is",
+    f"{f['best_depth']}, with {f['best_exact']}. “{f['commonest']}” is {f['few_share']:.0%} of the wrong",
+    f"answers with {f['few']} and {f['many_share']:.0%} with {f['many']}. With the first seed, the model",
+    f"with {f['few']} answers {f['few_rate']:.1%} of all test queries wrong. Of the {f['many_wrong']:,}",
+    f"queries that the model with {f['many']} answers wrong, the model with {f['few']} also answers",
+    f"{f['both_wrong']:,} wrong, which is {overlap:.1%}.",
 )
-costs = "fewer" if f["read_exact"] < f["drawn_exact"] else "not fewer"
 notebook.say(
-    f"Of handwritten queries {f['read_exact']:.1%} are answered right ({f['read_char']:.1%} of the",
-    f"characters), {costs} than the {f['drawn_exact']:.1%} of the model that reads text and draws its",
-    f"answers. These two differ in: {f['unlike']}. The plain text model has {f['plain_exact']:.1%}, but it",
-    f"differs in more. Of the {f['read_wrong']:,} queries that were answered wrongly in one handwriting",
-    f"{f['cured']:,} were answered right in another. The classifier reads {f['legible']:.1%} of the",
-    "handwritten queries without a mistake.",
+    f"Handwriting: the image → text model answers {f['read_exact']} of the handwritten queries right",
+    f"({f['read_char']} of the characters). The text → image model, which reads text and draws its answers,",
+    f"answers {f['drawn_exact']} right, which is higher with {f['n_read_lower']} of",
+    f"{counted(f['mode_seeds'], 'seed')}. Beside the mode, these two models differ in {f['unlike']}.",
+    f"The plain text → text model, which learned from {f['nearest']:.0%} of the queries, answers",
+    f"{f['plain_exact']} right, but beside the mode it differs from the image → text model in",
+    f"{f['unlike_plain']}. With the first",
+    f"seed, {f['read_wrong']:,} queries were answered wrong in one handwriting, and {f['cured']:,} of these",
+    f"were answered right in another handwriting. The classifier reads {f['legible']:.1%} of the handwritten",
+    "queries without a mistake.",
 )
-typical = "more" if f["drawn_char"] > f["reader"] else "not more"
 notebook.say(
-    f"Drawn answers are made of a stock of {f['stock']} pictures. The classifier finds the right character",
-    f"{f['drawn_char']:.2%} of the time, {typical} than in real pictures, of which it reads",
-    f"{f['reader']:.1%} right.",
+    f"Drawn answers consist of {f['stock']} different pictures. The classifier reads the right character in",
+    f"{f['drawn_char']} of the cases in drawn answers and in {f['reader']:.1%} of the cases in real",
+    f"pictures; the share is higher in drawn answers with {f['n_typical']} of",
+    f"{counted(f['drawn_seeds'], 'seed')}.",
 )
 
 # %% [markdown]
 # ## On your own
 #
-# Other operators, and your own pictures of the ten digits (a folder or a CSV, data/README.md):
+# You can use other operators, and your own pictures of the ten digits (a folder or a CSV, see
+# data/README.md):
 #
 # ```sh
 # python launch/local.py sweeps/seq2seq_split.yaml --set 'ops=+-*' --name=seq2seq_split

@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # β and faces: what a β-VAE gains and loses
+# # β and faces: advantages and disadvantages of a high β
 #
 # Authors: _your names here_
 
@@ -24,17 +24,21 @@ sweep = notebook.runs_of("bvae")
 # %% [markdown]
 # ## Introduction
 #
-# A β-VAE squeezes a picture of a face through a code of a few numbers, the latents, and charges β for every
-# nat that the code tells. With β = 0 it is a plain autoencoder. A high β is said to buy order, a latent for
-# each property of a face, and to cost sharpness. This notebook compares models that differ in β alone: how
-# well they rebuild faces, what they draw from random codes, what their latents mean, and whether a face can
-# be turned left and right and stay itself. Nothing is trained here. The runs were made by
+# A β-VAE (a variational autoencoder with a weight β in its loss) encodes a picture of a face as a code of a
+# few numbers, the latents, and decodes the code back into a picture. The loss is the reconstruction error
+# plus β times the KL divergence. The KL divergence grows with the information that a code carries about its
+# picture; its unit is the nat (1 nat is 1.44 bits). With β = 0 the model is a plain autoencoder. A high β is
+# said to have an advantage, that each latent stands for one property of a face, and a disadvantage, that
+# pictures are less sharp. This notebook compares models that differ in β alone: how well they reconstruct
+# faces, what they make from random codes, what their latents mean, and whether a face can be turned left and
+# right while everything else about it stays the same. Nothing is trained here. The runs were made by
 #
 # ```sh
 # python launch/local.py sweeps/bvae.yaml
 # ```
 #
-# and everything below is read from their folders.
+# and everything below is read from their folders. Each β was trained with several seeds. Figures with a ± are
+# mean ± standard deviation over the seeds. Pictures and curves are those of the first seed.
 
 # %%
 import numpy as np
@@ -45,6 +49,7 @@ from PIL import Image
 
 from launch.results.words import from_root
 from research import bvae_faces
+from research.common.messages import counted
 from research.draw import charts, pictures
 from research.measure import latents, mutual_information
 from research.tasks import bvae_faces as tasks
@@ -59,14 +64,14 @@ def last(run) -> dict:
 
 
 runs = sorted(sweep.runs, key=lambda run: (run.flags["beta"], run.flags["seed"]))
-of_first_seed = {}  # β → a run
+of_first_seed = {}  # β → its run with the smallest seed
 for run in runs:
     of_first_seed.setdefault(run.flags["beta"], run)
 betas = [f"β = {beta:g}" for beta in of_first_seed]
 
 
 def call(run, task: str, **flags):
-    """Let a task of research/tasks/bvae_faces.py work on a run; returns its numbers and files by name."""
+    """Call a task of research/tasks/bvae_faces.py on a run; returns its numbers and its files by name."""
     asked = bvae_faces.Config(task=task, checkpoint=from_root(run.folder), **notebook.QUIET, **flags)
     with notebook.silently():
         results = tasks.run(asked)
@@ -76,9 +81,9 @@ def call(run, task: str, **flags):
 # %% [markdown]
 # ## The faces
 #
-# Without other data the faces are rendered, from factors that are drawn at random: yaw, pitch, light, skin,
-# hair, hat, glasses and others. So it is known what each picture shows, and it can be measured whether a
-# latent tells it.
+# By default the faces are rendered from factors that are drawn at random: yaw (left or right), pitch (up or
+# down), light, skin, hair, hat, glasses and others. The factors of each picture are therefore known, and the
+# information that a latent carries about each factor can be measured.
 
 # %%
 flags = runs[0].flags
@@ -89,9 +94,9 @@ figures |= {"pictures": len(data.train), "size": flags["image_size"]}
 # %% [markdown]
 # ## The model
 #
-# The encoder halves the picture again and again and ends in two numbers for each latent, the mean and the
-# logarithm of the variance of a normal distribution from which the code is drawn. The decoder goes the same
-# way back.
+# The encoder halves the width and the height of the picture several times. Its last layer gives two numbers
+# for each latent: the mean and the logarithm of the variance of a normal distribution, from which the code
+# is drawn. The decoder has the same stages in the reverse order.
 
 # %%
 notebook.source(bvae_faces.VAE)
@@ -101,8 +106,8 @@ figures |= {"parameters": notebook.n_parameters(runs[0]), "latents": flags["late
 # %% [markdown]
 # ## The loss
 #
-# The reconstruction, summed over pixels, and β times KL, what the code tells, summed over latents; both in
-# nats.
+# The loss is the reconstruction error, summed over pixels, plus β times the KL divergence, summed over
+# latents. Both are in nats.
 
 # %%
 notebook.source(bvae_faces.terms_of, latents.kl_per_latent, bvae_faces.loss_fn)
@@ -110,7 +115,8 @@ notebook.source(bvae_faces.terms_of, latents.kl_per_latent, bvae_faces.loss_fn)
 # %% [markdown]
 # ## Training
 #
-# The error of rebuilt validation faces, mean squared over pixels, against the epoch.
+# The curves show the error of reconstructed validation faces (MSE, the mean squared error per pixel) against
+# the epoch.
 
 # %%
 lines = {}
@@ -118,42 +124,62 @@ for name, run in zip(betas, of_first_seed.values()):
     lines[name] = tuple(
         zip(*[(row["epoch"], row["val/mse"]) for row in run.rows if "val/mse" in row and row["step"] > 0])
     )
-notebook.picture(charts.curves(lines, "epoch", "MSE", logy=True), "Error on validation faces by β.")
+notebook.picture(
+    charts.curves(lines, "epoch", "MSE", logy=True), "Error on validation faces by β, first seed."
+)
 
 # %% [markdown]
-# ## What β costs and buys
+# ## Advantages and disadvantages of a high β
 #
-# Test figures, means over the seeds. Active units are latents whose mean varies from face to face, with a
-# variance above 0.01. MIG, the mutual information gap, tells how much more of each factor the best latent
-# tells than the next best one: 1 is a latent for each factor. It needs pictures whose factors are known.
+# The table has figures of the test set, mean ± standard deviation over the seeds.
+#
+# - **Error**: the mean squared error of reconstructed faces.
+# - **KL**: the KL divergence, summed over latents. It is not part of the loss with β = 0.
+# - **Active units**: the number of latents whose mean varies from face to face, with a variance above 0.01.
+# - **MIG** (mutual information gap): for each factor, how much more information about it the best latent
+#   carries than the second best, as a share of all information about the factor; the mean over the factors.
+#   It is 1 if a single latent carries all information about each factor and no other latent carries any. It
+#   can be measured only if the factors of the pictures are known.
 
 # %%
 notebook.source(mutual_information.mig)
 columns = {"test/mse": "error (MSE)", "test/kl_nats": "KL, nats", "test/active_units": "active units"}
 columns["test/mig"] = "MIG"
-rows = [
-    {"β": run.flags["beta"]} | {name: last(run).get(key) for key, name in columns.items()} for run in runs
-]
-means = pd.DataFrame(rows).astype(float).groupby("β").mean()
-display(means.round({"error (MSE)": 4, "KL, nats": 2, "active units": 1, "MIG": 2}))
-if means["MIG"].notna().any():
-    best = means["MIG"].idxmax()
-    figures["order"] = f"MIG is highest at β = {best:g}, {means['MIG'][best]:.2f}."
+rows = {
+    (run.flags["beta"], run.flags["seed"]): {name: last(run).get(key) for key, name in columns.items()}
+    for run in runs
+}
+scores = pd.DataFrame(rows).T.astype(float)  # (β, seed) × figure
+form = {"error (MSE)": ".4f", "KL, nats": ".2f", "active units": ".1f", "MIG": ".2f"}
+table = {key: scores[key].groupby(level=0).agg(notebook.spread, form=form[key]) for key in form}
+table = pd.DataFrame(table).rename_axis("β").set_axis([f"{beta:g}" for beta in of_first_seed])
+table.insert(0, "seeds", scores.groupby(level=0).size().to_numpy())
+display(table.rename_axis("β"))
+low, high = min(of_first_seed), max(of_first_seed)
+figures |= {"low": low, "high": high}
+figures |= {"low_mse": table["error (MSE)"][f"{low:g}"], "high_mse": table["error (MSE)"][f"{high:g}"]}
+of = scores["error (MSE)"]  # by (β, seed)
+figures["n_mse_higher"], figures["n_seeds"] = notebook.higher(of[high], of[low])
+if scores["MIG"].notna().any():
+    mig = scores["MIG"].unstack(0).dropna()  # seed × β
+    best = mig.mean().idxmax()
+    figures["order"] = (
+        f"The mean of MIG over the seeds is highest at β = {best:g}: {table['MIG'][f'{best:g}']}."
+        f" MIG is higher there than at each other β with {int((mig.idxmax(axis=1) == best).sum())} of"
+        f" {counted(len(mig), 'seed')}."
+    )
 else:
     figures["order"] = "The factors of these pictures are not known, so MIG could not be measured."
-mse, low, high = means["error (MSE)"], means.index[0], means.index[-1]
-figures |= {"seeds": len({run.flags["seed"] for run in runs}), "low": low, "high": high}
-figures |= {"low_mse": mse[low], "high_mse": mse[high]}
 
 # %% [markdown]
-# ## Rebuilt faces
+# ## Reconstructed faces
 #
-# Validation faces x and what each model makes of their codes, x̂, at the end of training.
+# Validation faces x and their reconstructions x̂ at the end of training, for each β (first seed).
 
 
 # %%
 def boards(key: str) -> None:
-    """The last picture that each β has logged under a key, of the first seed."""
+    """Show the last picture that each β has logged under a key, with the first seed."""
     for name, run in zip(betas, of_first_seed.values()):
         notebook.picture(np.asarray(Image.open(notebook.media(run, key)[-1][1]).convert("RGB")), name)
 
@@ -163,42 +189,66 @@ boards("sample/reconstructions")
 # %% [markdown]
 # ## Faces from random codes
 #
-# Sixteen faces of each β, decoded from random codes. A β-VAE draws its codes from the prior, the standard
-# normal distribution towards which its codes were trained. With β = 0 nothing pulls codes there, so these
-# codes are drawn from a normal distribution with the mean and covariance of the codes of real faces.
+# Below are sixteen faces for each β, decoded from random codes (first seed). For a β-VAE the codes are drawn
+# from the prior, the standard normal distribution: the KL term has pulled the codes of faces towards it in
+# training. With β = 0 nothing pulls the codes there. So these codes are drawn from a normal distribution
+# with the mean and the covariance of the codes of real faces.
 
 # %%
 cfg = bvae_faces.Config(task="random_generation", checkpoint=from_root(runs[0].folder), **notebook.QUIET)
 rows = {}
-for name, run in zip(betas, of_first_seed.values()):
+for run in runs:
     loaded = faces_compare.load(cfg, from_root(run.folder), torch.device("cpu"))
     model = faces_compare.described(loaded.network, loaded.flags, data, torch.device("cpu"))
     noise = torch.randn(500, model.latent_dim, generator=torch.Generator().manual_seed(0))
     made = model.decode(model.draw(noise))
-    notebook.picture(pictures.grid(made[:16], 8), name)
-    rows[name] = {"variety": made.double().std(0).mean().item()}
-    rows[name]["sharpness"] = (made.double().diff(dim=1).square().mean() ** 0.5).item()
+    beta = run.flags["beta"]
+    if run is of_first_seed[beta]:
+        notebook.picture(pictures.grid(made[:16], 8), f"β = {beta:g}")
+    rows[beta, run.flags["seed"]] = {
+        "variety": made.double().std(0).mean().item(),
+        "sharpness": (made.double().diff(dim=1).square().mean() ** 0.5).item(),
+    }
 
 # %% [markdown]
-# How they differ, in two figures, each relative to 500 real faces: how much the pictures vary (the standard
-# deviation of a pixel over the pictures) and how sharp they are (the difference of neighbouring pixels).
-# Two things pull in opposite directions. With a low β each latent holds detail, but a random code may
-# combine what no face combines. With a high β few latents are left, which tell only what changes many
-# pixels, and the decoder paints the mean of all faces that share these properties: whole, smooth faces.
+# ### How and why they differ
+#
+# *How* they differ is measured by two figures of 500 random faces, each relative to as many real faces (or
+# all test faces, if there are fewer): the variety, which is the standard deviation of a pixel over the
+# pictures, and the sharpness, which is the difference of neighbouring pixels. A value of 1 is as for real
+# faces.
+#
+# *Why* they differ follows from the loss:
+#
+# - **With β = 0** the loss contains only the reconstruction error. Information in the code costs nothing, so
+#   the model uses its latents for as much detail as it can. But nothing in the loss says where the codes
+#   should lie. A random code may therefore be unlike the code of any face. The decoder was not trained on
+#   such codes, and it may combine features that no face combines.
+# - **With a high β** each nat of KL costs β. Information in the code lowers the loss only if it reduces the
+#   reconstruction error by more than this. The reconstruction error is a sum over pixels, so information
+#   about what changes many pixels, such as the background, is worth its cost, and information about fine
+#   detail is not. Fewer latents are used, and detail is not encoded. The decoder cannot know the detail of a
+#   face that is not in its code. Its expected error is lowest if it paints the mean of all faces that could
+#   have this code, and a mean of faces is smooth: the pictures are blurred, and they differ less from each
+#   other. In return, the codes of faces lie close to the prior. A random code then resembles the codes of
+#   real faces, and it decodes to a whole face.
 
 # %%
 real = data.test[:500].double()
 of_real = [real.std(0).mean().item(), (real.diff(dim=1).square().mean() ** 0.5).item()]
-random = pd.DataFrame(rows).T / of_real
-display(random.round(2))
-figures |= {"low_sharp": random["sharpness"].iloc[0], "high_sharp": random["sharpness"].iloc[-1]}
-figures |= {"low_vary": random["variety"].iloc[0], "high_vary": random["variety"].iloc[-1]}
+random = pd.DataFrame(rows).T / of_real  # (β, seed) × figure
+table = {key: random[key].groupby(level=0).agg(notebook.spread) for key in random}
+display(pd.DataFrame(table).set_axis(betas))
+for key in random:
+    figures |= {f"low_{key}": table[key][low], f"high_{key}": table[key][high]}
+    figures[f"n_{key}_higher"], figures["n_random"] = notebook.higher(random[key][low], random[key][high])
 
 # %% [markdown]
 # ## Which latent does what
 #
-# For each β one face whose latents are changed one at a time, a row for each, the ones that tell most
-# first. Look for rows in which one thing changes, and for rows in which several things change together.
+# For each β (first seed), one face is decoded again and again while one of its latents is changed. Each row
+# changes one latent. The first rows are those of the latents that carry the most information. Find rows in
+# which one property of the face changes, and rows in which several properties change together.
 
 # %%
 analyses, maps = {}, {}
@@ -210,11 +260,13 @@ for name, run in zip(betas, of_first_seed.values()):
     maps[name] = files.get("factors.png")
 
 # %% [markdown]
-# Where the factors of the faces are known, it can be measured which latent tells which: for each factor the
-# latent that tells most of it, and what share. A latent that tells less than 0.05 nats is silent and not
-# counted: the noise that is added to a code drowns it, even if its mean varies. The map shows all latents of
-# the β with the highest MIG: a column with one bright cell is a factor with a latent of its own. Without
-# known factors there is only the number of silent latents.
+# If the factors of the faces are known, the information that each latent carries about each factor can be
+# measured. The table names, for each factor, the latent that carries the most information about it, and how
+# much this is as a share of all information about the factor. A latent with a KL below 0.05 nats is called
+# silent and is not counted, because the noise that is added to a code is large compared with the variation
+# of its mean. A plain autoencoder (β = 0) has no KL, so none of its latents is called silent. The map shows
+# all latents of the β with the highest MIG (first seed). A column with a single bright cell is a factor that
+# has a latent of its own. If the factors are not known, the table has only the number of silent latents.
 
 # %%
 best, silent = {}, {}
@@ -232,14 +284,15 @@ display(pd.DataFrame(best) if best else pd.DataFrame({"silent latents": silent})
 figures["silent"] = ", ".join(f"{n} at {name}" for name, n in silent.items())
 if best:
     name = max(analyses, key=lambda name: analyses[name]["mig"])
-    notebook.picture(maps[name], f"Which latent tells which factor, {name}.")
+    notebook.picture(maps[name], f"Information of each latent about each factor, {name}, first seed.")
 
 # %% [markdown]
 # ## A face turned left and right
 #
-# A direction in the space of codes turns faces. Where the yaw of each face is known, the direction is how
-# codes change with yaw, and the row below shows faces that are truly rendered at those angles. For photos
-# it is the direction in which mirroring a picture moves its code. The same test face is turned with each β.
+# Moving a code along a certain direction in the latent space turns its face. If the yaw of each face is
+# known, this direction is how codes change with yaw, and the row below the turned face shows faces that are
+# truly rendered at these angles. For photos, it is the direction in which mirroring a picture moves its
+# code. The same test face is turned with each β (first seed).
 
 # %%
 turns = {}
@@ -248,11 +301,12 @@ for name, run in zip(betas, of_first_seed.values()):
     notebook.picture(files["strip.png"], f"Turned left and right, {name}.")
 
 # %% [markdown]
-# Does it stay itself? On rendered faces a network that was trained to read the factors of a face reads a
-# hundred turned ones: how far the head really turns, and how much everything that should stay the same
-# changes, as a share of its range (the reader's own error on truly rendered faces stands beside it). On
-# photos the mirror test tells: which share of the difference to the mirror image disappears when a face
-# is moved to the other side, over all pixels and in the fine detail of the eyes, nose and mouth.
+# Does only the yaw change? For rendered faces, a reader network that was trained to read the factors of a
+# face is applied to a hundred turned faces. The table shows by how many degrees heads really turn, and by
+# how much all other factors change, as a share of their range. Beside it is the reader's own error, measured
+# on truly rendered faces. For photos there is the mirror test: a face is moved to the opposite side, and the
+# table shows what share of the difference to its mirror image disappears, over all pixels and in the fine
+# detail of the eyes, nose and mouth.
 
 # %%
 columns = {"yaw_span_degrees": "turned by, degrees", "others_change_mean": "others change"}
@@ -266,14 +320,14 @@ sentences = []
 for name, of in table.to_dict("index").items():
     if "others_change_mean" in of:
         sentences.append(
-            f"{name}: asked to turn by 120°, a head turns by {of['yaw_span_degrees']:.0f}°, and everything"
-            f" else changes by {of['others_change_mean']:.1%} of its range"
-            f" ({of['others_change_rendered_mean']:.1%} is the reader's own error)."
+            f"{name}: asked to turn by 120°, heads turn by {of['yaw_span_degrees']:.0f}° on average, and all"
+            f" other factors change by {of['others_change_mean']:.1%} of their range (the reader's own error"
+            f" is {of['others_change_rendered_mean']:.1%})."
         )
     else:
         sentences.append(
-            f"{name}: of the difference to the mirror image {of.get('mirror_share', np.nan):.0%} is gone, and"
-            f" of its fine detail {of.get('mirror_share_detail', np.nan):.0%}."
+            f"{name}: {of.get('mirror_share', np.nan):.0%} of the difference to the mirror image disappears,"
+            f" and {of.get('mirror_share_detail', np.nan):.0%} of the difference in fine detail."
         )
 figures["turns"] = " ".join(sentences)
 
@@ -282,28 +336,29 @@ figures["turns"] = " ".join(sentences)
 
 # %%
 f = figures
-costs = "costs" if f["high_mse"] > f["low_mse"] else "does not cost"
 notebook.say(
-    f"Models of {f['parameters']:,} parameters with {f['latents']} latents learned {f['pictures']:,} faces",
-    f"of {f['size']} pixels; the number of seeds is {f['seeds']}. From β = {f['low']:g} to {f['high']:g} the",
-    f"error goes from {f['low_mse']:.4f} to {f['high_mse']:.4f}: β {costs} sharpness.",
+    f"Models of {f['parameters']:,} parameters with {f['latents']} latents learned from {f['pictures']:,}",
+    f"faces of {f['size']} pixels. The error (MSE) of reconstructed test faces is {f['low_mse']} at",
+    f"β = {f['low']:g} and {f['high_mse']} at β = {f['high']:g}. With {f['n_mse_higher']} of",
+    f"{counted(f['n_seeds'], 'seed')} the error is higher at β = {f['high']:g} than at β = {f['low']:g}.",
 )
-notebook.say(f"Silent latents: {f['silent']}. {f['order']}")
-varied = "less" if f["high_vary"] < f["low_vary"] else "no less"
+notebook.say(f"{f['order']} Silent latents with the first seed: {f['silent']}.")
 notebook.say(
-    f"Random faces vary {varied} at the highest β: {f['high_vary']:.2f} times as much as real ones, against",
-    f"{f['low_vary']:.2f} at the lowest. Their sharpness is {f['high_sharp']:.2f} and {f['low_sharp']:.2f}",
-    "times that of real ones.",
+    f"The variety of random faces, relative to real faces, is {f['low_variety']} at β = {f['low']:g} and",
+    f"{f['high_variety']} at β = {f['high']:g}: it is higher at β = {f['low']:g} with",
+    f"{f['n_variety_higher']} of {counted(f['n_random'], 'seed')}. Their sharpness is {f['low_sharpness']}",
+    f"and {f['high_sharpness']}: it is higher at β = {f['low']:g} with {f['n_sharpness_higher']} of",
+    f"{counted(f['n_random'], 'seed')}.",
 )
-notebook.say(f"Turned left and right: {f['turns']}")
+notebook.say(f"Faces turned left and right, with the first seed. {f['turns']}")
 
 # %% [markdown]
 # ## On your own faces
 #
-# Any folder of pictures, of any size and format:
+# Use any folder of pictures, of any size and format:
 #
 # ```sh
 # python launch/local.py sweeps/bvae.yaml --set dataset=path/to/photos --name=bvae
 # ```
 #
-# Then run this notebook again. Where you show photos, say whose they are.
+# Then run this notebook again. If you show photos, say who made them.

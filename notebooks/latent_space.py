@@ -24,11 +24,11 @@ sweep = notebook.runs_of("digits_50")
 # %% [markdown]
 # ## Introduction
 #
-# A variational autoencoder (VAE) squeezes a picture through a code of a few numbers, the latents, and
-# rebuilds the picture from it. Here a code has two latents. So every picture is a point on a plane, every
-# point of the plane can be decoded into a picture, and the whole latent space can be looked at. This
-# notebook shows what the model draws while it learns, where each digit lies, what lies between two digits,
-# and how real drawn digits look to a classifier. Nothing is trained here. The run was made by
+# A variational autoencoder (VAE) encodes a picture as a code of a few numbers, the latents, and reconstructs
+# the picture from the code. Here a code has two latents. So every picture is a point on a plane, every point
+# of the plane can be decoded into a picture, and the whole latent space can be shown. This notebook shows
+# what the model generates while it learns, where the codes of each digit lie, what lies between two digits,
+# and how real generated digits look to a classifier. Nothing is trained here. The run was made by
 #
 # ```sh
 # python launch/local.py sweeps/digits_50.yaml
@@ -56,7 +56,7 @@ figures = {}  # what the conclusion is made from
 
 
 def call(task: str, **flags):
-    """Let a task of research/tasks/vae_mnist.py work on the run; returns its numbers and files by name."""
+    """Call a task of research/tasks/vae_mnist.py on the run; returns its numbers and its files by name."""
     asked = vae_mnist.Config(task=task, checkpoint=from_root(run.folder), **notebook.QUIET, **flags)
     with notebook.silently():
         results = tasks.run(asked)
@@ -66,8 +66,9 @@ def call(task: str, **flags):
 # %% [markdown]
 # ## The digits
 #
-# Grey pictures of 28×28 pixels, white on black. The model is trained on the training part, the best weights
-# are chosen on the validation part, and all figures in the conclusion are of the test part.
+# The digits are grey pictures of 28×28 pixels, white on black. The model is trained on the training set, and
+# the best weights are chosen on the validation set. Figures in the conclusion are of the test set unless it
+# says otherwise.
 
 # %%
 parts = {name: getattr(data, name) for name in ("train", "val", "test")}
@@ -79,10 +80,10 @@ notebook.picture(
 # %% [markdown]
 # ## The model
 #
-# The encoder's layers get narrower down to the code, the decoder's widen from it in the reverse order. The
-# encoder gives two numbers for each latent: the mean and the logarithm of the variance of a normal
-# distribution. The code is drawn from that distribution, so that the decoder learns to cope with every
-# point nearby, and near points come to mean similar pictures.
+# The layers of the encoder get narrower towards the code, and those of the decoder get wider again in the
+# reverse order. The encoder gives two numbers for each latent: the mean and the logarithm of the variance of
+# a normal distribution. The code is drawn from that distribution. So the decoder learns to decode every
+# point near the mean, and points near each other come to decode to similar pictures.
 
 # %%
 notebook.source(vae_mnist.mlp, vae_mnist.VAE)
@@ -92,10 +93,12 @@ figures["parameters"] = notebook.n_parameters(run)
 # %% [markdown]
 # ## The loss
 #
-# Two terms, both in nats. The reconstruction says how improbable the picture is to the decoder. KL says how
-# far the code's distribution is from the standard normal one, the prior: it keeps the codes together around
-# the origin, where random codes can be drawn later. With β = 1 their sum, with the sign reversed, is the
-# ELBO (evidence lower bound): the log-probability that the model gives a picture is at least as high.
+# The loss has two terms, both in nats (1 nat is 1.44 bits). The reconstruction term is the negative
+# logarithm of the probability that the decoder gives to the picture. The KL divergence measures how far the
+# distribution of the code is from the standard normal distribution, the prior. It keeps the codes together
+# around the origin, where random codes can be drawn later. With β = 1, the negative of their sum is the ELBO
+# (evidence lower bound): the logarithm of the probability that the model gives to a picture is at least as
+# high as the ELBO.
 
 # %%
 notebook.source(vae_mnist.bernoulli_nats, latents.kl_per_latent, vae_mnist.terms_of, vae_mnist.loss_fn)
@@ -103,8 +106,7 @@ notebook.source(vae_mnist.bernoulli_nats, latents.kl_per_latent, vae_mnist.terms
 # %% [markdown]
 # ## Training
 #
-# The ELBO of the pictures that are trained on and of those that are not, against the epoch; higher is
-# better.
+# The chart shows the ELBO of training and of validation pictures against the epoch. Higher is better.
 
 # %%
 shown = {}
@@ -120,10 +122,10 @@ figures |= {"epochs": n_epochs, "first_elbo": shown["validation"][1][0]}
 figures |= {"best_elbo": run.status["headline"], "test_elbo": last["test/elbo_nats"]}
 
 # %% [markdown]
-# ## What is drawn every ten epochs
+# ## What is generated every ten epochs
 #
-# The same random codes, decoded before the first epoch and after every tenth. What changes from picture
-# to picture is the decoder alone.
+# The same random codes are decoded before the first epoch and after every tenth epoch. Only the decoder
+# changes from row to row.
 
 # %%
 per_epoch = max(row["step"] for row in run.rows) / n_epochs
@@ -131,7 +133,7 @@ logged = notebook.media(run, "sample/random")  # six by six digits, twice enlarg
 
 
 def first_digits(path, n=12, size=2 * vae_mnist.EDGE, gap=2):
-    """The first n digits of such a picture, (n, 1, size, size) in [0, 1]."""
+    """The first n digits of such a logged picture, (n, 1, size, size) in [0, 1]."""
     board = np.asarray(Image.open(path).convert("L"), dtype=np.float32)[-6 * (size + gap) :] / 255
     corners = [((size + gap) * (i // 6), gap + (size + gap) * (i % 6)) for i in range(n)]
     return np.stack([board[None, y : y + size, x : x + size] for y, x in corners])
@@ -146,16 +148,16 @@ notebook.picture(
 # %% [markdown]
 # ## Where each class lies
 #
-# The mean codes of test pictures, coloured by the digit they show. The model was never told which digit is
-# which. The rings are 1, 2 and 3 standard deviations of the prior.
+# Each point is the mean of the code of a test picture, and its colour is the digit that the picture shows.
+# The model was trained without these classes. The rings are 1, 2 and 3 standard deviations of the prior.
 
 # %%
 space, files = call("latent_space")
 notebook.picture(files["codes.png"], "Codes of test digits by class.")
 
 # %% [markdown]
-# The centre of each class, and the class whose centre is nearest to it. Classes that lie close together are
-# those that the code confuses.
+# The table has the centre of each class, and the class whose centre is nearest to it. Classes with close
+# centres are the most difficult to distinguish by the code.
 
 # %%
 centres = pd.DataFrame(space["centres"], index=["z₀", "z₁"]).T
@@ -170,26 +172,32 @@ figures["knn"] = last["test/knn_accuracy"]
 # %% [markdown]
 # ## The plane, decoded, on two scales
 #
-# Each tile is the decoded code of its place on the plane. On the first map the tiles stand at quantiles of
-# the prior, so that each is as probable as any other: this is what random codes look like. The second has
-# equal steps and goes four standard deviations out, where hardly any code was seen in training.
+# Each tile is the picture decoded from its position on the plane. On the first map, the positions are
+# quantiles of the prior, so all tiles are equally probable: this is what random codes decode to. On the
+# second map, the positions have equal distances and reach four standard deviations from the origin, where
+# training hardly had any codes.
 
 # %%
 notebook.picture(files["manifold.png"], "The plane at quantiles of the prior.")
-notebook.picture(files["manifold_wide.png"], "The plane in equal steps, four standard deviations out.")
+notebook.picture(
+    files["manifold_wide.png"], "The plane in equal steps, up to four standard deviations from the origin."
+)
 
 # %% [markdown]
 # ## Between two digits
 #
-# Two random test digits of different classes. From t = 0 to t = 1 their pixels are mixed (first row), or
-# their codes: along a straight line (second row) or along a great arc around the origin (third row). Mixed
-# pixels show both digits at once, like a double exposure. Mixed codes pass through what lies between the
-# two on the plane, and so through other digits.
+# Below are two random test digits of different classes and what lies between them, from t = 0 to t = 1. In
+# the first row their pixels are mixed. In the other rows their codes are mixed, along a straight line
+# (second row) or along a great arc around the origin (third row). Mixed pixels show both digits at once,
+# like a double exposure. Mixed codes pass through the points between the two codes on the plane, and may
+# decode to other digits on the way.
 
 # %%
 way, files = call("interpolate")
-notebook.picture(files["strip.png"], f"From a {way['from']} to a {way['to']}: pixels, straight, arc.")
-notebook.picture(files["path.png"], "The two ways on the plane.")
+notebook.picture(
+    files["strip.png"], f"From a {way['from']} to a {way['to']}: pixels, straight line, great arc."
+)
+notebook.picture(files["path.png"], "The straight line and the great arc on the plane.")
 notebook.video(files["way.mp4"], f"The same as a video, from the {way['from']} to the {way['to']} and back.")
 steps = {name: way[f"rmse_between_frames_{name}"] for name in ("pixels", "linear", "spherical")}
 jump = {name: max(step) / (sum(step) / len(step)) for name, step in steps.items()}
@@ -199,16 +207,17 @@ figures |= {"jump_pixels": jump["pixels"], "jump_codes": jump["linear"]}
 # %% [markdown]
 # ## Inception Score and Fréchet distance
 #
-# Both scores look at pictures through a classifier. Inception, the usual one, knows photos and not digits,
-# so a small network that was trained on these digits stands in its place.
+# Both scores are computed from a classifier. They are usually computed with the network Inception, which was
+# trained on photos and not on digits. So here a small network that was trained on these digits is used.
 #
-# - The **Inception Score** is high when the classifier is sure of each picture and all classes occur
-#   equally often; with ten classes it is at most 10.
-# - The **Fréchet distance** compares mean and covariance of the classifier's features between drawn and
-#   real pictures; 0 is the best.
+# - The **Inception Score** is high if the classifier is certain about each picture and all classes occur
+#   equally often. With ten classes it is at most 10.
+# - The **Fréchet distance** compares the mean and the covariance of the classifier's features of generated
+#   pictures with those of real pictures. 0 is the best value.
 #
-# A score means little alone. Beside it stands that of as many real pictures: real test pictures for the
-# Inception Score, real training pictures against real test pictures for the Fréchet distance.
+# A score alone means little. Beside it is the score of the same number of real pictures: real test pictures
+# for the Inception Score, and real training pictures compared with real test pictures for the Fréchet
+# distance.
 
 # %%
 notebook.source(digit_classifier.inception_score, digit_classifier.frechet)
@@ -217,8 +226,8 @@ table = {
     "Inception Score": [scores["inception_score"], scores["inception_score_of_real"]],
     "Fréchet distance": [scores["frechet"], scores["frechet_of_real"]],
 }
-display(pd.DataFrame(table, index=["drawn", "real"]).T.round(2))
-notebook.picture(files["scored.png"], "The first hundred of the drawn digits that were scored.")
+display(pd.DataFrame(table, index=["generated", "real"]).T.round(2))
+notebook.picture(files["scored.png"], "The first hundred of the generated digits that were scored.")
 names = {"inception_score": "score", "inception_score_of_real": "real_score", "frechet": "frechet"}
 names |= {"frechet_of_real": "real_frechet", "n_scored": "n_scored", "classifier_accuracy": "accuracy"}
 figures |= {short: scores[name] for name, short in names.items()}
@@ -230,38 +239,41 @@ figures |= {short: scores[name] for name, short in names.items()}
 f = figures
 rose = "rose" if f["best_elbo"] > f["first_elbo"] else "did not rise"
 smooth = "larger" if f["jump_codes"] > f["jump_pixels"] else "no larger"
-short_of = "short of" if f["score"] < f["real_score"] else "no less than"
+below = "below" if f["score"] < f["real_score"] else "not below"
 notebook.say(
     f"A VAE with two latents and {f['parameters']:,} parameters was trained for {f['epochs']:.0f} epochs.",
     f"Its ELBO on validation digits {rose} from {f['first_elbo']:.1f} nats after the first epoch to",
     f"{f['best_elbo']:.1f} at best; on test digits it is {f['test_elbo']:.1f}.",
 )
 notebook.say(
-    f"The two numbers of a code tell the digit in {f['knn']:.1%} of test pictures, by the ten nearest",
-    f"training codes. The classes whose centres are closest are {f['closest']}, {f['distance']:.2f} apart.",
+    f"From the two numbers of a code, the digit is predicted correctly for {f['knn']:.1%} of the test",
+    f"pictures (by the ten nearest training codes). The classes with the closest centres are {f['closest']},",
+    f"with a distance of {f['distance']:.2f}.",
 )
 notebook.say(
-    f"On the way from a {f['from']} to a {f['to']}, whose codes are {f['code_distance']:.2f} apart, the",
-    f"largest change between two frames is {f['jump_codes']:.1f} times the mean change where codes are",
-    f"mixed, {smooth} than where pixels are ({f['jump_pixels']:.1f} times).",
+    f"From a {f['from']} to a {f['to']}, with codes {f['code_distance']:.2f} apart, the largest change",
+    f"between two frames is {f['jump_codes']:.1f} times the mean change if codes are mixed along a straight",
+    f"line. This is {smooth} than if pixels are mixed ({f['jump_pixels']:.1f} times).",
 )
 notebook.say(
-    f"{f['n_scored']:,} digits from random codes have an Inception Score of {f['score']:.2f}, {short_of}",
-    f"the {f['real_score']:.2f} of real ones, and a Fréchet distance of {f['frechet']:.2f}, where real",
-    f"pictures have {f['real_frechet']:.2f} among themselves. The classifier behind both is right on",
-    f"{f['accuracy']:.1%} of test digits.",
+    f"{f['n_scored']:,} digits from random codes have an Inception Score of {f['score']:.2f}, {below}",
+    f"the {f['real_score']:.2f} of real digits. Their Fréchet distance to real digits is {f['frechet']:.2f};",
+    f"between real digits it is {f['real_frechet']:.2f}. The classifier that both scores use classifies",
+    f"{f['accuracy']:.1%} of the test digits correctly.",
 )
+notebook.say("All of these figures are of a single run, with one seed.")
 
 # %% [markdown]
 # ## On your own pictures
 #
-# Any grey pictures of 28×28 pixels with classes do: four files like MNIST's in a folder, or a CSV with a
-# row of pixels for each picture (data/README.md). The embedded digits of scikit-learn need no download and
-# take half a minute:
+# You can use any grey pictures of 28×28 pixels with classes: four files like MNIST's in a folder, or a CSV
+# with a row of pixels for each picture (see data/README.md). The digits of scikit-learn (`--set
+# dataset=digits`) need no download and take half a minute:
 #
 # ```sh
 # python launch/local.py sweeps/digits_50.yaml --set dataset=path/to/folder --name=digits_50
 # ```
 #
-# `sample_every` is ten epochs of MNIST in steps, and `eval_every` is one; give those of yours, `--set
-# sample_every=90 --set eval_every=9` for `--set dataset=digits`. Then run this notebook again.
+# In the sweep, `sample_every` is ten epochs of MNIST in steps, and `eval_every` is one epoch. Set both to the
+# values of your data. For `--set dataset=digits`, add
+# `--set sample_every=90 --set eval_every=9`. Then run this notebook again.

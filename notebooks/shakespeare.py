@@ -25,19 +25,19 @@ without_code = notebook.runs_of("text_vae_lm")
 # %% [markdown]
 # ## Introduction
 #
-# A variational autoencoder (VAE) of text reads a line, gives it a code of a few numbers, and writes the
-# line again from the code. Random codes then give new lines, and the way between two codes is a way between
-# two lines. The trouble is that a decoder that already writes well does without the code: the code ends up
-# telling nothing, which is called posterior collapse. This notebook compares remedies, looks at the lines
-# of the best of them, and rewrites archaic lines in today's English. Nothing is trained here. The runs were
-# made by
+# A variational autoencoder (VAE) of text reads a line, encodes it as a code of a few numbers, and
+# reconstructs the line from the code. Random codes then give new lines, and codes between the codes of two
+# lines give lines between these two. The difficulty is that a good decoder can predict a line without the
+# code. Then the codes carry no information, which is called posterior collapse. This notebook compares
+# remedies, shows lines of the model with one of them, and rewrites archaic lines in today's English. Nothing
+# is trained here. The runs were made by
 #
 # ```sh
 # python launch/local.py sweeps/text_vae.yaml
 # python launch/local.py sweeps/text_vae_lm.yaml
 # ```
 #
-# The second is the same decoder without a code, a plain language model, beside which a VAE has to stand.
+# The second sweep is the same decoder without a code, a plain language model, with which the VAE is compared.
 
 # %%
 import pandas as pd
@@ -45,6 +45,7 @@ from IPython.display import display
 
 from launch.results.words import from_root
 from research import text_vae
+from research.common.messages import counted
 from research.draw import charts
 from research.parts import modern_english
 from research.tasks import text_vae as tasks
@@ -53,7 +54,7 @@ figures = {}  # what the conclusion is made from
 
 
 def setting(run) -> str:
-    """What the remedy of a run is called."""
+    """The name of a run's remedy."""
     free, anneal = run.flags["free_bits"], run.flags["anneal"]
     words = []
     if free > 0:
@@ -71,9 +72,9 @@ def last(run) -> dict:
 # %% [markdown]
 # ## The lines
 #
-# A play holds more than what is spoken. Names of speakers, stage directions and notes are left out, and so
-# are lines that are very short or very long. The text is split in its order, not at random: a random split
-# would put neighbouring lines of a dialogue into the training and the test part.
+# The text of a play contains more than the spoken lines. Names of speakers, stage directions and notes are
+# left out, and so are very short and very long lines. The text is split in its own order, not at random.
+# With a random split, neighbouring lines of a dialogue would be in the training set and in the test set.
 
 # %%
 flags = sweep.runs[0].flags
@@ -88,9 +89,9 @@ figures |= {"lines": len(data.train), "characters": len(data.vocabulary.tokens)}
 # %% [markdown]
 # ## The model
 #
-# Two LSTMs read a line, one of them from its end. Their last states give the mean and the variance of the
-# code. The decoder is a third LSTM: its first state comes from the code, and it sees the code again at
-# every character.
+# Two LSTMs (recurrent networks) read a line, one of them from its end. Their last states give the mean and
+# the variance of the code. The decoder is a third LSTM. Its first state is computed from the code, and it
+# gets the code again as an input at every character.
 
 # %%
 notebook.source(text_vae.TextVAE)
@@ -100,10 +101,11 @@ figures["parameters"] = notebook.n_parameters(sweep.runs[0])
 # %% [markdown]
 # ## The loss, and two remedies
 #
-# The reconstruction says how improbable the line is to the decoder, KL how many nats the code spends (1 nat
-# is 1.44 bits). Free bits leave the first nats of KL without a price. A weight of KL that rises from 0,
-# once (linear) or several times (cyclical), gives the decoder time to learn to use the code before it costs
-# anything.
+# The loss has two terms. The reconstruction term is the negative logarithm of the probability that the
+# decoder gives to the line. The KL divergence grows with the information that the code carries about the
+# line; its unit is the nat (1 nat is 1.44 bits). There are two remedies. With free bits, KL costs nothing up
+# to a certain number of nats. With annealing, the weight of KL rises from 0, once (linear) or several times
+# (cyclical), so that the decoder can learn to use the code before the code costs anything.
 
 # %%
 notebook.source(text_vae.loss_fn, text_vae.charged, text_vae.kl_weight)
@@ -111,8 +113,8 @@ notebook.source(text_vae.loss_fn, text_vae.charged, text_vae.kl_weight)
 # %% [markdown]
 # ## Training
 #
-# What the code tells while the model learns: KL on validation lines, a line for each remedy, of the first
-# seed.
+# The chart shows KL on validation lines during training, a curve for each remedy (first seed). It shows how
+# much information the model puts into the code.
 
 # %%
 first_seed = min(run.flags["seed"] for run in sweep.runs)
@@ -123,44 +125,57 @@ lines = {
     )
     for run in of_first
 }
-notebook.picture(charts.curves(lines, "epoch", "KL, nats"), "Nats that the code spends, by remedy.")
+notebook.picture(charts.curves(lines, "epoch", "KL, nats"), "KL on validation lines by remedy, first seed.")
 
 # %% [markdown]
 # ## What each remedy brings and costs
 #
-# Test figures, means over the seeds. The log-likelihood of a line is importance-weighted, in nats; higher
-# is better. A latent is active when its mean differs from line to line. The last column is the share of
-# characters that are rebuilt in their place.
+# The table has figures of the test set, mean ± standard deviation over the seeds. The log-likelihood of a
+# line is estimated by importance sampling, in nats; higher is better. A latent is active if its mean varies
+# from line to line. The last column is the share of characters that are reconstructed at the right position.
 
 # %%
 columns = {"test/iw_nats": "log-likelihood", "test/kl_nats": "KL", "test/active_units": "active latents"}
-columns["test/exact_tokens"] = "rebuilt in place"
+columns["test/exact_tokens"] = "right characters"
 rows = [
     {"remedy": setting(run)} | {name: last(run)[key] for key, name in columns.items()} for run in sweep.runs
 ]
-means = pd.DataFrame(rows).groupby("remedy", sort=False).mean()
-alone = pd.Series([last(run)["test/iw_nats"] for run in without_code.runs]).mean()
-display(means.round({"log-likelihood": 1, "KL": 2, "active latents": 1, "rebuilt in place": 3}))
-notebook.say(f"The language model without a code has a log-likelihood of {alone:.1f}.")
+by_remedy = pd.DataFrame(rows).groupby("remedy", sort=False)
+means = by_remedy.mean()
+form = {"log-likelihood": ".1f", "KL": ".2f", "active latents": ".1f", "right characters": ".3f"}
+table = pd.DataFrame({key: by_remedy[key].agg(notebook.spread, form=form[key]) for key in form})
+display(table.assign(seeds=by_remedy.size()))
+alone = [last(run)["test/iw_nats"] for run in without_code.runs]
+notebook.say(
+    f"The language model without a code has a log-likelihood of {notebook.spread(alone, '.1f')}",
+    f"({counted(len(alone), 'seed')}).",
+)
 
-used = means["rebuilt in place"].idxmax()
+used = means["right characters"].idxmax()
 run = next(run for run in of_first if setting(run) == used)
 figures |= {"least": means["KL"].idxmin(), "least_kl": means["KL"].min(), "used": used}
-figures |= {"kl": means["KL"][used], "rebuilt": means["rebuilt in place"][used]}
-figures |= {"nats": means["log-likelihood"][used], "alone": alone}
+figures |= {
+    "kl": means["KL"][used],
+    "right": notebook.spread(by_remedy.get_group(used)["right characters"], ".1%"),
+}
+figures |= {"nats": means["log-likelihood"][used], "alone": sum(alone) / len(alone)}
+of_used = {run.flags["seed"]: last(run)["test/iw_nats"] for run in sweep.runs if setting(run) == used}
+of_alone = {run.flags["seed"]: last(run)["test/iw_nats"] for run in without_code.runs}
+figures["n_below"], figures["seeds"] = notebook.higher(of_alone, of_used)
 
 # %% [markdown]
 # ## Lines from random codes
 #
-# The model below is that of the remedy with which most characters are rebuilt in their place. It writes
-# from random codes in three ways: *greedy* always takes the most probable character, so that only the code
-# makes a difference; *temperature* draws with the model's own probabilities; *top_p* draws among the most
-# probable characters that together have nine tenths.
+# The lines below are from the model with the remedy that has the highest mean share of right characters
+# (first seed). It writes from random codes with three strategies. *greedy* always takes the most probable
+# character, so lines differ only because their codes differ. *temperature* samples with the model's own
+# probabilities. *top_p* samples among the most probable characters, which together have a probability of
+# 0.9.
 
 
 # %%
 def call(task: str, **flags) -> dict:
-    """Let a task of research/tasks/text_vae.py work on the run; returns its numbers."""
+    """Call a task of research/tasks/text_vae.py on the run; returns its numbers."""
     asked = text_vae.Config(task=task, checkpoint=from_root(run.folder), **notebook.QUIET, **flags)
     with notebook.silently():
         return tasks.run(asked)
@@ -175,8 +190,8 @@ for strategy in ("greedy", "temperature", "top_p"):
 # %% [markdown]
 # ## Between two lines
 #
-# Two test lines, and what is greedily written of the codes between theirs, from t = 0 to t = 1 in eight
-# steps.
+# The codes of two test lines are taken, and codes on the straight line between them, from t = 0 to t = 1 in
+# eight steps. Each is decoded with the strategy *greedy*.
 
 # %%
 way = call("interpolate")
@@ -186,9 +201,10 @@ figures["stations"] = len(dict.fromkeys(way["linear"]))
 # %% [markdown]
 # ## The modern twist
 #
-# Rules rewrite a line in today's English: words (thou → you) and forms (goeth → goes). They change what
-# they know; an invented verb stays as it is. Left is a line as it was written from a random code, right the
-# same rewritten, where it changed.
+# Rules rewrite a line in today's English: they replace words (thou → you) and forms (goeth → goes). They
+# change only what they know, so an invented verb stays as it is. The first column has lines as they were
+# written from random codes, and the second column has the same lines rewritten. Only lines that changed are
+# shown.
 
 # %%
 notebook.source(modern_english.modernise)
@@ -209,27 +225,30 @@ collapsed = "has collapsed" if f["least_kl"] < text_vae.COLLAPSED_NATS else "has
 below = "below" if f["nats"] < f["alone"] else "above"
 notebook.say(
     f"The models have {f['parameters']:,} parameters and learned {f['lines']:,} lines, written with",
-    f"{f['characters']} different tokens. With {f['least']} the code tells least, {f['least_kl']:.2f} nats:",
-    f"it {collapsed}.",
+    f"{f['characters']} different tokens. With {counted(f['seeds'], 'seed')} for each remedy, the mean KL is",
+    f"lowest with “{f['least']}”, {f['least_kl']:.2f} nats: this posterior {collapsed}.",
 )
 notebook.say(
-    f"Most characters are rebuilt in their place with {f['used']}: {f['rebuilt']:.1%}, from a code of",
-    f"{f['kl']:.2f} nats. The log-likelihood of a line is {f['nats']:.1f} nats then,",
-    f"{abs(f['nats'] / f['alone'] - 1):.1%} {below} the language model's {f['alone']:.1f}.",
+    "The mean share of characters that are reconstructed at the right position is highest with",
+    f"“{f['used']}”: {f['right']} over {counted(f['seeds'], 'seed')}, from a code with a KL of {f['kl']:.2f}",
+    f"nats. The mean log-likelihood of a line is then {f['nats']:.1f} nats,",
+    f"{abs(f['nats'] / f['alone'] - 1):.1%} {below} the {f['alone']:.1f} nats of the language model without",
+    f"a code. It is lower than that of the language model with {f['n_below']} of",
+    f"{counted(f['seeds'], 'seed')}.",
 )
 notebook.say(
-    f"Of lines written greedily from random codes {f['different']:.0%} differ from one another, and the way",
-    f"between two test lines has {f['stations']} different lines.",
+    f"With the first seed, {f['different']:.0%} of the lines written greedily from random codes are",
+    f"distinct, and there are {f['stations']} distinct lines from one test line to the other.",
 )
 notebook.say(
-    f"The twist changed {f['changed']} of {f['samples']} lines. Before it {f['archaic_before']:.1%} had a",
-    f"form that the rules call archaic, after it {f['archaic_after']:.1%}.",
+    f"The twist changed {f['changed']} of {f['samples']} lines. Before it, {f['archaic_before']:.1%} of the",
+    f"lines had a form that the rules call archaic, and after it {f['archaic_after']:.1%}.",
 )
 
 # %% [markdown]
 # ## On your own text
 #
-# Any text file, or a CSV of songs, does:
+# You can use any text file, or a CSV of songs:
 #
 # ```sh
 # python launch/local.py sweeps/text_vae.yaml --set dataset=path/to/any.txt --name=text_vae

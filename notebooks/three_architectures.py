@@ -25,11 +25,12 @@ by_position = notebook.runs_of("prose_pos")
 # %% [markdown]
 # ## Introduction
 #
-# A character model reads a text and tells, at every place, how probable each character is as the next one.
-# An LSTM, a TCN and a Transformer look at what was read in three different ways. Here all three have learned
-# the same short text, at several sizes and learning rates. This notebook compares how well they predict,
-# shows what each had learned early, midway and late, and explains why they differ. At the end a Transformer
-# is not told where characters stand. Nothing is trained here. The runs were made by
+# A character model reads a text and predicts, at every position, how probable each character is as the next
+# one. An LSTM (long short-term memory), a TCN (temporal convolutional network) and a Transformer use the text
+# before this position in three different ways. Here all three have learned the same short text, at several
+# sizes and learning rates. This notebook compares how well they predict, shows what each had learned early,
+# midway and late in training, and explains why they differ. At the end, a Transformer is trained without
+# information about the positions of characters. Nothing is trained here. The runs were made by
 #
 # ```sh
 # python launch/local.py sweeps/prose.yaml
@@ -51,6 +52,7 @@ from IPython.display import display
 from data import text
 from launch.results.words import from_root
 from research import charlm
+from research.common.messages import counted
 from research.draw import charts
 from research.parts import charlm_models, charlm_pages
 from research.tasks.charlm import load_model
@@ -72,13 +74,8 @@ def last(run) -> dict:
     return {key: value for row in run.rows for key, value in row.items()}
 
 
-def spread(values: pd.Series) -> str:
-    """Mean and standard deviation over the seeds."""
-    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
-
-
 def mean_line(runs: list, key: str, factor: float = 1.0) -> tuple[list, list]:
-    """Steps, and the mean over runs of what they have logged under a key."""
+    """Steps, and the mean over runs of the values that they have logged under a key."""
     logged = [(row["step"], factor * row[key]) for run in runs for row in run.rows if key in row]
     means = pd.DataFrame(logged, columns=["step", "value"]).groupby("step")["value"].mean()
     return list(means.index), list(means)
@@ -87,8 +84,9 @@ def mean_line(runs: list, key: str, factor: float = 1.0) -> tuple[list, list]:
 # %% [markdown]
 # ## The text
 #
-# Any text does. It is cut into three parts in its own order: the models learn from the training part, the
-# validation part tells which of their weights are the best, and the test part is looked at only once.
+# Any text can be used. It is cut, in its own order, into a training set, a validation set and a test set. The
+# models learn from the training set, the weights with the best prediction of the validation set are kept, and
+# the test set is used only once, at the end.
 
 # %%
 flags = sweep.runs[0].flags
@@ -101,26 +99,29 @@ n_characters = {name: len(part) for name, part in parts.items()}
 n_epochs = sweep.runs[0].rows[-1]["epoch"]
 display(pd.DataFrame({"characters": n_characters}))
 notebook.say(
-    f"The runs have read `{Path(flags['dataset']).name}`: {sum(n_characters.values()):,} characters of",
-    f"{len(alphabet)} kinds. A step shows a model {flags['batch_size']} windows of {flags['seq_len']}",
-    f"characters, so in {flags['steps']:,} steps it passes over the training part {n_epochs:.1f} times.",
+    f"The models have read `{Path(flags['dataset']).name}`: {sum(n_characters.values()):,} characters of",
+    f"{len(alphabet)} kinds. At each training step a model reads {flags['batch_size']} windows of",
+    f"{flags['seq_len']} characters. In {flags['steps']:,} steps it reads the training set {n_epochs:.1f}",
+    "times.",
 )
 notebook.written(parts["train"][:600], "How it begins")
 figures |= {"text": data.name, "characters": sum(n_characters.values()), "epochs": n_epochs}
 
 # %% [markdown]
-# ## What counting knows
+# ## Prediction by counting
 #
-# Before any model: how well could one predict by counting alone? The first row looks only at how often each
-# character occurs. The next rows look at what followed the last character, the last two, and the last three
-# in the training part; where little was counted, they lean on the row above. Bits per character is the
-# number of yes-or-no questions that the next character still takes. These figures are milestones for the
-# models. Counting has a small advantage: the models begin every window anew, with nothing before it.
+# Before looking at the models: how well can the next character be predicted by counting alone? The first row
+# of the table uses nothing, and the second only how often each character occurs. The next rows use what
+# followed the last character, the last two characters and the last three characters in the training set. If a
+# combination was counted only a few times, its row also uses the row above. Bits per character is the number
+# of yes-or-no questions that are needed, on average, to find out the next character; lower is better. These
+# figures are reference values for the models. Counting has a small advantage: a model starts each window
+# without the text before it.
 
 
 # %%
 def bits_by_counting(longest: int) -> list[float]:
-    """Bits per validation character by counts behind 0, 1 … `longest` characters of the training part."""
+    """Bits per validation character from counts in the training set after 0, 1 … `longest` characters."""
     known, new = parts["train"], parts["val"]
     lengths = range(longest + 1)
     counts = [Counter(known[i : i + k + 1] for i in range(len(known) - k)) for k in lengths]
@@ -130,25 +131,28 @@ def bits_by_counting(longest: int) -> list[float]:
         for k in lengths:
             before = new[i - k : i]
             n = counts[k - 1][before] if k else len(known)
-            p = (counts[k][before + new[i]] + p) / (n + 1)  # one count is shared as in the row above
+            p = (counts[k][before + new[i]] + p) / (n + 1)  # one count is distributed as in the row above
             bits[k] -= math.log2(p)
     return [total / (len(new) - longest) for total in bits]
 
 
-counted = dict(zip(("how often it occurs", "last character", "last two", "last three"), bits_by_counting(3)))
-milestones = pd.DataFrame({"bits per character": {"nothing": math.log2(len(alphabet))} | counted})
-display(milestones.rename_axis("what is looked at").round(2))
-figures |= {"pairs": counted["last character"], "counting": min(counted.values())}
+by_counts = dict(
+    zip(("how often it occurs", "last character", "last two", "last three"), bits_by_counting(3))
+)
+milestones = pd.DataFrame({"bits per character": {"nothing": math.log2(len(alphabet))} | by_counts})
+display(milestones.rename_axis("what is used").round(2))
+figures |= {"pairs": by_counts["last character"], "counting": min(by_counts.values())}
 
 # %% [markdown]
 # ## The LSTM: one character after the other
 #
-# An LSTM reads the window from left to right and keeps what it needs in a state: a few numbers for each
-# layer, whatever the length of the text. At each character, gates decide what of the state is forgotten,
-# what is added, and what is shown to the layer above. So the state can carry something over a long way, but
-# all of it must pass through every step between. Layers stand on one another without a bypass: before
-# anything useful comes out at the top, every layer must have learned to pass it on. Forget gates begin at
-# one, so that the state remembers from the start.
+# An LSTM reads the window from left to right and keeps information in a state: a fixed number of values for
+# each layer, however long the text is. At each character, gates decide which part of the state is forgotten,
+# what is added to it, and what is given to the layer above. So the state can carry information over a long
+# distance, but this information has to pass through every step between. Between layers there is no bypass
+# (no residual connection): until every layer has learned to pass information on, nothing useful comes out at
+# the top. The biases of the forget gates start at one, so that the state keeps information from the start of
+# training.
 
 # %%
 sizes = sorted({run.flags["parameters"] for run in sweep.runs})
@@ -161,14 +165,15 @@ notebook.source(charlm_models.LSTM.__init__, charlm_models.LSTM.forward)
 notebook.layers(an_example["lstm"])
 
 # %% [markdown]
-# ## The TCN: fixed places before the character
+# ## The TCN: fixed positions before the character
 #
-# A temporal convolutional network (TCN) has no state. Each convolution looks at a few fixed places: the
-# character itself and those one dilation, two dilations … before it, and nothing behind it. The dilation
-# doubles from block to block, so that few blocks reach far back. Which character stands how far before is
-# built in and need not be learned. What lies beyond the receptive field can never count. Each block adds to
-# what comes in, and begins by adding nothing, so an untrained TCN already passes the last character straight
-# to the output: it can learn pairs of characters from the first step on.
+# A TCN has no state. Each convolution uses the inputs at a few fixed positions: the current character, and
+# the positions one dilation, two dilations and so on before it. It uses nothing that comes after. The
+# dilation doubles from block to block, so that a few blocks reach far back. How far back each input lies is
+# built into the network and need not be learned. Characters outside the receptive field cannot influence the
+# prediction. Each block adds its output to its input, and this output is zero before training. So an
+# untrained TCN already passes the last character to the output, and it can learn pairs of characters from
+# the first step.
 
 # %%
 notebook.source(
@@ -180,20 +185,21 @@ notebook.source(
 notebook.layers(an_example["tcn"])
 cfg, model = loaded(an_example["tcn"])
 notebook.say(
-    f"{cfg.n_layers} blocks of two convolutions of {cfg.kernel_size} places each see the last",
-    f"{model.receptive_field} characters.",
+    f"{cfg.n_layers} blocks of two convolutions, each with a kernel of {cfg.kernel_size} positions, have a",
+    f"receptive field of {model.receptive_field} characters.",
 )
 
 # %% [markdown]
-# ## The Transformer: it looks anywhere, but needs to know where that is
+# ## The Transformer: attention to any position
 #
-# Every character has a query, a key and a value, three vectors that are computed from it. Its query is
-# compared with the keys of all characters before it in the window. The better a key fits, the more weight
-# the value of that character has in an average, which is added to what is known so far. So any character is
-# one step away, however far back it stands. But attention by itself does not know where a character stands.
-# It must be told, here by turning queries and keys by an angle that grows with the position (rotary
-# positions). And where to look must be learned from the text. Like those of the TCN, its blocks begin by
-# adding nothing, so pairs of characters can be learned at once.
+# For every character, three vectors are computed: a query, a key and a value. The query of a character is
+# compared with its own key and the keys of all characters before it in the window. The better a key matches
+# the query, the more weight the value of that character has in an average. This average is added to the
+# representation of the character. So information from any earlier character arrives in a single step, however
+# far back the character is. But attention by itself does not know the position of a character. The model gets
+# positions as rotary positions: queries and keys are rotated by an angle that grows with the position. Which
+# characters to attend to must be learned from the text. As in the TCN, the blocks add zero before training,
+# so pairs of characters can be learned from the first step.
 
 # %%
 notebook.source(
@@ -207,8 +213,8 @@ notebook.layers(an_example["transformer"])
 # %% [markdown]
 # ## The same number of parameters
 #
-# To compare architectures and not sizes, all models get about the same number of parameters: the width of
-# the layers is chosen so that they have it.
+# To compare architectures and not sizes, models of the three architectures get about the same number of
+# parameters. The width of the layers is chosen to reach this number.
 
 # %%
 sizes_of = {}
@@ -220,8 +226,9 @@ display(pd.DataFrame(sizes_of).rename_axis(columns="parameters"))
 # %% [markdown]
 # ## The loss
 #
-# One loss for all three: the cross-entropy of the next character at every place of a window, in nats.
-# Divided by ln 2 it is bits per character. Dropout acts in training only, where a generator is given.
+# All three have the same loss: the cross-entropy of the next character at every position of a window, in
+# nats. Divided by ln 2 it gives bits per character. Dropout is used in training only, when `loss_fn` gets a
+# random generator.
 
 # %%
 notebook.source(charlm.loss_fn, charlm.lr_at)
@@ -229,8 +236,8 @@ notebook.source(charlm.loss_fn, charlm.lr_at)
 # %% [markdown]
 # ## Sizes × learning rates
 #
-# Bits per character on the test part, by the weights that were best on the validation part: mean ± standard
-# deviation over the seeds. Less is better.
+# The table has bits per character on the test set, with the weights that were best on the validation set:
+# mean ± standard deviation over the seeds. Lower is better.
 
 # %%
 scores = pd.DataFrame(
@@ -248,17 +255,18 @@ scores = pd.DataFrame(
     for run in sweep.runs
 )
 table = scores.assign(architecture=scores["model"].map(NAMES), size=scores["parameters"].map("{:,}".format))
-table = table.pivot_table("test", ["parameters", "size", "architecture"], "rate", spread)
+table = table.pivot_table("test", ["parameters", "size", "architecture"], "rate", notebook.spread)
 display(table.droplevel("parameters").rename_axis(columns="learning rate"))
 figures |= {"seeds": scores["seed"].nunique(), "small": small, "large": large}
 notebook.say(f"Number of seeds: {figures['seeds']}.")
 
 # %% [markdown]
-# Muon and AdamW make steps whose size the learning rate sets, however small or large the gradient is. So the
-# learning rate tells how far the weights can get in the given number of steps: with too low a rate training
-# ends on the way, with too high a rate the weights jump about what they look for. How far they must go
-# depends on the architecture and its size, so each may have a best rate of its own. For all that follows,
-# each architecture has at each size the rate that was better on the validation part.
+# Muon and AdamW make updates whose size depends on the learning rate, however large or small the gradient is.
+# So the learning rate limits how far the weights can move in the given number of steps. If it is too low,
+# training ends before the weights arrive; if it is too high, the weights jump around their goal. How far they
+# have to move depends on the architecture and its size, so each may have its own best learning rate. From
+# here on, each architecture at each size is shown with the learning rate that was better on the validation
+# set.
 
 # %%
 of_rates = scores.groupby(["model", "parameters", "rate"])[["val", "test"]].mean()
@@ -268,13 +276,13 @@ best = scores[is_chosen]
 
 
 def runs_with(name: str, size: int) -> list:
-    """The runs of an architecture and a size at the chosen learning rate, one a seed."""
+    """The runs of an architecture and a size at the chosen learning rate, one for each seed."""
     return list(best[(best["model"] == name) & (best["parameters"] == size)].sort_values("seed")["run"])
 
 
 of_size = best.groupby(["model", "parameters"])["test"].mean()
 for name in NAMES:
-    figures[name] = spread(best[(best["model"] == name) & (best["parameters"] == large)]["test"])
+    figures[name] = notebook.spread(best[(best["model"] == name) & (best["parameters"] == large)]["test"])
     figures[f"{name}_rate"] = chosen[name, large]
     figures[f"{name}_gain"] = of_size[name, small] - of_size[name, large]
 of_rate = of_rates["test"].groupby(["model", "parameters"])
@@ -288,20 +296,21 @@ figures["n_ahead"] = int((by_seed[first] < by_seed[second]).sum())
 # %% [markdown]
 # ## Training
 #
-# Bits per character on the validation part, larger models, mean over the seeds. The flat lines are what
-# counting gave above.
+# The chart has bits per character on the validation set for the larger models, mean over the seeds. The flat
+# lines are the results of counting above.
 
 # %%
 lines = {NAMES[name]: mean_line(runs_with(name, large), "val/bpc") for name in NAMES}
 ends = [0, flags["steps"]]
-for name, bits in list(counted.items())[1:]:
+for name, bits in list(by_counts.items())[1:]:
     lines[f"counting, {name}"] = (ends, [bits, bits])
 notebook.picture(
-    charts.curves(lines, "step", "bits per character"), f"Validation, models of about {large:,} parameters."
+    charts.curves(lines, "step", "bits per character"),
+    f"Validation set, models of about {large:,} parameters.",
 )
 
 # %% [markdown]
-# At which evaluation does the mean first pass each milestone?
+# At which evaluation is the mean for the first time better than each result of counting?
 
 # %%
 passed = {}
@@ -309,39 +318,42 @@ for name in NAMES:
     steps, bits = lines[NAMES[name]]
     passed[NAMES[name]] = {
         what: next((f"step {step:,}" for step, b in zip(steps, bits) if b < goal), "never")
-        for what, goal in counted.items()
+        for what, goal in by_counts.items()
     }
 display(pd.DataFrame(passed).T.rename_axis(columns="better than counting with"))
 
 # %% [markdown]
-# ## Who learns by heart
+# ## Which model memorises its training set
 #
-# A model that knows its training part by heart predicts it better than text that it has not seen. The loss
-# that is logged in training is no fair measure of this, because dropout disturbs the model there and the
-# weights change all the time. So the best weights score the whole training part here once more, without
-# dropout. The gap is how many bits more a character of the validation part takes. The parts of a text are
-# not equally hard, so compare the gaps of two models rather than a gap with zero.
+# A model that has memorised its training set predicts it better than a text that it has not seen. The
+# training loss that is logged does not measure this, because dropout makes the prediction worse in training,
+# and because the weights change all the time. So the best weights are evaluated here on the whole training
+# set again, without dropout. The gap is how many more bits a character of the validation set takes. The
+# three sets are not equally difficult, so a gap should be compared with the gap of another model, not with
+# zero.
 
 # %%
 gaps = []
 for _, row in best.iterrows():
     cfg, model = loaded(row["run"])
     again = charlm.evaluate(model, data.parts["train"], "train", cfg, torch.device("cpu"))["train/bpc"]
-    gaps.append({"training part": again, "gap": row["val"] - again})
+    gaps.append({"training set": again, "gap": row["val"] - again})
 best = best.assign(**pd.DataFrame(gaps, index=best.index))
 best["rise until the end"] = best["end"] - best["val"]
-shown = ["training part", "val", "gap", "test", "rise until the end", "best step"]
+shown = ["training set", "val", "gap", "test", "rise until the end", "best step"]
 rounded = best.assign(architecture=best["model"].map(NAMES)).groupby(["parameters", "architecture"])
-columns = {"val": "validation part", "test": "test part"}
-overview = pd.DataFrame({name: rounded[name].agg(spread) for name in shown[:-1]}).rename(columns=columns)
+columns = {"val": "validation set", "test": "test set"}
+overview = pd.DataFrame({name: rounded[name].agg(notebook.spread) for name in shown[:-1]}).rename(
+    columns=columns
+)
 overview["best step"] = rounded["best step"].mean().map("{:,.0f}".format)
 overview.insert(0, "learning rate", rounded["rate"].first())
 display(overview)
 
 # %% [markdown]
-# How the gap grows, with the training loss as it was logged, as the mean of an epoch. Dropout makes this
-# loss larger, so a line may begin below zero. Where a line rises, the model still gains on its own text
-# what it does not gain on other text: it learns by heart.
+# The next chart shows how the gap grows in training. Here the training loss is the one that was logged, as
+# the mean of an epoch. Dropout makes this loss higher, so a line may start below zero. Where a line rises,
+# the prediction of the training set improves more than that of other text: the model memorises.
 
 # %%
 lines = {}
@@ -352,7 +364,8 @@ for name in NAMES:
     in_training = np.interp(steps, *mean_line(runs, logged, 1 / math.log(2)))
     lines[NAMES[name]] = (steps[1:], (bits - in_training)[1:])
 notebook.picture(
-    charts.curves(lines, "step", "validation less training, bits"), f"Models of about {large:,} parameters."
+    charts.curves(lines, "step", "validation minus training, bits"),
+    f"Models of about {large:,} parameters.",
 )
 means = best[best["parameters"] == large].groupby("model")[["val", "gap"]].mean()
 figures |= {"by_heart": NAMES[means["gap"].idxmax()], "gap": means["gap"].max()}
@@ -363,11 +376,11 @@ figures["better"] = ", ".join(NAMES[name] for name in better) or "none"
 # %% [markdown]
 # ## Early, midway and late
 #
-# The same places of the validation part at three moments of the training: what the model reads, how the
-# text goes on in truth, and what the model writes. `greedy` always writes the most probable character. It
-# shows what the model is surest of, and soon goes round in circles, because the same characters always lead
-# to the same next one. `top_p` draws among the probable characters: it shows what the model holds for
-# possible. ␣ marks a space at an end or beside another one, ↵ the end of a line.
+# Below are the same passages of the validation set at three moments of the training: what the model reads,
+# how the text really continues, and what the model writes. `greedy` always writes the most probable
+# character. It soon repeats itself, because the same characters always lead to the same next character.
+# `top_p` samples among the probable characters, so it shows what the model considers possible. ␣ marks a
+# space at an end or beside another space, and ↵ marks the end of a line.
 
 # %%
 pages = {name: dict(notebook.media(runs_with(name, large)[0], "sample/continuations")) for name in NAMES}
@@ -377,7 +390,7 @@ moments = {"early": early, "midway": midway, "late": steps[-1]}
 
 
 def read_page(path) -> tuple[list, list, dict]:
-    """Prompts, truths and what was written, each on one line."""
+    """Prompts, true continuations and written continuations, each on one line."""
     prompts, truths, written = charlm_pages.read_continuations(path.read_text("utf-8"))
     return [*one_line(prompts)], [*one_line(truths)], {k: [*one_line(v)] for k, v in written.items()}
 
@@ -389,15 +402,16 @@ def one_line(texts):
 for i in range(2):
     for moment, step in moments.items():
         prompts, truths, _ = read_page(pages["lstm"][step])
-        block = [f"{'read':24}{prompts[i]}", f"{'goes on in truth':24}{truths[i]}", ""]
+        block = [f"{'read':24}{prompts[i]}", f"{'really continues':24}{truths[i]}", ""]
         for strategy in ("greedy", "top_p"):
             for name in NAMES:
                 block.append(f"{NAMES[name]:14}{strategy:10}{read_page(pages[name][step])[2][strategy][i]}")
         notebook.written("\n".join(block), f"{moment}, step {step:,}")
 
 # %% [markdown]
-# How many of the words drawn at these moments are words of the training part? The figures were logged while
-# the models trained (`temperature`, drawn with the model's own probabilities; few words, so rough).
+# What share of the sampled words at these moments occurs in the training set? These figures were logged
+# during training (strategy `temperature`, which samples with the model's own probabilities). They come from
+# few words, so they are rough.
 
 # %%
 words = {
@@ -415,35 +429,35 @@ figures |= {"early_words": words["early"].mean(), "late_words": words["late"].me
 # %% [markdown]
 # ### Why
 #
-# - **First** comes which characters are frequent, because the biases of the head alone can say that. The
-#   most frequent character of an English text is the space, so at this stage greedy text is a row of
-#   spaces, and drawn text is a bag of letters with spaces in between.
-# - **Next** comes what can be read off the last one or two characters: *th*, *he*, common endings, the
-#   length of words. A TCN and a Transformer get there by the bypass around their blocks, whose first
-#   convolution or attention then adds the character before. An LSTM has no bypass: until its lower layers
-#   pass something on, the upper ones have nothing to learn from, and the more layers stand on one another
-#   the longer this takes.
-# - **Last** come words and the order of words. They need characters that stand further back: the LSTM
-#   must have kept them in its state, the TCN has them in its receptive field, the Transformer must have
-#   learned to look for them. A short text repeats few long passages, so what helps on the training part is
-#   of little help elsewhere, and much of what could be learned from far back is learned by heart.
+# - **First**, a model learns which characters are frequent, because the biases of the head alone can
+#   represent this. The most frequent character of an English text is the space. So at this stage greedy text
+#   is a row of spaces, and sampled text is a mixture of letters and spaces.
+# - **Next**, it learns what follows from the last one or two characters: *th*, *he*, common endings, the
+#   length of words. In a TCN and a Transformer, the last character reaches the output by the bypass around
+#   the blocks, and the first convolution or attention then adds the character before. An LSTM has no bypass.
+#   Until its lower layers pass information on, the upper layers have nothing to learn from, and the more
+#   layers there are, the longer this takes.
+# - **Last** come words and the order of words. They depend on characters further back. The LSTM must have
+#   kept these in its state, the TCN has them in its receptive field, and the Transformer must have learned to
+#   attend to them. A short text repeats few long passages. So what a model learns about long passages of the
+#   training set is of little use in other text, and much of it is memorised.
 #
-# How far each of the three has come along this way in these runs is told by the tables, not by the list.
+# The tables, not this list, show how far each of the three came in these runs.
 
 # %% [markdown]
 # ## How far back each of them looks
 #
-# An experiment with the trained models. The last characters of a validation window stay as they are, and
-# all characters before them are put in a random order, the same for each model. The same characters are
-# still there, but what they spell is lost. How much does the prediction of the next character suffer? A
-# false order misleads a model that relies on the order, so on the left a good model may do worse than a
-# poor one. Where a line is flat, the model makes no use of the order of what stands further back. Only the
-# character behind each window is scored, so small ups and downs of a line are chance.
+# This is an experiment with the trained models. The last characters of a validation window stay as they are.
+# All characters before them are put into a random order, which is the same for each model. The window still
+# has the same characters, but their order is lost. How much worse does the prediction of the next character
+# become? A wrong order misleads a model that relies on the order, so on the left of the chart a good model
+# may be worse than a poor one. Where a line is flat, the model does not use the order of characters further
+# back. Only the character after each window is scored, so small ups and downs of a line are chance.
 
 
 # %%
 def windows_of(cfg) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows of the validation part, of which only the character behind the window is scored."""
+    """Windows of the validation set, for which only the character after the window is scored."""
     begin = torch.arange(0, n_characters["val"] - cfg.seq_len - 1, max(1, cfg.seq_len // 8))
     tokens, targets = data.parts["val"].rows(begin, torch.full_like(begin, cfg.seq_len), torch.device("cpu"))
     targets[:, :-1] = charlm.IGNORED
@@ -451,15 +465,15 @@ def windows_of(cfg) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shuffled(tokens: torch.Tensor, kept: int) -> torch.Tensor:
-    """All but the `kept` last characters of each window in a random order."""
+    """Put all but the `kept` last characters of each window into a random order."""
     n = tokens.shape[1] - kept
     order = torch.rand(len(tokens), n, generator=torch.Generator().manual_seed(0)).argsort(1)
     return torch.cat((tokens[:, :n].gather(1, order), tokens[:, n:]), 1)
 
 
 @torch.no_grad()
-def bits_behind(run) -> dict[int, float]:
-    """Bits that the character behind a window takes, by how many characters before it stay in order."""
+def bits_after(run) -> dict[int, float]:
+    """Bits of the character after a window, by how many characters before it stay in order."""
     cfg, model = loaded(run)
     tokens, targets = windows_of(cfg)
     kept = [2**i for i in range(cfg.seq_len.bit_length()) if 2**i < cfg.seq_len] + [cfg.seq_len]
@@ -468,7 +482,7 @@ def bits_behind(run) -> dict[int, float]:
 
 
 in_order = {
-    NAMES[name]: pd.DataFrame([bits_behind(run) for run in runs_with(name, large)]).mean() for name in NAMES
+    NAMES[name]: pd.DataFrame([bits_after(run) for run in runs_with(name, large)]).mean() for name in NAMES
 }
 notebook.picture(
     charts.curves(
@@ -477,24 +491,24 @@ notebook.picture(
         "bits per character",
         logx=True,
     ),
-    "Validation windows of which only the last characters stay in order; on the right, all of them do.",
+    "Validation windows in which only the last characters stay in order. On the right, all of them do.",
 )
 display(pd.DataFrame(in_order).T.round(2).rename_axis(columns="stay in order"))
 
 # %% [markdown]
 # ## What missing positions do
 #
-# The same Transformer, told the positions of characters in three ways: not at all (`none`), by a vector for
-# each position that is added to the character's (`learned`), and by rotation (`rope`). Bits per character,
-# mean ± standard deviation over the seeds.
+# The same Transformer was trained with three kinds of positions: without positions (`none`), with a learned
+# vector for each position, which is added to the vector of the character (`learned`), and with rotary
+# positions (`rope`). The table has bits per character, mean ± standard deviation over the seeds.
 
 # %%
 kinds = [kind for kind in ("none", "learned", "rope") if kind in {r.flags["pos"] for r in by_position.runs}]
 of_kind = {kind: [run for run in by_position.runs if run.flags["pos"] == kind] for kind in kinds}
 shown = {
     kind: {
-        "validation": spread(pd.Series([run.status["headline"] for run in runs])),
-        "test": spread(pd.Series([last(run)["test/bpc"] for run in runs])),
+        "validation": notebook.spread(pd.Series([run.status["headline"] for run in runs])),
+        "test": notebook.spread(pd.Series([last(run)["test/bpc"] for run in runs])),
     }
     for kind, runs in of_kind.items()
 }
@@ -503,7 +517,7 @@ notebook.picture(
     charts.curves(
         {kind: mean_line(runs, "val/bpc") for kind, runs in of_kind.items()}, "step", "bits per character"
     ),
-    "Validation by kind of positions, mean over the seeds.",
+    "Validation set by kind of positions, mean over the seeds.",
 )
 of_seed = pd.DataFrame(
     {kind: {run.flags["seed"]: last(run)["test/bpc"] for run in runs} for kind, runs in of_kind.items()}
@@ -514,20 +528,20 @@ figures |= {"none_behind": int((of_seed["none"] > of_seed["rope"]).sum()), "seed
 
 # %% [markdown]
 # Attention is a weighted average over a set, and a set has no order: *the* and *eth* are the same three
-# characters. So without positions the first block gives the last character exactly the same answer,
-# whatever the order of those before it. The blocks above are not quite as blind, because a character sees
-# only those before it: after the first block each character knows which set it has seen, and these sets
-# grow from left to right. To find the order from that is possible, but it must be learned, from a small
-# difference.
+# characters. So without positions, the output of the first block at the last character is exactly the same,
+# whatever the order of the characters before it. The blocks above get some information about the order,
+# because each character attends only to itself and the characters before it. After the first block, each
+# position represents a different set of characters, and these sets grow from left to right. The order can be
+# derived from this, but the model has to learn it from small differences.
 #
-# This can be seen inside the trained models. All characters of a window but the last are shuffled, and the
-# table shows by how much the output of each block changes at the last character, as a share of its size.
+# The trained models show this. All characters of a window except the last one are shuffled. The table has the
+# change of each block's output at the last character, relative to the size of this output.
 
 
 # %%
 @torch.no_grad()
 def changes(run) -> list[float]:
-    """By how much the output of each block at the last character changes when those before are shuffled."""
+    """How much each block's output at the last character changes when the characters before are shuffled."""
     cfg, model = loaded(run)
     tokens, _ = windows_of(cfg)
     outputs = []
@@ -551,12 +565,12 @@ display(inside.map("{:.1%}".format))
 figures |= {"first_block": inside["block 1"]["none"], "first_block_rope": inside["block 1"]["rope"]}
 
 # %% [markdown]
-# And what that means for the prediction: the same experiment as above, by kind of positions. On the left
-# only the last character stays in its place, on the right all of them do. What a model gains from left to
-# right is what the order is worth to it.
+# How does this affect the prediction? The same experiment as above is repeated for each kind of positions. On
+# the left only the last character stays in its place, and on the right all characters do. The difference
+# between left and right is how many bits the model gains from the order of characters.
 
 # %%
-order = {kind: pd.DataFrame([bits_behind(run) for run in runs]) for kind, runs in of_kind.items()}
+order = {kind: pd.DataFrame([bits_after(run) for run in runs]) for kind, runs in of_kind.items()}
 notebook.picture(
     charts.curves(
         {kind: (list(bits.columns), list(bits.mean())) for kind, bits in order.items()},
@@ -564,25 +578,25 @@ notebook.picture(
         "bits per character",
         logx=True,
     ),
-    "What order is worth to a Transformer, by kind of positions, mean over the seeds.",
+    "How a Transformer uses the order of characters, by kind of positions, mean over the seeds.",
 )
 worth = {kind: bits.iloc[:, 0] - bits.iloc[:, -1] for kind, bits in order.items()}
 display(
-    pd.DataFrame({"gained by order, bits": {kind: spread(bits) for kind, bits in worth.items()}}).rename_axis(
-        "positions"
-    )
+    pd.DataFrame(
+        {"gained by order, bits": {kind: notebook.spread(bits) for kind, bits in worth.items()}}
+    ).rename_axis("positions")
 )
 figures |= {"order_none": worth["none"].mean(), "order_rope": worth["rope"].mean()}
 
 # %% [markdown]
-# What the three write at the end of the training, behind the same prompt.
+# These are texts that the three write at the end of the training, after the same prompt.
 
 # %%
 for strategy in ("greedy", "top_p"):
     block = []
     for kind, runs in of_kind.items():
         prompts, truths, written = read_page(notebook.media(runs[0], "sample/continuations")[-1][1])
-        block = block or [f"{'read':18}{prompts[0]}", f"{'goes on in truth':18}{truths[0]}", ""]
+        block = block or [f"{'read':18}{prompts[0]}", f"{'really continues':18}{truths[0]}", ""]
         block.append(f"{kind:18}{written[strategy][0]}")
     notebook.written("\n".join(block), strategy)
 
@@ -591,50 +605,54 @@ for strategy in ("greedy", "top_p"):
 
 # %%
 f = figures
-ahead = f"with {f['n_ahead']} of {f['seeds']} seeds it is ahead of the {f['second']}"
-decided = "" if f["n_ahead"] == f["seeds"] >= 3 else ", too few to call it better"
-rose = "rose" if f["late_words"] > f["early_words"] else "did not rise"
+ahead = f"it takes fewer than the {f['second']} with {f['n_ahead']} of {counted(f['seeds'], 'seed')}"
+decided = "" if f["n_ahead"] == f["seeds"] >= 3 else ", which is too few to call it better"
 notebook.say(
     f"The text `{f['text']}` has {f['characters']:,} characters; models of about {f['large']:,} parameters",
-    f"passed over its training part {f['epochs']:.1f} times. On the test part the LSTM takes {f['lstm']}",
-    f"bits per character, the TCN {f['tcn']} and the Transformer {f['transformer']}, each at the better of",
-    f"its learning rates ({f['lstm_rate']:g}, {f['tcn_rate']:g} and {f['transformer_rate']:g}).",
-    f"The {f['first']} takes the fewest: {ahead}{decided}.",
+    f"read its training set {f['epochs']:.1f} times. On the test set the LSTM takes {f['lstm']} bits per",
+    f"character, the TCN {f['tcn']} and the Transformer {f['transformer']}, each at the learning rate that",
+    f"was better on the validation set ({f['lstm_rate']:g}, {f['tcn_rate']:g} and",
+    f"{f['transformer_rate']:g}). The {f['first']} takes the fewest on average; {ahead}{decided}.",
 )
 notebook.say(
-    f"Parameters: from {f['small']:,} to {f['large']:,} the LSTM gains {f['lstm_gain']:.2f} bits, the TCN",
-    f"{f['tcn_gain']:.2f} and the Transformer {f['transformer_gain']:.2f}. The learning rate matters most to",
-    f"the {f['most_by_rate']}: between its rates lie {f['rate_span']:.2f} bits.",
+    f"Parameters: from {f['small']:,} to {f['large']:,}, bits per character decrease by {f['lstm_gain']:.2f}",
+    f"for the LSTM, {f['tcn_gain']:.2f} for the TCN and {f['transformer_gain']:.2f} for the Transformer. The",
+    f"learning rate matters most for the {f['most_by_rate']}: the means at its learning rates differ by",
+    f"{f['rate_span']:.2f} bits. Each of these figures is a mean over {counted(f['seeds'], 'seed')}.",
 )
 notebook.say(
-    f"Counting pairs takes {f['pairs']:.2f} bits on the validation part, and the best of counting",
-    f"{f['counting']:.2f}. Models that are better than that: {f['better']}. The gap between training and",
-    f"validation part is widest for the {f['by_heart']}, {f['gap']:.2f} bits, and narrowest for the",
-    f"{f['least_by_heart']}, {f['least_gap']:.2f}.",
+    f"On the validation set, counting pairs takes {f['pairs']:.2f} bits, and the best kind of counting",
+    f"{f['counting']:.2f}. Models that are better than the best kind of counting, in the mean over",
+    f"{counted(f['seeds'], 'seed')}: {f['better']}. The gap between training and validation set is widest",
+    f"for the {f['by_heart']}, {f['gap']:.2f} bits, and narrowest for the {f['least_by_heart']},",
+    f"{f['least_gap']:.2f} bits (means over {counted(f['seeds'], 'seed')}).",
 )
+rose = "rose" if f["late_words"] > f["early_words"] else "did not rise"
 notebook.say(
-    f"The share of drawn words that are known {rose}: early it was {f['early_words']:.0%}, late",
-    f"{f['late_words']:.0%}, mean of the three.",
+    f"The share of sampled words that are in the training set {rose}: it was {f['early_words']:.0%} early",
+    f"and {f['late_words']:.0%} late in training (mean over the three models with",
+    f"{counted(f['seeds'], 'seed')} each).",
 )
 notebook.say(
     f"A Transformer without positions takes {f['none_bpc']:.2f} bits, with learned positions",
-    f"{f['learned_bpc']:.2f} and with rotary ones {f['rope_bpc']:.2f}. With {f['none_behind']} of",
-    f"{f['seeds_pos']} seeds it is worse without positions than with rotary ones. When earlier characters",
-    f"are shuffled, the output of its first block changes by {f['first_block']:.1%}, and by",
-    f"{f['first_block_rope']:.1%} with rotary positions. The order of characters is worth",
-    f"{f['order_none']:.2f} bits to it, and {f['order_rope']:.2f} with rotary positions.",
+    f"{f['learned_bpc']:.2f} and with rotary positions {f['rope_bpc']:.2f}. With {f['none_behind']} of",
+    f"{counted(f['seeds_pos'], 'seed')} it is worse without positions than with rotary positions. When",
+    f"earlier characters are shuffled, the output of its first block changes by {f['first_block']:.1%}",
+    f"without positions and by {f['first_block_rope']:.1%} with rotary positions. From the order of",
+    f"characters it gains {f['order_none']:.2f} bits without positions and {f['order_rope']:.2f} bits with",
+    "rotary positions.",
 )
 
 # %% [markdown]
 # ## On your own text
 #
-# Any text file does, such as a chapter of a book whose author died more than seventy years ago. Run both
-# sweeps on it, under the names that this notebook reads:
+# You can use any text file, such as a chapter of a book whose author died more than seventy years ago. Run
+# both sweeps on it, under the names that this notebook reads:
 #
 # ```sh
 # python launch/local.py sweeps/prose.yaml --set dataset=path/to/any.txt --name=prose
 # python launch/local.py sweeps/prose_pos.yaml --set dataset=path/to/any.txt --name=prose_pos
 # ```
 #
-# Then run this notebook again. The runs take half of the time with one seed, `--set 'seed=[0]'`. Other sizes
-# and rates are given in the same way: `--set 'parameters=[100000, 400000]'`.
+# Then run this notebook again. With one seed, `--set 'seed=[0]'`, the runs take half of the time. Other sizes
+# and learning rates are set in the same way: `--set 'parameters=[100000, 400000]'`.

@@ -25,20 +25,22 @@ autoencoders = notebook.runs_of("bvae_sets")
 # %% [markdown]
 # ## Introduction
 #
-# Three kinds of networks learn the same pictures. An autoencoder squeezes each picture through a short code
-# and rebuilds it. A variational autoencoder (VAE) does the same and also arranges its codes, so that random
-# codes give pictures. A generative adversarial network (GAN) never sees a picture and its copy side by
-# side: a generator makes pictures from random codes, and a second network judges them. This notebook
-# explains the three, shows what each has learned, and compares random pictures and the lines between two
-# random codes. Nothing is trained here. The runs were made by
+# Three kinds of models learn the same pictures. An autoencoder compresses each picture into a code of a few
+# numbers and reconstructs the picture from the code. A variational autoencoder (VAE) does the same and also
+# arranges its codes, so that random codes can be decoded into pictures. A generative adversarial network
+# (GAN) reconstructs nothing: one network, the generator, makes pictures from random codes, and a second
+# network, the discriminator, judges them. This notebook explains the three models, shows what each has
+# learned, and compares the pictures that they make from random codes and from codes between two random
+# codes. Nothing is trained here. The runs were made by
 #
 # ```sh
 # python launch/local.py sweeps/gan_sets.yaml
 # python launch/local.py sweeps/bvae_sets.yaml
 # ```
 #
-# and everything below is read from their folders. One set of pictures is shown, with the first seed. The
-# sweeps cover three sets and three seeds; `docs/gan_faces.md` compares all of them.
+# and everything below is read from their folders. The notebook shows one of the three sets of pictures of
+# these sweeps; `docs/gan_faces.md` compares all three. Every model was trained with several seeds. Figures
+# with a ± are mean ± standard deviation over the seeds. Pictures and curves are those of the first seed.
 
 # %%
 import numpy as np
@@ -48,6 +50,7 @@ from IPython.display import display
 from PIL import Image
 
 from research import bvae_faces, gan_faces
+from research.common.messages import counted
 from research.draw import charts, pictures
 from research.measure import latents, sample_quality
 from research.parts.picture_features import random_features
@@ -62,26 +65,31 @@ def last(run) -> dict:
     return {key: value for row in run.rows for key, value in row.items()}
 
 
-def first_seed(sweep, **flags):
-    """The run with these flags and the smallest seed."""
+def with_flags(sweep, **flags) -> list:
+    """The runs with these flags, one for each seed, in the order of the seeds."""
     wanted = [run for run in sweep.runs if all(run.flags[name] == value for name, value in flags.items())]
-    return min(wanted, key=lambda run: run.flags["seed"])
+    return sorted(wanted, key=lambda run: run.flags["seed"])
 
 
 dataset = gans.runs[-1].flags["dataset"]  # the set that is shown; name another one of the sweep here
-runs = {
-    "autoencoder": first_seed(autoencoders, dataset=dataset, beta=0),
-    "VAE": first_seed(autoencoders, dataset=dataset, beta=1),
-    "GAN": first_seed(gans, dataset=dataset),
+of_seeds = {
+    "autoencoder": with_flags(autoencoders, dataset=dataset, beta=0),
+    "VAE": with_flags(autoencoders, dataset=dataset, beta=1),
+    "GAN": with_flags(gans, dataset=dataset),
 }
+runs = {name: trained[0] for name, trained in of_seeds.items()}  # of the first seed
+seeds = {name: ", ".join(str(run.flags["seed"]) for run in trained) for name, trained in of_seeds.items()}
+display(pd.DataFrame({"seeds": seeds}))
 
 # %% [markdown]
 # ## The pictures
 #
 # The committed notebook shows 435 photos of faces from Caltech-101, category Faces_easy (Li, Andreeto,
-# Ranzato and Perona, doi 10.22002/D1.20086, licence CC BY 4.0), cropped to squares of 64 pixels. Where you
-# show other photos, say here whose they are. Copies of a picture are left out. The models learn from the
-# training part, the best weights are chosen on the validation part, and figures are of the test part.
+# Ranzato and Perona, doi 10.22002/D1.20086, licence CC BY 4.0), cropped to squares of 64 pixels. If you show
+# other photos, say here who made them. Copies of a picture are left out. The models learn from the training
+# set. The weights of autoencoder and VAE that are kept are those with the lowest error on the validation
+# set, and the weights of the GAN those with the lowest kernel distance to the training set (explained
+# below). Test figures are computed on the test set.
 
 # %%
 flags = runs["GAN"].flags
@@ -95,16 +103,18 @@ figures |= {"pictures": sizes["train"], "size": flags["image_size"]}
 # ## How an autoencoder and a VAE work
 #
 # The encoder turns a picture into a code of a few numbers, and the decoder turns the code back into a
-# picture. The decoder gets nothing but the code, so the code has to hold what matters. An autoencoder is
-# trained on the difference between the picture and its copy alone. Nothing says where its codes lie, and a
-# code that belongs to no picture may decode to anything.
+# picture. The decoder receives nothing but the code, so the code has to contain what the decoder needs to
+# draw the picture. The loss of an autoencoder is only the difference between the picture and its
+# reconstruction. Nothing in this loss says where the codes should lie, so a code that belongs to no picture
+# may decode to anything.
 #
-# The encoder of a VAE gives each picture a small cloud of codes, with a mean and a variance for each
-# number, and a code is drawn from the cloud. So codes near each other have to decode to similar pictures.
-# A second term in the loss pulls all clouds towards one normal distribution, from which random codes can
-# be drawn later. The price is detail: what is too expensive to encode is left out, and the decoder paints
-# the mean of all possibilities, which is blurred. Both models are one class; β, the weight of the second
-# term, is 0 for the autoencoder and 1 for the VAE.
+# The encoder of a VAE gives each picture a normal distribution over codes, with a mean and a variance for
+# each number of the code, and a code is drawn from this distribution. Therefore codes near each other have
+# to decode to similar pictures. A second term of the loss, the KL divergence, pulls all these distributions
+# towards one standard normal distribution, the prior, from which random codes can be drawn later. This has
+# a price in detail. Detail that costs more KL than it saves in reconstruction error is not encoded, and
+# where the decoder does not know a detail, it paints the mean of all possibilities, which is blurred. Both
+# models are the same class. β, the weight of the second term, is 0 for the autoencoder and 1 for the VAE.
 
 # %%
 notebook.source(bvae_faces.VAE, bvae_faces.terms_of, latents.kl_per_latent)
@@ -113,21 +123,23 @@ notebook.layers(runs["VAE"])
 # %% [markdown]
 # ## How a GAN works
 #
-# The generator turns random codes into pictures. The discriminator sees real pictures and generated ones
-# and learns to tell them apart. Each step updates both: the discriminator gets better at telling, the
-# generator gets better at looking real to it. No generated picture is compared with a particular real one,
-# so nothing is averaged and nothing has to blur. But there is no code for a given picture, and no loss says
-# how good the pictures are: the two losses only show the balance between the networks. The generator may
-# also settle for a few pictures that always work, which is called mode collapse.
+# The generator turns random codes into pictures. The discriminator sees real and generated pictures and
+# learns to distinguish them. Each step updates both networks: the discriminator learns to distinguish
+# better, and the generator learns to make pictures that the discriminator takes for real. No generated
+# picture is compared with a particular real picture. So the loss does not reward the mean of several
+# pictures, and nothing forces generated pictures to be blurred. There are three disadvantages. A GAN gives
+# no code for a given picture. Neither loss says how good the pictures are: the two losses only show the
+# balance between the networks. And the generator may produce only a few kinds of pictures that the
+# discriminator accepts, which is called mode collapse.
 
 # %%
 notebook.source(gan_faces.Generator, gan_faces.Discriminator)
 notebook.layers(runs["GAN"])
 
 # %% [markdown]
-# The losses of the two networks. In the relativistic form the discriminator asks whether a real picture
-# looks more real than a generated one. Two penalties, R1 and R2, keep it from becoming steep around the
-# pictures that it knows.
+# The losses of the two networks come next. In the relativistic form, the discriminator judges whether a real
+# picture looks more real than a generated one. Two penalties, R1 and R2, keep the gradient of the
+# discriminator small at real and at generated pictures.
 
 # %%
 notebook.source(gan_faces.discriminator_loss, gan_faces.generator_loss, gan_faces.penalties)
@@ -137,15 +149,15 @@ notebook.source(gan_faces.discriminator_loss, gan_faces.generator_loss, gan_face
 #
 # | | autoencoder | VAE | GAN |
 # |---|---|---|---|
-# | learns from | the difference to the picture | that, and the code's price | a discriminator's judgement |
-# | random pictures | from codes that were never trained | yes, blurred | yes, sharp |
+# | learns from | the reconstruction error | the reconstruction error and KL | the discriminator's judgement |
+# | random pictures | from codes without a prior | yes, typically blurred | yes, typically sharp |
 # | code of a given picture | yes | yes, with its uncertainty | no |
 # | likelihood | no | a lower bound | no |
-# | typical failure | random codes decode to nothing | codes that say nothing | mode collapse |
+# | typical failure | implausible random pictures | codes that carry no information | mode collapse |
 # | used for | compression, features | the same, with uncertainty | sharp pictures in one pass |
 #
-# Three numbers of each run: its size, the number of its latents, and how many pictures it has seen (steps
-# times batch).
+# The next table has three numbers of each model: its parameters, the number of its latents (the numbers of a
+# code), and how many pictures it has seen in training, repetitions included (steps × batch size).
 
 # %%
 rows = {}
@@ -158,8 +170,9 @@ figures |= {"seen": rows["VAE"]["pictures seen"], "seen_gan": rows["GAN"]["pictu
 # %% [markdown]
 # ## Training of autoencoder and VAE
 #
-# The error of rebuilt validation pictures, the squared difference per pixel. Where it rises again, the model
-# is learning its training pictures by heart; the best weights are kept.
+# The curves show the error of reconstructed validation pictures, the mean squared error (MSE) per pixel. If a
+# curve rises again, the model is memorising its training pictures; the weights with the lowest error are
+# kept. The table has the error of these weights on the test set.
 
 
 # %%
@@ -168,16 +181,27 @@ def line(run, key: str) -> tuple:
     return tuple(zip(*[(row["step"], row[key]) for row in run.rows if key in row and row["step"] > 0]))
 
 
+def by_seed(name: str, key: str) -> pd.Series:
+    """The last value of a figure that the runs of a model have logged, by seed."""
+    return pd.Series({run.flags["seed"]: last(run)[key] for run in of_seeds[name]})
+
+
 errors = {name: line(runs[name], "val/mse") for name in ("autoencoder", "VAE")}
-notebook.picture(charts.curves(errors, "step", "MSE", logy=True), "Error of rebuilt validation pictures.")
-figures |= {"mse": last(runs["autoencoder"])["test/mse"], "mse_vae": last(runs["VAE"])["test/mse"]}
+notebook.picture(
+    charts.curves(errors, "step", "MSE", logy=True), "Error of reconstructed validation pictures, first seed."
+)
+mse = {name: by_seed(name, "test/mse") for name in errors}
+display(pd.DataFrame({"MSE on the test set": {name: notebook.spread(of, ".4f") for name, of in mse.items()}}))
+figures |= {"mse": notebook.spread(mse["autoencoder"], ".4f"), "mse_vae": notebook.spread(mse["VAE"], ".4f")}
+figures["n_mse_higher"], figures["n_mse"] = notebook.higher(mse["VAE"], mse["autoencoder"])
 
 # %% [markdown]
 # ## Training of the GAN
 #
-# How close are generated pictures to real ones? The kernel distance compares their features, taken from a
-# network with random weights: 0 would be perfect. The curve of validation pictures shows whether the
-# generator learned the training pictures alone.
+# How close are generated pictures to real ones? The kernel distance compares the features of the two sets of
+# pictures. The features are the outputs of a network with random weights. For a perfect generator the
+# expected distance is 0. The distance to validation pictures shows whether generated pictures are close to
+# real pictures that the GAN was not trained on. The curves leave out step 0, before training.
 
 # %%
 gan = runs["GAN"]
@@ -185,40 +209,53 @@ distances = {
     part: line(gan, key)
     for part, key in {"training": "train/kernel_distance", "validation": "val/kernel_distance"}.items()
 }
-notebook.picture(charts.curves(distances, "step", "kernel distance", logy=True), "Distance to real pictures.")
-figures |= {"first": distances["validation"][1][0], "end": distances["validation"][1][-1]}
+notebook.picture(
+    charts.curves(distances, "step", "kernel distance", logy=True), "Distance to real pictures, first seed."
+)
+steps, values = distances["validation"]
+figures |= {"first_step": steps[0], "first": values[0], "last_step": steps[-1], "end": values[-1]}
+distance = by_seed("GAN", "test/kernel_distance")
+notebook.say(
+    "Kernel distance to test pictures, with the best weights of each run:",
+    f"{notebook.spread(distance, '.4f')} ({counted(len(distance), 'seed')}).",
+)
+figures |= {"distance": notebook.spread(distance, ".4f"), "n_distance": len(distance)}
 
 # %% [markdown]
-# What the discriminator recognises: real pictures that it trains on, real pictures that it has never seen,
-# and generated ones. If it knows the first and not the second, it has memorised its pictures.
+# The next curves show what share of pictures the discriminator judges correctly: real pictures that it was
+# trained on, real pictures that it has never seen, and generated pictures. If it judges the first kind
+# correctly and the second kind not, it has memorised its training pictures.
 
 # %%
 seen_by_d = {
     "training pictures taken for real": line(gan, "val/d_train_real"),
     "validation pictures taken for real": line(gan, "val/d_held_out_real"),
-    "generated pictures recognised": line(gan, "val/d_generated"),
+    "generated pictures taken for generated": line(gan, "val/d_generated"),
 }
-notebook.picture(charts.curves(seen_by_d, "step", "share"), "What the discriminator recognises.")
+notebook.picture(
+    charts.curves(seen_by_d, "step", "share"), "What the discriminator judges correctly, first seed."
+)
 figures |= {"d_train": seen_by_d["training pictures taken for real"][1][-1]}
 figures |= {"d_held_out": seen_by_d["validation pictures taken for real"][1][-1]}
 
 # %% [markdown]
-# Pictures from the same random codes at three steps, the last of which is the end of the training, and the
-# nearest training pictures of some at the end: a GAN that copies would show the same face twice.
+# Below are pictures from the same random codes at three steps; the third step is the end of the training.
+# The last picture pairs generated pictures with the training pictures that are nearest to them. If the GAN
+# had copied its training pictures, both pictures of a pair would show the same face.
 
 # %%
 made = notebook.media(gan, "sample/random")
 for step, path in (made[len(made) // 3], made[2 * len(made) // 3], made[-1]):
     notebook.picture(path, f"The GAN at step {step:,}.")
 notebook.picture(
-    notebook.media(gan, "sample/nearest")[-1][1], "Generated pictures and the nearest real ones."
+    notebook.media(gan, "sample/nearest")[-1][1], "Generated pictures and the nearest training pictures."
 )
 
 # %% [markdown]
-# ## Rebuilt pictures
+# ## Reconstructed pictures
 #
-# Validation pictures and their copies at the end of the training. The GAN has no encoder and rebuilds
-# nothing.
+# Validation pictures and their reconstructions at the end of the training, first seed. The GAN has no
+# encoder and cannot reconstruct a picture.
 
 # %%
 for name in ("autoencoder", "VAE"):
@@ -228,35 +265,51 @@ for name in ("autoencoder", "VAE"):
 # %% [markdown]
 # ## Random pictures
 #
-# Real test pictures, and what each model makes of random codes. VAE and GAN draw from the normal
-# distribution that they were trained for. The autoencoder has none; its codes are drawn from a normal
-# distribution with the mean and covariance of the codes of training pictures.
+# The first row shows real test pictures, the others what each model makes from random codes. The codes of VAE
+# and GAN are drawn from the normal distribution with which the models were trained. The autoencoder was
+# trained with no such distribution. Its codes are drawn from a normal distribution with the mean and the
+# covariance of the codes of training pictures.
 
 # %%
 cfg = gan_faces.Config(task="compare", checkpoint=str(gan.folder), **notebook.QUIET)
-models = {}
-for name, run in runs.items():
+
+
+def model_of(run) -> faces_compare.Model:
+    """The model of a run with its best weights."""
     loaded = faces_compare.load(cfg, str(run.folder), device)
-    models[name] = faces_compare.described(loaded.network, loaded.flags, data, device)
+    return faces_compare.described(loaded.network, loaded.flags, data, device)
 
 
-def noise(n: int, model) -> torch.Tensor:
+def noise(n: int, model: faces_compare.Model) -> torch.Tensor:
     """Codes (n, D), standard normal, the same at every call."""
     return torch.randn(n, model.latent_dim, generator=torch.Generator().manual_seed(0))
 
 
 n = min(500, len(data.test), len(data.train))
-random = {name: model.decode(model.draw(noise(n, model))) for name, model in models.items()}
-shown = torch.cat([data.test[:12], *(x[:12] for x in random.values())])
+models, random = {}, {}
+for name, trained in of_seeds.items():
+    for run in trained:
+        model = model_of(run)
+        models.setdefault(name, model)  # the first seed's is shown
+        random[name, run.flags["seed"]] = model.decode(model.draw(noise(n, model)))
+first_of_each = [random[name, run.flags["seed"]][:12] for name, run in runs.items()]
+shown = torch.cat([data.test[:12], *first_of_each])
 names = ["real", *models]
-notebook.picture(pictures.grid(shown, len(data.test[:12]), names), "Real pictures and random ones.")
+notebook.picture(
+    pictures.grid(shown, len(data.test[:12]), names), "Real and random pictures of the first seed."
+)
 
 # %% [markdown]
-# Four figures, beside those of real training pictures in place of generated ones. *Kernel distance*: as
-# above, lower is better. *Sharpness*: how much neighbouring pixels differ, relative to test pictures, so 1
-# is right and less is blurred. *Recall*: the share of test pictures that have generated ones near them; it
-# is low when kinds of pictures are missing. *Told from real*: how often a classifier tells generated from
-# real pictures; 0.5 is chance.
+# Four figures compare random pictures with test pictures. The last row has the same figures for training
+# pictures in the place of generated pictures.
+#
+# - **Kernel distance**: as above; lower is better. It is an estimate and may be slightly below 0.
+# - **Sharpness**: how much neighbouring pixels differ, relative to test pictures. 1 means as sharp as test
+#   pictures, and a lower value means blurred.
+# - **Recall**: the share of test pictures that have generated pictures near them. It is low if the model does
+#   not generate some kinds of pictures.
+# - **Classifier accuracy**: how often a classifier correctly distinguishes generated from real pictures. 0.5
+#   is chance, so lower is better.
 
 # %%
 notebook.source(sample_quality.kernel_distance, sample_quality.precision_recall)
@@ -269,28 +322,44 @@ def sharpness(x: torch.Tensor) -> float:
 
 
 real, of_real = data.test[:n], random_features(data.test[:n])
-rows = {}
-for name, x in {**random, "real": data.train[:n]}.items():
+
+
+def scores_of(x: torch.Tensor) -> dict[str, float]:
+    """How close pictures are to the test pictures."""
     features = random_features(x)
-    rows[name] = {
+    return {
         "kernel distance": sample_quality.kernel_distance(features, of_real),
         "sharpness": sharpness(x) / sharpness(real),
         "recall": sample_quality.precision_recall(features, of_real).recall,
-        "told from real": sample_quality.two_sample_accuracy(features, of_real, 0),
+        "classifier accuracy": sample_quality.two_sample_accuracy(features, of_real, 0),
     }
-scores = pd.DataFrame(rows).T
-display(scores.round(4))
-figures |= {"n": n, "sharp": scores["sharpness"]["VAE"], "sharp_gan": scores["sharpness"]["GAN"]}
-figures |= {"nearest": scores["kernel distance"][[*models]].idxmin()}
-figures |= {"recall": scores["recall"]["VAE"], "recall_gan": scores["recall"]["GAN"]}
+
+
+scores = pd.DataFrame({key: scores_of(x) for key, x in random.items()}).T  # (model, seed) × figure
+form = {"kernel distance": ".4f", "sharpness": ".2f", "recall": ".2f", "classifier accuracy": ".2f"}
+table = {name: {key: notebook.spread(scores.loc[name][key], form[key]) for key in form} for name in models}
+table["real"] = {key: f"{value:{form[key]}}" for key, value in scores_of(data.train[:n]).items()}
+display(pd.DataFrame(table).T)
+
+ranked = scores["kernel distance"].groupby(level=0).mean().sort_values()
+nearest, following = ranked.index[:2]
+figures |= {"n": n, "nearest": nearest, "following": following, "behind": ranked.iloc[1] - ranked.iloc[0]}
+figures |= {"nearest_distance": table[nearest]["kernel distance"]}
+figures |= {"following_distance": table[following]["kernel distance"]}
+of = scores["kernel distance"]
+figures["n_nearer"], figures["n_compared"] = notebook.higher(of[following], of[nearest])
+for key in ("sharpness", "recall"):
+    figures |= {f"{key}_{name}": table[name][key] for name in ("GAN", "VAE")}
+    figures[f"n_{key}"], figures["n_both"] = notebook.higher(scores[key]["GAN"], scores[key]["VAE"])
 
 # %% [markdown]
 # ## Lines between two random latent points
 #
-# Two random codes and what lies between them. On the straight line the codes in the middle are shorter than
-# codes that the models were trained with: in many dimensions nearly all draws of a normal distribution have
-# about the same length. The great arc keeps that length. Look for two things: whether each picture on the
-# way is a possible picture, and whether it changes evenly.
+# Each row shows the pictures decoded from two random codes and from codes between them, with the model of
+# the first seed. Nearly all samples of a normal distribution in many dimensions have about the same length.
+# A code in the middle of a straight line is shorter than that, so the models have hardly been trained on
+# such codes. A great arc (spherical interpolation) keeps the length. Check two things: whether each picture
+# between the ends looks plausible, and whether the picture changes evenly.
 
 # %%
 t = torch.linspace(0, 1, 9)
@@ -311,12 +380,12 @@ for name, model in models.items():
         }
 columns = [f"t = {value:.3g}" for value in t.tolist()]
 notebook.picture(
-    pictures.grid(torch.cat(ways), 9, labels, columns), "Between two random codes, the first pair."
+    pictures.grid(torch.cat(ways), 9, labels, columns), "Pictures between two random codes, the first pair."
 )
 
 # %% [markdown]
-# Means over all pairs. The length of the code and the sharpness in the middle are relative to the ends. The
-# last column is 1 where the picture changes by the same amount at each step.
+# The table has means over all pairs of codes. The length of the code and the sharpness in the middle are
+# relative to the two ends. The last column would be 1 if the picture changed by the same amount at each step.
 
 # %%
 between = pd.DataFrame(rows).T
@@ -326,50 +395,60 @@ figures["line_length"] = between["length of the code in the middle"]["GAN, line"
 for name in ("VAE", "GAN"):
     figures[f"line_sharp_{name}"] = between["sharpness in the middle"][f"{name}, line"]
     figures[f"uneven_{name}"] = between["largest step / mean step"][f"{name}, line"]
-notebook.video(notebook.media(gan, "sample/interpolation_video")[-1][1], "The GAN between two other codes.")
+notebook.video(
+    notebook.media(gan, "sample/interpolation_video")[-1][1], "The GAN between two other random codes."
+)
 
 # %% [markdown]
 # ## Conclusion
 
 # %%
 f = figures
-rebuilt = "more" if f["mse_vae"] > f["mse"] else "no more"
+notebook.say(
+    f"The models learned from {f['pictures']:,} training pictures of {f['size']}×{f['size']} pixels.",
+    f"Repetitions included, autoencoder and VAE saw {f['seen']:,} pictures and the GAN {f['seen_gan']:,}.",
+    f"The error (MSE) of reconstructed test pictures is {f['mse_vae']} for the VAE and {f['mse']} for the",
+    f"autoencoder; the VAE's is higher with {f['n_mse_higher']} of {counted(f['n_mse'], 'seed')}.",
+)
 closer = "fell" if f["end"] < f["first"] else "did not fall"
 notebook.say(
-    f"From {f['pictures']:,} training pictures of {f['size']} pixels, autoencoder and VAE learned in",
-    f"{f['seen']:,} looks at a picture, the GAN in {f['seen_gan']:,}. The VAE's rebuilt test pictures have",
-    f"{rebuilt} error than the autoencoder's: {f['mse_vae']:.4f} and {f['mse']:.4f}.",
+    f"With its best weights, the GAN's kernel distance to test pictures is {f['distance']}",
+    f"({counted(f['n_distance'], 'seed')}). The first seed in detail: the distance to validation pictures",
+    f"{closer} from {f['first']:.4f} at step {f['first_step']:,} to {f['end']:.4f} at step",
+    f"{f['last_step']:,}. At the end the discriminator took {f['d_train']:.0%} of the training pictures and",
+    f"{f['d_held_out']:.0%} of the validation pictures for real.",
 )
 notebook.say(
-    f"The GAN's distance to validation pictures {closer} from {f['first']:.4f} at its first evaluation to",
-    f"{f['end']:.4f} at its last. At the end its discriminator took {f['d_train']:.0%} of the training",
-    f"pictures and {f['d_held_out']:.0%} of the validation pictures for real.",
-)
-sharper = "sharper" if f["sharp_gan"] > f["sharp"] else "no sharper"
-covers = "more" if f["recall_gan"] > f["recall"] else "no more"
-notebook.say(
-    f"Of {f['n']:,} random pictures of each model, those of the {f['nearest']} are nearest to real ones in",
-    f"these features. The GAN's are {sharper} than the VAE's: {f['sharp_gan']:.2f} and {f['sharp']:.2f}",
-    f"times as sharp as real ones. The GAN covers {covers} of the test pictures: recall",
-    f"{f['recall_gan']:.2f} against {f['recall']:.2f}.",
+    f"With each seed, {f['n']:,} random pictures of each model were compared with test pictures. Over",
+    f"{counted(f['n_compared'], 'seed')} and {f['n']:,} test pictures, in the features of a network with",
+    f"random weights, the {f['nearest']} has the lowest mean kernel distance, {f['nearest_distance']}; the",
+    f"next model, the {f['following']}, is {f['behind']:.4f} behind with {f['following_distance']}, and the",
+    f"{f['nearest']} has the lower one with {f['n_nearer']} of {counted(f['n_compared'], 'seed')}.",
 )
 notebook.say(
-    f"On straight lines between {f['pairs']} pairs of codes, the GAN's code in the middle has",
-    f"{f['line_length']:.2f} times the length of its ends. The pictures there are {f['line_sharp_GAN']:.2f}",
-    f"times as sharp as those at the ends with the GAN, and {f['line_sharp_VAE']:.2f} times with the VAE.",
-    f"The largest of the eight steps is {f['uneven_GAN']:.2f} times their mean with the GAN, and",
-    f"{f['uneven_VAE']:.2f} times with the VAE. Each model has one seed: others may differ.",
+    f"The GAN's random pictures are {f['sharpness_GAN']} times as sharp as test pictures, the VAE's",
+    f"{f['sharpness_VAE']} times; the GAN's are sharper with {f['n_sharpness']} of",
+    f"{counted(f['n_both'], 'seed')}. Recall is {f['recall_GAN']} for the GAN and {f['recall_VAE']} for the",
+    f"VAE; the GAN's is higher with {f['n_recall']} of {counted(f['n_both'], 'seed')}.",
+)
+notebook.say(
+    f"The lines between {f['pairs']} pairs of random codes are those of the first seed only. On straight",
+    f"lines, the code in the middle has {f['line_length']:.2f} times the length of the codes at the ends",
+    f"(GAN). The pictures in the middle are {f['line_sharp_GAN']:.2f} times as sharp as those at the ends",
+    f"with the GAN, and {f['line_sharp_VAE']:.2f} times with the VAE. The largest of the eight steps is",
+    f"{f['uneven_GAN']:.2f} times the mean step with the GAN, and {f['uneven_VAE']:.2f} times with the VAE.",
+    "With one seed of each model, these figures do not show that the two models differ.",
 )
 
 # %% [markdown]
 # ## On your own pictures
 #
-# A folder with at least a few hundred pictures, of any size and format:
+# Use a folder with at least a few hundred pictures, of any size and format:
 #
 # ```sh
 # python launch/local.py sweeps/gan_sets.yaml --set dataset=path/to/photos --name=gan_sets
 # python launch/local.py sweeps/bvae_sets.yaml --set dataset=path/to/photos --name=bvae_sets
 # ```
 #
-# Then run this notebook again. Where the processor has no hardware for bfloat16, add `--set precision=fp32`
-# to both.
+# Then run this notebook again. If your processor has no hardware for bfloat16, add `--set precision=fp32` to
+# both commands.

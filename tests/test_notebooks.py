@@ -20,6 +20,7 @@ from typing import Any
 import jupytext
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -40,8 +41,8 @@ PLACES = re.compile(r"/(?:home|root|tmp|Users|work)/\S+")  # on somebody's machi
 TEXT_VAE = {"dataset": "verses", "parameters": 40_000, "embed_dim": 16, "encoder_dim": 16, "steps": 40}
 TEXT_VAE |= {"eval_every": 20, "sample_every": 1000, "precision": "fp32", "seed": "[0]"}
 ARITHMETIC = {"data_dir": "{place}/store", "hidden_dim": 16, "steps": 30, "batch_size": 16}
-ARITHMETIC |= {"eval_every": 15, "sample_every": 30, "train_fraction": 0.9, "seed": "[0]"}
-SMALL_FACES = {"dataset": "{place}/faces", "data_dir": "{place}/store", "image_size": 32, "seed": "[0]"}
+ARITHMETIC |= {"eval_every": 15, "sample_every": 30, "train_fraction": 0.9, "seed": "[0, 1]"}
+SMALL_FACES = {"dataset": "{place}/faces", "data_dir": "{place}/store", "image_size": 32, "seed": "[0, 1]"}
 SMALL_FACES |= {"batch_size": 8, "steps": 30, "eval_every": 10, "sample_every": 10, "precision": "fp32"}
 FACES = SMALL_FACES | {"width": 8, "depth": 2, "hidden_dim": 16, "latent_dim": 4}
 PROSE = {"dataset": "{place}/chapter.txt", "n_layers": 2, "n_heads": 2, "embed_dim": 16, "seq_len": 16}
@@ -71,7 +72,7 @@ SHORT = {
     "text_vae": TEXT_VAE | {"anneal": "[none]", "latent_dim": 4},
     "text_vae_lm": TEXT_VAE,
     "seq2seq_split": ARITHMETIC | {"train_fraction": "[0.9, 0.8]"},
-    "seq2seq_depth": ARITHMETIC | {"hidden_dim": "[16]", "encoder_layers": "[1]"},
+    "seq2seq_depth": ARITHMETIC | {"hidden_dim": "[16]", "encoder_layers": "[1]", "seed": "[0]"},
     "seq2seq_mode": ARITHMETIC | {"dataset": "digits", "precision": "fp32"},
     "prose": PROSE | {"parameters": "[8_000, 16_000]", "learning_rate": "[0.008]"},
     "prose_pos": PROSE | {"parameters": 8_000},
@@ -378,7 +379,7 @@ def test_what_a_run_lacks_is_told(place: Path) -> None:
     assert notebook.n_parameters(run) == 8_556
     with pytest.raises(notebook.Missing, match=r"has no sample/films; it has .*sample/continuations"):
         notebook.media(run, "sample/films")
-    with pytest.raises(notebook.Missing, match="has no evaluate; call the task first"):
+    with pytest.raises(notebook.Missing, match="has no results of task evaluate; call the task first"):
         notebook.task(run, "evaluate")
 
 
@@ -434,6 +435,19 @@ def test_a_group_at_wandb_that_lacks_runs_is_told(n: int, sentence: str | None, 
         patch.setattr(notebook, "say", lambda *sentences: shown.append(" ".join(sentences)))
         assert len(notebook.of_wandb("a/b", "bvae").runs) == n
     assert bool(shown) == bool(sentence) and (not shown or shown[0].startswith(sentence))
+
+
+def test_spread_over_seeds() -> None:
+    assert notebook.spread([1, 2, 3]) == "2.00 ± 1.00"
+    assert notebook.spread([0.125], ".1%") == "12.5%"
+    assert notebook.spread([0.5, None, 0.7, float("nan")], ".0%") == "60% ± 14%"
+    assert notebook.spread([None]) == "–"
+
+
+def test_seeds_with_which_a_figure_is_higher() -> None:
+    first = pd.Series({0: 1.0, 1: 2.0, 2: float("nan"), 3: 9.0})
+    assert notebook.higher(first, {0: 0.5, 1: 2.0, 2: 0.0, 4: 0.0}) == (1, 2)
+    assert notebook.higher({0: 1.0}, {1: 0.0}) == (0, 0)
 
 
 def test_every_notebook_is_in_the_list() -> None:

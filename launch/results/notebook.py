@@ -7,10 +7,10 @@
     notebook.layers(sweep.runs[0])               # layers, shapes and parameters of the run's model
     notebook.picture(path, "What it shows.")
 
-The environment variable NOTEBOOK_RUNS names another folder than `runs`, or a project at W&B as
-wandb:ENTITY/PROJECT. With it, tests execute every notebook on short runs of embedded data. It is a variable
-and not a cell of parameters, so that both forms have the same cells: the committed .ipynb is the executed
-.py. IPython and Pillow are imported where they are used.
+The environment variable NOTEBOOK_RUNS names a folder other than `runs`, or a project at W&B as
+wandb:ENTITY/PROJECT. The tests use it to execute every notebook on short runs of embedded data. It is a
+variable and not a cell of parameters, so that a notebook has the same cells wherever its runs are: the
+committed .ipynb is the executed .py. IPython and Pillow are imported where they are used.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ import inspect
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shlex
 import shutil
+import statistics
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +81,9 @@ class Missing(UserError):
 def runs_of(name: str) -> read.Sweep:
     """The sweep of sweeps/<name>.yaml with its finished runs, in the order of its trials.
 
-    It makes the repository's root the current folder, because flags name their data from there. It also turns
-    off messages about progress, so that the output of a cell is only what the cell shows.
-    Raises Missing, which gives the command that makes or completes the runs, and says how long it takes.
+    The repository's root becomes the current folder, because paths in flags are relative to it. Messages
+    about progress are turned off, so that the output of a cell is only what the cell shows.
+    Raises Missing, which gives the command that makes or completes the runs and says how long that takes.
     """
     os.chdir(ROOT)
     hush(True)
@@ -107,7 +109,8 @@ def ended(sweep: read.Sweep, how: str) -> read.Sweep:
         raise Missing(f"{state} {how}")
     sweep.runs = [run for run in done if run.status["status"] == "finished"]
     if not sweep.runs:
-        raise Missing(f"No run that this notebook reads has finished: {done[0].status['status']}. {how}")
+        status = done[0].status["status"]
+        raise Missing(f"None of this notebook's runs has finished; the first one is {status}. {how}")
     return sweep
 
 
@@ -135,7 +138,7 @@ def of_wandb(project: str, name: str) -> read.Sweep:
     from launch.results import wandb_runs
 
     folder = Path("runs") / "wandb" / project / name
-    how = f"Upload the runs with `python launch/upload.py runs/{name}`, or leave out {RUNS}."
+    how = f"Upload the runs with `python launch/upload.py runs/{name}`, or unset {RUNS}."
     try:
         with wandb_runs.asking() as api:
             api.flush()  # because it caches answers
@@ -144,7 +147,8 @@ def of_wandb(project: str, name: str) -> read.Sweep:
             except ValueError:  # there is no such project
                 found = []
             if missing := [run.name for run in found if run.state not in ("finished", "failed", "crashed")]:
-                raise Missing(f"{RUNS}={ONLINE}{project}: {missing[0]} of group {name} has not ended. {how}")
+                what = f"run {missing[0]} of group {name} has not ended"
+                raise Missing(f"{RUNS}={ONLINE}{project}: {what}. {how}")
             for run in found:
                 if run.state == "finished":
                     fetch(api, run, project, folder)
@@ -166,12 +170,13 @@ def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
     """Make a run folder from a run at W&B: config, best weights, layers, rows, and the media logged with
     them.
 
-    Raises UserError if the run is not one of ours, or for names that would lead out of the folder.
+    Raises UserError if the run was not made by this repository, or if a file would lie outside the folder.
     """
     with tempfile.TemporaryDirectory() as tmp:
         key = str(run.config.get("key", ""))
         if not re.fullmatch(r"[0-9a-f]{6,64}", key):
-            raise UserError(f"{project}: run {run.id} has the key {key or None}: it is not a run of ours")
+            made = "it was not made by this repository"
+            raise UserError(f"{project}: run {run.id} has the key {key or None}: {made}")
         into = folder / key
         if (into / STATUS).is_file():
             return
@@ -190,7 +195,7 @@ def fetch(api: Any, run: Any, project: str, folder: Path) -> None:
                     file = Path(run.file(value["path"]).download(tmp, replace=True).name)
                     place = into / MEDIA / key / f"{logged['_step']}{file.suffix}"
                     if not place.resolve().is_relative_to((into / MEDIA).resolve()):
-                        raise UserError(f"{project}: {key} of run {run.id} leads out of its folder")
+                        raise UserError(f"{project}: {key} of run {run.id} lies outside the run's folder")
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(file, place)
                 elif not key.startswith(("_", "time/")) and value is not None:
@@ -234,7 +239,7 @@ def n_parameters(run: read.Run) -> int:
 
 @contextlib.contextmanager
 def silently() -> Iterator[None]:
-    """A `with` block that hides what is printed or displayed in it, such as results of a task, which the
+    """Hide what is printed or displayed within a `with` block, such as the results of a task, which the
     notebook shows in its own way.
     """
     from IPython.utils.capture import capture_output
@@ -243,13 +248,36 @@ def silently() -> Iterator[None]:
         yield
 
 
+def spread(values: Iterable[float | None], form: str = ".2f") -> str:
+    """Mean ± standard deviation over the seeds, both in the format `form`; of a single value only that value.
+
+    Values that are missing (None, NaN) are left out; if all of them are missing, the result is a dash.
+    """
+    values = [value for value in values if value is not None and not math.isnan(value)]
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):{form}}"
+
+
+def higher(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[int, int]:
+    """With how many seeds the first figure is higher than the second, and the number of seeds that have both.
+
+    Both are seed → value, such as a pandas Series. Values that are missing (NaN) are left out.
+    """
+    seeds = set(first.keys()) & set(second.keys())  # iterating over a Series would give its values
+    differences = [first[seed] - second[seed] for seed in seeds]
+    differences = [value for value in differences if not math.isnan(value)]
+    return sum(value > 0 for value in differences), len(differences)
+
+
 def say(*sentences: str) -> None:
     """Show sentences as a paragraph. A conclusion makes its sentences from the figures that were shown."""
     _markdown(" ".join(sentences))
 
 
 def written(text: str, title: str) -> None:
-    """Show a text below a title, with its own line breaks and more where a line is longer than LINE."""
+    """Show a text below a title. Its line breaks are kept, and lines longer than LINE are broken."""
     lines = []
     for line in text.split("\n"):
         lines += [line[i : i + LINE] for i in range(0, max(1, len(line)), LINE)]
@@ -258,7 +286,7 @@ def written(text: str, title: str) -> None:
 
 
 def picture(what: np.ndarray | Path, caption: str) -> None:
-    """Show a picture, uint8 (H, W, 3) or a file, above its caption, which screen readers read, too."""
+    """Show a picture, uint8 (H, W, 3) or a file, above its caption, which screen readers also read."""
     from IPython.display import Image, display
     from PIL import Image as pil
 
@@ -294,14 +322,14 @@ def media(run: read.Run, key: str) -> list[tuple[int, Path]]:
 
 
 def task(run: read.Run, name: str) -> read.Task:
-    """What a task has made from a run. It may have several folders, named after its flags; the newest is
-    read.
+    """What a task has made from a run. If the task was called several times with different flags, the newest
+    result is read.
 
     Raises Missing if the task was not called.
     """
     made = [one for one in read.read_run(run.folder).tasks if one.folder.name.partition("-")[0] == name]
     if not made:
-        raise Missing(f"{from_root(run.folder)} has no {name}; call the task first")
+        raise Missing(f"{from_root(run.folder)} has no results of task {name}; call the task first")
     return max(made, key=lambda one: (one.folder / RESULTS).stat().st_mtime_ns)
 
 
