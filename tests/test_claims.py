@@ -1337,7 +1337,7 @@ def which_is_nearest() -> str:
     means = photos.groupby([name.split(",")[0] for name in photos["model"]]).mean(numeric_only=True)
     assert means["random/kernel_distance"].idxmin() == means["reader/kernel_distance"].idxmax() == "GAN"
     assert (means["random/kernel_distance"] > 0).all()
-    return "in features of a face reader the GAN is last"
+    return "by the features of a network that reads faces the GAN is farthest from the photos"
 
 
 def sentences_table() -> list[list[str | None]]:
@@ -1525,7 +1525,7 @@ def tables(name: str) -> dict[tuple[str, ...], list[list[str]]]:
     return found
 
 
-FRONT = ("question", "script", "result", "a run takes", "published or peer", "commit", "page")
+FRONT = ("question", "script", "result", "time of a run", "published or peer's figure", "commit", "page")
 
 
 def front_table() -> list[Row]:
@@ -1541,19 +1541,27 @@ def front_table() -> list[Row]:
         assert len(runs) == 3
     exact = [mean_sd(runs["test/exact_match"], 4) for runs in sums]
     rows = {
-        "bvae_faces": ("bvae", f"MSE {', '.join(faces)}"),
+        "bvae_faces": ("bvae", f"mean squared error (MSE) {', '.join(faces)}"),
         "gan_faces": (
             "gan_sets",
-            f"kernel distance in random features: GAN {mean_sd(near['GAN'], 4)}, autoencoder "
-            f"{mean_sd(near['autoencoder'], 4)}, VAE {mean_sd(near['VAE'], 4)}; in features of a face reader the GAN is last",
+            "kernel distance (0 is best) by the features of a network with random weights: "
+            f"GAN {mean_sd(near['GAN'], 4)}, autoencoder {mean_sd(near['autoencoder'], 4)}, "
+            f"VAE {mean_sd(near['VAE'], 4)}; by the features of a network that reads faces the GAN is farthest from the photos",
         ),
-        "vae_mnist": ("vae_mnist_best", f"ELBO {mean_sd(digits['test/elbo_nats'], 1)} nats"),
+        "vae_mnist": (
+            "vae_mnist_best",
+            f"ELBO, a lower bound of the log-likelihood: {mean_sd(digits['test/elbo_nats'], 1)} nats per picture",
+        ),
         "charlm": ("charlm_best", f"{mean_sd(results('charlm_best')['test/loss'], 3)} nats per character"),
-        "seq2seq_arith": ("seq2seq_best", f"{exact[0]} right; a plain LSTM {exact[1]}"),
+        "seq2seq_arith": (
+            "seq2seq_best",
+            f"share of right answers: {exact[0]} with an extended LSTM, {exact[1]} with a plain LSTM",
+        ),
         "text_vae": (
             "text_vae",
-            f"KL {mean_sd(sentences['test/kl_nats'], 2)} nats, log-likelihood {mean_sd(sentences['test/iw_nats'], 1)}; "
-            f"a language model {mean_sd(language['test/iw_nats'], 1)}",
+            f"KL {mean_sd(sentences['test/kl_nats'], 2)} nats (an unused code has 0), "
+            f"log-likelihood {mean_sd(sentences['test/iw_nats'], 1)} nats per line; "
+            f"a language model without a code {mean_sd(language['test/iw_nats'], 1)}",
         ),
     }
     found: list[Row] = []
