@@ -782,9 +782,9 @@ def best_rates() -> str:
     assert (loss["transformer"].nsmallest(2).index == [0.001, 0.002]).all() and two < 0.002
     assert tcn.max() < loss["tcn"][0.001]
     return (
-        "The best learning rate differs by architecture (one seed): the Transformer is within 0.002 nats at 0.001 and 0.002, "
-        f"the TCN is within {tcn.max() - tcn.min():.3f} from 0.002 to 0.008, and the LSTM improves up to 0.008, where it is "
-        f"{lost[0.002]:.2f} nats better than at 0.002 and {lost[0.001]:.2f} better than at 0.001."
+        "The best learning rate differs by architecture (one seed): the Transformer's losses at 0.001 and 0.002 differ by less "
+        f"than 0.002 nats, the TCN's losses from 0.002 to 0.008 differ by at most {tcn.max() - tcn.min():.3f}, and the LSTM's loss "
+        f"falls up to 0.008, where it is {lost[0.002]:.2f} nats lower than at 0.002 and {lost[0.001]:.2f} lower than at 0.001."
     )
 
 
@@ -870,7 +870,7 @@ def prose_positions() -> str:
     assert len(bpc) == 2 and (table > 0).all() and (untold > table).all()
     a, b = (" and ".join(f"{value:.2f}" for value in sorted(of)) for of in (untold, table))
     return (
-        f"Without positions the Transformer takes {a} bits per character more than with rotary positions, and with a learned table "
+        f"Without positions the Transformer needs {a} bits per character more than with rotary positions, and with a learned table "
         f"{b} more (two seeds)."
     )
 
@@ -1830,7 +1830,7 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
 }
 UNKEPT_TABLES = {  # first cells of the headers of tables whose runs were not kept
     ("docs/charlm.md", ("", "LSTM")),
-    ("docs/charlm.md", ("strategy", "words that the training songs have")),
+    ("docs/charlm.md", ("strategy", "known words")),
     ("docs/seq2seq_arith.md", ("", "exact match")),
     ("docs/text_vae.md", ("flag", "what it does")),
     ("docs/vae_mnist.md", ("nats", "training pictures")),
