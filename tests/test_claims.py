@@ -608,7 +608,7 @@ def half_beta_of_two_latents() -> str:
 def beta_of_two_latents() -> str:
     runs = where(results("vae_mnist"), latent_dim=2, learning_rate=0.003)
     lost = gain(runs, "beta", 4, 1, "test/rec_nats")
-    return f"At the higher learning rate β = 4 loses {span(lost, 0)} nats of reconstruction against β = 1 (two seeds)."
+    return f"At the higher learning rate the reconstruction loss at β = 4 is {span(lost, 0)} nats above that at β = 1 (two seeds)."
 
 
 def beta_of_twenty_latents() -> str:
@@ -627,8 +627,8 @@ def active_of_twenty_latents() -> str:
     assert set(runs["test/kl_nats"].round()) == {8}
     a, b = (f"{units[rate][0]:.0f} and {units[rate][1]:.0f}" for rate in (0.003, 0.001))
     return (
-        f"With twenty latents and β = 4, {a} of them stay active at the higher learning rate and {b} at the lower one, with "
-        "a KL of 8 nats at both (two seeds)."
+        f"With twenty latents and β = 4, the number of latents that stay active is {a} at the higher learning rate and {b} at the "
+        "lower one, with a KL of 8 nats at both (two seeds)."
     )
 
 
@@ -636,7 +636,7 @@ def half_beta_spends_more() -> str:
     runs = where(results("vae_mnist"), latent_dim=20)
     more = means(gain(runs, "beta", 0.5, 1, "test/kl_nats"))
     assert (gain(runs, "beta", 0.5, 1, "test/elbo_nats") < 0).all()
-    return f"With twenty latents β = 0.5 spends {span(more, 0)} nats more on the code than β = 1, and its ELBO is lower (two seeds)."
+    return f"With twenty latents the KL at β = 0.5 is {span(more, 0)} nats higher than at β = 1, and the ELBO is lower (two seeds)."
 
 
 def the_code_knows_the_digit() -> None:
@@ -651,7 +651,7 @@ def codes_and_digits() -> str:
     the_code_knows_the_digit()
     return (
         "At β = 0.5 and 1 the codes of twenty latents identify the digit (kNN accuracy 0.97 at both learning rates, two seeds). "
-        "The codes of two latents confuse one picture in five at the higher learning rate (two seeds)."
+        "With two latents kNN assigns one picture in five to a wrong class at the higher learning rate (two seeds)."
     )
 
 
@@ -671,7 +671,7 @@ def size_on_the_page() -> str:
     by = size()
     low, high = minus(by["three"].min(), 1), minus(by["three"].max(), 1)
     return (
-        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"With two latents depth matters most: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
         f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
         f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
         f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
@@ -688,7 +688,7 @@ def size_in_the_header() -> str:
     more = default.set_index("seed")["test/elbo_nats"] - best
     assert (more > 0).all() and len(more) == 2
     return (
-        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"With two latents depth matters most: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
         f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
         f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
         f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
@@ -902,9 +902,10 @@ def plain_mistakes() -> str:
         f"A quarter of the queries is enough for an exact match of {quarter['test/exact_match']:.2f}; a tenth gives only "
         f"{tenth['test/exact_match']:.2f}, and stopping after 4,000 steps does not reliably raise it (seq2seq_short.yaml). Most "
         f"wrong answers are off by one ({quarter[off]:.3f} of {1 - quarter['test/exact_match']:.3f} wrong at 0.25, {half[off]:.3f} of "
-        f"{1 - half['test/exact_match']:.3f} at 0.5). This happens most in answers of one digit, of which few are seen in training "
+        f"{1 - half['test/exact_match']:.3f} at 0.5). This happens most in answers of one digit, which are rare in training "
         f"(at 0.25, {quarter['test/exact_length_1']:.2f} of them are right, and {quarter['test/exact_length_3']:.2f} of the answers "
-        f"with three characters). At 0.1, {tenth['test/mistakes_other']:.2f} of all answers are not even near misses."
+        f"with three characters). At 0.1, {tenth['test/mistakes_other']:.2f} of all answers are wrong and not "
+        "even near misses (mistakes_other in docs/METRICS.md)."
     )
 
 
@@ -1003,7 +1004,7 @@ def what_each_brings() -> str:
     by = {name: addition(name) for name in ADDITIONS}
     (c, nc), (a, na), (r, nr), (b, nb), (w, nw) = by.values()
     return (
-        f"The exact match rises from {alone(None):.3f} (plain) to {all_five():.4f} (all additions), one seed. Each addition multiplies the "
+        f"The exact match rises from {alone(None):.3f} (plain) to {all_five():.4f} (all extensions), one seed. Each extension multiplies the "
         f"share of wrong answers by this factor (geometric mean over its 16 pairs of runs, one seed): columns: {c:.2f} (better in {nc} "
         f"of 16 pairs); attention: {a:.2f} ({na}); reverse: {r:.2f} ({nr}); both directions: {b:.2f} ({nb}); weight decay 0.3 instead of "
         f"0.01: {w:.2f} ({nw})."
@@ -1016,10 +1017,10 @@ def what_goes_wrong() -> str:
     decayed = where(runs, **dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.3}).iloc[0]
     return (
         f"Of the answers of the plain LSTM {1 - plain['test/exact_match']:.3f} are wrong and {plain['test/mistakes_off_by_one']:.3f} "
-        "are off by one, in the units digit of answers of which few are seen "
+        "are off by one, in the units digit of kinds of answers that are rare in training "
         f"({plain['test/exact_length_1']:.2f} of those with one digit are right, {plain['test/exact_length_3']:.2f} with three "
-        "characters; one seed). In an answer written forwards the first digit has to be right before the others are computed. Next are "
-        f"answers that are off by ten ({plain['test/mistakes_off_by_ten']:.3f}; with a weight decay of 0.3 "
+        "characters; one seed). In an answer written forwards the first digit has to be right before the others are computed. Some "
+        f"answers are off by ten ({plain['test/mistakes_off_by_ten']:.3f}; with a weight decay of 0.3 it is "
         f"{decayed['test/mistakes_off_by_ten']:.3f}, out of {1 - decayed['test/exact_match']:.3f} wrong; one seed). The sign is hardly ever "
         f"wrong (at most {runs['test/mistakes_sign'].max():.4f}, one seed)."
     )
@@ -1090,8 +1091,8 @@ def layers_in_the_header() -> str:
     off, wrong = "test/mistakes_off_by_one", {1: 1 - right[1, 1][128], 2: 1 - right[2, 2][128]}
     return (
         f"A second decoder layer is better in all six pairs (one seed): with 128 units the exact match is {right[1, 2][128]:.3f} "
-        f"instead of {right[1, 1][128]:.3f} (the plain LSTM of seq2seq_tricks.yaml), and 64 units with it ({right[1, 2][64]:.3f}) are "
-        "better than 128 without (one seed). A second encoder layer is better in three of six pairs and worse in the other three (one "
+        f"instead of {right[1, 1][128]:.3f} (the plain LSTM of seq2seq_tricks.yaml), and 64 units with a second "
+        f"decoder layer ({right[1, 2][64]:.3f}) are better than 128 without it (one seed). A second encoder layer is better in three of six pairs and worse in the other three (one "
         "seed): with 32 and 64 units it helps a one-layer decoder "
         f"({right[2, 1][32]:.3f} and {right[2, 1][64]:.3f} instead of {right[1, 1][32]:.3f} and {right[1, 1][64]:.3f}) and hurts a "
         f"two-layer decoder ({right[2, 2][32]:.3f} and {right[2, 2][64]:.3f} instead of {right[1, 2][32]:.3f} and "
@@ -1107,11 +1108,13 @@ def reading_costs() -> str:
     read_ = where(runs, mode="image_to_text").mean(numeric_only=True)
     drawn = where(runs, mode="text_to_image")
     assert len(drawn) == 3 and (drawn["test/exact_match"] > drawn["test/reader_accuracy"]).all()
+    kinds = read_[[name for name in read_.index if name.startswith("test/mistakes_")]]
+    assert kinds.idxmax() == "test/mistakes_other"
     return (
         "Drawing the answers costs nothing. The classifier reads the drawn answers better than real test pictures of characters "
-        f"({drawn['test/reader_accuracy'].mean():.3f}), because the drawn ones are typical. Reading the queries costs what misread digits "
-        f"cost, and most queries have four digits. The mistakes are of all kinds, most of no listed kind ({read_['test/mistakes_other']:.3f} of "
-        f"{1 - read_['test/exact_match']:.3f} wrong), and nearly as frequent without a carry ({1 - read_['test/exact_no_carry']:.3f}) "
+        f"({drawn['test/reader_accuracy'].mean():.3f}), because the drawn ones are typical. Reading the queries costs as much as misread "
+        "digits cost, and most queries have four digits. Mistakes of all kinds occur; the largest group is of no listed kind "
+        f"({read_['test/mistakes_other']:.3f} of {1 - read_['test/exact_match']:.3f} wrong). Mistakes are nearly as frequent without a carry ({1 - read_['test/exact_no_carry']:.3f}) "
         f"as with one ({1 - read_['test/exact_carry']:.3f})."
     )
 
@@ -1811,16 +1814,16 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
     (
         "docs/seq2seq_arith.md",
         (
-            "learned from",
+            "share of queries for training",
             "student reports, per character",
             "plain LSTM, per character",
-            "plain LSTM, exact",
-            "all additions, exact",
+            "plain LSTM, exact match",
+            "all extensions, exact match",
         ),
     ): few_table,
     (
         "docs/seq2seq_arith.md",
-        ("addition to the plain LSTM", "exact match, alone", "wrong answers ×", "better in"),
+        ("extension of the plain LSTM", "exact match, alone", "factor on wrong answers", "better in"),
     ): additions_table,
     (
         "docs/seq2seq_arith.md",
