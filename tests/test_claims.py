@@ -136,8 +136,8 @@ def mig_at_3_in_the_header() -> str:
     a, b, c = (f"{mig[1][s]:.2f} and {mig[3][s]:.2f}" for s in range(3))
     return (
         "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
-        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3 (three seeds, 1 and then 3: "
-        f"{a}; {b}; {c})."
+        "two seeds whose runs finished there. MIG does not distinguish β = 1 from β = 3 (values at 1 and at 3 for "
+        f"each of three seeds: {a}; {b}; {c})."
     )
 
 
@@ -145,7 +145,7 @@ def mig_at_3_on_the_page() -> str:
     mig_of_beta()
     return (
         "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
-        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3."
+        "two seeds whose runs finished there. MIG does not distinguish β = 1 from β = 3."
     )
 
 
@@ -271,7 +271,7 @@ def yaw_has_its_own() -> tuple[pd.Series, float]:
 def yaw_on_the_page() -> str:
     best, next_best = yaw_has_its_own()
     return (
-        "In all three runs with a falling β yaw has a latent of its own: this latent carries "
+        "In all three runs with a falling β, yaw has a latent of its own: this latent carries "
         f"{span(best, 2)} of the information about yaw, and the next best latent at most {next_best:.2f}."
     )
 
@@ -280,7 +280,7 @@ def yaw_in_the_header() -> str:
     best, next_best = yaw_has_its_own()
     return (
         f"With each of the three seeds yaw has a latent of its own, which carries {span(best, 2)} of the information "
-        f"about it; the next best latent carries at most {next_best:.2f}"
+        f"about yaw; the next best latent carries at most {next_best:.2f}"
     )
 
 
@@ -447,8 +447,8 @@ def recipe_over_dcgan() -> str:
     assert (ours["none"] < plain["skip"]).all() and len(plain) == 3
     return (
         "With the same layers and no augmentation, our losses, penalties, learning rates and averaging are better than the plain "
-        f"recipe with each of three seeds (kernel distance {span(ours['none'], 4)} against {span(plain['skip'], 4)}). With and "
-        f"without translation they are also better than DCGAN with each seed ({span(plain['dcgan'], 4)})."
+        f"recipe with each of three seeds (kernel distance {span(ours['none'], 4)} against {span(plain['skip'], 4)}). With "
+        f"translation as augmentation and without it, they are also better than plain DCGAN with each seed ({span(plain['dcgan'], 4)})."
     )
 
 
@@ -527,7 +527,7 @@ def little_of_the_variety() -> str:
     assert found[MODELS[2]].max() < 0.1 < 0.4 < found[list(MODELS[:2])].min().min()
     return (
         f"On rendered faces the GAN's recall by these features is {g}, the autoencoder's {a} and the VAE's {v}: few real faces "
-        "have a face by the GAN near them."
+        "have a generated face of the GAN near them."
     )
 
 
@@ -537,8 +537,8 @@ def how_often_told() -> str:
     assert (photos[MODELS[2]] < photos[MODELS[0]]).all() and (photos[MODELS[2]] < photos[MODELS[1]]).all()
     assert found.drop("photos").min().min() > 0.95
     return (
-        "With the random network's features, a classifier tells the rendered faces and emoji of all three models from real ones "
-        f"nearly always. For photos its accuracy is {percent(photos[MODELS[2]])} with the GAN, "
+        "With the random network's features, a classifier nearly always distinguishes the rendered faces and emoji of all three "
+        f"models from real ones. For photos its accuracy is {percent(photos[MODELS[2]])} with the GAN, "
         f"{percent(photos[MODELS[0]])} with the autoencoder and {percent(photos[MODELS[1]])} with the VAE."
     )
 
@@ -888,7 +888,7 @@ def recipe() -> str:
     return (
         "All six runs that finished used Muon (one seed); the two with AdamW alone, at learning rates of 0.006, were stopped at "
         f"step 500 (one seed). At a learning rate of 0.0037 the loss is {near[0.01]:.3f} with a weight decay of 0.01 and "
-        f"{near[0.1]:.3f} with 0.1 (one seed). The default learning rate of 0.002 with a weight decay of 0.1 has {default:.3f} in "
+        f"{near[0.1]:.3f} with 0.1 (one seed). The default learning rate of 0.002 with a weight decay of 0.1 has a loss of {default:.3f} in "
         "charlm_lr.yaml, within 0.005 of the best of these runs with the same seed (one seed)."
     )
 
@@ -1625,7 +1625,7 @@ def three_models_table() -> list[Row]:
             rows.append([name, model.split(",")[0], *[minus_of(cell) for cell in cells]])
         real = [of_set[of_real[k]].mean() if of_real[k] in of_set else None for k in figures]
         cells = ["–" if x is None else minus(x, n) for x, n in zip(real, figures.values(), strict=True)]
-        rows.append([name, "other real ones", *cells])
+        rows.append([name, "other real pictures", *cells])
     return rows
 
 
@@ -1773,10 +1773,10 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
             "model",
             "distance, random network",
             "distance, face reader",
-            "told from real, random network",
-            "told from real, face reader",
+            "classifier accuracy, random network",
+            "classifier accuracy, face reader",
             "recall, face reader",
-            "error of rebuilt pictures (MSE)",
+            "reconstruction error (MSE)",
         ),
     ): three_models_table,
     (
