@@ -136,8 +136,8 @@ def mig_at_3_in_the_header() -> str:
     a, b, c = (f"{mig[1][s]:.2f} and {mig[3][s]:.2f}" for s in range(3))
     return (
         "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
-        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3 (three seeds, 1 and then 3: "
-        f"{a}; {b}; {c})."
+        "two seeds whose runs finished there. MIG does not distinguish β = 1 from β = 3 (values at 1 and at 3 for "
+        f"each of three seeds: {a}; {b}; {c})."
     )
 
 
@@ -145,7 +145,7 @@ def mig_at_3_on_the_page() -> str:
     mig_of_beta()
     return (
         "With each of the three seeds MIG is higher at β = 3 than at 0, 8 and 40, and it is higher than at 0.2 with the "
-        "two seeds whose runs finished there. MIG does not separate β = 1 from β = 3."
+        "two seeds whose runs finished there. MIG does not distinguish β = 1 from β = 3."
     )
 
 
@@ -271,7 +271,7 @@ def yaw_has_its_own() -> tuple[pd.Series, float]:
 def yaw_on_the_page() -> str:
     best, next_best = yaw_has_its_own()
     return (
-        "In all three runs with a falling β yaw has a latent of its own: this latent carries "
+        "In all three runs with a falling β, yaw has a latent of its own: this latent carries "
         f"{span(best, 2)} of the information about yaw, and the next best latent at most {next_best:.2f}."
     )
 
@@ -280,7 +280,7 @@ def yaw_in_the_header() -> str:
     best, next_best = yaw_has_its_own()
     return (
         f"With each of the three seeds yaw has a latent of its own, which carries {span(best, 2)} of the information "
-        f"about it; the next best latent carries at most {next_best:.2f}"
+        f"about yaw; the next best latent carries at most {next_best:.2f}"
     )
 
 
@@ -447,8 +447,8 @@ def recipe_over_dcgan() -> str:
     assert (ours["none"] < plain["skip"]).all() and len(plain) == 3
     return (
         "With the same layers and no augmentation, our losses, penalties, learning rates and averaging are better than the plain "
-        f"recipe with each of three seeds (kernel distance {span(ours['none'], 4)} against {span(plain['skip'], 4)}). With and "
-        f"without translation they are also better than DCGAN with each seed ({span(plain['dcgan'], 4)})."
+        f"recipe with each of three seeds (kernel distance {span(ours['none'], 4)} against {span(plain['skip'], 4)}). With "
+        f"translation as augmentation and without it, they are also better than plain DCGAN with each seed ({span(plain['dcgan'], 4)})."
     )
 
 
@@ -527,7 +527,7 @@ def little_of_the_variety() -> str:
     assert found[MODELS[2]].max() < 0.1 < 0.4 < found[list(MODELS[:2])].min().min()
     return (
         f"On rendered faces the GAN's recall by these features is {g}, the autoencoder's {a} and the VAE's {v}: few real faces "
-        "have a face by the GAN near them."
+        "have a generated face of the GAN near them."
     )
 
 
@@ -537,8 +537,8 @@ def how_often_told() -> str:
     assert (photos[MODELS[2]] < photos[MODELS[0]]).all() and (photos[MODELS[2]] < photos[MODELS[1]]).all()
     assert found.drop("photos").min().min() > 0.95
     return (
-        "With the random network's features, a classifier tells the rendered faces and emoji of all three models from real ones "
-        f"nearly always. For photos its accuracy is {percent(photos[MODELS[2]])} with the GAN, "
+        "With the random network's features, a classifier nearly always distinguishes the rendered faces and emoji of all three "
+        f"models from real ones. For photos its accuracy is {percent(photos[MODELS[2]])} with the GAN, "
         f"{percent(photos[MODELS[0]])} with the autoencoder and {percent(photos[MODELS[1]])} with the VAE."
     )
 
@@ -608,7 +608,7 @@ def half_beta_of_two_latents() -> str:
 def beta_of_two_latents() -> str:
     runs = where(results("vae_mnist"), latent_dim=2, learning_rate=0.003)
     lost = gain(runs, "beta", 4, 1, "test/rec_nats")
-    return f"At the higher learning rate β = 4 loses {span(lost, 0)} nats of reconstruction against β = 1 (two seeds)."
+    return f"At the higher learning rate the reconstruction loss at β = 4 is {span(lost, 0)} nats above that at β = 1 (two seeds)."
 
 
 def beta_of_twenty_latents() -> str:
@@ -627,8 +627,8 @@ def active_of_twenty_latents() -> str:
     assert set(runs["test/kl_nats"].round()) == {8}
     a, b = (f"{units[rate][0]:.0f} and {units[rate][1]:.0f}" for rate in (0.003, 0.001))
     return (
-        f"With twenty latents and β = 4, {a} of them stay active at the higher learning rate and {b} at the lower one, with "
-        "a KL of 8 nats at both (two seeds)."
+        f"With twenty latents and β = 4, the number of latents that stay active is {a} at the higher learning rate and {b} at the "
+        "lower one, with a KL of 8 nats at both (two seeds)."
     )
 
 
@@ -636,7 +636,7 @@ def half_beta_spends_more() -> str:
     runs = where(results("vae_mnist"), latent_dim=20)
     more = means(gain(runs, "beta", 0.5, 1, "test/kl_nats"))
     assert (gain(runs, "beta", 0.5, 1, "test/elbo_nats") < 0).all()
-    return f"With twenty latents β = 0.5 spends {span(more, 0)} nats more on the code than β = 1, and its ELBO is lower (two seeds)."
+    return f"With twenty latents the KL at β = 0.5 is {span(more, 0)} nats higher than at β = 1, and the ELBO is lower (two seeds)."
 
 
 def the_code_knows_the_digit() -> None:
@@ -651,7 +651,7 @@ def codes_and_digits() -> str:
     the_code_knows_the_digit()
     return (
         "At β = 0.5 and 1 the codes of twenty latents identify the digit (kNN accuracy 0.97 at both learning rates, two seeds). "
-        "The codes of two latents confuse one picture in five at the higher learning rate (two seeds)."
+        "With two latents kNN assigns one picture in five to a wrong class at the higher learning rate (two seeds)."
     )
 
 
@@ -671,7 +671,7 @@ def size_on_the_page() -> str:
     by = size()
     low, high = minus(by["three"].min(), 1), minus(by["three"].max(), 1)
     return (
-        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"With two latents depth matters most: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
         f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
         f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
         f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
@@ -688,7 +688,7 @@ def size_in_the_header() -> str:
     more = default.set_index("seed")["test/elbo_nats"] - best
     assert (more > 0).all() and len(more) == 2
     return (
-        f"Depth matters most with two latents: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"With two latents depth matters most: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
         f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
         f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
         f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
@@ -782,9 +782,9 @@ def best_rates() -> str:
     assert (loss["transformer"].nsmallest(2).index == [0.001, 0.002]).all() and two < 0.002
     assert tcn.max() < loss["tcn"][0.001]
     return (
-        "The best learning rate differs by architecture (one seed): the Transformer is within 0.002 nats at 0.001 and 0.002, "
-        f"the TCN is within {tcn.max() - tcn.min():.3f} from 0.002 to 0.008, and the LSTM improves up to 0.008, where it is "
-        f"{lost[0.002]:.2f} nats better than at 0.002 and {lost[0.001]:.2f} better than at 0.001."
+        "The best learning rate differs by architecture (one seed): the Transformer's losses at 0.001 and 0.002 differ by less "
+        f"than 0.002 nats, the TCN's losses from 0.002 to 0.008 differ by at most {tcn.max() - tcn.min():.3f}, and the LSTM's loss "
+        f"falls up to 0.008, where it is {lost[0.002]:.2f} nats lower than at 0.002 and {lost[0.001]:.2f} lower than at 0.001."
     )
 
 
@@ -870,7 +870,7 @@ def prose_positions() -> str:
     assert len(bpc) == 2 and (table > 0).all() and (untold > table).all()
     a, b = (" and ".join(f"{value:.2f}" for value in sorted(of)) for of in (untold, table))
     return (
-        f"Without positions the Transformer takes {a} bits per character more than with rotary positions, and with a learned table "
+        f"Without positions the Transformer needs {a} bits per character more than with rotary positions, and with a learned table "
         f"{b} more (two seeds)."
     )
 
@@ -888,7 +888,7 @@ def recipe() -> str:
     return (
         "All six runs that finished used Muon (one seed); the two with AdamW alone, at learning rates of 0.006, were stopped at "
         f"step 500 (one seed). At a learning rate of 0.0037 the loss is {near[0.01]:.3f} with a weight decay of 0.01 and "
-        f"{near[0.1]:.3f} with 0.1 (one seed). The default learning rate of 0.002 with a weight decay of 0.1 has {default:.3f} in "
+        f"{near[0.1]:.3f} with 0.1 (one seed). The default learning rate of 0.002 with a weight decay of 0.1 has a loss of {default:.3f} in "
         "charlm_lr.yaml, within 0.005 of the best of these runs with the same seed (one seed)."
     )
 
@@ -902,9 +902,10 @@ def plain_mistakes() -> str:
         f"A quarter of the queries is enough for an exact match of {quarter['test/exact_match']:.2f}; a tenth gives only "
         f"{tenth['test/exact_match']:.2f}, and stopping after 4,000 steps does not reliably raise it (seq2seq_short.yaml). Most "
         f"wrong answers are off by one ({quarter[off]:.3f} of {1 - quarter['test/exact_match']:.3f} wrong at 0.25, {half[off]:.3f} of "
-        f"{1 - half['test/exact_match']:.3f} at 0.5). This happens most in answers of one digit, of which few are seen in training "
+        f"{1 - half['test/exact_match']:.3f} at 0.5). This happens most in answers of one digit, which are rare in training "
         f"(at 0.25, {quarter['test/exact_length_1']:.2f} of them are right, and {quarter['test/exact_length_3']:.2f} of the answers "
-        f"with three characters). At 0.1, {tenth['test/mistakes_other']:.2f} of all answers are not even near misses."
+        f"with three characters). At 0.1, {tenth['test/mistakes_other']:.2f} of all answers are wrong and not "
+        "even near misses (mistakes_other in docs/METRICS.md)."
     )
 
 
@@ -1003,7 +1004,7 @@ def what_each_brings() -> str:
     by = {name: addition(name) for name in ADDITIONS}
     (c, nc), (a, na), (r, nr), (b, nb), (w, nw) = by.values()
     return (
-        f"The exact match rises from {alone(None):.3f} (plain) to {all_five():.4f} (all additions), one seed. Each addition multiplies the "
+        f"The exact match rises from {alone(None):.3f} (plain) to {all_five():.4f} (all extensions), one seed. Each extension multiplies the "
         f"share of wrong answers by this factor (geometric mean over its 16 pairs of runs, one seed): columns: {c:.2f} (better in {nc} "
         f"of 16 pairs); attention: {a:.2f} ({na}); reverse: {r:.2f} ({nr}); both directions: {b:.2f} ({nb}); weight decay 0.3 instead of "
         f"0.01: {w:.2f} ({nw})."
@@ -1016,10 +1017,10 @@ def what_goes_wrong() -> str:
     decayed = where(runs, **dict.fromkeys(ADDITIONS, False) | {"weight_decay": 0.3}).iloc[0]
     return (
         f"Of the answers of the plain LSTM {1 - plain['test/exact_match']:.3f} are wrong and {plain['test/mistakes_off_by_one']:.3f} "
-        "are off by one, in the units digit of answers of which few are seen "
+        "are off by one, in the units digit of kinds of answers that are rare in training "
         f"({plain['test/exact_length_1']:.2f} of those with one digit are right, {plain['test/exact_length_3']:.2f} with three "
-        "characters; one seed). In an answer written forwards the first digit has to be right before the others are computed. Next are "
-        f"answers that are off by ten ({plain['test/mistakes_off_by_ten']:.3f}; with a weight decay of 0.3 "
+        "characters; one seed). In an answer written forwards the first digit has to be right before the others are computed. Some "
+        f"answers are off by ten ({plain['test/mistakes_off_by_ten']:.3f}; with a weight decay of 0.3 it is "
         f"{decayed['test/mistakes_off_by_ten']:.3f}, out of {1 - decayed['test/exact_match']:.3f} wrong; one seed). The sign is hardly ever "
         f"wrong (at most {runs['test/mistakes_sign'].max():.4f}, one seed)."
     )
@@ -1090,8 +1091,8 @@ def layers_in_the_header() -> str:
     off, wrong = "test/mistakes_off_by_one", {1: 1 - right[1, 1][128], 2: 1 - right[2, 2][128]}
     return (
         f"A second decoder layer is better in all six pairs (one seed): with 128 units the exact match is {right[1, 2][128]:.3f} "
-        f"instead of {right[1, 1][128]:.3f} (the plain LSTM of seq2seq_tricks.yaml), and 64 units with it ({right[1, 2][64]:.3f}) are "
-        "better than 128 without (one seed). A second encoder layer is better in three of six pairs and worse in the other three (one "
+        f"instead of {right[1, 1][128]:.3f} (the plain LSTM of seq2seq_tricks.yaml), and 64 units with a second "
+        f"decoder layer ({right[1, 2][64]:.3f}) are better than 128 without it (one seed). A second encoder layer is better in three of six pairs and worse in the other three (one "
         "seed): with 32 and 64 units it helps a one-layer decoder "
         f"({right[2, 1][32]:.3f} and {right[2, 1][64]:.3f} instead of {right[1, 1][32]:.3f} and {right[1, 1][64]:.3f}) and hurts a "
         f"two-layer decoder ({right[2, 2][32]:.3f} and {right[2, 2][64]:.3f} instead of {right[1, 2][32]:.3f} and "
@@ -1107,11 +1108,13 @@ def reading_costs() -> str:
     read_ = where(runs, mode="image_to_text").mean(numeric_only=True)
     drawn = where(runs, mode="text_to_image")
     assert len(drawn) == 3 and (drawn["test/exact_match"] > drawn["test/reader_accuracy"]).all()
+    kinds = read_[[name for name in read_.index if name.startswith("test/mistakes_")]]
+    assert kinds.idxmax() == "test/mistakes_other"
     return (
         "Drawing the answers costs nothing. The classifier reads the drawn answers better than real test pictures of characters "
-        f"({drawn['test/reader_accuracy'].mean():.3f}), because the drawn ones are typical. Reading the queries costs what misread digits "
-        f"cost, and most queries have four digits. The mistakes are of all kinds, most of no listed kind ({read_['test/mistakes_other']:.3f} of "
-        f"{1 - read_['test/exact_match']:.3f} wrong), and nearly as frequent without a carry ({1 - read_['test/exact_no_carry']:.3f}) "
+        f"({drawn['test/reader_accuracy'].mean():.3f}), because the drawn ones are typical. Reading the queries costs as much as misread "
+        "digits cost, and most queries have four digits. Mistakes of all kinds occur; the largest group is of no listed kind "
+        f"({read_['test/mistakes_other']:.3f} of {1 - read_['test/exact_match']:.3f} wrong). Mistakes are nearly as frequent without a carry ({1 - read_['test/exact_no_carry']:.3f}) "
         f"as with one ({1 - read_['test/exact_carry']:.3f})."
     )
 
@@ -1186,7 +1189,7 @@ def rising_adds_nothing_to_free_bits() -> str:
         both = remedy(free_bits=6, anneal=name).set_index("seed")["test/iw_nats"].sort_index()
         assert (both > alone).sum() == 1
     return (
-        "Together with free bits annealing shows no gain: with either schedule the log-likelihood is above that of free bits alone "
+        "Together with free bits, annealing shows no gain: with either schedule the log-likelihood is above that of free bits alone "
         "with one of three seeds."
     )
 
@@ -1198,9 +1201,9 @@ def code_saves_and_costs() -> str:
     saved, mutual = model["test/rec_nats"] - runs["test/rec_nats"], runs["test/mutual_information_nats"]
     assert (saved > 0).all() and (saved < mutual).all() and (mutual < runs["test/kl_nats"]).all()
     return (
-        f"With six free bits the decoder spends {reach(saved, 1)} nats less on a line than the language model. The code costs "
-        f"{reach(runs['test/kl_nats'], 1)} nats, of which {reach(mutual, 1)} tell lines apart (mutual information, three seeds); the "
-        "rest is the distance of all codes together from N(0, I)."
+        f"With six free bits the decoder's reconstruction loss is {reach(saved, 1)} nats a line below the loss of the language "
+        f"model. The KL of the code is {reach(runs['test/kl_nats'], 1)} nats, of which {reach(mutual, 1)} are mutual information of "
+        "code and line (three seeds); the rest is the KL divergence of the distribution of all codes together from N(0, I)."
     )
 
 
@@ -1243,7 +1246,7 @@ def pairs_of_words() -> str:
     assert a.min() < b.min() and a.max() > b.max()
     return (
         f"In 200 samples {reach(100 * a)} % of the pairs of adjacent words occur in the training lines, and {reach(100 * b)} % in samples "
-        "of the language model: three seeds do not distinguish them."
+        "of the language model: with three seeds the two cannot be distinguished."
     )
 
 
@@ -1256,7 +1259,7 @@ def fixed_spread_keeps_the_code() -> str:
     assert (lost > 0).all() and lost.max() < 1
     return (
         f"Latent means of a fixed spread (`--batch_norm=0.6`) keep all 16 latents active and the KL at {reach(spread['test/kl_nats'], 1)} "
-        f"nats, a little above the bound D γ² / 2 = 2.9. The log-likelihood is {reach(lost, 1)} % below that of the collapsed model "
+        f"nats, a little above the lower bound D γ² / 2 = 2.9 for D = 16 latents of spread γ = 0.6. The log-likelihood is {reach(lost, 1)} % below that of the collapsed model "
         "(three seeds)."
     )
 
@@ -1283,10 +1286,10 @@ def pretraining_tells_lines_apart() -> str:
     assert (mutual[0] > mutual[1]).all() and (words[0] < words[1]).all()
     assert (log_p[0] > log_p[1]).sum() in (1, 2)
     return (
-        "A pretrained encoder tells lines apart better than free bits with linear annealing alone: the mutual information is "
-        f"{reach(mutual[0], 1)} nats instead of {reach(mutual[1], 1)}. Its samples have fewer known words, "
-        f"{reach(100 * words[0])} % instead of {reach(100 * words[1])} % (both with each of three seeds). Three seeds do not tell "
-        "the log-likelihoods apart."
+        "With a pretrained encoder the codes carry more information about the line than with free bits and linear annealing alone: "
+        f"the mutual information is {reach(mutual[0], 1)} nats instead of {reach(mutual[1], 1)}. The samples have fewer known words, "
+        f"{reach(100 * words[0])} % instead of {reach(100 * words[1])} % (both with each of three seeds). With three seeds the "
+        "log-likelihoods cannot be distinguished."
     )
 
 
@@ -1305,8 +1308,8 @@ def units_and_not_latents() -> str:
         assert of[8][mutual].min() > of[32][mutual].max()
     small, large = (pd.concat([of[n][mutual] for of in (few, many)]) for n in (8, 32))
     return (
-        f"384 hidden units have a log-likelihood {reach(pd.Series(gained), 1)} nats above that of 128. With 384 units, it does not "
-        f"tell 8 latents from 32. All latents are active. The mutual information of code and line is {reach(small, 1)} nats with 8 "
+        f"With 384 hidden units the log-likelihood is {reach(pd.Series(gained), 1)} nats above that with 128. With 384 units, the "
+        f"log-likelihoods of 8 and of 32 latents cannot be distinguished. All latents are active. The mutual information of code and line is {reach(small, 1)} nats with 8 "
         f"latents and {reach(large, 1)} with 32 (three seeds each)."
     )
 
@@ -1324,7 +1327,7 @@ def more_free_bits_do_not_help() -> str:
     )
     assert lost[1].min() > lost[0].max() > 3 and (four["test/kl_nats"] < 40).all()
     return (
-        f"With 24 free bits, {reach(places[1])} % of a line's characters are reconstructed in their places, against "
+        f"With 24 free bits, {reach(places[1])} % of a line's characters are reconstructed at the right position, against "
         f"{reach(places[0])} % with six, and the log-likelihood is {reach(lost[0])} % below the language model's. With 48 the code "
         f"does not even use all the free nats (KL {reach(four['test/kl_nats'])} nats), {reach(places[2])} % are reconstructed, and the "
         f"log-likelihood is {reach(lost[1])} % below (three seeds each)."
@@ -1337,7 +1340,7 @@ def which_is_nearest() -> str:
     means = photos.groupby([name.split(",")[0] for name in photos["model"]]).mean(numeric_only=True)
     assert means["random/kernel_distance"].idxmin() == means["reader/kernel_distance"].idxmax() == "GAN"
     assert (means["random/kernel_distance"] > 0).all()
-    return "in features of a face reader the GAN is last"
+    return "by the features of a network that reads faces the GAN is farthest from the photos"
 
 
 def sentences_table() -> list[list[str | None]]:
@@ -1525,7 +1528,7 @@ def tables(name: str) -> dict[tuple[str, ...], list[list[str]]]:
     return found
 
 
-FRONT = ("question", "script", "result", "a run takes", "published or peer", "commit", "page")
+FRONT = ("question", "script", "result", "time of a run", "published or peer's figure", "commit", "page")
 
 
 def front_table() -> list[Row]:
@@ -1541,19 +1544,27 @@ def front_table() -> list[Row]:
         assert len(runs) == 3
     exact = [mean_sd(runs["test/exact_match"], 4) for runs in sums]
     rows = {
-        "bvae_faces": ("bvae", f"MSE {', '.join(faces)}"),
+        "bvae_faces": ("bvae", f"mean squared error (MSE) {', '.join(faces)}"),
         "gan_faces": (
             "gan_sets",
-            f"kernel distance in random features: GAN {mean_sd(near['GAN'], 4)}, autoencoder "
-            f"{mean_sd(near['autoencoder'], 4)}, VAE {mean_sd(near['VAE'], 4)}; in features of a face reader the GAN is last",
+            "kernel distance (0 is best) by the features of a network with random weights: "
+            f"GAN {mean_sd(near['GAN'], 4)}, autoencoder {mean_sd(near['autoencoder'], 4)}, "
+            f"VAE {mean_sd(near['VAE'], 4)}; by the features of a network that reads faces the GAN is farthest from the photos",
         ),
-        "vae_mnist": ("vae_mnist_best", f"ELBO {mean_sd(digits['test/elbo_nats'], 1)} nats"),
+        "vae_mnist": (
+            "vae_mnist_best",
+            f"ELBO, a lower bound of the log-likelihood: {mean_sd(digits['test/elbo_nats'], 1)} nats per picture",
+        ),
         "charlm": ("charlm_best", f"{mean_sd(results('charlm_best')['test/loss'], 3)} nats per character"),
-        "seq2seq_arith": ("seq2seq_best", f"{exact[0]} right; a plain LSTM {exact[1]}"),
+        "seq2seq_arith": (
+            "seq2seq_best",
+            f"share of right answers: {exact[0]} with an extended LSTM, {exact[1]} with a plain LSTM",
+        ),
         "text_vae": (
             "text_vae",
-            f"KL {mean_sd(sentences['test/kl_nats'], 2)} nats, log-likelihood {mean_sd(sentences['test/iw_nats'], 1)}; "
-            f"a language model {mean_sd(language['test/iw_nats'], 1)}",
+            f"KL {mean_sd(sentences['test/kl_nats'], 2)} nats (an unused code has 0), "
+            f"log-likelihood {mean_sd(sentences['test/iw_nats'], 1)} nats per line; "
+            f"a language model without a code {mean_sd(language['test/iw_nats'], 1)}",
         ),
     }
     found: list[Row] = []
@@ -1614,7 +1625,7 @@ def three_models_table() -> list[Row]:
             rows.append([name, model.split(",")[0], *[minus_of(cell) for cell in cells]])
         real = [of_set[of_real[k]].mean() if of_real[k] in of_set else None for k in figures]
         cells = ["–" if x is None else minus(x, n) for x, n in zip(real, figures.values(), strict=True)]
-        rows.append([name, "other real ones", *cells])
+        rows.append([name, "other real pictures", *cells])
     return rows
 
 
@@ -1762,8 +1773,8 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
             "model",
             "distance, random network",
             "distance, face reader",
-            "told from real, random network",
-            "told from real, face reader",
+            "classifier accuracy, random network",
+            "classifier accuracy, face reader",
             "recall, face reader",
             "reconstruction error (MSE)",
         ),
@@ -1803,16 +1814,16 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
     (
         "docs/seq2seq_arith.md",
         (
-            "learned from",
+            "share of queries for training",
             "student reports, per character",
             "plain LSTM, per character",
-            "plain LSTM, exact",
-            "all additions, exact",
+            "plain LSTM, exact match",
+            "all extensions, exact match",
         ),
     ): few_table,
     (
         "docs/seq2seq_arith.md",
-        ("addition to the plain LSTM", "exact match, alone", "wrong answers ×", "better in"),
+        ("extension of the plain LSTM", "exact match, alone", "factor on wrong answers", "better in"),
     ): additions_table,
     (
         "docs/seq2seq_arith.md",
@@ -1822,7 +1833,7 @@ TABLES: dict[tuple[str, tuple[str, ...]], Callable[[], list[Row]]] = {
 }
 UNKEPT_TABLES = {  # first cells of the headers of tables whose runs were not kept
     ("docs/charlm.md", ("", "LSTM")),
-    ("docs/charlm.md", ("strategy", "words that the training songs have")),
+    ("docs/charlm.md", ("strategy", "known words")),
     ("docs/seq2seq_arith.md", ("", "exact match")),
     ("docs/text_vae.md", ("flag", "what it does")),
     ("docs/vae_mnist.md", ("nats", "training pictures")),

@@ -33,7 +33,7 @@ from research.tasks.faces_scores import N_SCORED, scores
 COMMON = {field.name for field in dataclasses.fields(RunFlags)}
 N_SHOWN = 16  # random pictures of each model
 SCORES = ("kernel_distance", "frechet_distance", "precision", "recall", "two_sample_accuracy")
-HEADS = ("kernel distance", "Fréchet distance", "precision", "recall", "told from real")
+HEADS = ("kernel distance", "Fréchet distance", "precision", "recall", "classifier accuracy")
 FLOORS = (
     "kernel_distance_floor",
     "frechet_distance_floor",
