@@ -250,12 +250,19 @@ for key in random:
 # changes one latent. The first rows are those of the latents that carry the most information. Find rows in
 # which one property of the face changes, and rows in which several properties change together.
 
+
 # %%
+def smaller(path) -> np.ndarray:
+    """A picture at four fifths of its size, to keep the notebook's file small."""
+    picture = Image.open(path).convert("RGB")
+    return np.asarray(picture.resize((picture.width * 4 // 5, picture.height * 4 // 5)))
+
+
 analyses, maps = {}, {}
 for name, run in zip(betas, of_first_seed.values()):
-    picture = Image.open(notebook.media(run, "latent/traversal")[-1][1]).convert("RGB")
-    picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))  # to keep the notebook small
-    notebook.picture(np.asarray(picture), f"One latent at a time, {name}.")
+    notebook.picture(
+        smaller(notebook.media(run, "latent/traversal")[-1][1]), f"One latent at a time, {name}."
+    )
     analyses[name], files = call(run, "latent_analysis", index=0)
     maps[name] = files.get("factors.png")
 
@@ -298,7 +305,7 @@ if best:
 turns = {}
 for name, run in zip(betas, of_first_seed.values()):
     turns[name], files = call(run, "rotate", index=0)
-    notebook.picture(files["strip.png"], f"Turned left and right, {name}.")
+    notebook.picture(smaller(files["strip.png"]), f"Turned left and right, {name}.")
 
 # %% [markdown]
 # Does only the yaw change? For rendered faces, a reader network that was trained to read the factors of a
