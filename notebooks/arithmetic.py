@@ -342,7 +342,7 @@ notebook.picture(
 #   in `17+24`. Numbers of one digit are rare, so the model rarely sees this arrangement.
 # - **The order of writing.** The answer is written from its first digit to its last, but the first digit
 #   depends on all digits that follow: `45+54` is `99`, but `46+54` is `100`. So the whole sum has to be known
-#   before the first character is written. People add from the last digit for this reason.
+#   before the first character is written.
 # - **Carries.** With a carry or a borrow, one digit of the answer depends on two columns.
 # - **The whole query in one state.** The decoder knows the query only from the encoder's last state. If this
 #   state represents the result as a quantity, similar results have similar states, and a small error gives a
@@ -568,9 +568,9 @@ notebook.say(
     f"text → text, differs from image → text in {figures['unlike_plain']} and from text → image in",
     f"{differ('text → text', 'text → image')}. Each of these flags may be a reason why the plain model is",
     "better or worse. So image → text is compared with text → image: this model reads the same queries as",
-    "text. The comparison is not perfect, because the answers of text → image are drawn. But if text → image",
-    "answers nearly all queries right, such a model can do the arithmetic, and what image → text loses is",
-    "lost in reading.",
+    "text. The comparison is not perfect, because the answers of text → image are drawn. But if it",
+    "answers nearly all queries right, such a model can do the arithmetic, and reading is the likely cause",
+    "of what image → text loses.",
 )
 
 # %%

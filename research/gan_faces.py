@@ -19,8 +19,8 @@ Departs Each step updates each network once, for wgan_gp too (the paper updates 
         Relativistic: generated pictures are compared with D's judgement of real pictures from before D's
         update. Penalties use gradients of pictures in [−1, 1]; the learning rates go down to 0 over the
         second half of the training.
-Expect  7 to 8 minutes on a busy core with --precision=bf16; recognisable faces from 435 photos. Figures of
-        three sets, compared with autoencoder and VAE: docs/gan_faces.md.
+Expect  7 to 8 minutes on a busy core with --precision=bf16. Figures and pictures of three sets,
+        compared with autoencoder and VAE: docs/gan_faces.md.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pictures are in [0, 1], sigmoid(logits).
 Units   Losses are means over the batch, in logits of D.
 """

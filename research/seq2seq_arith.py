@@ -15,7 +15,8 @@ Models  research/parts/seq2seq_models.py, with their sources and departures; the
         research/parts/seq2seq_mistakes.py.
 Sources Zaremba & Sutskever 2014 (arXiv:1410.4615), §3.2 and 4.1: addition, characters in reverse; Duckworth
         et al. 2019 (arXiv:1906.04331), §3: the model's own characters as input, all positions at once.
-Data    Every query of --digits digits. No pair of operands, in either order, is in two parts.
+Data    Every query with operands of up to --digits digits. No pair of operands, in either order, is in two
+        parts.
 Shapes  B batch, Q query and A answer characters, V vocabulary; src (B, Q), or pictures (B, Q, 28, 28);
         tgt (B, A); logits (B, A, V), or (B, A, K) of K pictures if the answer is drawn.
 Units   loss: nats per character; for drawn answers nats per picture (784 pixels, a mixture of K Bernoullis).

@@ -671,7 +671,7 @@ def size_on_the_page() -> str:
     by = size()
     low, high = minus(by["three"].min(), 1), minus(by["three"].max(), 1)
     return (
-        f"With two latents depth matters most: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"With two latents, going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
         f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
         f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
         f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
@@ -688,7 +688,7 @@ def size_in_the_header() -> str:
     more = default.set_index("seed")["test/elbo_nats"] - best
     assert (more > 0).all() and len(more) == 2
     return (
-        f"With two latents depth matters most: going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
+        f"With two latents, going from one layer to three gains {span(means(by['mlp']), 0)} nats with fully "
         f"connected layers and {span(means(by['conv']), 0)} with convolutions (two seeds). Going from width 128 to 256 gains "
         f"{span(means(by['width']), 0)} nats (two seeds; for single seeds {span(by['width'], 1)}). With one layer convolutions are "
         f"{span(means(by['one']), 0)} nats better than fully connected layers (two seeds). With three layers the two cannot be "
@@ -1112,8 +1112,8 @@ def reading_costs() -> str:
     assert kinds.idxmax() == "test/mistakes_other"
     return (
         "Drawing the answers costs nothing. The classifier reads the drawn answers better than real test pictures of characters "
-        f"({drawn['test/reader_accuracy'].mean():.3f}), because the drawn ones are typical. Reading the queries costs as much as misread "
-        "digits cost, and most queries have four digits. Mistakes of all kinds occur; the largest group is of no listed kind "
+        f"({drawn['test/reader_accuracy'].mean():.3f}), perhaps because the drawn ones are typical. With handwritten queries fewer answers "
+        "are right; most queries have four digits, each of which may be misread. Mistakes of all kinds occur; the largest group is of no listed kind "
         f"({read_['test/mistakes_other']:.3f} of {1 - read_['test/exact_match']:.3f} wrong). Mistakes are nearly as frequent without a carry ({1 - read_['test/exact_no_carry']:.3f}) "
         f"as with one ({1 - read_['test/exact_carry']:.3f})."
     )

@@ -72,7 +72,7 @@ EXPLAINED = {
     "with top_p. Typical failure: where many characters are about equally bad guesses, all of them pass; a "
     "large min_p loops like greedy.",
     "beam": "Keeps several candidate texts at a time: those that are most probable as a whole, so that an "
-    "improbable character can be accepted if a probable continuation follows. It usually finds more probable "
+    "improbable character can be accepted if a probable continuation follows. It often finds more probable "
     "texts than greedy, which is useful where there is one right answer. Typical failure: the most probable "
     "text is dull: repetitive, flat, and often a passage learned by heart.",
     "contrastive": "Of the k most probable characters, takes one that is probable and after which the "
