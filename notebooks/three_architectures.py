@@ -52,7 +52,6 @@ from IPython.display import display
 from data import text
 from launch.results.words import from_root
 from research import charlm
-from research.common.messages import counted
 from research.draw import charts
 from research.parts import charlm_models, charlm_pages
 from research.tasks.charlm import load_model
@@ -74,8 +73,13 @@ def last(run) -> dict:
     return {key: value for row in run.rows for key, value in row.items()}
 
 
+def spread(values: pd.Series) -> str:
+    """Mean and standard deviation over the seeds."""
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+
+
 def mean_line(runs: list, key: str, factor: float = 1.0) -> tuple[list, list]:
-    """Steps, and the mean over runs of the values that they have logged under a key."""
+    """Steps, and the mean over runs of what they have logged under a key."""
     logged = [(row["step"], factor * row[key]) for run in runs for row in run.rows if key in row]
     means = pd.DataFrame(logged, columns=["step", "value"]).groupby("step")["value"].mean()
     return list(means.index), list(means)
@@ -99,10 +103,9 @@ n_characters = {name: len(part) for name, part in parts.items()}
 n_epochs = sweep.runs[0].rows[-1]["epoch"]
 display(pd.DataFrame({"characters": n_characters}))
 notebook.say(
-    f"The models have read `{Path(flags['dataset']).name}`: {sum(n_characters.values()):,} characters of",
-    f"{len(alphabet)} kinds. At each training step a model reads {flags['batch_size']} windows of",
-    f"{flags['seq_len']} characters. In {flags['steps']:,} steps it reads the training set {n_epochs:.1f}",
-    "times.",
+    f"The runs have read `{Path(flags['dataset']).name}`: {sum(n_characters.values()):,} characters of",
+    f"{len(alphabet)} kinds. A step shows a model {flags['batch_size']} windows of {flags['seq_len']}",
+    f"characters, so in {flags['steps']:,} steps it passes over the training part {n_epochs:.1f} times.",
 )
 notebook.written(parts["train"][:600], "How it begins")
 figures |= {"text": data.name, "characters": sum(n_characters.values()), "epochs": n_epochs}
@@ -121,7 +124,7 @@ figures |= {"text": data.name, "characters": sum(n_characters.values()), "epochs
 
 # %%
 def bits_by_counting(longest: int) -> list[float]:
-    """Bits per validation character from counts in the training set after 0, 1 … `longest` characters."""
+    """Bits per validation character by counts behind 0, 1 … `longest` characters of the training part."""
     known, new = parts["train"], parts["val"]
     lengths = range(longest + 1)
     counts = [Counter(known[i : i + k + 1] for i in range(len(known) - k)) for k in lengths]
@@ -131,17 +134,15 @@ def bits_by_counting(longest: int) -> list[float]:
         for k in lengths:
             before = new[i - k : i]
             n = counts[k - 1][before] if k else len(known)
-            p = (counts[k][before + new[i]] + p) / (n + 1)  # one count is distributed as in the row above
+            p = (counts[k][before + new[i]] + p) / (n + 1)  # one count is shared as in the row above
             bits[k] -= math.log2(p)
     return [total / (len(new) - longest) for total in bits]
 
 
-by_counts = dict(
-    zip(("how often it occurs", "last character", "last two", "last three"), bits_by_counting(3))
-)
-milestones = pd.DataFrame({"bits per character": {"nothing": math.log2(len(alphabet))} | by_counts})
-display(milestones.rename_axis("what is used").round(2))
-figures |= {"pairs": by_counts["last character"], "counting": min(by_counts.values())}
+counted = dict(zip(("how often it occurs", "last character", "last two", "last three"), bits_by_counting(3)))
+milestones = pd.DataFrame({"bits per character": {"nothing": math.log2(len(alphabet))} | counted})
+display(milestones.rename_axis("what is looked at").round(2))
+figures |= {"pairs": counted["last character"], "counting": min(counted.values())}
 
 # %% [markdown]
 # ## The LSTM: one character after the other
@@ -185,8 +186,8 @@ notebook.source(
 notebook.layers(an_example["tcn"])
 cfg, model = loaded(an_example["tcn"])
 notebook.say(
-    f"{cfg.n_layers} blocks of two convolutions, each with a kernel of {cfg.kernel_size} positions, have a",
-    f"receptive field of {model.receptive_field} characters.",
+    f"{cfg.n_layers} blocks of two convolutions of {cfg.kernel_size} places each see the last",
+    f"{model.receptive_field} characters.",
 )
 
 # %% [markdown]
@@ -255,7 +256,7 @@ scores = pd.DataFrame(
     for run in sweep.runs
 )
 table = scores.assign(architecture=scores["model"].map(NAMES), size=scores["parameters"].map("{:,}".format))
-table = table.pivot_table("test", ["parameters", "size", "architecture"], "rate", notebook.spread)
+table = table.pivot_table("test", ["parameters", "size", "architecture"], "rate", spread)
 display(table.droplevel("parameters").rename_axis(columns="learning rate"))
 figures |= {"seeds": scores["seed"].nunique(), "small": small, "large": large}
 notebook.say(f"Number of seeds: {figures['seeds']}.")
@@ -276,13 +277,13 @@ best = scores[is_chosen]
 
 
 def runs_with(name: str, size: int) -> list:
-    """The runs of an architecture and a size at the chosen learning rate, one for each seed."""
+    """The runs of an architecture and a size at the chosen learning rate, one a seed."""
     return list(best[(best["model"] == name) & (best["parameters"] == size)].sort_values("seed")["run"])
 
 
 of_size = best.groupby(["model", "parameters"])["test"].mean()
 for name in NAMES:
-    figures[name] = notebook.spread(best[(best["model"] == name) & (best["parameters"] == large)]["test"])
+    figures[name] = spread(best[(best["model"] == name) & (best["parameters"] == large)]["test"])
     figures[f"{name}_rate"] = chosen[name, large]
     figures[f"{name}_gain"] = of_size[name, small] - of_size[name, large]
 of_rate = of_rates["test"].groupby(["model", "parameters"])
@@ -302,11 +303,10 @@ figures["n_ahead"] = int((by_seed[first] < by_seed[second]).sum())
 # %%
 lines = {NAMES[name]: mean_line(runs_with(name, large), "val/bpc") for name in NAMES}
 ends = [0, flags["steps"]]
-for name, bits in list(by_counts.items())[1:]:
+for name, bits in list(counted.items())[1:]:
     lines[f"counting, {name}"] = (ends, [bits, bits])
 notebook.picture(
-    charts.curves(lines, "step", "bits per character"),
-    f"Validation set, models of about {large:,} parameters.",
+    charts.curves(lines, "step", "bits per character"), f"Validation, models of about {large:,} parameters."
 )
 
 # %% [markdown]
@@ -318,7 +318,7 @@ for name in NAMES:
     steps, bits = lines[NAMES[name]]
     passed[NAMES[name]] = {
         what: next((f"step {step:,}" for step, b in zip(steps, bits) if b < goal), "never")
-        for what, goal in by_counts.items()
+        for what, goal in counted.items()
     }
 display(pd.DataFrame(passed).T.rename_axis(columns="better than counting with"))
 
@@ -337,15 +337,13 @@ gaps = []
 for _, row in best.iterrows():
     cfg, model = loaded(row["run"])
     again = charlm.evaluate(model, data.parts["train"], "train", cfg, torch.device("cpu"))["train/bpc"]
-    gaps.append({"training set": again, "gap": row["val"] - again})
+    gaps.append({"training part": again, "gap": row["val"] - again})
 best = best.assign(**pd.DataFrame(gaps, index=best.index))
 best["rise until the end"] = best["end"] - best["val"]
-shown = ["training set", "val", "gap", "test", "rise until the end", "best step"]
+shown = ["training part", "val", "gap", "test", "rise until the end", "best step"]
 rounded = best.assign(architecture=best["model"].map(NAMES)).groupby(["parameters", "architecture"])
-columns = {"val": "validation set", "test": "test set"}
-overview = pd.DataFrame({name: rounded[name].agg(notebook.spread) for name in shown[:-1]}).rename(
-    columns=columns
-)
+columns = {"val": "validation part", "test": "test part"}
+overview = pd.DataFrame({name: rounded[name].agg(spread) for name in shown[:-1]}).rename(columns=columns)
 overview["best step"] = rounded["best step"].mean().map("{:,.0f}".format)
 overview.insert(0, "learning rate", rounded["rate"].first())
 display(overview)
@@ -364,8 +362,7 @@ for name in NAMES:
     in_training = np.interp(steps, *mean_line(runs, logged, 1 / math.log(2)))
     lines[NAMES[name]] = (steps[1:], (bits - in_training)[1:])
 notebook.picture(
-    charts.curves(lines, "step", "validation minus training, bits"),
-    f"Models of about {large:,} parameters.",
+    charts.curves(lines, "step", "validation less training, bits"), f"Models of about {large:,} parameters."
 )
 means = best[best["parameters"] == large].groupby("model")[["val", "gap"]].mean()
 figures |= {"by_heart": NAMES[means["gap"].idxmax()], "gap": means["gap"].max()}
@@ -390,7 +387,7 @@ moments = {"early": early, "midway": midway, "late": steps[-1]}
 
 
 def read_page(path) -> tuple[list, list, dict]:
-    """Prompts, true continuations and written continuations, each on one line."""
+    """Prompts, truths and what was written, each on one line."""
     prompts, truths, written = charlm_pages.read_continuations(path.read_text("utf-8"))
     return [*one_line(prompts)], [*one_line(truths)], {k: [*one_line(v)] for k, v in written.items()}
 
@@ -402,7 +399,7 @@ def one_line(texts):
 for i in range(2):
     for moment, step in moments.items():
         prompts, truths, _ = read_page(pages["lstm"][step])
-        block = [f"{'read':24}{prompts[i]}", f"{'really continues':24}{truths[i]}", ""]
+        block = [f"{'read':24}{prompts[i]}", f"{'goes on in truth':24}{truths[i]}", ""]
         for strategy in ("greedy", "top_p"):
             for name in NAMES:
                 block.append(f"{NAMES[name]:14}{strategy:10}{read_page(pages[name][step])[2][strategy][i]}")
@@ -457,7 +454,7 @@ figures |= {"early_words": words["early"].mean(), "late_words": words["late"].me
 
 # %%
 def windows_of(cfg) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows of the validation set, for which only the character after the window is scored."""
+    """Windows of the validation part, of which only the character behind the window is scored."""
     begin = torch.arange(0, n_characters["val"] - cfg.seq_len - 1, max(1, cfg.seq_len // 8))
     tokens, targets = data.parts["val"].rows(begin, torch.full_like(begin, cfg.seq_len), torch.device("cpu"))
     targets[:, :-1] = charlm.IGNORED
@@ -465,15 +462,15 @@ def windows_of(cfg) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shuffled(tokens: torch.Tensor, kept: int) -> torch.Tensor:
-    """Put all but the `kept` last characters of each window into a random order."""
+    """All but the `kept` last characters of each window in a random order."""
     n = tokens.shape[1] - kept
     order = torch.rand(len(tokens), n, generator=torch.Generator().manual_seed(0)).argsort(1)
     return torch.cat((tokens[:, :n].gather(1, order), tokens[:, n:]), 1)
 
 
 @torch.no_grad()
-def bits_after(run) -> dict[int, float]:
-    """Bits of the character after a window, by how many characters before it stay in order."""
+def bits_behind(run) -> dict[int, float]:
+    """Bits that the character behind a window takes, by how many characters before it stay in order."""
     cfg, model = loaded(run)
     tokens, targets = windows_of(cfg)
     kept = [2**i for i in range(cfg.seq_len.bit_length()) if 2**i < cfg.seq_len] + [cfg.seq_len]
@@ -482,7 +479,7 @@ def bits_after(run) -> dict[int, float]:
 
 
 in_order = {
-    NAMES[name]: pd.DataFrame([bits_after(run) for run in runs_with(name, large)]).mean() for name in NAMES
+    NAMES[name]: pd.DataFrame([bits_behind(run) for run in runs_with(name, large)]).mean() for name in NAMES
 }
 notebook.picture(
     charts.curves(
@@ -491,7 +488,7 @@ notebook.picture(
         "bits per character",
         logx=True,
     ),
-    "Validation windows in which only the last characters stay in order. On the right, all of them do.",
+    "Validation windows of which only the last characters stay in order; on the right, all of them do.",
 )
 display(pd.DataFrame(in_order).T.round(2).rename_axis(columns="stay in order"))
 
@@ -507,8 +504,8 @@ kinds = [kind for kind in ("none", "learned", "rope") if kind in {r.flags["pos"]
 of_kind = {kind: [run for run in by_position.runs if run.flags["pos"] == kind] for kind in kinds}
 shown = {
     kind: {
-        "validation": notebook.spread(pd.Series([run.status["headline"] for run in runs])),
-        "test": notebook.spread(pd.Series([last(run)["test/bpc"] for run in runs])),
+        "validation": spread(pd.Series([run.status["headline"] for run in runs])),
+        "test": spread(pd.Series([last(run)["test/bpc"] for run in runs])),
     }
     for kind, runs in of_kind.items()
 }
@@ -517,7 +514,7 @@ notebook.picture(
     charts.curves(
         {kind: mean_line(runs, "val/bpc") for kind, runs in of_kind.items()}, "step", "bits per character"
     ),
-    "Validation set by kind of positions, mean over the seeds.",
+    "Validation by kind of positions, mean over the seeds.",
 )
 of_seed = pd.DataFrame(
     {kind: {run.flags["seed"]: last(run)["test/bpc"] for run in runs} for kind, runs in of_kind.items()}
@@ -541,7 +538,7 @@ figures |= {"none_behind": int((of_seed["none"] > of_seed["rope"]).sum()), "seed
 # %%
 @torch.no_grad()
 def changes(run) -> list[float]:
-    """How much each block's output at the last character changes when the characters before are shuffled."""
+    """By how much the output of each block at the last character changes when those before are shuffled."""
     cfg, model = loaded(run)
     tokens, _ = windows_of(cfg)
     outputs = []
@@ -570,7 +567,7 @@ figures |= {"first_block": inside["block 1"]["none"], "first_block_rope": inside
 # between left and right is how many bits the model gains from the order of characters.
 
 # %%
-order = {kind: pd.DataFrame([bits_after(run) for run in runs]) for kind, runs in of_kind.items()}
+order = {kind: pd.DataFrame([bits_behind(run) for run in runs]) for kind, runs in of_kind.items()}
 notebook.picture(
     charts.curves(
         {kind: (list(bits.columns), list(bits.mean())) for kind, bits in order.items()},
@@ -578,13 +575,13 @@ notebook.picture(
         "bits per character",
         logx=True,
     ),
-    "How a Transformer uses the order of characters, by kind of positions, mean over the seeds.",
+    "What order is worth to a Transformer, by kind of positions, mean over the seeds.",
 )
 worth = {kind: bits.iloc[:, 0] - bits.iloc[:, -1] for kind, bits in order.items()}
 display(
-    pd.DataFrame(
-        {"gained by order, bits": {kind: notebook.spread(bits) for kind, bits in worth.items()}}
-    ).rename_axis("positions")
+    pd.DataFrame({"gained by order, bits": {kind: spread(bits) for kind, bits in worth.items()}}).rename_axis(
+        "positions"
+    )
 )
 figures |= {"order_none": worth["none"].mean(), "order_rope": worth["rope"].mean()}
 
@@ -596,7 +593,7 @@ for strategy in ("greedy", "top_p"):
     block = []
     for kind, runs in of_kind.items():
         prompts, truths, written = read_page(notebook.media(runs[0], "sample/continuations")[-1][1])
-        block = block or [f"{'read':18}{prompts[0]}", f"{'really continues':18}{truths[0]}", ""]
+        block = block or [f"{'read':18}{prompts[0]}", f"{'goes on in truth':18}{truths[0]}", ""]
         block.append(f"{kind:18}{written[strategy][0]}")
     notebook.written("\n".join(block), strategy)
 
@@ -605,42 +602,38 @@ for strategy in ("greedy", "top_p"):
 
 # %%
 f = figures
-ahead = f"it takes fewer than the {f['second']} with {f['n_ahead']} of {counted(f['seeds'], 'seed')}"
-decided = "" if f["n_ahead"] == f["seeds"] >= 3 else ", which is too few to call it better"
-notebook.say(
-    f"The text `{f['text']}` has {f['characters']:,} characters; models of about {f['large']:,} parameters",
-    f"read its training set {f['epochs']:.1f} times. On the test set the LSTM takes {f['lstm']} bits per",
-    f"character, the TCN {f['tcn']} and the Transformer {f['transformer']}, each at the learning rate that",
-    f"was better on the validation set ({f['lstm_rate']:g}, {f['tcn_rate']:g} and",
-    f"{f['transformer_rate']:g}). The {f['first']} takes the fewest on average; {ahead}{decided}.",
-)
-notebook.say(
-    f"Parameters: from {f['small']:,} to {f['large']:,}, bits per character decrease by {f['lstm_gain']:.2f}",
-    f"for the LSTM, {f['tcn_gain']:.2f} for the TCN and {f['transformer_gain']:.2f} for the Transformer. The",
-    f"learning rate matters most for the {f['most_by_rate']}: the means at its learning rates differ by",
-    f"{f['rate_span']:.2f} bits. Each of these figures is a mean over {counted(f['seeds'], 'seed')}.",
-)
-notebook.say(
-    f"On the validation set, counting pairs takes {f['pairs']:.2f} bits, and the best kind of counting",
-    f"{f['counting']:.2f}. Models that are better than the best kind of counting, in the mean over",
-    f"{counted(f['seeds'], 'seed')}: {f['better']}. The gap between training and validation set is widest",
-    f"for the {f['by_heart']}, {f['gap']:.2f} bits, and narrowest for the {f['least_by_heart']},",
-    f"{f['least_gap']:.2f} bits (means over {counted(f['seeds'], 'seed')}).",
-)
+ahead = f"with {f['n_ahead']} of {f['seeds']} seeds it is ahead of the {f['second']}"
+decided = "" if f["n_ahead"] == f["seeds"] >= 3 else ", too few to call it better"
 rose = "rose" if f["late_words"] > f["early_words"] else "did not rise"
 notebook.say(
-    f"The share of sampled words that are in the training set {rose}: it was {f['early_words']:.0%} early",
-    f"and {f['late_words']:.0%} late in training (mean over the three models with",
-    f"{counted(f['seeds'], 'seed')} each).",
+    f"The text `{f['text']}` has {f['characters']:,} characters; models of about {f['large']:,} parameters",
+    f"passed over its training part {f['epochs']:.1f} times. On the test part the LSTM takes {f['lstm']}",
+    f"bits per character, the TCN {f['tcn']} and the Transformer {f['transformer']}, each at the better of",
+    f"its learning rates ({f['lstm_rate']:g}, {f['tcn_rate']:g} and {f['transformer_rate']:g}).",
+    f"The {f['first']} takes the fewest: {ahead}{decided}.",
+)
+notebook.say(
+    f"Parameters: from {f['small']:,} to {f['large']:,} the LSTM gains {f['lstm_gain']:.2f} bits, the TCN",
+    f"{f['tcn_gain']:.2f} and the Transformer {f['transformer_gain']:.2f}. The learning rate matters most to",
+    f"the {f['most_by_rate']}: between its rates lie {f['rate_span']:.2f} bits.",
+)
+notebook.say(
+    f"Counting pairs takes {f['pairs']:.2f} bits on the validation part, and the best of counting",
+    f"{f['counting']:.2f}. Models that are better than that: {f['better']}. The gap between training and",
+    f"validation part is widest for the {f['by_heart']}, {f['gap']:.2f} bits, and narrowest for the",
+    f"{f['least_by_heart']}, {f['least_gap']:.2f}.",
+)
+notebook.say(
+    f"The share of drawn words that are known {rose}: early it was {f['early_words']:.0%}, late",
+    f"{f['late_words']:.0%}, mean of the three.",
 )
 notebook.say(
     f"A Transformer without positions takes {f['none_bpc']:.2f} bits, with learned positions",
-    f"{f['learned_bpc']:.2f} and with rotary positions {f['rope_bpc']:.2f}. With {f['none_behind']} of",
-    f"{counted(f['seeds_pos'], 'seed')} it is worse without positions than with rotary positions. When",
-    f"earlier characters are shuffled, the output of its first block changes by {f['first_block']:.1%}",
-    f"without positions and by {f['first_block_rope']:.1%} with rotary positions. From the order of",
-    f"characters it gains {f['order_none']:.2f} bits without positions and {f['order_rope']:.2f} bits with",
-    "rotary positions.",
+    f"{f['learned_bpc']:.2f} and with rotary ones {f['rope_bpc']:.2f}. With {f['none_behind']} of",
+    f"{f['seeds_pos']} seeds it is worse without positions than with rotary ones. When earlier characters",
+    f"are shuffled, the output of its first block changes by {f['first_block']:.1%}, and by",
+    f"{f['first_block_rope']:.1%} with rotary positions. The order of characters is worth",
+    f"{f['order_none']:.2f} bits to it, and {f['order_rope']:.2f} with rotary positions.",
 )
 
 # %% [markdown]
