@@ -22,7 +22,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -266,19 +265,22 @@ def since(commit: str, family: str) -> str:
     return f"{len(changed)} of the {len(names)} files behind {family} have changed since"
 
 
-def of_machine(table: rows.Table, runs: Iterable[read.Run]) -> list[str]:
-    """On what the new runs and the committed ones were computed: torch, device, threads and processor."""
-    here = Counter(filter(None, map(read.machine_of, runs)))
-    there = Counter(row.machine for row in table.rows if row.machine)
-    found = [f"the new runs: {'; '.join(here)}"] if here else []
-    if not there:
-        return [
-            *found,
-            "the CSV does not record torch's version, processor and threads of the committed runs",
-        ]
-    if here and set(here) == set(there):
-        return [*found, "the committed runs: on the same"]
-    return [*found, *(f"{counted(n, 'committed run')}: {machine}" for machine, n in there.items())]
+def of_machine(table: rows.Table, runs: dict[int, read.Run]) -> list[str]:
+    """On what the new runs, and the committed ones that they repeat, were computed: torch, device, threads
+    and processor. runs: by the index of their row.
+    """
+    here = {i: read.machine_of(run) for i, run in runs.items()}
+    there = {i: table.rows[i].machine for i in runs}
+    new = "; ".join(dict.fromkeys(filter(None, here.values())))
+    found = [f"the new runs: {new}"] if new else []
+    if here == there and all(there.values()):
+        return [*found, "the committed runs: the same torch, device, threads and processor"]
+    counts = Counter(machine for machine in there.values() if machine)
+    found += [f"{counted(n, 'committed run')}: {machine}" for machine, n in counts.items()]
+    if missing := list(there.values()).count(""):
+        which = "the committed runs" if missing == len(there) else counted(missing, "committed run")
+        found.append(f"the CSV does not record torch's version, processor and threads of {which}")
+    return found
 
 
 # ---- the command ---------------------------------------------------------------------------------------
@@ -306,7 +308,7 @@ def report(flags: Flags, table: rows.Table, folder: Path, wanted: list[int]) -> 
         retried = "" if flags.compare else "; --retry runs them again"
         said.append(f"{counted(failed, 'run')} failed here{retried}")
     unfinished = len(missing) + len(runs) - len(again)
-    environment = [*of_code(table), *of_machine(table, runs.values())]
+    environment = [*of_code(table), *of_machine(table, runs)]
     for line in [*filter(None, said), *environment]:
         verdict.say(line, out)
     concluded = verdict.conclusion(found, len(again))

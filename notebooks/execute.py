@@ -22,6 +22,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path != Path(__file__).resolve())
 CELL_TIMEOUT_S = 1800
+ONE_LINE = ("Missing", "UserError", "DataError")  # errors whose message says all that a user needs
 
 
 def load(path: Path) -> nbformat.NotebookNode:
@@ -72,12 +73,12 @@ def without_place(text: str) -> str:
 
 
 def why(error: CellExecutionError | CellTimeoutError | DeadKernelError) -> str:
-    """What to say of a notebook that stopped: of missing runs their one line, else all that Python says."""
+    """What to say of a notebook that stopped: of missing runs or data one line, else all that Python says."""
     if isinstance(error, CellTimeoutError):
         return f" a cell took more than {CELL_TIMEOUT_S / 60:.0f} minutes"
     if isinstance(error, DeadKernelError):
         return " its kernel died, perhaps for want of memory"
-    return f" {error.evalue}" if error.ename == "Missing" else f"\n{error}"
+    return f" {error.evalue}" if error.ename in ONE_LINE else f"\n{error}"
 
 
 def main() -> None:

@@ -45,7 +45,6 @@ from IPython.display import display
 
 from launch.results.words import from_root
 from research import text_vae
-from research.common.messages import counted
 from research.draw import charts
 from research.parts import modern_english
 from research.tasks import text_vae as tasks
@@ -54,7 +53,7 @@ figures = {}  # what the conclusion is made from
 
 
 def setting(run) -> str:
-    """The name of a run's remedy."""
+    """What the remedy of a run is called."""
     free, anneal = run.flags["free_bits"], run.flags["anneal"]
     words = []
     if free > 0:
@@ -125,7 +124,7 @@ lines = {
     )
     for run in of_first
 }
-notebook.picture(charts.curves(lines, "epoch", "KL, nats"), "KL on validation lines by remedy, first seed.")
+notebook.picture(charts.curves(lines, "epoch", "KL, nats"), "Nats that the code spends, by remedy.")
 
 # %% [markdown]
 # ## What each remedy brings and costs
@@ -136,32 +135,20 @@ notebook.picture(charts.curves(lines, "epoch", "KL, nats"), "KL on validation li
 
 # %%
 columns = {"test/iw_nats": "log-likelihood", "test/kl_nats": "KL", "test/active_units": "active latents"}
-columns["test/exact_tokens"] = "right characters"
+columns["test/exact_tokens"] = "rebuilt in place"
 rows = [
     {"remedy": setting(run)} | {name: last(run)[key] for key, name in columns.items()} for run in sweep.runs
 ]
-by_remedy = pd.DataFrame(rows).groupby("remedy", sort=False)
-means = by_remedy.mean()
-form = {"log-likelihood": ".1f", "KL": ".2f", "active latents": ".1f", "right characters": ".3f"}
-table = pd.DataFrame({key: by_remedy[key].agg(notebook.spread, form=form[key]) for key in form})
-display(table.assign(seeds=by_remedy.size()))
-alone = [last(run)["test/iw_nats"] for run in without_code.runs]
-notebook.say(
-    f"The language model without a code has a log-likelihood of {notebook.spread(alone, '.1f')}",
-    f"({counted(len(alone), 'seed')}).",
-)
+means = pd.DataFrame(rows).groupby("remedy", sort=False).mean()
+alone = pd.Series([last(run)["test/iw_nats"] for run in without_code.runs]).mean()
+display(means.round({"log-likelihood": 1, "KL": 2, "active latents": 1, "rebuilt in place": 3}))
+notebook.say(f"The language model without a code has a log-likelihood of {alone:.1f}.")
 
-used = means["right characters"].idxmax()
+used = means["rebuilt in place"].idxmax()
 run = next(run for run in of_first if setting(run) == used)
 figures |= {"least": means["KL"].idxmin(), "least_kl": means["KL"].min(), "used": used}
-figures |= {
-    "kl": means["KL"][used],
-    "right": notebook.spread(by_remedy.get_group(used)["right characters"], ".1%"),
-}
-figures |= {"nats": means["log-likelihood"][used], "alone": sum(alone) / len(alone)}
-of_used = {run.flags["seed"]: last(run)["test/iw_nats"] for run in sweep.runs if setting(run) == used}
-of_alone = {run.flags["seed"]: last(run)["test/iw_nats"] for run in without_code.runs}
-figures["n_below"], figures["seeds"] = notebook.higher(of_alone, of_used)
+figures |= {"kl": means["KL"][used], "rebuilt": means["rebuilt in place"][used]}
+figures |= {"nats": means["log-likelihood"][used], "alone": alone}
 
 # %% [markdown]
 # ## Lines from random codes
@@ -175,7 +162,7 @@ figures["n_below"], figures["seeds"] = notebook.higher(of_alone, of_used)
 
 # %%
 def call(task: str, **flags) -> dict:
-    """Call a task of research/tasks/text_vae.py on the run; returns its numbers."""
+    """Let a task of research/tasks/text_vae.py work on the run; returns its numbers."""
     asked = text_vae.Config(task=task, checkpoint=from_root(run.folder), **notebook.QUIET, **flags)
     with notebook.silently():
         return tasks.run(asked)
@@ -225,24 +212,21 @@ collapsed = "has collapsed" if f["least_kl"] < text_vae.COLLAPSED_NATS else "has
 below = "below" if f["nats"] < f["alone"] else "above"
 notebook.say(
     f"The models have {f['parameters']:,} parameters and learned {f['lines']:,} lines, written with",
-    f"{f['characters']} different tokens. With {counted(f['seeds'], 'seed')} for each remedy, the mean KL is",
-    f"lowest with “{f['least']}”, {f['least_kl']:.2f} nats: this posterior {collapsed}.",
+    f"{f['characters']} different tokens. With {f['least']} the code tells least, {f['least_kl']:.2f} nats:",
+    f"it {collapsed}.",
 )
 notebook.say(
-    "The mean share of characters that are reconstructed at the right position is highest with",
-    f"“{f['used']}”: {f['right']} over {counted(f['seeds'], 'seed')}, from a code with a KL of {f['kl']:.2f}",
-    f"nats. The mean log-likelihood of a line is then {f['nats']:.1f} nats,",
-    f"{abs(f['nats'] / f['alone'] - 1):.1%} {below} the {f['alone']:.1f} nats of the language model without",
-    f"a code. It is lower than that of the language model with {f['n_below']} of",
-    f"{counted(f['seeds'], 'seed')}.",
+    f"Most characters are rebuilt in their place with {f['used']}: {f['rebuilt']:.1%}, from a code of",
+    f"{f['kl']:.2f} nats. The log-likelihood of a line is {f['nats']:.1f} nats then,",
+    f"{abs(f['nats'] / f['alone'] - 1):.1%} {below} the language model's {f['alone']:.1f}.",
 )
 notebook.say(
-    f"With the first seed, {f['different']:.0%} of the lines written greedily from random codes are",
-    f"distinct, and there are {f['stations']} distinct lines from one test line to the other.",
+    f"Of lines written greedily from random codes {f['different']:.0%} differ from one another, and the way",
+    f"between two test lines has {f['stations']} different lines.",
 )
 notebook.say(
-    f"The twist changed {f['changed']} of {f['samples']} lines. Before it, {f['archaic_before']:.1%} of the",
-    f"lines had a form that the rules call archaic, and after it {f['archaic_after']:.1%}.",
+    f"The twist changed {f['changed']} of {f['samples']} lines. Before it {f['archaic_before']:.1%} had a",
+    f"form that the rules call archaic, after it {f['archaic_after']:.1%}.",
 )
 
 # %% [markdown]

@@ -10,10 +10,10 @@ Run     python research/bvae_faces.py --beta=4                                 #
 Expect  Time and test figures: the headers of sweeps/bvae*.yaml; the effect of β: docs/bvae_faces.md.
 Sources Kingma & Welling 2013 (arXiv:1312.6114), eq. 10; Higgins et al. 2017 (β-VAE, ICLR), eq. 4. Layers of
         --arch=conv as in Locatello et al. 2019 (arXiv:1811.12359), table 1. Muon: Jordan et al. 2024.
-Departs --arch=patches and Muon reach a lower error in minutes (figures in docs/LOG.md). Any --width, --depth
-        and --image_size; SiLU instead of ReLU; padding of 1 instead of 'same'; the learning rate decays
-        to 0 along a half cosine. Losses are sums over pixels, so β is on another scale than in papers that
-        average over pixels.
+Departs --arch=patches and Muon reach a lower error than convolutions and Adam (figures in docs/LOG.md).
+        Any --width, --depth and --image_size; SiLU instead of ReLU; padding of 1 instead of 'same'; the
+        learning rate decays to 0 along a half cosine. Losses are sums over pixels, so β is on another scale
+        than in papers that average over pixels.
 Shapes  B batch, C = 3 channels, S image size, D latents. Pixels are in [0, 1]; the likelihood is Bernoulli on
         logits, whose best value for grey pixels is not 0 but `val/rec_floor_nats`.
 Units   Nats: reconstruction summed over C·S·S pixels, KL summed over latents, both averaged over the batch.

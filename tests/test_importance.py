@@ -458,9 +458,7 @@ SWEEPS = [name for name, df in CSV.items() if "status" in df and len(df) >= 8]
 @pytest.mark.parametrize("name", SWEEPS)
 def test_committed_sweeps(name):
     df = CSV[name]
-    figures = [
-        c for c in df.columns[list(df.columns).index("status") + 1 :] if c not in ("commit", "machine")
-    ]
+    figures = [c for c in df.columns[list(df.columns).index("status") + 1 :] if c not in read.ORIGIN]
     for figure in (figures[0], figures[-1]):
         with quick():
             found = what_mattered(df, figure)

@@ -245,6 +245,17 @@ def test_csv_is_exact_and_deterministic(sweep_folder, tmp_path):
         f"4,0,finished,4.2,4.53333,7,c0ffee0123,{machine}\n"
         f"4,1,failed,4.45833,,,c0ffee0123-dirty,{machine}\n"
     )
+    (tmp_path / "results").mkdir()
+    again = one.rename(tmp_path / "results" / "vae.csv")
+    assert [read.machine_of(run) for run in read.read_results(again).runs] == [machine.strip('"')] * 3
+
+
+def test_threads_that_became_one_are_told(sweep_folder):
+    run = read.read_sweep(sweep_folder).runs[0]
+    run.status["segments"][0] |= {"threads_at_start": 2, "threads": 1, "processor": None}
+    assert read.machine_of(run) == "torch 2.9, cpu, 2, then 1 thread"
+    run.status["segments"] = [{"host": "h", "threads": "x"}, "damaged"]
+    assert read.machine_of(run) == ""
 
 
 def test_flags_named_like_columns(tmp_path):

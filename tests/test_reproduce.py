@@ -690,16 +690,25 @@ def test_runs_that_are_there_already(tmp_path, capsys):
     elsewhere = [
         dataclasses.replace(row, machine="torch 2.8, cuda, 1 thread, NVIDIA H200") for row in table.rows
     ]
-    runs = rows.runs_of(table, read_sweep(made).runs).values()
+    runs = rows.runs_of(table, read_sweep(made).runs)
     new = "the new runs: torch 2.9, cpu, 1 thread"
     other = dataclasses.replace(table, rows=elsewhere)
     assert reproduce.of_machine(other, runs) == [
         new,
-        f"{len(table.rows)} committed runs: {elsewhere[0].machine}",
+        f"2 committed runs: {elsewhere[0].machine}",
+    ]
+    partly = dataclasses.replace(table, rows=[*table.rows[:2], *elsewhere[2:]])
+    assert reproduce.of_machine(partly, runs) == [
+        new,
+        f"1 committed run: {elsewhere[0].machine}",
+        "the CSV does not record torch's version, processor and threads of 1 committed run",
     ]
     same = [dataclasses.replace(row, machine="torch 2.9, cpu, 1 thread") for row in table.rows]
     same = dataclasses.replace(table, rows=same)
-    assert reproduce.of_machine(same, runs) == [new, "the committed runs: on the same"]
+    assert reproduce.of_machine(same, runs) == [
+        new,
+        "the committed runs: the same torch, device, threads and processor",
+    ]
     kept = json.loads((tmp_path / "x.json").read_text())
     assert (kept["verdict"], kept["exit_code"], kept["runs"]) == ("holds exactly", 0, 2)
     assert [one["figure"] for one in kept["figures"]] == [

@@ -17,11 +17,11 @@ import torch
 
 from data import images, synthetic
 from research import bvae_faces, charlm, gan_faces, seq2seq_arith, text_vae, vae_mnist
-from research.common import identity, start
+from research.common import identity, processor, start
 from research.common.checkpoints import Checkpoints, load_file
 from research.common.commandline import AT_CRASH, EXIT_PREEMPTED, parse
 from research.common.flags import result_flags
-from research.common.folder import DONE, read_json, read_rows
+from research.common.folder import DONE, read_json, read_rows, write_json
 from research.common.identity import run_key
 from research.common.messages import UserError
 from research.common.randomness import STREAMS, make_rng
@@ -315,6 +315,29 @@ def test_a_changed_environment_is_reported(config, capsys):
         train(config(threads=2))
     assert "warning: not bit-exact from step 7: threads changed" in capsys.readouterr().err
     assert [s["threads"] for s in status_of(folder_of(config()))["segments"]] == [1, 2]
+
+
+def test_another_processor_is_reported_but_not_one_that_was_never_recorded(config, capsys, monkeypatch):
+    monkeypatch.setattr("research.common.processor.name_of", lambda device: f"a {device.type} of today")
+    for before, warned in (("of yesterday", True), (None, False)):
+        with killed("log", 8):
+            train(config(fresh=True))
+        folder = folder_of(config())
+        status = status_of(folder)
+        assert status["segments"][-1].pop("processor") == "a cpu of today"
+        status["segments"][-1] |= {"processor": before} if before else {}
+        write_json(folder / "status.json", status)
+        capsys.readouterr()
+        with killed("log", 8):
+            train(config())
+        assert ("not bit-exact from step 7: processor changed" in capsys.readouterr().err) == warned
+
+
+def test_the_processor_of_a_gpu_is_its_own_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert processor.name_of(torch.device("cuda:1")) == "GPU 1"
+    monkeypatch.setattr(processor, "told_of_cpu", {"model name": "A", "flags": "sse avx2"}.get)
+    assert processor.name_of(torch.device("cpu")) == "A with avx2"
 
 
 # ------------------------------------------------------------------------------------------- randomness

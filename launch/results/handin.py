@@ -144,15 +144,8 @@ def _shares(names: list[str], n: int) -> list[list[str]]:
 
 
 def _machines(sweep: Sweep) -> list[str]:
-    """The devices and versions of torch that the runs used, each once."""
-    found = []
-    for run in sweep.runs:
-        for part in run.status.get("segments") or []:
-            if isinstance(part, dict):
-                found.append(
-                    ", ".join(f"{k} {show(part[k])}" for k in ("device", "processor", "torch") if k in part)
-                )
-    return sorted({text for text in found if text})
+    """What the runs were computed on, each machine once."""
+    return sorted({*map(read.machine_of, sweep.runs)} - {""})
 
 
 def _curve_keys(sweep: Sweep, headline: str) -> list[str]:

@@ -157,7 +157,8 @@ def of_wandb(project: str, name: str) -> read.Sweep:
     if not folder.is_dir():
         raise Missing(f"{RUNS}={ONLINE}{project}: W&B has no finished runs of group {name} there. {how}")
     sweep = read.read_sweep(folder)
-    described = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text("utf-8"))
+    path = ROOT / "sweeps" / f"{name}.yaml"  # missing if the group has a name of its own
+    described = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
     if len(sweep.runs) < (planned := read.expected(dataclasses.replace(sweep, spec=described))):
         there = (
             f"W&B has {len(sweep.runs)} finished of the {planned} runs that `sweeps/{name}.yaml` describes."

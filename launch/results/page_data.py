@@ -289,7 +289,7 @@ def detail_of(run: Run, sweep: Sweep, varied: list[str], commit: str) -> dict[st
         "command": command(run, sweep, varied),
         "commit": commit,
         "source": source.get("hash"),
-        "machines": machines or [m for m in [run.status.get("machine")] if m],  # of a CSV's row
+        "machines": machines or list(filter(None, [read.machine_of(run)])),  # the latter of a CSV's row
         "log": _tail(run),
         "tasks": [
             {

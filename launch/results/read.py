@@ -61,7 +61,8 @@ KINDS = {
 }
 # columns of a table that are not flags: facts about a run, and about a setting over its seeds
 COLUMNS = ("status", "step", "steps", "metric", "headline", "commit", "machine", "key", "reason", "n", "runs")
-# columns of a results CSV that say where a row is from; the others after `status` are figures
+# columns of a results CSV that say where a row is from. The others after `status` are figures, and so is the
+# key when such a table is read as a sweep: runs of other projects may differ in nothing else.
 ORIGIN = ("commit", "machine", "key")
 # Common flags that say where and how a run is carried out, not what it computes. A data set's name is not in
 # a run's key either, but it is not one of these: its content is in the key, and runs on other data differ.
@@ -632,17 +633,19 @@ def _commits(run: Run) -> str:
 
 def machine_of(run: Run) -> str:
     """The machine that computed a run, as far as the last digits of its figures depend on it: "torch 2.15.0,
-    cpu, 1 thread, AMD EPYC with avx512_bf16". If the run was continued on another machine, both; "" if the
-    run did not record it.
+    cpu, 1 thread, AMD EPYC with avx512_bf16". If the run was continued on another machine, both; "" if it is
+    not recorded. Of a run that was read from a CSV, it is what the CSV says.
     """
     found = []
     for part in run.status.get("segments") or ():
         if isinstance(part, dict) and part.get("torch"):
-            threads = part.get("threads")
-            parts = [f"torch {part['torch']}", part.get("device")]
-            parts += [counted(threads, "thread") if isinstance(threads, int) else None, part.get("processor")]
+            n, before = part.get("threads"), part.get("threads_at_start")
+            threads = counted(n, "thread") if isinstance(n, int) else None
+            if threads and before not in (None, n):
+                threads = f"{before}, then {threads}"
+            parts = [f"torch {part['torch']}", part.get("device"), threads, part.get("processor")]
             found.append(", ".join(str(text) for text in parts if text))
-    return "; ".join(dict.fromkeys(found))
+    return "; ".join(dict.fromkeys(found)) or run.status.get("machine") or ""
 
 
 def flag_columns(df: pd.DataFrame) -> list[str]:
@@ -670,7 +673,8 @@ def results_csv(sweep: Sweep, path: Path | str) -> int:
     all figures, and the key instead of the machine.
     """
     df, path, metric = table(sweep), Path(path), sweep.metric
-    df["machine"] = [machine_of(run) for run in sweep.runs]
+    if not sweep.foreign:
+        df["machine"] = [machine_of(run) for run in sweep.runs]
     names, flags = {"headline": f"{df.attrs['headline']}_best"}, flag_columns(df)
     if metric:
         names = {"metric": metric.column} | names

@@ -82,7 +82,7 @@ class Checkpoints:
             aside = path.with_suffix(".damaged")
             path.rename(aside)
             console.print(
-                f"[yellow]checkpoint {escape(str(path))} is damaged[/]: set aside as {aside.name}; "
+                f"[yellow]checkpoint {escape(str(path))} is damaged[/]: renamed to {aside.name}; "
                 "the one before it is used"
             )
         return None
@@ -169,7 +169,8 @@ def load_weights(cfg: Any, model: Any, file: Path | None = None, same: Sequence[
     for name in same:
         require(name in flags, cfg, "checkpoint", f"of a run whose config.json has the flag --{name}")
         allowed = (
-            f"{flags[name]}, as in the run of --checkpoint; else it may have been trained on the test part"
+            f"{flags[name]}, as in the run of --checkpoint; else the model may have been trained on "
+            "the test part"
         )
         require(flags[name] == getattr(cfg, name), cfg, name, allowed)
     try:

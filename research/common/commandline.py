@@ -73,8 +73,8 @@ def _choices(tp: Any) -> list[str]:
 def tokens(args: Sequence[str], hints: dict[str, Any], prog: str, positional: str | None = None) -> list[str]:
     """Normalise to one `--name=value` token per flag; refuse unknown names, with a suggestion.
 
-    hints: the type of each flag; positional: the flag to which a word without -- belongs, or all such words
-    if the flag is a tuple. Raises UserError.
+    hints: the type of each flag; positional: the flag that takes the word without --; if it is a tuple,
+    it takes all such words. Raises UserError.
     """
     out, i = [], 0
     several = positional and typing.get_origin(hints[positional]) is tuple

@@ -164,9 +164,7 @@ def deaths_without_progress(folder: Path, step: int) -> int:
 
 
 class Lease:
-    """A held lease. `lost` turns True when another process has taken over, or when the lease can't be
-    renewed.
-    """
+    """A held lease. `lost` turns True when `check` finds that another process has taken over."""
 
     def __init__(self, folder: Path, n: int, info: dict[str, Any]):
         self.folder, self.n, self.info = folder, n, info

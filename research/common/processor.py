@@ -2,18 +2,24 @@
 it.
 """
 
+from __future__ import annotations
+
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # instructions that make matrix products fast
 
 
-def name_of(device: str) -> str:
-    """The processor behind a torch device, such as "AMD EPYC with avx512_bf16" or "NVIDIA H200"."""
-    if device == "cuda":
+def name_of(device: torch.device) -> str:
+    """The processor behind a device, such as "AMD EPYC with avx512_bf16" or "NVIDIA H200"."""
+    if device.type == "cuda":
         import torch
 
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(device)
     best = instructions()
     return f"{cpu()} with {best}" if best else cpu()
 

@@ -111,7 +111,8 @@ class Run:
     # ------------------------------------------------------------------------------------- the beginning
 
     def already_done(self) -> bool:
-        """Whether the folder holds a run that has ended; it is then loaded as `finished`.
+        """Whether the folder holds a run that is complete (finished or diverged). It is then loaded as
+        `finished`.
 
         Never with --fresh, which trains the run again.
         """
@@ -219,7 +220,9 @@ class Run:
         """
         if self.cfg.threads is None and self._crowd.noticed() and self.lease.check():
             torch.set_num_threads(1)
-            self.status["segments"][-1]["threads"] = 1  # the threads of a later start, if there is one
+            segment = self.status["segments"][-1]
+            segment.setdefault("threads_at_start", segment["threads"])
+            segment["threads"] = 1  # the threads of a later start, if there is one
             self.write_status("running")
             self.say(
                 f"other processes use the cores: one thread from step {step} on (--threads=N prevents this)"

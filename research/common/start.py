@@ -96,7 +96,7 @@ def start_run(cfg: Any, script: str, key_version: int, data: Any, headline: tupl
     segment = {
         "host": socket.gethostname(),
         "device": device.type,
-        "processor": processor.name_of(device.type),
+        "processor": processor.name_of(device),
         "torch": torch.__version__,
         "threads": threads,
         "commit": git["commit"],

@@ -80,7 +80,8 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **mo
     besides the flags; W&B and the name of the folder show it, too.
 
     The task's folder lies in the run's folder, or, for a checkpoint outside a run, in <out>/<name or the
-    run's key>/. Its name consists of the task and the flags that are not at their defaults. Nothing is
+    run's key>/. Its name consists of the task, a checkpoint's step and the flags that are not at their
+    defaults. Nothing is
     written there before the first file. Raises UserError if --device does not exist.
     """
     run = checkpoint_file.absolute().parents[1]
@@ -94,7 +95,7 @@ def start_task(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], **mo
 
 
 def _folder_name(cfg: Any, checkpoint_file: Path, run_config: dict[str, Any], more: dict[str, Any]) -> str:
-    """The task and the flags that are not at their defaults: `interpolate-index=3-seed=1`."""
+    """The task, a checkpoint's step, and flags not at their defaults: `interpolate-index=3-seed=1`."""
     words = [cfg.task]
     if checkpoint_file.name.startswith("step_"):
         words.append(checkpoint_file.stem[: len("step_00001500")])
@@ -187,7 +188,7 @@ class Task:
         news.print(escape(str(path)))
 
     def _init(self, wandb: Any, mode: str) -> Any:
-        self.folder.mkdir(parents=True, exist_ok=True)  # otherwise W&B would choose another name
+        self.folder.mkdir(parents=True, exist_ok=True)  # otherwise W&B would choose another folder
         for segment in (self.folder / "wandb").glob("offline-run-*"):  # of an earlier call, now overwritten
             (self.folder / SET_ASIDE).mkdir(exist_ok=True)
             shutil.move(str(segment), str(self.folder / SET_ASIDE / segment.name))

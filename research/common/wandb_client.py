@@ -1,4 +1,4 @@
-"""The start and end of the W&B client: online if possible, else offline, and its end never takes for ever."""
+"""The start and end of the W&B client: online if possible, else offline. Its end is bounded in time."""
 
 import atexit
 import contextlib
@@ -37,9 +37,8 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
         return None
     os.environ.setdefault("WANDB__SERVICE_WAIT", "300")  # starting on a slow shared file system
     sys.argv[1:] = map(readable, sys.argv[1:])  # the client keeps them, and takes UTF-8 only
-    logging.raiseExceptions = (
-        False  # the client writes a log in the locale's encoding, which may lack a character
-    )
+    # the client writes a log in the locale's encoding, which may lack a character
+    logging.raiseExceptions = False
     import wandb
 
     said = os.environ.pop("WANDB_MODE", None)  # otherwise the client would let this variable override --wandb
@@ -52,7 +51,7 @@ def connect(cfg: Any, init: Callable[[Any, str], Any]) -> Any:
                 run = init(wandb, "online")
                 _bound_exit()
                 return run
-    except Exception as error:  # of many kinds, when a server is down, slow or refuses
+    except Exception as error:  # of many kinds, when a server is down or slow, or refuses
         console.print(
             f"[yellow]W&B does not take this run now[/] ({first_line(error)}): it is kept offline; "
             "python launch/upload.py brings it to W&B later"

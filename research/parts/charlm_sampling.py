@@ -75,9 +75,10 @@ EXPLAINED = {
     "improbable character can be accepted if a probable continuation follows. It often finds more probable "
     "texts than greedy, which is useful where there is one right answer. Typical failure: the most probable "
     "text is dull: repetitive, flat, and often a passage learned by heart.",
-    "contrastive": "Of the k most probable characters, takes one that is probable and after which the "
-    "model's hidden state is unlike all its earlier states; alpha weighs the second property against the "
-    "first. It ends many loops without drawing at random, but no loop of which the model is certain. Typical "
+    "contrastive": "Of the k most probable characters, takes the one with the best balance of two "
+    "properties: it is probable, and after it the model's hidden state is unlike all its earlier states; "
+    "alpha weighs the second property against the first. It ends many loops without drawing at random, but "
+    "no loop of which the model is certain. Typical "
     "failure: states of small character models are alike for simple reasons, after every space for "
     "example, and with a large alpha it then avoids the right character and misspells words. "
     "Each character costs k steps of the model.",

@@ -236,8 +236,8 @@ def page_of(results: dict[str, Any], files: dict[str, Path], data: images.ImageS
         nouns, n = html.escape(data.nouns), first[network]["n"]
         about = (
             f"{n:,} generated {nouns} are compared with as many test {nouns}, by features of {which} "
-            f"({first[network]['network']}). Distances: smaller is better. Told from real: accuracy of a "
-            "classifier of generated and real pictures; 0.5 means that it cannot tell them from each other."
+            f"({first[network]['network']}). Distances: smaller is better. Classifier accuracy: how often a "
+            "classifier tells generated pictures from real ones; 0.5 is chance."
         )
         head = ["model", *HEADS, "reconstruction error (MSE)"]
         body.append(f"<p>{about}</p>{pages.table(rows, head)}")
