@@ -564,7 +564,7 @@ def differ(first: str, second: str) -> str:
 figures |= {"unlike": differ("text → image", "image → text"), "nearest": nearest}
 figures["unlike_plain"] = differ("text → text", "image → text")
 notebook.say(
-    f"Beside the mode, text → image differs from image → text in {figures['unlike']}. The plain model,",
+    f"Apart from the mode, text → image differs from image → text in {figures['unlike']}. The plain model,",
     f"text → text, differs from image → text in {figures['unlike_plain']} and from text → image in",
     f"{differ('text → text', 'text → image')}. Each of these flags may be a reason why the plain model is",
     "better or worse. So image → text is compared with text → image: this model reads the same queries as",
@@ -736,9 +736,9 @@ notebook.say(
     f"Handwriting: the image → text model answers {f['read_exact']} of the handwritten queries right",
     f"({f['read_char']} of the characters). The text → image model, which reads text and draws its answers,",
     f"answers {f['drawn_exact']} right, which is higher with {f['n_read_lower']} of",
-    f"{counted(f['mode_seeds'], 'seed')}. Beside the mode, these two models differ in {f['unlike']}.",
+    f"{counted(f['mode_seeds'], 'seed')}. Apart from the mode, these two models differ in {f['unlike']}.",
     f"The plain text → text model, which learned from {f['nearest']:.0%} of the queries, answers",
-    f"{f['plain_exact']} right, but beside the mode it differs from the image → text model in",
+    f"{f['plain_exact']} right, but apart from the mode it differs from the image → text model in",
     f"{f['unlike_plain']}. With the first",
     f"seed, {f['read_wrong']:,} queries were answered wrong in one handwriting, and {f['cured']:,} of these",
     f"were answered right in another handwriting. The classifier reads {f['legible']:.1%} of the handwritten",

@@ -86,10 +86,10 @@ display(pd.DataFrame({"seeds": seeds}))
 #
 # The committed notebook shows 435 photos of faces from Caltech-101, category Faces_easy (Li, Andreeto,
 # Ranzato and Perona, doi 10.22002/D1.20086, licence CC BY 4.0), cropped to squares of 64 pixels. If you show
-# other photos, say here who made them. Copies of a picture are left out. The models learn from the training
-# set. The weights of autoencoder and VAE that are kept are those with the lowest error on the validation
-# set, and the weights of the GAN those with the lowest kernel distance to the training set (explained
-# below). Test figures are computed on the test set.
+# other photos, say here who made them. Duplicates are left out. The models learn from the training set. For
+# autoencoder and VAE, the weights with the lowest error on the validation set are kept; for the GAN, those
+# with the lowest kernel distance to the training set (explained below). Test figures are computed on the
+# test set.
 
 # %%
 flags = runs["GAN"].flags
@@ -310,6 +310,12 @@ notebook.picture(
 #   not generate some kinds of pictures.
 # - **Classifier accuracy**: how often a classifier correctly distinguishes generated from real pictures. 0.5
 #   is chance, so lower is better.
+#
+# Two warnings. First, a few dozen test pictures decide little, and each figure also depends on the random
+# codes: the kernel distance that the GAN's own run logged above has other codes, so it is another number.
+# Second, the ranking depends on the features. Here they come from a network with random weights, which
+# responds to colours, edges and texture. [docs/gan_faces.md](../docs/gan_faces.md) compares the three also in
+# the features of a network that reads faces, and there the GAN is the last of the three on photos.
 
 # %%
 notebook.source(sample_quality.kernel_distance, sample_quality.precision_recall)
