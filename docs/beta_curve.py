@@ -6,7 +6,7 @@ Run     python docs/beta_curve.py                                  # draws from 
 Reads   sweeps/results/bvae_beta.csv            one row a run: test figures (launch/report.py --csv)
         sweeps/results/bvae_beta_rotation.csv   one row a run: what --task=rotate measured
         sweeps/results/bvae_beta_latents.csv    one row a latent: KL and I(z; v) / H(v) of every factor
-        sweeps/results/bvae_beta_faces.png      rows by β: rebuilt, random and turned faces of one seed
+        sweeps/results/bvae_beta_faces.png      rows by β: reconstructed, random and turned faces of one seed
 Collect measures every finished run as its tasks rotate and latent_analysis do, and writes the last three.
 """
 
@@ -162,12 +162,12 @@ def curve(runs: pd.DataFrame) -> np.ndarray:
 
 
 def regions(runs: pd.DataFrame) -> np.ndarray:
-    """One row a β: two test faces, the same rebuilt, four random faces, one face turned from −60 to 60°."""
+    """A row for each β: test faces, their reconstructions, random faces, a face turned from −60 to 60°."""
     faces = np.asarray(Image.open(RESULTS / "bvae_beta_faces.png").convert("RGB"))
     betas = sorted(runs["beta"].unique())
     size = len(faces) // len(betas)
     tiles = faces.reshape(len(betas), size, -1, size, 3).swapaxes(1, 2)  # (β, column, S, S, 3)
-    columns = 2 * ["test face"] + 2 * ["rebuilt"] + 4 * ["random"]
+    columns = 2 * ["test face"] + 2 * ["reconstructed"] + 4 * ["random"]
     columns += ["turned −60°", "−30°", "0°", "30°", "60°"]
     rows = [f"β = {b:g}" for b in betas]
     return pictures.grid(tiles, tiles.shape[1], rows, columns, f"seed {SEED}", scale=max(1, 64 // size))

@@ -67,7 +67,7 @@ def main() -> None:
         ("text_vae", "sentences from a code", written(MODERNISED)),
         ("seq2seq_arith", "sums, with drawn answers", cut("arithmetic_drawn", 0, 54, 180, 180)),
         ("vae_mnist", "a plane of digits", cut("digits_plane", 874, 37, 560, 560)),
-        ("bvae_faces", "faces; rebuilt, β = 0, 4, 20", cut("price_of_beta", 50, 22, 518, 518)),
+        ("bvae_faces", "faces; β = 0, 4, 20 below", cut("price_of_beta", 50, 22, 518, 518)),
         ("gan_faces", "generated from 349 photos", generated_faces()),
     ]
     strip = Image.new("RGB", (len(tiles) * (TILE + GAP) - GAP, HEAD + TILE), PAPER)
