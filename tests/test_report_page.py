@@ -456,6 +456,7 @@ def test_two_pictures_with_a_wipe_between(opened):
 
 def test_texts_side_by_side_with_equal_lines_marked(opened):
     opened.get_by_role("button", name="sample/text").click()
+    settle(opened)  # first the new tiles: a click only announces them
     opened.locator("#tiles figure").first.scroll_into_view_if_needed()
     settle(opened)
     opened.get_by_label("enlarge beta=0 · arch=patch · seed=0", exact=True).click()
@@ -491,6 +492,7 @@ def test_the_whole_board_is_saved_at_one_step_though_little_of_it_is_in_view(chr
 
 def test_an_enlarged_text_can_be_scrolled_by_keyboard(opened):
     opened.get_by_role("button", name="sample/text").click()
+    settle(opened)  # first the new tiles: a click only announces them
     opened.locator("#tiles figure").first.scroll_into_view_if_needed()
     settle(opened)
     assert opened.locator("#tiles iframe").first.get_attribute("tabindex") == "-1"

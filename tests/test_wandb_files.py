@@ -621,7 +621,7 @@ def test_the_metric_that_most_runs_have_and_whose_goal_is_recorded():
     assert headline.choose({"fun": 9}, recorded, None, "minimize").metric.goal == "minimize"
     for name, goal in (("val/loss", "minimize"), ("fun", "maximize"), ("size", "minimize")):
         choice = headline.choose({"val/loss": 1, "fun": 1, "size": 1}, recorded, name)
-        assert choice.metric.goal == goal and ("else --goal=maximize" in choice.why) == (name == "size")
+        assert choice.metric.goal == goal and ("if not: --goal=maximize" in choice.why) == (name == "size")
     with pytest.raises(UserError, match=r"--metric=val/los: no run has logged it; did you mean val/loss\?"):
         headline.choose({"val/loss": 1, "fun": 1}, {}, "val/los")
     with pytest.raises(UserError, match=r"did you mean val/acc\?"):
