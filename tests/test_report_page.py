@@ -454,11 +454,20 @@ def test_two_pictures_with_a_wipe_between(opened):
     opened.locator("dialog").wait_for(state="detached")
 
 
+def scroll_to_texts(page):
+    """Scroll to the first text until it is filled in: what is drawn above it meanwhile may push it away."""
+    for _ in range(50):
+        settle(page)
+        page.locator("#tiles figure").first.scroll_into_view_if_needed()
+        settle(page)
+        if page.locator("#tiles iframe").count():
+            return
+    raise AssertionError("no text was filled in")
+
+
 def test_texts_side_by_side_with_equal_lines_marked(opened):
     opened.get_by_role("button", name="sample/text").click()
-    settle(opened)  # first the new tiles: a click only announces them
-    opened.locator("#tiles figure").first.scroll_into_view_if_needed()
-    settle(opened)
+    scroll_to_texts(opened)
     opened.get_by_label("enlarge beta=0 · arch=patch · seed=0", exact=True).click()
     box = opened.locator("dialog")
     box.get_by_label("compare with").select_option(label="beta=4 · arch=patch · seed=0")
@@ -492,9 +501,7 @@ def test_the_whole_board_is_saved_at_one_step_though_little_of_it_is_in_view(chr
 
 def test_an_enlarged_text_can_be_scrolled_by_keyboard(opened):
     opened.get_by_role("button", name="sample/text").click()
-    settle(opened)  # first the new tiles: a click only announces them
-    opened.locator("#tiles figure").first.scroll_into_view_if_needed()
-    settle(opened)
+    scroll_to_texts(opened)
     assert opened.locator("#tiles iframe").first.get_attribute("tabindex") == "-1"
     opened.get_by_label("enlarge beta=0 · arch=patch · seed=0", exact=True).click()
     assert opened.locator("dialog iframe").get_attribute("tabindex") == "0"
