@@ -203,8 +203,8 @@ def test_where_the_yaw_can_be_read_it_decides():
     bench, turn = head_bench(), along(1)._replace(unit="°", ends=60.0)
     assert verdict_of(bench, turn, yaw_span_degrees=-70.0, n_faces=100)[0] is None
     verdict, _ = verdict_of(bench, turn, yaw_span_degrees=13.2, n_faces=100)
-    told = "the yaw read off 100 faces changes by 13°, 120° were asked for"
-    assert verdict == f"the head does not turn: {told}"
+    expected = "the yaw read off 100 faces changes by 13°, 120° were asked for"
+    assert verdict == f"the head does not turn: {expected}"
     by_latent = along(1)._replace(unit="", ends=3.0)
     verdict, _ = verdict_of(bench, by_latent, yaw_span_degrees=13.2, n_faces=100)
     assert verdict == "the head does not turn: the yaw read off 100 faces changes by 13°"
@@ -212,8 +212,10 @@ def test_where_the_yaw_can_be_read_it_decides():
 
 def test_a_share_below_zero_is_no_percentage_of_what_is_gone():
     said = rotation.gone(-0.45, 0.2)
-    told = "difference to the mirror image that disappears: nothing, it grows by 45%; of its fine detail: 20%"
-    assert said == told
+    expected = (
+        "difference to the mirror image that disappears: nothing, it grows by 45%; of its fine detail: 20%"
+    )
+    assert said == expected
     assert rotation.gone(0.561, -0.001).endswith("disappears: 56%; of its fine detail: nothing")
     assert rotation.gone(float("nan"), float("nan")) == "decoded pictures are their own mirror images"
 
